@@ -1,0 +1,122 @@
+"""Gaussian mixture with conjugate priors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from zoo.declare.fields import Real
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+from zoo.initial import cluster_moments, kmeans
+from zoo.mixture_checks import check_rows
+
+
+class BayesianGMM(Model):
+    """Gaussian mixture with conjugate priors on weights, means and precisions.
+
+    Generative story (full; for diag the Wishart is a Gamma per feature)::
+
+        weights              ~ Dirichlet(concentration, ..., concentration)
+        precisions_k         ~ Wishart(df, V)                                     k = 1 .. components
+        means_k              ~ Normal(center, (shrinkage * precisions_k)^-1)
+        z_i                  ~ Categorical(weights)                               i = 1 .. n
+        x_i | z_i = k        ~ Normal(means_k, precisions_k^-1)
+
+    ===========  ================  =================================================================
+    symbol       site              shape
+    ===========  ================  =================================================================
+    weights      ``weights``       (component)
+    means        ``means``         (component, feature)
+    precisions   ``precisions``    full (component, feature, feature), diag (component, feature)
+    z_i          ``z``             (row), enumerated
+    x_i          ``x``             (row, feature)
+    ===========  ================  =================================================================
+
+    The default prior scales with the data, so data in any units work: `center` is the mean of each column, and the
+    prior mean of a component's covariance is diag(column variances) / components^(2/d) (Fraley and Raftery 2007,
+    section 3), with df = d + 2 (diag: shape 3/2), the fewest degrees of freedom for which that mean exists.
+
+    Methods: ``em`` (MAP, closed form), ``svi`` with any guide, ``map``.
+
+    Limits: components are exchangeable; compare fits by label-invariant quantities.
+
+    Parameters
+    ----------
+    components
+        Number of components, at least 1.
+    covariance
+        "full" (Normal-Wishart) or "diag" (Normal-Gamma).
+    concentration
+        Dirichlet concentration of each weight.
+    shrinkage
+        Rows that the prior on a mean counts for.
+    df
+        Degrees of freedom, above d - 1 (diag: above 0); None for d + 2 (diag: 3).
+    """
+
+    x = Real("row", "feature")
+    components: PositiveInt = 2
+    covariance: Literal["full", "diag"] = "full"
+    concentration: PositiveFloat = 1.0
+    shrinkage: PositiveFloat = 0.01
+    df: PositiveFloat | None = None
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        matrix = ("component", "feature", "feature_2")
+        self.dims = {"weights": ("component",), "means": ("feature",),
+                     "precisions": matrix[1:] if self.covariance == "full" else ("feature",)}
+
+    def check(self, x: Tensor) -> None:
+        """Refuse fewer rows than components, columns that do not vary, and too few degrees of freedom."""
+        check_rows(x, self.components, self.coords["feature"])
+        if self.covariance == "full" and self.df is not None and self.df <= x.shape[1] - 1:
+            raise ModelError(f"BayesianGMM: df={self.df} must be above features - 1 = {x.shape[1] - 1}")
+
+    def setup(self, x: Tensor) -> None:
+        """Scale the priors to the data."""
+        self.register_buffer("center", x.mean(0))
+        self.register_buffer("spread", x.var(0, correction=0) / self.components ** (2 / x.shape[1]))
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from k-means++ clusters."""
+        weights, means, covariances = cluster_moments(x, kmeans(x, self.components), self.components)
+        if self.covariance == "full":
+            precisions = torch.cholesky_inverse(torch.linalg.cholesky(covariances))
+        else:
+            precisions = covariances.diagonal(dim1=-2, dim2=-1).reciprocal()
+        return {"weights": weights, "means": means, "precisions": precisions}
+
+    def forward(self, x: Tensor) -> None:
+        """Tell the generative story."""
+        k, d = self.components, x.shape[1]
+        weights = pyro.sample("weights", dist.Dirichlet(torch.full((k,), self.concentration)))
+        with pyro.plate("component", k):
+            if self.covariance == "full":
+                df = d + 2.0 if self.df is None else self.df
+                # V is the inverse scale matrix over the count it stands for, so that E[covariance] is `spread`.
+                inverse = max(df - d - 1, 1.0) * self.spread
+                precisions = pyro.sample("precisions", dist.Wishart(torch.tensor(df), torch.diag(1 / inverse)))
+                means = pyro.sample("means", dist.MultivariateNormal(
+                    self.center, precision_matrix=self.shrinkage * precisions))
+            else:
+                shape = 0.5 * (3.0 if self.df is None else self.df)
+                rate = max(shape - 1, 0.5) * self.spread
+                precisions = pyro.sample("precisions", dist.Gamma(shape, rate).to_event(1))
+                means = pyro.sample("means", dist.Normal(
+                    self.center, (self.shrinkage * precisions).rsqrt()).to_event(1))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            if self.covariance == "full":
+                pyro.sample("x", dist.MultivariateNormal(means[z], precision_matrix=precisions[z]), obs=x)
+            else:
+                pyro.sample("x", dist.Normal(means[z], precisions[z].rsqrt()).to_event(1), obs=x)

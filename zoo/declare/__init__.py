@@ -1,0 +1,1 @@
+"""What a model is: its fields, its data, its structure, and the program a model becomes on data."""

@@ -1,0 +1,134 @@
+"""Exact elimination of enumerated sites: log sum over states of a product of factors, plate by plate.
+
+The factors of a Pyro model form a tree of plates (Obermeyer et al. 2019, "Tensor variable elimination for plated
+factor graphs", algorithm 1). Everything stays in log space, so no product of states underflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A log factor whose dimensions are named by one symbol each, left to right, and the plates it lives in."""
+
+    tensor: Tensor
+    dims: tuple[str, ...]
+    plates: frozenset[str]
+
+    def aligned(self, target: tuple[str, ...]) -> Tensor:
+        """Return the tensor with exactly the dimensions `target`, of size 1 where it has none of that name."""
+        kept = tuple(d for d in target if d in self.dims)
+        tensor = self.tensor.permute([self.dims.index(d) for d in kept])
+        return tensor[tuple(slice(None) if d in self.dims else None for d in target)]
+
+
+def pack(log_prob: Tensor, symbols: dict[int, str], plates: frozenset[str]) -> Factor:
+    """Name the dimensions of a site's log density, dropping those of size 1."""
+    kept = [d for d in range(-log_prob.ndim, 0) if log_prob.shape[d] > 1]
+    return Factor(log_prob.squeeze() if kept else log_prob.reshape(()), tuple(symbols[d] for d in kept), plates)
+
+
+def _product(factors: Iterable[Factor], plates: frozenset[str]) -> Factor:
+    """Add log factors that live in the same plates."""
+    factors = list(factors)
+    dims = tuple(dict.fromkeys(d for f in factors for d in f.dims))
+    total = factors[0].aligned(dims)
+    for factor in factors[1:]:
+        total = total + factor.aligned(dims)
+    return Factor(total, dims, plates)
+
+
+def _sum_out(factors: list[Factor], symbol: str, plates: frozenset[str]) -> list[Factor]:
+    """Eliminate one enumerated symbol from factors in the same plates."""
+    joined = _product([f for f in factors if symbol in f.dims], plates)
+    where = joined.dims.index(symbol)
+    summed = joined.tensor.logsumexp(where)
+    rest = [f for f in factors if symbol not in f.dims]
+    return [*rest, Factor(summed, joined.dims[:where] + joined.dims[where + 1 :], plates)]
+
+
+def contract(
+    factors: Iterable[Factor], enumerated: frozenset[str], row: str | None = None, weights: Tensor | None = None
+) -> dict[frozenset[str], Factor]:
+    """Sum out the enumerated symbols; return what is left for each set of plates, without any plate summed.
+
+    Parameters
+    ----------
+    factors
+        Log factors.
+    enumerated
+        Symbols to sum out.
+    row, weights
+        Symbol of the data plate and the weight of each row. They enter only where an enumerated site outside the
+        plate forces the product over rows to be taken here.
+
+    Raises
+    ------
+    ModelError
+        If an enumerated site is used in two plates neither of which holds the other.
+    """
+    tree: dict[frozenset[str], list[Factor]] = {}
+    for factor in factors:
+        tree.setdefault(factor.plates, []).append(factor)
+    done: dict[frozenset[str], Factor] = {}
+    while tree:
+        plates = max(tree, key=len)
+        leaf = tree.pop(plates)
+        outside = {d for terms in tree.values() for f in terms for d in f.dims}
+        inside = {d for f in leaf for d in f.dims} & enumerated - outside
+        while inside:  # the symbol whose elimination makes the smallest tensor first
+
+            def cost(symbol: str, leaf: list[Factor] = leaf) -> tuple[int, str]:
+                return len({d for f in leaf if symbol in f.dims for d in f.dims}), symbol
+
+            symbol = min(inside, key=cost)
+            leaf = _sum_out(leaf, symbol, plates)
+            inside.remove(symbol)
+        finished = [f for f in leaf if not enumerated.intersection(f.dims)]
+        if finished:
+            done[plates] = _product(finished, plates)
+        for factor in leaf:
+            shared = enumerated.intersection(factor.dims)
+            if shared:
+                homes = [p for p, terms in tree.items() if any(shared.intersection(f.dims) for f in terms)]
+                parent = max((p for p in homes if p < plates), key=len, default=None)
+                if parent is None:
+                    raise ModelError("an enumerated site is used in two plates neither of which is inside the other; "
+                                     "nest the plates")
+                tree[parent].append(_reduce(factor, plates - parent, parent, row, weights))
+    return done
+
+
+def _reduce(factor: Factor, gone: frozenset[str], parent: frozenset[str], row: str | None,
+            weights: Tensor | None) -> Factor:
+    """Take the product over plates: sum the log factor over their dimensions, rows by their weight."""
+    tensor = factor.tensor
+    if weights is not None and row in gone:
+        shape = [-1 if d == row else 1 for d in factor.dims]
+        tensor = tensor * weights.reshape(shape) if row in factor.dims else tensor * weights.sum()
+    axes = [i for i, d in enumerate(factor.dims) if d in gone]
+    tensor = tensor.sum(axes) if axes else tensor
+    return Factor(tensor, tuple(d for d in factor.dims if d not in gone), parent)
+
+
+def rows_and_rest(
+    contracted: dict[frozenset[str], Factor], row: str | None, size: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Split contracted factors into the sum outside the data plate and one log density per row."""
+    rest, rows = torch.zeros_like(like), torch.zeros_like(like).expand(size)
+    for plates, factor in contracted.items():
+        axes = [i for i, d in enumerate(factor.dims) if d != row]
+        total = factor.tensor.sum(axes) if axes else factor.tensor
+        if row is not None and row in plates:
+            rows = rows + total
+        else:
+            rest = rest + total
+    return rest, rows

@@ -1,0 +1,319 @@
+"""Data in: tables, arrays and files become checked tensors with named dimensions and coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo import datasets
+from zoo.declare.fields import Field
+from zoo.declare.model import Model
+from zoo.errors import DataError, unknown
+
+Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | str | Path
+
+
+@dataclass(frozen=True)
+class Data:
+    """The fields of one model as tensors.
+
+    Attributes
+    ----------
+    values
+        Field name -> tensor.
+    dims
+        Field name -> dimension names.
+    coords
+        Dimension name -> labels.
+    row
+        The data plate: the first dimension of the first field (empty for data without dimensions).
+    levels
+        Field name -> labels of a `Category` field that was given labels, in code order.
+    weights
+        A weight per row, or None.
+    notes
+        What was left out on the way in.
+    dtype
+        Floating-point type, also when every field holds integers.
+    """
+
+    values: dict[str, Tensor]
+    dims: dict[str, tuple[str, ...]]
+    coords: dict[str, pd.Index]
+    row: str
+    levels: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    weights: Tensor | None = None
+    notes: tuple[str, ...] = ()
+    dtype: torch.dtype = torch.float64
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.coords[self.row]) if self.row else 1
+
+    @property
+    def row_fields(self) -> list[str]:
+        """Names of the fields that have one entry per row."""
+        return [name for name, dims in self.dims.items() if self.row and dims[:1] == (self.row,)]
+
+    def take(self, rows: Tensor) -> Data:
+        """Return the rows at these positions, in this order, with repetition."""
+        where = rows.cpu().numpy()
+        return replace(
+            self,
+            values={n: v[rows.to(v.device)] if n in self.row_fields else v for n, v in self.values.items()},
+            coords={**self.coords, self.row: self.coords[self.row][where]},
+            weights=None if self.weights is None else self.weights[rows.to(self.weights.device)],
+        )
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Data:
+        """Return the data in this floating-point type, on this device."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        weights = None if self.weights is None else move(self.weights)
+        return replace(self, values={n: move(v) for n, v in self.values.items()}, weights=weights, dtype=dtype)
+
+    def features(self) -> Tensor:
+        """All row fields side by side as one (rows, columns) floating-point matrix; categories one-hot."""
+        size, columns = len(self), []
+        for name in self.row_fields:
+            value = self.values[name]
+            if not value.is_floating_point():
+                width = len(self.levels.get(name, ())) or int(value.max()) + 1
+                value = torch.nn.functional.one_hot(value, width).to(self.dtype)
+            columns.append(value.reshape(size, -1))
+        return torch.cat(columns, -1)
+
+
+def bind(model: Model, source: Source | Data, *, like: Data | None = None) -> Data:
+    """Match `source` to the model's fields and check it.
+
+    Parameters
+    ----------
+    model
+        Its fields say what is expected.
+    source
+        A DataFrame, a dict of arrays, an array or tensor (for a model with one field), a path to a CSV, Parquet or
+        NPY file, or the name of a shipped dataset.
+    like
+        Data bound before: columns are matched to its columns, and category labels to its labels.
+
+    Raises
+    ------
+    DataError
+        Naming the field or column, what was expected and found, and the remedy.
+    """
+    if isinstance(source, Data):
+        return source
+    if not model.fields:
+        raise DataError(f"{type(model).__name__} declares no data fields; add one, for example x = Real('row')")
+    if isinstance(source, str | Path):
+        source = read(source)
+    if isinstance(source, pd.Series):
+        source = source.to_frame(source.name if source.name is not None else next(iter(model.fields)))
+    frame = source if isinstance(source, pd.DataFrame) else None
+    if frame is not None:
+        arrays, columns, notes = _from_frame(model, frame, like)
+    else:
+        arrays, columns, notes = _from_arrays(model, source), None, ()
+    return _check(model, arrays, columns, frame, notes, like)
+
+
+def read(source: str | Path) -> pd.DataFrame | np.ndarray:
+    """Read a shipped dataset by name, or a CSV, Parquet or NPY file by path."""
+    if isinstance(source, str) and source in datasets.names():
+        return datasets.load(source)
+    path = Path(source)
+    if not path.suffix:
+        raise unknown("dataset", str(source), datasets.names(), "A file needs a suffix: .csv, .parquet or .npy.")
+    readers: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".npy": np.load}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: cannot read {path.suffix!r} files; give .csv, .parquet or .npy")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        loaded: pd.DataFrame | np.ndarray = readers[path.suffix.lower()](path)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:].upper()} ({first}); is it truncated?") from error
+    return loaded
+
+
+def _from_frame(
+    model: Model, frame: pd.DataFrame, like: Data | None
+) -> tuple[dict[str, Any], pd.Index | None, tuple[str, ...]]:
+    """Match the columns of a table to fields: by name, and the other numeric columns to the single matrix field."""
+    if not frame.columns.is_unique:
+        twice = list(frame.columns[frame.columns.duplicated()])
+        raise DataError(f"the table names column {twice[0]!r} twice; rename one")
+    name_of_model, fields = type(model).__name__, model.fields
+    matrices = [n for n, f in fields.items() if len(f.dims) == 2]
+    vectors = [n for n, f in fields.items() if len(f.dims) == 1]
+    if len(matrices) + len(vectors) < len(fields) or len(matrices) > 1:
+        raise DataError(f"{name_of_model}: a table fills vector fields and at most one matrix field; give a dict of "
+                        f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}")
+    if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
+        return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, ()
+    missing = [n for n in vectors if n not in frame.columns]
+    if missing:
+        raise DataError(f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
+                        f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it")
+    arrays = {n: _numbers(frame[n], fields[n]) for n in vectors}
+    if not matrices:
+        return arrays, None, ()
+    rest = frame[[c for c in frame.columns if c not in vectors]]
+    notes: tuple[str, ...] = ()
+    expected = None if like is None else like.coords[fields[matrices[0]].dims[1]]
+    if expected is not None and set(expected) <= set(rest.columns):
+        rest = rest[list(expected)]
+    else:
+        text = [c for c in rest.columns if _is_text(rest[c])]
+        rest = rest.drop(columns=text)
+        if text:
+            notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",)
+        if not len(rest.columns):
+            raise DataError(f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
+                            f"{', '.join(map(repr, frame.columns)) or 'no columns'}")
+    stacked = [_numbers(rest[c], fields[matrices[0]]) for c in rest.columns]
+    arrays[matrices[0]] = np.stack(stacked, axis=1)
+    return arrays, rest.columns, notes
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Tell whether a column holds words and no numbers at all (a label column, not a damaged numeric one)."""
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    return bool(pd.to_numeric(column, errors="coerce").isna().all()) and len(column) > 0
+
+
+def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
+    """Return a column as numbers, or labels for a `Category` field."""
+    if kind.integer and not pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=object)
+    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        if bad.any():
+            at = column.index[bad][0]
+            raise DataError(f"column {column.name!r}: expected numbers, found {column[bad].iloc[0]!r} at row {at!r}"
+                            f"{f' and {int(bad.sum()) - 1} more' if bad.sum() > 1 else ''}; clean or drop the column")
+        column = pd.to_numeric(column)
+    return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _from_arrays(model: Model, source: Any) -> dict[str, Any]:
+    """Match a dict of arrays, or one array for a model with one field."""
+    fields, name_of_model = model.fields, type(model).__name__
+    if isinstance(source, Mapping):
+        missing = [n for n in fields if n not in source]
+        extra = [str(n) for n in source if n not in fields]
+        if missing or extra:
+            raise DataError(
+                f"{name_of_model} has data fields {', '.join(fields)}; "
+                + (f"missing: {', '.join(missing)}" if missing else f"not a field: {', '.join(extra)}")
+            )
+        return dict(source)
+    if len(fields) > 1:
+        raise DataError(f"{name_of_model} has {len(fields)} data fields ({', '.join(fields)}); give a dict or a "
+                        "DataFrame with these names, not one array")
+    if not isinstance(source, np.ndarray | Tensor | Sequence) or isinstance(source, str):
+        raise DataError(f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
+                        "array, a path or the name of a dataset")
+    return {next(iter(fields)): source}
+
+
+def _check(model: Model, arrays: dict[str, Any], columns: pd.Index | None, frame: pd.DataFrame | None,
+           notes: tuple[str, ...], like: Data | None) -> Data:
+    """Check shapes, named dimensions and supports, and gather the coordinates."""
+    values: dict[str, Tensor] = {}
+    levels: dict[str, tuple[Any, ...]] = {}
+    sizes: dict[str, tuple[int, str]] = {}
+    coords: dict[str, pd.Index] = {}
+    row = next((f.dims[0] for f in model.fields.values() if f.dims), "")
+    for name, kind in model.fields.items():
+        array = arrays[name]
+        if isinstance(array, pd.Series | pd.DataFrame):
+            if isinstance(array, pd.DataFrame) and len(kind.dims) == 2:
+                coords.setdefault(kind.dims[1], array.columns)
+            coords.setdefault(kind.dims[0] if kind.dims else "", array.index)
+        value = _tensor(name, array, kind, levels, like)
+        if value.ndim == 1 and len(kind.dims) == 2 and len(model.fields) == 1 and like is None:
+            value = value[:, None]  # one feature
+        if value.ndim == 2 and value.shape[1] == 1 and len(kind.dims) == 1:
+            value = value[:, 0]
+        if value.ndim != len(kind.dims):
+            raise DataError(f"field {name!r}: expected {len(kind.dims)} dimensions {kind.dims}, found shape "
+                            f"{tuple(value.shape)}")
+        for dim, size in zip(kind.dims, value.shape, strict=True):
+            if size == 0:
+                raise DataError(f"field {name!r} is empty: dimension {dim!r} has size 0; there is nothing to fit")
+            expected, other = sizes.setdefault(dim, (size, name))
+            if expected != size:
+                raise DataError(f"fields {other!r} and {name!r} must agree on {dim!r}: {other!r} has {expected}, "
+                                f"{name!r} has {size}")
+            if like is not None and dim != row and dim in like.coords and size != len(like.coords[dim]):
+                raise DataError(f"field {name!r}: expected {len(like.coords[dim])} along {dim!r} as in the data that "
+                                f"was fitted ({', '.join(map(str, like.coords[dim][:8]))}), found {size}")
+        _check_support(name, value, kind, columns)
+        values[name] = value.long() if kind.integer else value
+    if frame is not None and row:
+        coords[row] = frame.index
+        if columns is not None:
+            matrix = next(f for f in model.fields.values() if len(f.dims) == 2)
+            coords[matrix.dims[1]] = columns
+            if like is not None and not set(like.coords[matrix.dims[1]]) <= set(columns):
+                lacking = [c for c in like.coords[matrix.dims[1]] if c not in set(columns)]
+                if not isinstance(like.coords[matrix.dims[1]], pd.RangeIndex):
+                    raise DataError(f"the new data lack column {lacking[0]!r}; the model was fitted to "
+                                    f"{', '.join(map(repr, like.coords[matrix.dims[1]]))}")
+    for dim, (size, name) in sizes.items():
+        if dim in coords and len(coords[dim]) != size:
+            raise DataError(f"field {name!r}: {len(coords[dim])} labels for {size} entries along {dim!r}")
+        known = like.coords.get(dim) if like is not None and dim != row else None
+        coords.setdefault(dim, known if known is not None else pd.RangeIndex(size))
+    return Data(values, {n: f.dims for n, f in model.fields.items()}, coords, row, levels, notes=notes)
+
+
+def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...]], like: Data | None) -> Tensor:
+    """Convert to a tensor: integers for categories (labels coded in sorted order), otherwise float64."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().numpy()
+    array = np.asarray(array)
+    known = like.levels.get(name) if like is not None else None
+    if kind.integer and (array.dtype.kind in "OUST" or known is not None):
+        present = sorted(set(array.ravel().tolist()), key=str)
+        names = known or tuple(present)
+        strange = [v for v in present if v not in names]
+        if strange:
+            raise DataError(f"field {name!r}: unknown category {strange[0]!r}; the model was fitted to {names}")
+        levels[name] = names
+        return torch.as_tensor(np.vectorize({v: i for i, v in enumerate(names)}.get, otypes=[int])(array))
+    try:
+        value = torch.as_tensor(np.array(array, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise DataError(f"field {name!r}: expected numbers, found {array.dtype} data such as "
+                        f"{array.ravel()[:1].tolist()}; convert it") from None
+    return value
+
+
+def _check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | None) -> None:
+    """Raise if an entry is missing, infinite or outside the field's support; say which."""
+    for wrong, expected, remedy in (
+        (value.isnan(), "no missing values (NaN)", "drop or impute these rows"),
+        (value.isinf(), "finite numbers", "drop or correct these rows"),
+        (~kind.support.check(value), kind.describes, "correct the data, or declare the field with another kind"),
+    ):
+        if bool(wrong.any()):
+            at = [int(i) for i in wrong.nonzero()[0]]
+            place = f"row {at[0]}" if at else "the value"
+            if len(at) > 1:
+                place += f", column {columns[at[1]]!r}" if columns is not None else f", position {at[1:]}"
+            raise DataError(f"field {name!r} ({type(kind).__name__}): expected {expected}, found "
+                            f"{float(value[tuple(at)]):g} at {place} ({int(wrong.sum())} such entries); {remedy}")

@@ -1,0 +1,106 @@
+"""Running a model with given values: log densities site by site, or a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+
+Values = dict[str, Tensor]
+
+
+def is_plate(message: Any) -> bool:
+    """Tell whether a sample message only marks the entry to a plate."""
+    return isinstance(message["fn"], _Subsample)
+
+
+def is_deterministic(message: Any) -> bool:
+    """Tell whether a sample message comes from `pyro.deterministic`."""
+    return bool(message["infer"].get("_deterministic"))
+
+
+class Replay(Messenger):
+    """Give sites and parameters the values they are to have; keep each site's log density and what else is asked.
+
+    Parameters
+    ----------
+    values
+        Values of latent sites, enumerated sites and parameters.
+    priors
+        Distributions that replace those of the model at some latent sites.
+    simulate
+        Draw every site that has no value, observed ones too.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], priors: Mapping[str, Any] | None = None, *,
+                 simulate: bool = False) -> None:
+        super().__init__()
+        self.values, self.priors, self.simulate = values, priors or {}, simulate
+        self.log_probs: dict[str, Tensor] = {}
+        self.seen: Values = {}
+        self.distributions: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_plate(msg) or is_deterministic(msg):
+            return
+        name = msg["name"]
+        if name in self.priors:
+            msg["fn"] = self.priors[name]
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        elif self.simulate and not isinstance(msg["fn"], dist.Unit):
+            msg["value"], msg["is_observed"] = None, False
+        elif not msg["is_observed"]:
+            raise ModelError(f"site {name!r} was not there when the model was traced; the sites of a model must not "
+                             "depend on the values drawn")
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_plate(msg):
+            return
+        name = msg["name"]
+        self.seen[name] = msg["value"]
+        if self.simulate or is_deterministic(msg):
+            return
+        self.distributions[name] = msg["fn"]
+        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        elif len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
+            msg["value"], msg["done"] = msg["args"][1], True  # weights of a network, put in place by `call`
+
+
+def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Any:
+    """Run a model on data, its network weights taken from `values`."""
+    weights = {n: values[n] for n in networks if n in values}
+    if not weights:
+        return model(**data)
+    # Pyro warns of weights that need no gradient, which is the normal case outside training.
+    live = {n: v if v.requires_grad else v.detach().requires_grad_() for n, v in weights.items()}
+    return torch.func.functional_call(model, live, kwargs=dict(data))
+
+
+def many(function: Callable[[Values], Any], values: Values, count: int, chunk: int) -> Any:
+    """Apply `function` to each of `count` values stacked along dimension 0, `chunk` at a time in one vectorized call.
+
+    Models whose control flow depends on values cannot be vectorized; they are evaluated one by one.
+    """
+    try:
+        return torch.vmap(function, chunk_size=max(1, min(chunk, count)))(values)
+    except RuntimeError:
+        results = [function({n: v[i] for n, v in values.items()}) for i in range(count)]
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)

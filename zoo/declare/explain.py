@@ -1,0 +1,107 @@
+"""Say what a model is on some data: its sites, its plates, what feeds what, and which methods are legal."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from zoo import catalogue
+from zoo.declare.data import Source, bind
+from zoo.declare.model import Model, has_networks
+from zoo.declare.program import Program
+from zoo.declare.structure import primary
+from zoo.errors import UnknownNameError, ZooError
+
+
+def as_model(model: Model | type[Model] | str) -> Model:
+    """Return a model instance for an instance, a class with defaults, or the name of a model of the zoo."""
+    if isinstance(model, str):
+        model = catalogue.find("model", model)
+    if isinstance(model, type) and issubclass(model, Model):
+        return model()
+    if not isinstance(model, Model):
+        raise UnknownNameError(f"expected a model, found {type(model).__name__}: give a zoo.Model, a class of one, or "
+                               f"a name among {', '.join(catalogue.entries('model'))}")
+    return model
+
+
+def prepare(model: Model | type[Model] | str, data: Source, *, device: str | torch.device = "auto",
+            dtype: torch.dtype | None = None, weights: Any = None) -> Program:
+    """Bind a private copy of the model to data and trace it.
+
+    float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
+    there is one for models with networks, else CPU.
+    """
+    from zoo.declare.weights import as_weights
+
+    model = copy.deepcopy(as_model(model))
+    bound = bind(model, data)
+    if weights is not None:
+        bound = as_weights(bound, weights, data)
+    model.coords = bound.coords
+    model.check(**bound.values)
+    model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
+    networks = has_networks(model)
+    dtype = dtype or (torch.float32 if networks else torch.float64)
+    place = _device(device, networks)
+    return Program(model.to(place, dtype), bound.to(dtype, place))
+
+
+def _device(device: str | torch.device, networks: bool) -> torch.device:
+    if isinstance(device, torch.device):
+        return device
+    if device == "auto":
+        return torch.device("cuda" if networks and torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UnknownNameError(f"unknown device {device!r}; give 'auto', 'cpu' or 'cuda'") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UnknownNameError(f"device {device!r} is not there: torch sees no CUDA device; give 'cpu' or 'auto'")
+    return place
+
+
+def _table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [header, *rows]]
+
+
+def legality(program: Program) -> dict[str, str | None]:
+    """For each method, None if it is legal for this program with its default settings, else the reason why not."""
+    return {entry.name: entry.load()().why_not(program) for entry in catalogue.entries("method").values()}
+
+
+def explain(model: Model | type[Model] | str, data: Source) -> str:
+    """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
+
+    Returns
+    -------
+    str
+        Text to print.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        program = prepare(model, data, device="cpu")
+        lines = [repr(program.model), ""]
+        rows = []
+        for site in program.sites.values():
+            shape = str(tuple(site.shape)).replace(",)", ")")
+            args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
+            role = site.role + (f" ({site.states.numel()})" if site.states is not None else "")
+            rows.append((site.name, role, f"{site.family}({args})" if site.family else str(site.support),
+                         ", ".join(site.plates) or "-", shape))
+        lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
+        lines += [""]
+        data_rows = [(n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"))
+                     for n, v in program.data.values.items()]
+        lines += _table(data_rows, ("data", "field", "shape"))
+        lines += [""]
+        try:
+            verdicts = legality(program)
+        except ZooError as error:  # a model no method can start on
+            verdicts = {"": str(error)}
+        lines += _table([(n.lower(), "yes" if why is None else f"no: {why}") for n, why in verdicts.items()],
+                        ("method", "legal"))
+    return "\n".join(lines)

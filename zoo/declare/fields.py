@@ -1,0 +1,82 @@
+"""Field kinds: what a column or array of data may hold, and the names of its dimensions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch.distributions import constraints
+
+from zoo.errors import ModelError
+
+
+class Field:
+    """A named piece of data: a support and one name per dimension, the first of which is the data plate.
+
+    Parameters
+    ----------
+    *dims
+        Names of the dimensions, left to right: ``Real("school")`` is a vector over schools,
+        ``Real("row", "feature")`` a matrix.
+
+    Raises
+    ------
+    ModelError
+        If a dimension is not a name, or is named twice.
+    """
+
+    support: ClassVar[constraints.Constraint] = constraints.real
+    describes: ClassVar[str] = "any finite number"
+    integer: ClassVar[bool] = False
+
+    def __init__(self, *dims: str) -> None:
+        for dim in dims:
+            if not isinstance(dim, str) or not dim.isidentifier():
+                raise ModelError(f"a field's dimension must be a name, not {dim!r}: for example {type(self).__name__}"
+                                 '("row")')
+        if len(set(dims)) < len(dims):
+            raise ModelError(f"a field's dimensions must differ, but {dims} names one twice")
+        self.dims = dims
+
+    def __repr__(self) -> str:
+        """Show the field as it is written in a model."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.dims))})"
+
+
+class Real(Field):
+    """Real numbers, in (-inf, inf)."""
+
+
+class Positive(Field):
+    """Numbers above zero."""
+
+    support = constraints.positive
+    describes = "a number above 0"
+
+
+class UnitInterval(Field):
+    """Numbers in [0, 1]."""
+
+    support = constraints.unit_interval
+    describes = "a number from 0 to 1"
+
+
+class Count(Field):
+    """Counts: 0, 1, 2, ..."""
+
+    support = constraints.nonnegative_integer
+    describes = "a whole number, 0 or above"
+
+
+class Binary(Field):
+    """Zeros and ones (or False and True)."""
+
+    support = constraints.boolean
+    describes = "0 or 1"
+
+
+class Category(Field):
+    """Category codes 0, 1, ..., or labels, which are coded in sorted order. Handed to the model as integers."""
+
+    support = constraints.nonnegative_integer
+    describes = "a category code 0, 1, 2, ..."
+    integer = True

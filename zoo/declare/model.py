@@ -1,0 +1,175 @@
+"""What a model is: data fields, hyperparameters with defaults, and one generative method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, get_origin, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from zoo.declare.fields import Field
+from zoo.errors import ModelError, unknown
+
+REQUIRED = inspect.Parameter.empty
+
+
+def validate(owner: str, name: str, value: object, hint: object) -> Any:
+    """Return `value` as the type `hint`, or raise a `ModelError` that names the setting and what it must be."""
+    if isinstance(value, Tensor) or hint is Any:
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # NumPy scalars
+    try:
+        if isinstance(value, bool) and hint in (int, float):
+            raise ValueError("a bool is not a number")
+        return TypeAdapter(hint).validate_python(value)
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else str(error)
+        raise ModelError(f"{owner}: {name}={value!r} is not valid: {reason}") from None
+
+
+def _is_part(hint: Any) -> bool:
+    """Tell whether an annotation declares a buffer, a network or a class variable, and no hyperparameter."""
+    if hint is ClassVar or get_origin(hint) is ClassVar:
+        return True
+    return isinstance(hint, type) and issubclass(hint, Tensor | torch.nn.Module)
+
+
+class Model(PyroModule):
+    """Base class of models: p(x, z; theta) as a Pyro program in `forward`.
+
+    A subclass declares, in its body,
+
+    * data fields: ``effect = Real("school")``, handed to `forward` by name;
+    * hyperparameters: ``scale: float = 5.0``, read as ``self.scale``, set by keyword when the model is made;
+    * ``dims``: names of event dimensions of sites, ``{"loc": ("feature",)}``;
+    * ``forward(self, ...)``: the generative story in Pyro's words.
+
+    It may refine itself by three more methods, each called with the data fields by name:
+
+    * ``check``: raise `DataError` for data the model cannot be fitted to;
+    * ``setup``: make what depends on the data (networks, data-scaled prior constants); called once per fit;
+    * ``initial``: propose starting values, a dict from site or parameter to tensor.
+
+    In these three, ``self.coords`` maps the data's dimensions to their labels.
+
+    Raises
+    ------
+    UnknownNameError
+        For a hyperparameter the model does not have.
+    ModelError
+        For a hyperparameter of the wrong type, or one that is required and missing.
+    """
+
+    dims: Mapping[str, tuple[str, ...]] = {}
+    coords: Mapping[str, Any] = {}
+    fields: ClassVar[dict[str, Field]] = {}
+    hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect the fields and hyperparameters of the class body and of its bases."""
+        super().__init_subclass__(**kwargs)
+        cls.fields = {**cls.fields, **{n: v for n, v in vars(cls).items() if isinstance(v, Field)}}
+        own = {n for n in inspect.get_annotations(cls) if not n.startswith("_")} - {*cls.fields, "dims", "coords"}
+        try:
+            hints = get_type_hints(cls, include_extras=True)
+        except NameError:  # an annotation made of local names: accept any value
+            hints = dict.fromkeys(own, Any)
+        cls.hyperparameters = {
+            **cls.hyperparameters,
+            **{n: (hints[n], vars(cls).get(n, REQUIRED)) for n in inspect.get_annotations(cls)
+               if n in own and not _is_part(hints[n])},
+        }
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__()
+        known, owner = type(self).hyperparameters, type(self).__name__
+        if len(args) > len(known):
+            raise ModelError(f"{owner} takes {len(known)} hyperparameters ({', '.join(known)}), not {len(args)}")
+        settings = {**dict(zip(known, args, strict=False)), **settings}
+        for name in settings:
+            if name not in known:
+                raise unknown(f"hyperparameter of {owner}", name, known)
+        for name, (hint, default) in known.items():
+            value = settings.get(name, default)
+            if value is REQUIRED:
+                raise ModelError(f"{owner}: hyperparameter {name!r} has no default and must be given")
+            object.__setattr__(self, name, validate(owner, name, value, hint) if name in settings else value)
+
+    def forward(self, *args: Any, **data: Any) -> Any:
+        """Tell the generative story; every subclass has its own."""
+        raise ModelError(f"{type(self).__name__} declares no forward(...) method, which tells its generative story")
+
+    def check(self, **data: Tensor) -> None:
+        """Raise `DataError` if the data cannot be fitted; accepts everything unless a model says otherwise."""
+
+    def setup(self, **data: Tensor) -> None:
+        """Make what depends on the data; called once per fit, on the fit's own copy of the model."""
+
+    def initial(self, **data: Tensor) -> dict[str, Tensor]:
+        """Propose starting values for some or all sites and parameters; none unless a model says otherwise."""
+        return {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters and their values."""
+        return {name: getattr(self, name) for name in type(self).hyperparameters}
+
+    def __repr__(self) -> str:
+        """Show the model with its hyperparameters, as it would be written."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+
+
+def model(**fields: Field) -> Callable[[Callable[..., Any]], type[Model]]:
+    """Turn a plain Pyro function into a model: data arguments are the `fields`, keyword-only ones hyperparameters.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist
+    >>> from zoo import Binary, model
+    >>> @model(flips=Binary("toss"))
+    ... def coin(flips, *, a: float = 1.0, b: float = 1.0):
+    ...     heads = pyro.sample("heads", dist.Beta(a, b))
+    ...     with pyro.plate("toss", len(flips)):
+    ...         pyro.sample("flips", dist.Bernoulli(heads), obs=flips)
+    >>> coin(a=2.0)
+    coin(a=2.0, b=1.0)
+    """
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            raise ModelError(f"zoo.model: {name}={field!r} must be a field, for example {name}=Real('row')")
+
+    def decorate(function: Callable[..., Any]) -> type[Model]:
+        parameters = inspect.signature(function).parameters.values()
+        keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if set(positional) != set(fields):
+            raise ModelError(
+                f"{function.__name__}: the arguments before '*' must be the data fields {sorted(fields)}, "
+                f"not {sorted(positional)}; hyperparameters come after '*'"
+            )
+
+        def forward(self: Model, **data: Tensor) -> Any:
+            return function(**data, **self.settings)
+
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError:
+            hints = {}
+        body: dict[str, Any] = {
+            "__doc__": function.__doc__, "__module__": function.__module__, "__qualname__": function.__qualname__,
+            "__annotations__": {p.name: hints.get(p.name, Any) for p in keyword}, "forward": forward, **fields,
+            **{p.name: p.default for p in keyword if p.default is not REQUIRED},
+        }
+        return type(Model)(function.__name__, (Model,), body)
+
+    return decorate
+
+
+def has_networks(instance: Model) -> bool:
+    """Tell whether the model owns network weights, which makes float32 the default precision."""
+    return any(isinstance(p, torch.nn.Parameter) for p in instance.parameters())

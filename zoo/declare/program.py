@@ -1,0 +1,254 @@
+"""A program: a model bound to data, traced once. Models and guides stand above it, methods below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from zoo.declare.contract import Factor, contract, pack, rows_and_rest
+from zoo.declare.data import Data
+from zoo.declare.evaluate import Replay, Values, call
+from zoo.declare.model import Model
+from zoo.declare.structure import Site, Structure, check_support, trace
+from zoo.declare.view import View
+from zoo.errors import ModelError
+
+PRIOR_DRAWS = 15
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A log joint density in two parts: `rest`, a scalar, and `rows`, one log density per row, shape (rows,)."""
+
+    rest: Tensor
+    rows: Tensor
+
+    def total(self, weights: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """Return rest + scale * sum_i w_i rows_i."""
+        rows = self.rows.sum() if weights is None else (weights * self.rows).sum()
+        return self.rest + scale * rows
+
+
+@contextmanager
+def surroundings(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Run with this default precision and device, without Pyro's validation, with a parameter store of one's own."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with pyro.validation_enabled(False), pyro.get_param_store().scope():
+            with torch.device(device) if device.type != "cpu" else nullcontext():
+                yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Program:
+    """log p(x, z; theta) with enumerated sites summed out, its parts, and simulation from it.
+
+    Values are dicts from the names of latents, parameters and network weights to tensors.
+
+    Parameters
+    ----------
+    model
+        The fit's own copy; `setup` has been called.
+    data
+        Bound to the model's fields.
+    priors
+        Distributions that replace the model's own at some latent sites (yesterday's posterior).
+
+    Raises
+    ------
+    ModelError
+        If the model fails on the data, its plates do not fit, or its log density is not a number.
+    """
+
+    def __init__(self, model: Model, data: Data, priors: Mapping[str, Any] | None = None,
+                 structure: Structure | None = None) -> None:
+        self.model, self.data, self.priors = model, data, dict(priors or {})
+        # A PyroParam shows up twice: as a parameter site, and as this tensor behind it.
+        self.networks = frozenset(n for n, _ in model.named_parameters() if not n.endswith("_unconstrained"))
+        if structure is None:
+            with surroundings(self.dtype, self.device), torch.no_grad():
+                networks = {n: p.detach() for n, p in model.named_parameters() if n in self.networks}
+                structure = trace(model, data, networks, self.priors)
+        self.structure = structure
+        self.sites = structure.sites
+        self.row = data.row if data.row in structure.plates else ""
+        self.latents = [s for s in self.sites.values() if s.latent]
+        self.locals = [s for s in self.latents if s.role == "local"]
+        self.globals = [s for s in self.latents if s.role == "global"]
+        self.enumerated = [s for s in self.sites.values() if s.role == "enumerated"]
+        self.observed = [s for s in self.sites.values() if s.role == "observed"]
+        self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
+        self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
+        self._enum_symbols = frozenset(s.symbols[s.enum_dim] for s in self.enumerated if s.enum_dim in s.symbols)
+
+    @property
+    def view(self) -> View:
+        """The flat unconstrained view of the latents."""
+        return View(self.latents, self.row)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the data."""
+        return self.data.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are."""
+        return next(v.device for v in self.data.values.values())
+
+    def rebind(self, data: Data) -> Program:
+        """Return the same program on other rows; nothing is traced again."""
+        return Program(self.model, data, self.priors, self.structure)
+
+    def site_shape(self, site: Site, rows: int | None = None) -> tuple[int, ...]:
+        """Shape of a site's value on `rows` rows (default: those of the data)."""
+        if site.role != "local":
+            return site.shape
+        axis = site.batch_dim + site.plate_dims[site.plates.index(self.row)]
+        return (*site.shape[:axis], len(self.data) if rows is None else rows, *site.shape[axis + 1 :])
+
+    # -- densities ---------------------------------------------------------------------------------------------
+
+    def replay(self, values: Values, *, simulate: bool = False, states: bool = True) -> Replay:
+        """Run the model at these values and return what was recorded."""
+        given = {**values, **self._states} if states else values
+        with surroundings(self.dtype, self.device), Replay(given, self.priors, simulate=simulate) as replay:
+            call(self.model, self.networks, values, self.data.values)
+        return replay
+
+    def log_probs(self, values: Values) -> Values:
+        """Log density of every site at these values: enumeration dimensions left, plates right."""
+        return self.replay(values).log_probs
+
+    def eliminate(self, log_probs: Values) -> Terms:
+        """Sum the enumerated sites out of the sites' log densities."""
+        plates = self.structure.plates
+        factors: list[Factor] = []
+        for name, log_prob in log_probs.items():
+            site = self.sites[name]
+            factors.append(pack(log_prob, site.symbols, frozenset(plates[p] for p in site.plates if p in plates)))
+        row = plates.get(self.row) if self.row else None
+        like = factors[0].tensor.new_zeros(())
+        left = contract(factors, self._enum_symbols, row, self.data.weights)
+        rest, rows = rows_and_rest(left, row, len(self.data), like)
+        return Terms(rest, rows)
+
+    def log_joint(self, values: Values) -> Terms:
+        """log p(x, z; theta), enumerated sites summed out, every constant kept."""
+        return self.eliminate(self.log_probs(values))
+
+    def expectations(self, values: Values) -> tuple[Terms, Values]:
+        """Return the log joint and, for every site, the posterior probability of each entry of its log density.
+
+        The gradient of the log normalizer with respect to a log factor is the posterior marginal of the factor's
+        variables (Darwiche 2003); for a mixture these are the responsibilities. Row weights multiply them.
+        """
+        log_probs = {n: v.detach() for n, v in self.log_probs(values).items()}
+
+        def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            terms = self.eliminate(factors)
+            return terms.total(self.data.weights), (terms.rest, terms.rows)
+
+        marginals, parts = torch.func.grad(objective, has_aux=True)(log_probs)
+        return Terms(*parts), marginals
+
+    def responsibilities(self, values: Values) -> dict[str, Tensor]:
+        """p(z_i = k | x_i, globals) of each enumerated site in the data plate, shape (rows, states)."""
+        program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
+        _, marginals = program.expectations(values)
+        return {s.name: self._per_row(marginals[s.name], s) for s in self.enumerated if self.row in s.plates}
+
+    def _per_row(self, marginal: Tensor, site: Site) -> Tensor:
+        """Reduce a factor's marginal to (rows, states)."""
+        states = 1 if site.states is None else site.states.numel()
+        row_axis = marginal.ndim + site.plate_dims[site.plates.index(self.row)]
+        enum_axis = marginal.ndim + site.enum_dim
+        if enum_axis < 0:
+            return marginal.movedim(row_axis, 0).reshape(len(self.data), -1)[:, :1]
+        moved = marginal.movedim((row_axis, enum_axis), (0, 1))
+        if moved.ndim > 2 and any(d for d in site.plate_dims if d != site.plate_dims[site.plates.index(self.row)]):
+            raise ModelError(f"site {site.name!r} is in plates inside {self.row!r}: it has no single state per row")
+        return moved.reshape(len(self.data), states, -1).sum(-1)
+
+    # -- simulation --------------------------------------------------------------------------------------------
+
+    def simulate(self, values: Values) -> Values:
+        """Draw every site that has no value in `values`, observed sites included; return all sites."""
+        with torch.no_grad():
+            return self.replay(values, simulate=True, states=False).seen
+
+    def deterministic(self, values: Values) -> Values:
+        """Values of the `pyro.deterministic` sites."""
+        names = [s.name for s in self.sites.values() if s.role == "deterministic"]
+        if not names:
+            return {}
+        seen = self.replay(values).seen
+        return {n: seen[n] for n in names}
+
+    # -- starting values ---------------------------------------------------------------------------------------
+
+    def initial(self) -> Values:
+        """Starting values: the model's own proposal, else declared parameter values and the middle of the prior."""
+        values: Values = {n: p.detach().clone() for n, p in self.model.named_parameters() if n in self.networks}
+        values.update({s.name: s.initial.clone() for s in self.parameters if s.initial is not None})
+        with torch.no_grad():
+            values.update(self._proposed())
+            missing = [s for s in self.latents if s.name not in values]
+            if missing:
+                draws = [self.simulate(values) for _ in range(PRIOR_DRAWS)]
+                for site in missing:
+                    stacked = torch.stack([d[site.name] for d in draws])
+                    values[site.name] = _middle(stacked, site)
+            self.check(values)
+        return values
+
+    def _proposed(self) -> Values:
+        """Return the model's proposal, checked."""
+        proposed = self.model.initial(**self.data.values)
+        for name, value in proposed.items():
+            site = self.sites.get(name)
+            if site is None or site.role not in ("global", "local", "parameter"):
+                raise ModelError(f"{type(self.model).__name__}.initial proposes {name!r}, which is no latent site or "
+                                 f"parameter; there are {', '.join(s.name for s in self.latents + self.parameters)}")
+            expected = self.site_shape(site)
+            if tuple(value.shape) != expected:
+                raise ModelError(f"{type(self.model).__name__}.initial: {name!r} must have shape {expected}, not "
+                                 f"{tuple(value.shape)}")
+            if not bool(site.support.check(value).all()):
+                raise ModelError(f"{type(self.model).__name__}.initial: {name!r} is outside its support "
+                                 f"{site.support}")
+        return {n: v.to(self.device, self.dtype) for n, v in proposed.items()}
+
+    def check(self, values: Values) -> None:
+        """Raise if a site's log density at these values is not a finite number, naming the site."""
+        replay = self.replay(values)
+        for name, log_prob in replay.log_probs.items():
+            site = self.sites[name]
+            if site.role == "observed" and name in replay.seen:
+                check_support(replace(site, support=replay.distributions[name].support), replay.seen[name])
+            if bool(log_prob.isnan().any()):
+                raise ModelError(f"site {name!r}: log density is NaN at the starting values; look for a division by "
+                                 "zero or a log of a negative number in what feeds it "
+                                 f"({', '.join(f'{k}: {v}' for k, v in site.args.items())})")
+        terms = self.eliminate(replay.log_probs)
+        if not bool(terms.total().isfinite()):
+            bad = [n for n, v in replay.log_probs.items() if not bool(v.isfinite().all())]
+            raise ModelError(f"the log density is {float(terms.total())} at the starting values, because of site "
+                             f"{bad[0] if bad else '?'!r}; its value is impossible under its distribution. Give better "
+                             "starting values with an `initial` method, or correct the model")
+
+
+def _middle(draws: Tensor, site: Site) -> Tensor:
+    """Return the median of prior draws where the support is an interval, their mean where it is a convex set."""
+    mean = draws.mean(0)
+    if site.event_dim == 0 or type(site.support).__name__ in ("_Real", "_IndependentConstraint"):
+        mean = draws.median(0).values
+    return mean

@@ -1,0 +1,98 @@
+"""Gaussian mixture with weights, means and covariances as parameters."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.declare.fields import Real
+from zoo.declare.model import Model
+from zoo.initial import cluster_moments, kmeans
+from zoo.mixture_checks import check_rows
+
+DIMS: dict[str, tuple[str, ...]] = {
+    "full": ("component", "feature", "feature_2"),
+    "tied": ("feature", "feature_2"),
+    "diag": ("component", "feature"),
+    "spherical": ("component",),
+}
+
+
+class GMM(Model):
+    """Gaussian mixture; weights, means and covariances are parameters without prior (maximum likelihood).
+
+    Generative story::
+
+        z_i              ~ Categorical(weights)                      i = 1 .. n
+        x_i | z_i = k    ~ Normal(means_k, covariances_k)
+
+    ===========  ================  =====================================================================
+    symbol       site              shape
+    ===========  ================  =====================================================================
+    weights      ``weights``       (component)
+    means        ``means``         (component, feature)
+    covariances  ``covariances``   full (component, feature, feature), tied (feature, feature),
+                                   diag (component, feature), spherical (component)
+    z_i          ``z``             (row), enumerated
+    x_i          ``x``             (row, feature)
+    ===========  ================  =====================================================================
+
+    Methods: ``em`` (closed form); also ``svi`` and ``map`` (gradient ascent of the same likelihood).
+
+    Limits: the likelihood has several maxima, and none if a component closes in on one row; use `EM(restarts=...)`
+    and see the warnings, or `BayesianGMM`, whose priors rule collapse out.
+
+    Parameters
+    ----------
+    components
+        Number of components, at least 1.
+    covariance
+        "full": a matrix per component; "tied": one matrix for all; "diag": variances per component and feature;
+        "spherical": one variance per component.
+    """
+
+    x = Real("row", "feature")
+    components: PositiveInt = 2
+    covariance: Literal["full", "diag", "tied", "spherical"] = "full"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.dims = {"weights": ("component",), "means": ("component", "feature"),
+                     "covariances": DIMS[self.covariance]}
+
+    def check(self, x: Tensor) -> None:
+        """Refuse fewer rows than components and columns that do not vary."""
+        check_rows(x, self.components, self.coords["feature"])
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from k-means++ clusters."""
+        weights, means, full = cluster_moments(x, kmeans(x, self.components), self.components)
+        variances = full.diagonal(dim1=-2, dim2=-1)
+        covariances = {"full": full, "tied": (weights[:, None, None] * full).sum(0), "diag": variances,
+                       "spherical": variances.mean(-1)}
+        return {"weights": weights, "means": means, "covariances": covariances[self.covariance]}
+
+    def forward(self, x: Tensor) -> None:
+        """Tell the generative story."""
+        k, d, eye = self.components, x.shape[1], torch.eye(x.shape[1])
+        matrix = self.covariance in ("full", "tied")
+        start = {"full": eye.expand(k, d, d), "tied": eye, "diag": torch.ones(k, d), "spherical": torch.ones(k)}
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        means = pyro.param("means", torch.zeros(k, d))
+        covariances = pyro.param("covariances", start[self.covariance],
+                                 constraint=constraints.positive_definite if matrix else constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            if matrix:
+                covariance = covariances if self.covariance == "tied" else covariances[z]
+                pyro.sample("x", dist.MultivariateNormal(means[z], covariance), obs=x)
+            else:
+                scale = covariances[z].sqrt()
+                scale = scale if self.covariance == "diag" else scale[..., None]
+                pyro.sample("x", dist.Normal(means[z], scale).to_event(1), obs=x)

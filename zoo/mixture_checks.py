@@ -1,0 +1,39 @@
+"""Checks that mixtures of continuous data share."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.errors import DataError
+
+
+def check_rows(x: Tensor, components: int, features: pd.Index) -> None:
+    """Raise if a mixture cannot be fitted: too few distinct rows, or a column that does not vary.
+
+    Raises
+    ------
+    DataError
+        Naming the column, or the numbers of rows and components.
+    """
+    if len(x) < components:
+        raise DataError(f"more components ({components}) than rows ({len(x)}); ask for fewer components or give more "
+                        "data")
+    check_varies(x, features)
+    if components > 1 and len(torch.unique(x, dim=0)) < components:
+        raise DataError(f"more components ({components}) than distinct rows ({len(torch.unique(x, dim=0))}); ask for "
+                        "fewer components")
+
+
+def check_varies(x: Tensor, features: pd.Index) -> None:
+    """Raise if there is one row only, all rows are the same, or a column is constant: a scale needs variation."""
+    if len(x) == 1:
+        raise DataError("one row of data: a covariance cannot be estimated; give at least 2 rows")
+    constant = (x == x[0]).all(0)
+    if bool(constant.all()):
+        raise DataError(f"all {len(x)} rows are the same; there is no variation to model")
+    if bool(constant.any()):
+        name = features[int(constant.nonzero()[0])]
+        raise DataError(f"column {name!r} is constant, so its variance is zero; drop it ({int(constant.sum())} of "
+                        f"{x.shape[1]} columns are constant)")

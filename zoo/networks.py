@@ -1,0 +1,36 @@
+"""Networks for models and guides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """f(x) = W_m a(... a(W_1 x + b_1) ...) + b_m: a multilayer perceptron with activation a between the layers.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Sizes of the last dimension of x and f(x).
+    hidden
+        Width of each hidden layer; empty makes an affine map.
+    dropout
+        Probability with which an input and a hidden unit is zeroed in training mode.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.Softplus()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        out: Tensor = self.layers(x)
+        return out
