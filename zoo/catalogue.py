@@ -101,7 +101,7 @@ def lazy(package: str, kind: str | None, exports: dict[str, str]) -> Callable[[s
     def __getattr__(name: str) -> object:
         if name in exports:
             module = importlib.import_module(exports[name])
-            return getattr(module, name, module)
+            return getattr(module, name, module)  # a module of another name than what it holds, or a subpackage
         if kind is not None and name in entries(kind):
             return entries(kind)[name].load()
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """f(x) = W_m a(... a(W_1 x + b_1) ...) + b_m: a multilayer perceptron with activation a between the layers.
+    """f(x) = W_m a(... a(W_1 x + b_1) ...) + b_m: a multilayer perceptron with a = tanh between the layers.
 
     Parameters
     ----------
@@ -16,17 +16,13 @@ class MLP(nn.Module):
         Sizes of the last dimension of x and f(x).
     hidden
         Width of each hidden layer; empty makes an affine map.
-    dropout
-        Probability with which an input and a hidden unit is zeroed in training mode.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.Softplus()]
-            if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+            layers += [nn.Linear(inputs, width), nn.Tanh()]
             inputs = width
         self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pydantic import Field as Limits
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
@@ -31,7 +30,7 @@ class VAE(Model):
                            Binomial(total_count, logits = f(z_i))     likelihood="binomial"
                            Normal(f(z_i), noise)                      likelihood="gaussian"
 
-    where f is an MLP with softplus units; for "gaussian" its output is in units of each column's standard deviation.
+    where f is an MLP with tanh units; for "gaussian" its output is in units of each column's standard deviation.
 
     ===========  ===========  ===============================
     symbol       site         shape
@@ -57,8 +56,6 @@ class VAE(Model):
         "bernoulli" for zeros and ones, "binomial" for counts up to `total_count`, "gaussian" for real numbers.
     total_count
         Number of trials for "binomial"; None for the largest value in the data.
-    dropout
-        Dropout of the decoder's hidden units while fitting.
     """
 
     x = Real("row", "feature")
@@ -66,7 +63,6 @@ class VAE(Model):
     hidden: tuple[PositiveInt, ...] = (128,)
     likelihood: Literal["bernoulli", "gaussian", "binomial"] = "bernoulli"
     total_count: PositiveInt | None = None
-    dropout: Annotated[float, Limits(ge=0, lt=1)] = 0.0
 
     dims = {"z": ("latent",), "noise": ("feature",)}  # noqa: RUF012 - declared once per class by design
     center: Tensor
@@ -89,7 +85,7 @@ class VAE(Model):
     def setup(self, x: Tensor) -> None:
         """Make the decoder for this many columns, its bias at the columns' means."""
         d = x.shape[1]
-        self.decoder = MLP(self.latent, self.hidden, d, dropout=self.dropout)
+        self.decoder = MLP(self.latent, self.hidden, d)
         self.trials = float(self.total_count or x.max().clamp_min(1.0))
         self.register_buffer("center", x.mean(0))
         self.register_buffer("spread", x.std(0, correction=0).clamp_min(torch.finfo(torch.float32).tiny))

@@ -35,7 +35,7 @@ class Data:
     row
         The data plate: the first dimension of the first field (empty for data without dimensions).
     levels
-        Field name -> labels of a `Category` field that was given labels, in code order.
+        Field name -> labels of a `Category` field in code order (the codes themselves if it came as numbers).
     weights
         A weight per row, or None.
     notes
@@ -72,6 +72,12 @@ class Data:
             weights=None if self.weights is None else self.weights[rows.to(self.weights.device)],
         )
 
+    def batch(self, rows: Tensor, weights: Tensor) -> Data:
+        """Return the rows at these positions with other weights and plain labels: what a training step needs."""
+        inside = set(self.row_fields)
+        return replace(self, values={n: v[rows] if n in inside else v for n, v in self.values.items()},
+                       coords={**self.coords, self.row: pd.RangeIndex(len(rows))}, weights=weights)
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Data:
         """Return the data in this floating-point type, on this device."""
 
@@ -87,8 +93,7 @@ class Data:
         for name in self.row_fields:
             value = self.values[name]
             if not value.is_floating_point():
-                width = len(self.levels.get(name, ())) or int(value.max()) + 1
-                value = torch.nn.functional.one_hot(value, width).to(self.dtype)
+                value = torch.nn.functional.one_hot(value, len(self.levels[name])).to(self.dtype)
             columns.append(value.reshape(size, -1))
         return torch.cat(columns, -1)
 
@@ -263,6 +268,12 @@ def _check(model: Model, arrays: dict[str, Any], columns: pd.Index | None, frame
                                 f"was fitted ({', '.join(map(str, like.coords[dim][:8]))}), found {size}")
         _check_support(name, value, kind, columns)
         values[name] = value.long() if kind.integer else value
+        if kind.integer and name not in levels:
+            codes = int(value.max()) + 1
+            levels[name] = like.levels[name] if like is not None else tuple(range(codes))
+            if codes > len(levels[name]):
+                raise DataError(f"field {name!r}: unknown category {codes - 1}; the data that were fitted have "
+                                f"{len(levels[name])} categories")
     if frame is not None and row:
         coords[row] = frame.index
         if columns is not None:
@@ -287,7 +298,7 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         array = array.detach().cpu().numpy()
     array = np.asarray(array)
     known = like.levels.get(name) if like is not None else None
-    if kind.integer and (array.dtype.kind in "OUST" or known is not None):
+    if kind.integer and array.dtype.kind in "OUST":
         present = sorted(set(array.ravel().tolist()), key=str)
         names = known or tuple(present)
         strange = [v for v in present if v not in names]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_origin, get_type_hints
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def validate(owner: str, name: str, value: object, hint: object) -> Any:
     try:
         if isinstance(value, bool) and hint in (int, float):
             raise ValueError("a bool is not a number")
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else str(error)
         raise ModelError(f"{owner}: {name}={value!r} is not valid: {reason}") from None

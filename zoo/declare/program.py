@@ -95,6 +95,11 @@ class Program:
         return View(self.latents, self.row)
 
     @property
+    def parameter_view(self) -> View:
+        """The flat unconstrained view of the parameters, without network weights."""
+        return View(self.parameters, self.row)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the data."""
         return self.data.dtype

@@ -1,0 +1,76 @@
+"""Amortized guide: a network from data row to the local latents' Normal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from guides.guide import Guide, Part, Start, Variational, normal
+from guides.mean_field import MeanField
+from zoo.declare.data import Data
+from zoo.declare.program import Program
+from zoo.networks import MLP
+
+LOG_SCALE_LIMIT = 8.0  # natural steps, as a power of e: beyond it a draw of an untrained network would overflow
+
+
+@dataclass(frozen=True)
+class Encoder(Guide):
+    """q(locals_i) = Normal(m(x_i), s(x_i)^2) with m and s from a network of the data row (Kingma and Welling 2014).
+
+    Globals fall to a second guide. Rows are standardized before they enter the network.
+
+    Parameters
+    ----------
+    hidden
+        Widths of the network's hidden layers.
+    globals
+        Guide for the global latents.
+    """
+
+    hidden: tuple[PositiveInt, ...] = (128,)
+    globals: Guide = field(default_factory=MeanField)
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse models without local latents."""
+        if not program.locals:
+            return "Encoder maps data rows to local latents, and the model has none; use MeanField() or Point()"
+        if isinstance(self.globals, Encoder):
+            return "Encoder(globals=...) must be a guide for global latents, such as MeanField()"
+        return None
+
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make q with an untrained network."""
+        over_globals, _ = self.globals.parts(program, start)
+        return Variational(over_globals, Amortized(program.data, start, self.hidden))
+
+
+class Amortized(Part):
+    """A Normal per row with location and log scale from a network of the standardized row."""
+
+    amortized = True
+    center: Tensor
+    spread: Tensor
+    start: Tensor
+    unit: Tensor
+
+    def __init__(self, data: Data, start: Start, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        features = data.features()
+        spread = features.std(0, correction=0)
+        self.register_buffer("center", features.mean(0))
+        self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
+        self.register_buffer("start", start.locals.mean(0))
+        self.register_buffer("unit", start.local_unit.log().mean(0).exp())
+        self.network = MLP(features.shape[1], hidden, 2 * start.locals.shape[1])
+        self.network.to(features.device, features.dtype)
+
+    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+        """Draw the locals of every row of `data`."""
+        out = self.network((data.features() - self.center) / self.spread)
+        loc, log_scale = out.chunk(2, -1)
+        log_scale = LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)
+        return normal(self.start, self.unit.expand_as(loc), loc, log_scale, analytic=analytic)

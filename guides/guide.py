@@ -1,0 +1,210 @@
+"""What a guide is: settings that build, from a program, a trainable distribution q over its unconstrained latents."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from zoo import catalogue
+from zoo.declare.data import Data
+from zoo.declare.model import validate
+from zoo.declare.program import Program
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a guide starts.
+
+    Attributes
+    ----------
+    globals, locals
+        Unconstrained starting point, shapes (G,) and (rows, L).
+    parameters
+        Unconstrained starting values of the model's parameters (without network weights), one vector.
+    global_unit, local_unit, parameter_unit
+        Size of a natural step along each coordinate: one over the square root of the log joint's curvature there.
+        Guides work in these units, so that one learning rate serves data in any units.
+    """
+
+    globals: Tensor
+    locals: Tensor
+    parameters: Tensor
+    global_unit: Tensor
+    local_unit: Tensor
+    parameter_unit: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One reparameterized draw u = (globals, locals) with log q, or what stands for its mean.
+
+    Attributes
+    ----------
+    globals, locals
+        Shapes (G,) and (rows, L).
+    log_q, log_q_rows
+        log q of the globals (a scalar) and of each row's locals (rows,); with ``analytic=True`` their expectations,
+        the negative entropies, which have no noise.
+    """
+
+    globals: Tensor
+    locals: Tensor
+    log_q: Tensor
+    log_q_rows: Tensor
+
+
+class Part(nn.Module):
+    """A distribution over one block of unconstrained coordinates."""
+
+    amortized = False
+
+    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+        """Return a draw and its log q (or negative entropy), one per row for a block of locals."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Variational(nn.Module):
+    """q(globals) prod_i q(locals_i): a draw from each part.
+
+    Parameters
+    ----------
+    over_globals, over_locals
+        The two parts.
+    """
+
+    def __init__(self, over_globals: Part, over_locals: Part) -> None:
+        super().__init__()
+        self.over_globals, self.over_locals = over_globals, over_locals
+
+    @property
+    def amortized(self) -> bool:
+        """Whether locals of rows never seen have a distribution."""
+        return self.over_locals.amortized
+
+    def draw(self, data: Data, rows: Tensor | None = None, *, analytic: bool = False) -> Draw:
+        """Draw globals and the locals of `data`, which are the rows `rows` of the fitted data (None: all)."""
+        u, log_q = self.over_globals.draw(data, None, analytic=analytic)
+        v, log_q_rows = self.over_locals.draw(data, rows, analytic=analytic)
+        return Draw(u, v, log_q.sum(), log_q_rows)
+
+
+class Guide(ABC):
+    """Base class of guides. A subclass is a frozen dataclass of settings with `build`; it is made from the program.
+
+    Attributes
+    ----------
+    point
+        Whether q is a point, so that the objective is the log posterior and not an ELBO.
+    """
+
+    point = False
+
+    def __post_init__(self) -> None:
+        """Check the settings against their annotations."""
+        check_settings(self)
+
+    def why_not(self, program: Program) -> str | None:
+        """Return None if this guide fits the program, else the reason why not."""
+        return None
+
+    @abstractmethod
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make q, at its starting point."""
+
+    def parts(self, program: Program, start: Start) -> tuple[Part, Part]:
+        """Return the parts of q over globals and over locals, for guides that combine others."""
+        built = self.build(program, start)
+        return built.over_globals, built.over_locals
+
+
+def as_guide(guide: object) -> object:
+    """Return a guide for an instance, a class with its default settings, or a name."""
+    if isinstance(guide, str):
+        guide = catalogue.find("guide", guide)
+    return guide() if isinstance(guide, type) and issubclass(guide, Guide) else guide
+
+
+def check_settings(instance: Any) -> None:
+    """Validate the fields of a dataclass of settings against their annotations.
+
+    Raises
+    ------
+    ModelError
+        Naming the setting.
+    """
+    hints = get_type_hints(type(instance), include_extras=True)
+    for setting in fields(instance):
+        value = getattr(instance, setting.name)
+        if hints[setting.name] is Guide:
+            value = as_guide(value)
+        value = validate(type(instance).__name__, setting.name, value, hints[setting.name])
+        object.__setattr__(instance, setting.name, value)
+
+
+class DiagonalNormal(Part):
+    """u = start + unit * (loc + exp(log_scale) * eps), eps ~ Normal(0, I).
+
+    Parameters
+    ----------
+    start, unit
+        Shape (G,) for globals or (rows, L) for locals.
+    """
+
+    start: Tensor
+    unit: Tensor
+
+    def __init__(self, start: Tensor, unit: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start.clone())
+        self.register_buffer("unit", unit.clone())
+        self.loc = nn.Parameter(torch.zeros_like(start))
+        self.log_scale = nn.Parameter(torch.zeros_like(start))
+
+    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+        """Draw every coordinate, or those of the rows `rows`."""
+        start, unit, loc, log_scale = self.start, self.unit, self.loc, self.log_scale
+        if rows is not None:
+            start, unit, loc, log_scale = start[rows], unit[rows], loc[rows], log_scale[rows]
+        return normal(start, unit, loc, log_scale, analytic=analytic)
+
+
+def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, *, analytic: bool) -> tuple[Tensor, Tensor]:
+    """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns."""
+    eps = torch.randn_like(loc)
+    u = start + unit * (loc + log_scale.exp() * eps)
+    square = torch.ones_like(eps) if analytic else eps.square()
+    return u, -(0.5 * (LOG_2PI + square) + log_scale + unit.log()).sum(-1)
+
+
+class Delta(Part):
+    """A point: u = start + unit * loc; log q counts as 0.
+
+    Parameters
+    ----------
+    start, unit
+        Shape (G,) for globals or (rows, L) for locals.
+    """
+
+    start: Tensor
+    unit: Tensor
+
+    def __init__(self, start: Tensor, unit: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start.clone())
+        self.register_buffer("unit", unit.clone())
+        self.loc = nn.Parameter(torch.zeros_like(start))
+
+    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+        """Return the point."""
+        start, unit, loc = self.start, self.unit, self.loc
+        if rows is not None:
+            start, unit, loc = start[rows], unit[rows], loc[rows]
+        u = start + unit * loc
+        return u, torch.zeros_like(u).sum(-1)

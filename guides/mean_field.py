@@ -1,0 +1,21 @@
+"""Mean-field guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guides.guide import DiagonalNormal, Guide, Start, Variational
+from zoo.declare.program import Program
+
+
+@dataclass(frozen=True)
+class MeanField(Guide):
+    """q(u) = prod_j Normal(u_j | m_j, s_j^2): a diagonal Normal over all continuous latents in unconstrained space.
+
+    Local latents have parameters of their own for every row (Kucukelbir et al. 2017, section 2.3).
+    """
+
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make q, centred at the start with one natural step as its standard deviation."""
+        return Variational(DiagonalNormal(start.globals, start.global_unit),
+                           DiagonalNormal(start.locals, start.local_unit))

@@ -1,0 +1,22 @@
+"""Point guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guides.guide import Delta, Guide, Start, Variational
+from zoo.declare.program import Program
+
+
+@dataclass(frozen=True)
+class Point(Guide):
+    """q(z) = delta(z - z*): one value per latent, so climbing the bound finds the mode of p(z | x) (MAP).
+
+    The mode is that of the density in the latents' own space, without the Jacobian of the unconstrained view.
+    """
+
+    point = True
+
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make q at the start."""
+        return Variational(Delta(start.globals, start.global_unit), Delta(start.locals, start.local_unit))

@@ -1,0 +1,128 @@
+"""What q is after a fit: a point, a conjugate posterior, or a trained guide; each can be drawn from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guides.guide import Guide, Variational
+from zoo.declare.data import Data
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+
+
+class Approximation(ABC):
+    """q(latents): the answer of a method.
+
+    Attributes
+    ----------
+    point
+        Whether q is a single value, so that there are no draws to summarize.
+    """
+
+    point = False
+
+    @abstractmethod
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Return `count` draws of the latents, stacked along dimension 0, and log q of each, shape (count,)."""
+
+    def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
+        """Return `count` draws of the locals of the program's rows and log q per row, (count, rows).
+
+        None if q says nothing of these rows, so that the model's own prior has to propose.
+        """
+        return None
+
+
+@dataclass
+class PointMass(Approximation):
+    """One value per latent."""
+
+    values: Values
+    point = True
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Return the point, repeated."""
+        zeros = torch.zeros(count, dtype=program.dtype, device=program.device)
+        return {n: v.expand(count, *v.shape) for n, v in self.values.items()}, zeros
+
+
+@dataclass
+class Conjugate(Approximation):
+    """An independent distribution of a known family for each latent."""
+
+    distributions: dict[str, Any]
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Draw each latent."""
+        values = {n: d.sample((count,)) for n, d in self.distributions.items()}
+        log_q = torch.zeros(count, dtype=program.dtype, device=program.device)
+        for name, value in values.items():
+            log_q = log_q + self.distributions[name].log_prob(value).reshape(count, -1).sum(-1)
+        return values, log_q
+
+
+@dataclass
+class Trained(Approximation):
+    """A guide after training.
+
+    Attributes
+    ----------
+    guide
+        Its settings.
+    q
+        Its trained distribution.
+    data
+        The rows it was trained on.
+    """
+
+    guide: Guide
+    q: Variational
+    data: Data
+
+    def __post_init__(self) -> None:
+        """A point guide gives points."""
+        self.point = self.guide.point
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Draw globals, and the locals of the fitted rows; log q is that of the values in their own space."""
+        view, data = program.view, self.data
+        weights = data.weights
+
+        def one(_: Tensor) -> tuple[Values, Tensor]:
+            u = self.q.draw(data)
+            values, jacobian = view.constrain_globals(u.globals)
+            local, row_jacobian = view.constrain_locals(u.locals)
+            rows = u.log_q_rows - row_jacobian
+            total = rows.sum() if weights is None else (weights * rows).sum()
+            return {**values, **local}, u.log_q - jacobian + total
+
+        with torch.no_grad():
+            return stack(one, count, program)
+
+    def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
+        """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
+        known = program.data is self.data
+        if self.point or not (self.q.amortized or known):
+            return None
+        view = program.view
+
+        def one(_: Tensor) -> tuple[Values, Tensor]:
+            v, log_q = self.q.over_locals.draw(program.data, None, analytic=False)
+            values, jacobian = view.constrain_locals(v)
+            return values, log_q - jacobian
+
+        with torch.no_grad():
+            return stack(one, count, program)
+
+
+def stack(function: Any, count: int, program: Program, chunk: int = 256) -> Any:
+    """Draw `count` times from a function of nothing, in vectorized chunks."""
+    dummy = torch.zeros(count, device=program.device)
+    width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
+    size = max(1, min(chunk, 20_000_000 // width))
+    return torch.vmap(function, randomness="different", chunk_size=size)(dummy)

@@ -1,0 +1,60 @@
+"""One call: a model, data and a method make a fit."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from inference.method import Method, as_method
+from inference.random import as_seed, seeded
+from inference.result import Fit
+from zoo.declare.data import Source
+from zoo.declare.explain import as_model, prepare
+from zoo.declare.model import Model
+
+
+def fit(model: Model | type[Model] | str, data: Source, *, method: Method | type[Method] | str,
+        seed: int | None = None, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
+        weights: Any = None, progress: bool = True) -> Fit:
+    """Fit a model to data by one method.
+
+    Parameters
+    ----------
+    model
+        A `zoo.Model`, a class of one (with default hyperparameters), or the name of a model of the zoo. The fit works
+        on a copy; yours is not changed.
+    data
+        A DataFrame, a dict of arrays, an array or tensor, a path to CSV, Parquet or NPY, or a dataset's name.
+    method
+        A method such as ``SVI(guide=MeanField())``, or a name such as "em".
+    seed
+        Fixes all randomness; None draws one, recorded in the fit. The global RNG is left as it was.
+    device
+        "auto" (CUDA, where there is one, for models with networks; CPU otherwise), "cpu" or "cuda".
+    dtype
+        None for float64, or float32 for models with networks.
+    weights
+        One weight per row, as an array or a column name; an integer weight is a repeated row, 0 a dropped one.
+    progress
+        Show a progress bar on a terminal.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    DataError, ModelError, MethodError, UnknownNameError
+        For what is wrong with the data, the model, the pair of model and method, or a name.
+    FitError
+        If the method breaks down on these data.
+    """
+    model, method, seed = as_model(model), as_method(method), as_seed(seed)
+    began = time.perf_counter()
+    with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None):
+        program = prepare(model, data, device=device, dtype=dtype, weights=weights)
+        method.check(program)
+        outcome = method.run(program, progress=progress)
+    return Fit(program, method, outcome, seed, time.perf_counter() - began)

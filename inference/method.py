@@ -1,0 +1,178 @@
+"""What a method is: settings with two verbs, `why_not` and `run`."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from guides.guide import check_settings
+from inference.approximation import Approximation
+from zoo import catalogue
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.errors import MethodError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a method climbed, all constants kept.
+
+    Attributes
+    ----------
+    value
+        In nats.
+    kind
+        "log_evidence", "log_likelihood", "log_posterior" (log p(x, z), at a point), "elbo" or "iwae". Numbers of
+        different kinds are not comparable.
+    error
+        Monte Carlo standard error; 0 for an exact value.
+    """
+
+    value: float
+    kind: str
+    error: float = 0.0
+
+
+class Monitor:
+    """Keeps the trace of a run and shows its progress.
+
+    Parameters
+    ----------
+    title
+        What is running.
+    total
+        Most steps.
+    show
+        Whether to draw a progress bar (on a terminal only).
+    """
+
+    def __init__(self, title: str, total: int, *, show: bool) -> None:
+        self.rows: list[tuple[int, float, float]] = []
+        self.began = time.perf_counter()
+        show = show and Console(stderr=True).is_terminal
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                             TextColumn("{task.fields[value]}"), TimeElapsedColumn(), transient=True, disable=not show,
+                             console=Console(stderr=True))
+        self._task = self._bar.add_task(title, total=total, value="")
+
+    def __enter__(self) -> Monitor:
+        """Start the bar."""
+        if not self._bar.disable:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the bar."""
+        if not self._bar.disable:
+            self._bar.stop()
+
+    def record(self, step: int, value: float) -> None:
+        """Note the objective after `step` steps."""
+        self.rows.append((step, time.perf_counter() - self.began, value))
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=step, value=f"{value:.6g}")
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """The objective by step: columns step, seconds, value."""
+        return pd.DataFrame(self.rows, columns=["step", "seconds", "value"])
+
+
+@dataclass
+class Outcome:
+    """What a method found.
+
+    Attributes
+    ----------
+    approximation
+        q over the latents.
+    points
+        Values of the parameters and network weights.
+    objective, trace, steps, converged, reason, warnings
+        As in `Fit`.
+    """
+
+    approximation: Approximation
+    points: Values
+    objective: Objective
+    trace: pd.DataFrame
+    steps: int
+    converged: bool
+    reason: str
+    warnings: list[str] = field(default_factory=list)
+
+
+class Method(ABC):
+    """Base class of methods. A subclass is a frozen dataclass of settings with `why_not` and `run`.
+
+    Its name, for `fit(..., method="name")`, is the class name in lower case.
+    """
+
+    remedy: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings against their annotations."""
+        check_settings(self)
+
+    @abstractmethod
+    def why_not(self, program: Program) -> str | None:
+        """Return None if the method is legal for this program, else the reason why not."""
+
+    @abstractmethod
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Fit the program. The global RNG has been seeded by the caller."""
+
+    def check(self, program: Program) -> None:
+        """Raise if the method is not legal for this program.
+
+        Raises
+        ------
+        MethodError
+            With the reason, and a method that would work.
+        """
+        reason = self.why_not(program)
+        if reason is None:
+            return
+        legal = [entry.name.lower() for entry in catalogue.entries("method").values()
+                 if type(self).__name__ != entry.name and entry.load()().why_not(program) is None]
+        works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."
+        raise MethodError(f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. "
+                          + works)
+
+
+def as_method(method: Method | type[Method] | str) -> Method:
+    """Return a method for an instance, a class with its default settings, or a name.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is none of these.
+    """
+    if isinstance(method, str):
+        method = catalogue.find("method", method)
+    if isinstance(method, type) and issubclass(method, Method):
+        return method()
+    if not isinstance(method, Method):
+        raise UnknownNameError(f"expected a method, found {type(method).__name__}: give one such as EM(), or a name "
+                               f"among {', '.join(n.lower() for n in catalogue.entries('method'))}")
+    return method
+
+
+def unsupported(program: Program) -> str | None:
+    """Return the reason no method here works: a discrete latent that cannot be enumerated."""
+    for site in program.sites.values():
+        if site.role == "unsupported":
+            return (f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
+                    "be enumerated")
+    return None
+
+
+def settings_of(instance: Any) -> dict[str, Any]:
+    """Return the settings of a method or guide, by name."""
+    return {name: getattr(instance, name) for name in instance.__dataclass_fields__}

@@ -1,0 +1,95 @@
+"""ArviZ: the one module that imports it. Python 3.12 and later have ArviZ 1.x; 3.11 has the same API as a preview."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+if sys.version_info >= (3, 12):
+    import arviz as az
+else:
+    import arviz.preview as az
+
+__all__ = ["az", "elpd_loo", "khat", "summarize", "tree"]
+
+
+def tree(groups: Mapping[str, Mapping[str, np.ndarray]], dims: Mapping[str, tuple[str, ...]],
+         coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.DataTree:
+    """Build a DataTree from arrays.
+
+    Parameters
+    ----------
+    groups
+        Group name -> variable -> array. Variables of posterior, sample_stats and log_likelihood lead with (chain,
+        draw).
+    dims
+        Variable -> names of its own dimensions.
+    coords
+        Dimension -> labels.
+    attrs
+        Noted on the tree.
+    """
+    sampled = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive")
+    found = {}
+    for group, variables in groups.items():
+        lead = ("chain", "draw") if group in sampled else ()
+        data = {}
+        for name, array in variables.items():
+            own = dims.get(name, ())
+            own = (*own, *(f"{name}_dim_{i}" for i in range(len(own), array.ndim - len(lead))))
+            data[name] = ((*lead, *own[: array.ndim - len(lead)]), array)
+        used = {d for d, _ in data.values() for d in d}
+        labels = {d: np.asarray(v) for d, v in coords.items() if d in used}
+        for dim in lead:
+            size = next(iter(variables.values())).shape[lead.index(dim)]
+            labels[dim] = np.arange(size)
+        found[group] = xr.Dataset(data, coords=labels)
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **{f"/{g}": d for g, d in found.items()}})
+
+
+def summarize(data: xr.DataTree) -> pd.DataFrame:
+    """Summarize draws (mean, sd, intervals, effective sizes), or list the values of a point estimate."""
+    if "posterior" in data.children:
+        return pd.DataFrame(az.summary(data, kind="stats", round_to="none"))
+    return listed(data["point_estimate"].to_dataset())
+
+
+def listed(data: xr.Dataset) -> pd.DataFrame:
+    """One row per entry of each variable, labelled as ArviZ labels them, with its value."""
+    rows = {}
+    for name, array in data.data_vars.items():
+        values = array.to_numpy()
+        for at in np.ndindex(values.shape):
+            where = ", ".join(str(array.coords[d].to_numpy()[i]) if d in array.coords else str(i)
+                              for d, i in zip(array.dims, at, strict=True))
+            rows[f"{name}[{where}]" if where else str(name)] = float(values[at])
+    return pd.DataFrame({"value": pd.Series(rows, dtype=float)})
+
+
+def khat(log_ratio: np.ndarray) -> float:
+    """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
+
+    Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same, when q is exact.
+    """
+    if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
+        return float("nan")
+    array = xr.DataArray(log_ratio[None, :], dims=("chain", "draw"))
+    _, shape = array.azstats.psislw(dim=["chain", "draw"])
+    return float(shape)
+
+
+def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
+    """ELPD by PSIS-LOO, its standard error, and the largest Pareto shape; corrected for q where log q is known."""
+    stats = data["sample_stats"] if "sample_stats" in data.children else {}
+    name = next(iter(data["log_likelihood"].data_vars))
+    if "log_p" in stats and "log_q" in stats and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
+        found = az.loo_approximate_posterior(data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name,
+                                             pointwise=True)
+    else:
+        found = az.loo(data, var_name=name, pointwise=True)
+    return float(found.elpd), float(found.se), float(np.max(np.asarray(found.pareto_k)))

@@ -1,0 +1,101 @@
+"""Densities of rows under a fit, with continuous local latents integrated out by importance sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from inference.approximation import Approximation
+from zoo.declare.evaluate import Replay, Values, many
+from zoo.declare.program import Program
+
+CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
+
+
+def chunk_for(program: Program) -> int:
+    """How many evaluations of the program to do in one vectorized call."""
+    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    cells = sum(v.numel() for v in program.data.values.values()) * states
+    return max(1, CELLS // max(1, cells))
+
+
+def local_draws(program: Program, approximation: Approximation, points: Values, draws: Values,
+                count: int) -> tuple[Values, Tensor]:
+    """Draw the locals of the program's rows `count` times, and log q per row (count, rows).
+
+    From the guide where it covers these rows; else from the model's prior given each draw of the globals.
+    """
+    proposed = approximation.propose(program, count)
+    if proposed is not None:
+        return proposed
+    names = [s.name for s in program.locals]
+
+    def one(globals_: Values) -> tuple[Values, Tensor]:
+        seen = program.simulate({**points, **globals_})
+        values = {n: seen[n] for n in names}
+        with torch.no_grad():
+            log_probs = program.log_probs({**points, **globals_, **values})
+        log_q = sum(_by_row(program, n, log_probs[n]) for n in names)
+        return values, torch.as_tensor(log_q)
+
+    parts = [one({n: v[i % len(v)] for n, v in draws.items()}) for i in range(count)]
+    return ({n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts]))
+
+
+def _by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
+    """Sum a site's log density to one number per row."""
+    site = program.sites[name]
+    axis = log_prob.ndim + site.plate_dims[site.plates.index(program.row)]
+    return log_prob.movedim(axis, 0).reshape(len(program.data), -1).sum(-1)
+
+
+def pointwise(program: Program, points: Values, draws: Values, locals_: tuple[Values, Tensor] | None) -> Tensor:
+    """log p(x_i | globals_s), shape (draws, rows), with the locals' draws weighted: log p(x_i, l_si | g_s) - log q.
+
+    Without locals the value is exact; with them it is the log of one importance weight per draw.
+    """
+    count = next(iter(draws.values())).shape[0] if draws else (locals_[1].shape[0] if locals_ else 1)
+    stacked = dict(draws)
+    if locals_ is not None:
+        stacked.update(locals_[0])
+
+    def one(values: Values) -> Tensor:
+        return program.log_joint({**points, **values}).rows
+
+    with torch.no_grad():
+        if not stacked:
+            rows = one({})[None]
+        else:
+            rows = many(one, stacked, count, chunk_for(program))
+        return rows if locals_ is None else rows - locals_[1]
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Return log mean exp along `dim`, and its Monte Carlo standard error by the delta method."""
+    count = log_weights.shape[dim]
+    value = log_weights.logsumexp(dim) - math.log(count)
+    if count == 1:
+        return value, torch.zeros_like(value)
+    relative = (log_weights - value.unsqueeze(dim)).exp()
+    return value, relative.std(dim, correction=1) / math.sqrt(count)
+
+
+def log_likelihood(program: Program, approximation: Approximation, points: Values, globals_: Values,
+                   samples: int) -> Tensor:
+    """log p(x_i | globals_s) for each draw of the globals, (draws, rows), locals integrated out with `samples` draws."""
+    if not program.locals:
+        return pointwise(program, points, globals_, None)
+    count = next(iter(globals_.values())).shape[0] if globals_ else 1
+    total = None
+    for _ in range(samples):
+        weights = pointwise(program, points, globals_, local_draws(program, approximation, points, globals_, count))
+        total = weights if total is None else torch.logaddexp(total, weights)
+    assert total is not None
+    return total - math.log(samples)
+
+
+def simulate_rows(program: Program, values: Values) -> Replay:
+    """Draw every site that has no value, observed ones too."""
+    return program.replay(values, simulate=True, states=False)

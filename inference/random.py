@@ -1,0 +1,35 @@
+"""Randomness that belongs to a fit: seeded inside, untouched outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from zoo.errors import ModelError
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run with the RNG seeded; put the global RNG back as it was."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def as_seed(seed: int | None) -> int:
+    """Return `seed` checked, or a fresh one from the system's entropy, which leaves the global RNG alone.
+
+    Raises
+    ------
+    ModelError
+        If it is not a whole number from 0 to 2^63 - 1.
+    """
+    if seed is None:
+        return int.from_bytes(os.urandom(4), "little")
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**63:
+        raise ModelError(f"seed must be a whole number, 0 or above, not {seed!r}")
+    return int(seed)

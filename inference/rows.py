@@ -1,0 +1,74 @@
+"""Names, labels and chunks of rows: between a program's tensors and labelled tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.declare.program import Program
+from zoo.declare.structure import Site
+
+CELLS = 4_000_000  # entries of the data in one chunk
+
+
+def event_names(program: Program, site: Site) -> tuple[str, ...]:
+    """Names of a site's dimensions: its plates, then its event dimensions as the model or its data field names them."""
+    if site.role == "observed" and site.field is not None:
+        return program.data.dims[site.field]
+    own = tuple(program.model.dims.get(site.name, ()))
+    if len(own) == len(site.shape) and site.role == "parameter":
+        return own
+    own = own[len(site.plates) :] if len(own) == len(site.shape) and own[: len(site.plates)] == site.plates else own
+    return (*site.plates, *own[: site.event_dim])
+
+
+def labels_of(program: Program, dims: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Labels of dimensions: the data's own, also for a second dimension over the same labels (`feature_2`)."""
+    labels: dict[str, Any] = dict(program.data.coords)
+    for names in dims.values():
+        for name in names:
+            stem = name.rpartition("_")[0]
+            if name not in labels and name.rpartition("_")[2].isdigit() and stem in labels:
+                labels[name] = labels[stem]
+    return {n: _plain(v) for n, v in labels.items() if n}
+
+
+def _plain(index: Any) -> Any:
+    """Return labels that NetCDF can hold: numbers or text."""
+    values = np.asarray(index)
+    return values.astype(str) if values.dtype.kind not in "iufb" else values
+
+
+def row_chunks(program: Program, *, whole: bool) -> Iterator[Program]:
+    """Split a program by rows, so that any number of rows fits in memory; one piece if `whole`."""
+    rows = len(program.data)
+    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
+    size = max(1000, CELLS // width)
+    if whole or rows <= size:
+        yield program
+        return
+    for start in range(0, rows, size):
+        yield program.rebind(program.data.take(torch.arange(start, min(rows, start + size))))
+
+
+def frame_of(program: Program, values: Mapping[str, Tensor], rows: int) -> pd.DataFrame | dict[str, np.ndarray]:
+    """Return generated fields as a table with the fitted columns, or as arrays where they are no columns."""
+    data = program.data
+    arrays = {n: v.cpu().numpy() for n, v in values.items()}
+    for name, names in data.levels.items():
+        arrays[name] = np.asarray(names, dtype=object)[arrays[name]]
+    if any(data.dims[n][:1] != (program.row,) or len(data.dims[n]) > 2 for n in arrays):
+        return arrays
+    columns: dict[Any, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            columns[name] = array
+        else:
+            columns.update({label: array[:, j] for j, label in enumerate(data.coords[data.dims[name][1]])})
+    return pd.DataFrame(columns, index=pd.RangeIndex(rows))

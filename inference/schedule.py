@@ -1,0 +1,108 @@
+"""When a noisy objective has stopped rising, and how the learning rate falls then."""
+
+from __future__ import annotations
+
+import math
+
+WINDOW = 50  # steps whose mean is one entry of the trace
+SPAN = 5  # windows compared with as many before them
+PATIENCE = 2  # comparisons without a gain beyond the noise before the rate falls
+FALL = 0.25  # steps with a falling rate, as a share of the steps before
+SHORTEST_FALL = 500
+LAST_RATE = 0.01  # rate at the end, as a share of the first
+
+
+class Schedule:
+    """A constant learning rate until the objective stops rising beyond its noise, then a cosine to almost zero.
+
+    The objective is averaged over windows. The mean of the last `SPAN` windows is compared with that of the `SPAN`
+    before; a gain of less than two standard errors (estimated from the scatter within windows) counts against it.
+
+    Parameters
+    ----------
+    steps
+        Most steps.
+    rate
+        Learning rate at the start.
+    epoch
+        Steps per pass over the data; a window holds at least one pass.
+    """
+
+    def __init__(self, steps: int, rate: float, *, epoch: int = 1) -> None:
+        self.steps, self.first_rate = steps, rate
+        self.window = max(WINDOW, epoch)
+        self.values: list[float] = []
+        self.means: list[float] = []
+        self.variances: list[float] = []
+        self.step = 0
+        self.best = -math.inf
+        self.is_best = False
+        self.converged = False
+        self._fall_from = self._fall_to = 0
+        self._against = 0
+        self._since = 0
+        self._latest_start = max(1, int(steps * (1 - FALL)))
+        self.reason = ""
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        if not self._fall_to:
+            return self.first_rate
+        share = (self.step - self._fall_from) / max(1, self._fall_to - self._fall_from)
+        return self.first_rate * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+    @property
+    def latest(self) -> float:
+        """Mean of the latest window."""
+        return self.means[-1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rate has fallen to its end."""
+        return bool(self._fall_to) and self.step >= self._fall_to
+
+    @property
+    def worse_than_best(self) -> bool:
+        """Whether the last window is below the best by more than noise explains."""
+        if not self.means:
+            return False
+        error = math.sqrt(2 * self.variances[-1] / self.window)
+        return self.latest < self.best - 3 * error - 1e-9 * abs(self.best)
+
+    def record(self, step: int, value: float) -> bool:
+        """Note the objective of one step; return whether a window is complete."""
+        self.step = step
+        self.values.append(value)
+        if step >= self._latest_start and not self._fall_to:
+            self._fall(step, f"stopped at steps={self.steps} while the objective was still rising")
+        if len(self.values) < self.window and step < self.steps and not self.finished:
+            return False
+        mean = sum(self.values) / len(self.values)
+        self.means.append(mean)
+        # Differences of neighbours see the noise and not the trend.
+        steps = [b - a for a, b in zip(self.values, self.values[1:], strict=False)]
+        self.variances.append(sum(d * d for d in steps) / (2 * max(1, len(steps))))
+        self.values = []
+        self.is_best = mean > self.best
+        self.best = max(self.best, mean)
+        self._since += 1
+        if not self._fall_to and self._since >= SPAN and len(self.means) >= 2 * SPAN:
+            self._since = 0
+            self._compare(step)
+        return True
+
+    def _compare(self, step: int) -> None:
+        late, early = self.means[-SPAN:], self.means[-2 * SPAN : -SPAN]
+        gain = (sum(late) - sum(early)) / SPAN
+        noise = math.sqrt(sum(self.variances[-2 * SPAN :]) / self.window) / SPAN
+        self._against = self._against + 1 if gain < 2 * noise + 1e-9 * abs(late[-1]) else 0
+        if self._against >= PATIENCE:
+            self.converged = True
+            self._fall(step, "")
+
+    def _fall(self, step: int, reason: str) -> None:
+        self._fall_from = step
+        self._fall_to = min(self.steps, step + max(SHORTEST_FALL, int(FALL * step)))
+        self.reason = reason or (f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, "
+                                 f"at step {step}")

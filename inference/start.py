@@ -1,0 +1,138 @@
+"""Where a method starts: values, a first guess of the enumerated sites, and the size of a natural step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from guides.guide import Start
+from inference.families import Block, closed_form
+from inference.families.family import Expected
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.initial import kmeans
+from zoo.errors import ZooError
+
+PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
+
+
+def first_marginals(program: Program, *, random: bool = False) -> Values | None:
+    """Guess which state each row is in: by k-means++ on the rows, or at random. None where states are not per row.
+
+    A symmetric start (every component alike) is a stationary point of EM, so models without an `initial` method
+    start from a clustering of their rows.
+    """
+    sites = [s for s in program.enumerated if program.row and s.plates == (program.row,)]
+    if len(sites) != len(program.enumerated) or not sites:
+        return None
+    log_probs = {n: torch.zeros_like(v) for n, v in program.log_probs(program.initial()).items()}
+    rows = len(program.data)
+    for site in sites:
+        states = 1 if site.states is None else site.states.numel()
+        factor = log_probs[site.name]
+        if states == 1 or factor.ndim + site.enum_dim < 0:
+            continue
+        labels = (torch.randint(states, (rows,), device=program.device) if random
+                  else kmeans(program.data.features(), states))
+        soft = torch.full((rows, states), 0.1 / states, dtype=factor.dtype, device=factor.device)
+        soft.scatter_(1, labels[:, None], 0.9 + 0.1 / states)
+        shape = [1] * factor.ndim
+        shape[factor.ndim + site.enum_dim], shape[-1] = states, rows
+        log_probs[site.name] = factor + soft.log().T.reshape(shape)
+
+    def objective(factors: Values) -> Tensor:
+        return program.eliminate(factors).total(program.data.weights)
+
+    marginals: Values = torch.func.grad(objective)(log_probs)
+    return marginals
+
+
+def proposes(program: Program) -> bool:
+    """Whether the model proposes starting values for every global and parameter itself."""
+    proposed = program.model.initial(**program.data.values)
+    return all(s.name in proposed for s in (*program.globals, *program.parameters))
+
+
+def starting_values(program: Program) -> Values:
+    """Starting values for a method that climbs from a point: the model's own, improved by a clustering if it has none.
+
+    For a mixture without an `initial` method, one closed-form update from a k-means++ clustering.
+    """
+    values = program.initial()
+    if not program.enumerated or proposes(program):
+        return values
+    marginals = first_marginals(program)
+    if marginals is None:
+        return values
+    blocks, _ = closed_form(program)
+    better = update(program, blocks, values, marginals)
+    try:
+        program.check(better)
+    except ZooError:
+        return values
+    return better
+
+
+def update(program: Program, blocks: list[Block], values: Values, marginals: Values) -> Values:
+    """One closed-form update of every block in turn."""
+    for block in blocks:
+        expected = Expected(program, values, program.replay(values), marginals)
+        values = {**values, **block.maximize(expected)}
+    return values
+
+
+def natural_start(program: Program, values: Values) -> Start:
+    """Unconstrained starting point and, from the log joint's curvature there, the size of a natural step.
+
+    The standard deviation of a Normal approximation, coordinate by coordinate, is 1 / sqrt(-d^2 log p / du^2); its
+    absolute value also serves where the log joint is not concave.
+    """
+    view, theta = program.view, program.parameter_view
+    u = view.unconstrain_globals(values).to(program.device, program.dtype).detach()
+    v = (view.unconstrain_locals(values) if view.locals else u.new_zeros(len(program.data), 0)).detach()
+    t = theta.unconstrain_globals(values).to(program.device, program.dtype).detach()
+    networks = {n: values[n].detach() for n in program.networks}
+
+    def log_joint(u: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        globals_, jacobian = view.constrain_globals(u)
+        locals_, row_jacobian = view.constrain_locals(v)
+        parameters, _ = theta.constrain_globals(t)
+        terms = program.log_joint({**networks, **parameters, **globals_, **locals_})
+        weights = program.data.weights
+        rows = terms.rows + row_jacobian
+        return terms.rest + jacobian + (rows if weights is None else weights * rows).sum()
+
+    point = [p.clone().requires_grad_() for p in (u, v, t)]
+    size = u.numel() + view.local_size + t.numel()
+    gradient = torch.autograd.grad(log_joint(*point), point, create_graph=True, allow_unused=True,
+                                   materialize_grads=True)
+    curvature = [torch.zeros_like(p) for p in point]
+    count = min(size, PROBES)
+    for probe in range(count if any(g.requires_grad for g in gradient) else 0):
+        signs = _one_hot(point, probe) if size <= PROBES else _random_signs(point)
+        inner = sum((g * s).sum() for g, s in zip(gradient, signs, strict=True))
+        hvp = torch.autograd.grad(inner, point, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for total, h, s in zip(curvature, hvp, signs, strict=True):
+            total += h * s if size <= PROBES else h * s / count
+    return Start(u, v, t, *(_unit(c.detach()) for c in curvature))
+
+
+def _one_hot(point: list[Tensor], which: int) -> list[Tensor]:
+    """Pick one coordinate out of (globals, each row's locals, parameters), the same of every row."""
+    signs = [torch.zeros_like(p) for p in point]
+    for part in signs:
+        width = part.shape[-1]
+        if 0 <= which < width:
+            part[..., which] = 1.0
+        which -= width
+    return signs
+
+
+def _random_signs(point: list[Tensor]) -> list[Tensor]:
+    return [torch.randint(0, 2, p.shape, device=p.device).to(p.dtype) * 2 - 1 for p in point]
+
+
+def _unit(curvature: Tensor) -> Tensor:
+    size = curvature.abs()
+    good = size.isfinite() & (size > 1e-12)
+    return torch.where(good, size.clamp(1e-12, 1e16).rsqrt(), torch.ones_like(size))

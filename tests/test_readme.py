@@ -1,0 +1,54 @@
+"""The README's code runs: its Python blocks, in order, as one program in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
+
+
+def program(text: str) -> str:
+    """Keep the lines of Python blocks and blank all others, so that a traceback names the line of the README."""
+    lines, fence, python, indent = [], "", False, 0
+    for line in text.splitlines():
+        mark = FENCE.match(line)
+        if mark and not fence:
+            fence, python, indent = mark[1], mark[2] == "python", len(line) - len(line.lstrip())
+        elif mark and mark[1] == fence and not mark[2]:
+            fence, python = "", False
+        elif python:
+            lines.append(line[indent:])
+            continue
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def test_only_python_blocks_are_kept_at_their_lines() -> None:
+    text = "# Title\n```python\na = 1\n```\n```bash\nexit 1\n```\n1. step\n   ```python\n   b = a\n   ```\nend\n"
+    assert program(text).split("\n") == ["", "", "a = 1", *[""] * 6, "b = a", "", "", ""]
+
+
+def test_readme_runs(tmp_path: Path) -> None:
+    code = program(README.read_text(encoding="utf-8")) if README.exists() else ""
+    if not code.strip():
+        pytest.skip("README.md has no Python blocks")
+    script = tmp_path / "readme.py"
+    script.write_text(code, encoding="utf-8")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
