@@ -68,9 +68,9 @@ class Amortized(Part):
         self.network = MLP(features.shape[1], hidden, 2 * start.locals.shape[1])
         self.network.to(features.device, features.dtype)
 
-    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw the locals of every row of `data`."""
         out = self.network((data.features() - self.center) / self.spread)
         loc, log_scale = out.chunk(2, -1)
         log_scale = LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)
-        return normal(self.start, self.unit.expand_as(loc), loc, log_scale, analytic=analytic)
+        return normal(self.start, self.unit.expand_as(loc), loc, log_scale, eps)

@@ -50,8 +50,7 @@ class Draw:
     globals, locals
         Shapes (G,) and (rows, L).
     log_q, log_q_rows
-        log q of the globals (a scalar) and of each row's locals (rows,); with ``analytic=True`` their expectations,
-        the negative entropies, which have no noise.
+        log q of the globals (a scalar) and of each row's locals (rows,).
     """
 
     globals: Tensor
@@ -65,8 +64,8 @@ class Part(nn.Module):
 
     amortized = False
 
-    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
-        """Return a draw and its log q (or negative entropy), one per row for a block of locals."""
+    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return a draw and its log q, one per row for a block of locals; `eps` replaces its standard Normal noise."""
         raise NotImplementedError(type(self).__name__)
 
 
@@ -83,15 +82,25 @@ class Variational(nn.Module):
         super().__init__()
         self.over_globals, self.over_locals = over_globals, over_locals
 
+    covers_rows = True  # whether the locals have a distribution of their own, apart from the globals'
+
     @property
     def amortized(self) -> bool:
         """Whether locals of rows never seen have a distribution."""
         return self.over_locals.amortized
 
-    def draw(self, data: Data, rows: Tensor | None = None, *, analytic: bool = False) -> Draw:
-        """Draw globals and the locals of `data`, which are the rows `rows` of the fitted data (None: all)."""
-        u, log_q = self.over_globals.draw(data, None, analytic=analytic)
-        v, log_q_rows = self.over_locals.draw(data, rows, analytic=analytic)
+    @property
+    def noise_size(self) -> int:
+        """Length of the standard Normal noise behind a draw of the globals."""
+        return next((p.numel() for n, p in self.over_globals.named_parameters() if n == "loc"), 0)
+
+    def draw(self, data: Data, rows: Tensor | None = None, eps: Tensor | None = None) -> Draw:
+        """Draw globals and the locals of `data`, which are the rows `rows` of the fitted data (None: all).
+
+        `eps`, shape (G,), replaces the standard Normal noise of the globals.
+        """
+        u, log_q = self.over_globals.draw(data, None, eps)
+        v, log_q_rows = self.over_locals.draw(data, rows)
         return Draw(u, v, log_q.sum(), log_q_rows)
 
 
@@ -167,20 +176,25 @@ class DiagonalNormal(Part):
         self.loc = nn.Parameter(torch.zeros_like(start))
         self.log_scale = nn.Parameter(torch.zeros_like(start))
 
-    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw every coordinate, or those of the rows `rows`."""
         start, unit, loc, log_scale = self.start, self.unit, self.loc, self.log_scale
         if rows is not None:
             start, unit, loc, log_scale = start[rows], unit[rows], loc[rows], log_scale[rows]
-        return normal(start, unit, loc, log_scale, analytic=analytic)
+        return normal(start, unit, loc, log_scale, eps)
 
 
-def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, *, analytic: bool) -> tuple[Tensor, Tensor]:
-    """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns."""
-    eps = torch.randn_like(loc)
-    u = start + unit * (loc + log_scale.exp() * eps)
-    square = torch.ones_like(eps) if analytic else eps.square()
-    return u, -(0.5 * (LOG_2PI + square) + log_scale + unit.log()).sum(-1)
+def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor,
+           eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns.
+
+    log q holds the parameters fixed and lets the gradient flow through the draw only. That leaves the ELBO's gradient
+    unbiased, and without noise where q is the posterior (Roeder, Wu and Duvenaud 2017, "Sticking the landing").
+    """
+    at = loc + log_scale.exp() * (torch.randn_like(loc) if eps is None else eps)
+    fixed = log_scale.detach()
+    square = ((at - loc.detach()) * (-fixed).exp()).square()
+    return start + unit * at, -(0.5 * (LOG_2PI + square) + fixed + unit.log()).sum(-1)
 
 
 class Delta(Part):
@@ -201,7 +215,7 @@ class Delta(Part):
         self.register_buffer("unit", unit.clone())
         self.loc = nn.Parameter(torch.zeros_like(start))
 
-    def draw(self, data: Data, rows: Tensor | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the point."""
         start, unit, loc = self.start, self.unit, self.loc
         if rows is not None:

@@ -93,8 +93,8 @@ class Trained(Approximation):
         view, data = program.view, self.data
         weights = data.weights
 
-        def one(_: Tensor) -> tuple[Values, Tensor]:
-            u = self.q.draw(data)
+        def one(eps: Tensor) -> tuple[Values, Tensor]:
+            u = self.q.draw(data, eps=eps)
             values, jacobian = view.constrain_globals(u.globals)
             local, row_jacobian = view.constrain_locals(u.locals)
             rows = u.log_q_rows - row_jacobian
@@ -102,27 +102,39 @@ class Trained(Approximation):
             return {**values, **local}, u.log_q - jacobian + total
 
         with torch.no_grad():
-            return stack(one, count, program)
+            return stack(one, quasi_normal(count, self.q.noise_size, program), program)
 
     def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
         known = program.data is self.data
-        if self.point or not (self.q.amortized or known):
+        if self.point or not self.q.covers_rows or not (self.q.amortized or known):
             return None
         view = program.view
 
         def one(_: Tensor) -> tuple[Values, Tensor]:
-            v, log_q = self.q.over_locals.draw(program.data, None, analytic=False)
+            v, log_q = self.q.over_locals.draw(program.data, None)
             values, jacobian = view.constrain_locals(v)
             return values, log_q - jacobian
 
         with torch.no_grad():
-            return stack(one, count, program)
+            return stack(one, torch.zeros(count, 0, device=program.device), program)
 
 
-def stack(function: Any, count: int, program: Program, chunk: int = 256) -> Any:
-    """Draw `count` times from a function of nothing, in vectorized chunks."""
-    dummy = torch.zeros(count, device=program.device)
+def quasi_normal(count: int, size: int, program: Program) -> Tensor:
+    """Standard Normal vectors, shape (count, size), that fill space evenly: a scrambled Sobol sequence in random order.
+
+    Means and quantiles over them have a fraction of the error of independent draws (Owen 1997).
+    """
+    if not 0 < size <= torch.quasirandom.SobolEngine.MAXDIM:
+        return torch.randn(count, size, dtype=program.dtype, device=program.device)
+    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=int(torch.randint(2**31, ())))
+    uniform = engine.draw(count, dtype=torch.float64)[torch.randperm(count)]
+    eps = torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))
+    return eps.to(program.device, program.dtype)
+
+
+def stack(function: Any, inputs: Tensor, program: Program, chunk: int = 256) -> Any:
+    """Draw once for each of `inputs`, in vectorized chunks."""
     width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
     size = max(1, min(chunk, 20_000_000 // width))
-    return torch.vmap(function, randomness="different", chunk_size=size)(dummy)
+    return torch.vmap(function, randomness="different", chunk_size=size)(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,12 @@ def khat(log_ratio: np.ndarray) -> float:
 
 def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     """ELPD by PSIS-LOO, its standard error, and the largest Pareto shape; corrected for q where log q is known."""
+    with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
+        warnings.simplefilter("ignore", UserWarning)
+        return _elpd_loo(data)
+
+
+def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     stats = data["sample_stats"] if "sample_stats" in data.children else {}
     name = next(iter(data["log_likelihood"].data_vars))
     if "log_p" in stats and "log_q" in stats and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
@@ -93,3 +100,9 @@ def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     else:
         found = az.loo(data, var_name=name, pointwise=True)
     return float(found.elpd), float(found.se), float(np.max(np.asarray(found.pareto_k)))
+
+
+def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
+    """Draw intervals of several fits side by side; return ArviZ's `PlotCollection`."""
+    trees = {label: xr.DataTree.from_dict({"/posterior": dataset}) for label, dataset in data.items()}
+    return az.plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")

@@ -7,6 +7,7 @@ import math
 WINDOW = 50  # steps whose mean is one entry of the trace
 SPAN = 5  # windows compared with as many before them
 PATIENCE = 2  # comparisons without a gain beyond the noise before the rate falls
+SMALLEST_GAIN = 1e-4  # nats between the two spans compared: less is no gain even without noise
 FALL = 0.25  # steps with a falling rate, as a share of the steps before
 SHORTEST_FALL = 500
 LAST_RATE = 0.01  # rate at the end, as a share of the first
@@ -96,7 +97,7 @@ class Schedule:
         late, early = self.means[-SPAN:], self.means[-2 * SPAN : -SPAN]
         gain = (sum(late) - sum(early)) / SPAN
         noise = math.sqrt(sum(self.variances[-2 * SPAN :]) / self.window) / SPAN
-        self._against = self._against + 1 if gain < 2 * noise + 1e-9 * abs(late[-1]) else 0
+        self._against = self._against + 1 if gain < max(2 * noise, SMALLEST_GAIN, 1e-9 * abs(late[-1])) else 0
         if self._against >= PATIENCE:
             self.converged = True
             self._fall(step, "")

@@ -26,6 +26,7 @@ from zoo.errors import FitError
 NETWORK_BATCH = 128  # default rows per step where the model or guide has networks
 FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
 BATCH = 1000
+PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
 CLIP = 10.0  # largest gradient norm of the objective per row
 NETWORK_RATE = 0.25  # learning rate of network weights relative to coordinates in natural units
 FINAL_DRAWS = 1000
@@ -52,14 +53,14 @@ class SVI(Method):
     batch_size
         Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
     particles
-        Draws per step.
+        Draws per step. None: 1 with networks, otherwise 8.
     """
 
     guide: Guide = field(default_factory=MeanField)
     steps: PositiveInt = 10_000
     learning_rate: PositiveFloat = 0.02
     batch_size: PositiveInt | None = None
-    particles: PositiveInt = 1
+    particles: PositiveInt | None = None
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
@@ -82,6 +83,7 @@ class SVI(Method):
             {"params": state.coordinates, "relative": 1.0}, {"params": state.weights, "relative": NETWORK_RATE},
         ], lr=self.learning_rate)
         size = len(program.data)
+        particles = self.particles or (1 if state.weights or self.guide.point or not program.latents else PARTICLES)
         broken = 0
         with Monitor("svi", self.steps, show=progress) as monitor:
             for step in range(1, self.steps + 1):
@@ -89,7 +91,7 @@ class SVI(Method):
                     group["lr"] = schedule.rate * group["relative"]
                 optimizer.zero_grad(set_to_none=True)
                 rows, part = next(batches)
-                elbo = state.elbo(part, rows, self.particles)
+                elbo = state.elbo(part, rows, particles)
                 (-elbo / size).backward()
                 norm = torch.nn.utils.clip_grad_norm_(state.parameters(), CLIP)
                 value = float(elbo.detach())
@@ -183,6 +185,7 @@ class _State(nn.Module):
         self.names = sorted(program.networks)
         self.networks = nn.ParameterList([nn.Parameter(values[n].detach().clone()) for n in self.names])
         self.steps_per_epoch = 1
+        self.vectorizes = True
         guide_weights = {id(p) for part in self.q.modules() if isinstance(part, nn.Linear) for p in part.parameters()}
         self.weights = [*self.networks, *(p for p in self.q.parameters() if id(p) in guide_weights)]
         self.coordinates = [self.shift, *(p for p in self.q.parameters() if id(p) not in guide_weights)]
@@ -215,12 +218,16 @@ class _State(nn.Module):
         def one(_: Tensor) -> Tensor:
             return self._elbo(program, program.data, rows, points)
 
-        if particles == 1:
-            return one(self.shift)
-        return torch.vmap(one, randomness="different")(torch.zeros(particles, device=program.device)).mean()
+        if particles > 1 and self.vectorizes:
+            try:
+                return torch.vmap(one, randomness="different")(torch.zeros(particles, device=program.device)).mean()
+            except RuntimeError:  # the model's control flow depends on values
+                self.vectorizes = False
+        estimates = [one(self.shift) for _ in range(particles)]
+        return torch.stack(estimates).mean()
 
     def _elbo(self, program: Program, data: Data, rows: Tensor | None, points: Values) -> Tensor:
-        draw = self.q.draw(data, rows, analytic=True)
+        draw = self.q.draw(data, rows)
         globals_, jacobian = self.view.constrain_globals(draw.globals)
         locals_, row_jacobian = self.view.constrain_locals(draw.locals)
         if self.guide.point:  # the mode is that of the density in the latents' own space

@@ -1,0 +1,170 @@
+"""Several methods on one model and data, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from inference.fitting import fit
+from inference.method import Method, as_method
+from inference.posterior import elpd_loo
+from inference.random import as_seed
+from inference.result import Fit
+from zoo.declare.data import Source
+from zoo.declare.model import Model
+from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError
+
+COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
+KHAT_GOOD = 0.7
+
+
+@dataclass
+class Comparison:
+    """Fits of one model by several methods.
+
+    Attributes
+    ----------
+    table
+        A row per method: objective and its kind (numbers of different kinds are not comparable), ELPD by PSIS-LOO
+        with its standard error, Pareto k-hat of the approximation, seconds, steps, converged, and a note.
+    fits
+        Label -> fit, for the methods that ran.
+    errors
+        Label -> what stopped the others.
+    """
+
+    table: pd.DataFrame
+    fits: dict[str, Fit] = field(default_factory=dict)
+    errors: dict[str, ZooError | Exception] = field(default_factory=dict)
+
+    def __getitem__(self, label: str) -> Fit:
+        """Return the fit of one method."""
+        if label in self.errors:
+            raise MethodError(f"{label} did not run: {self.errors[label]}")
+        if label not in self.fits:
+            raise UnknownNameError(f"no method {label!r} in this comparison; there are {', '.join(self.fits)}")
+        return self.fits[label]
+
+    def __str__(self) -> str:
+        """The table as text, notes below it."""
+        shown = self._shown().drop(columns="note")
+        notes = [f"{label}: {note}" for label, note in self.table["note"].items() if note]
+        return "\n".join([shown.to_string(), *(["", *notes] if notes else [])])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return str(self._shown().to_html())
+
+    def _shown(self) -> pd.DataFrame:
+        digits = {"objective": 4, "elpd_loo": 2, "elpd_se": 2, "khat": 2, "seconds": 2}
+        shown = self.table.copy().astype(object)
+        for column, places in digits.items():
+            shown[column] = [f"{v:.{places}f}" if pd.notna(v) else "-" for v in self.table[column]]
+        shown["steps"] = ["-" if pd.isna(v) else str(int(v)) for v in self.table["steps"]]
+        shown["kind"] = [k or "-" for k in self.table["kind"]]
+        shown["converged"] = ["-" if pd.isna(v) else ("yes" if v else "no") for v in self.table["converged"]]
+        return shown
+
+    def plot(self) -> Any:
+        """Draw, for each method, every scalar of the posterior or point estimate; return an ArviZ `PlotCollection`.
+
+        Methods with posterior draws show as intervals; point estimates as points.
+        """
+        from inference.report import forest
+
+        return forest(self.fits)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the table as CSV, each fit in a folder of its own, and the figures; return the folder."""
+        from inference.report import write
+
+        return write(self, Path(folder))
+
+
+def compare(model: Model | type[Model] | str, data: Source, *, methods: Sequence[Any] | Mapping[str, Any],
+            seed: int | None = None, progress: bool = True, **options: Any) -> Comparison:
+    """Fit one model to one set of data by several methods.
+
+    Parameters
+    ----------
+    model, data
+        As for `fit`.
+    methods
+        Names and methods, or a dict from label to name or method.
+    seed
+        Used by every method; None draws one.
+    progress
+        Show progress bars on a terminal.
+    **options
+        `device`, `dtype` and `weights`, as for `fit`.
+
+    Returns
+    -------
+    Comparison
+        A method that is not legal shows its reason in its row, one that fails its error; the others still run.
+
+    Raises
+    ------
+    DataError, ModelError, UnknownNameError
+        For what is wrong whatever the method.
+    """
+    seed = as_seed(seed)
+    labelled = _labelled(methods)
+    rows: dict[str, dict[str, Any]] = {}
+    result = Comparison(pd.DataFrame())
+    for label, method in labelled.items():
+        try:
+            fitted = fit(model, data, method=method, seed=seed, progress=progress, **options)
+            result.fits[label] = fitted
+            rows[label] = row(fitted)
+        except (DataError, ModelError, UnknownNameError):
+            raise
+        except Exception as error:  # the other methods still run, and the row says what happened
+            result.errors[label] = error
+            note = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
+            rows[label] = {"kind": "", "note": note.partition("\n")[0]}
+    result.table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
+    return result
+
+
+def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
+    """Return methods by label: the name, numbered where two are the same."""
+    if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
+        raise UnknownNameError("methods must be a list of names and methods, or a dict from label to method, and not "
+                               f"empty; found {methods!r}")
+    if isinstance(methods, Mapping):
+        return {str(label): as_method(method) for label, method in methods.items()}
+    labelled: dict[str, Method] = {}
+    for given in methods:
+        method = as_method(given)
+        stem = label = type(method).__name__.lower()
+        number = 2
+        while label in labelled:
+            label, number = f"{stem}_{number}", number + 1
+        labelled[label] = method
+    return labelled
+
+
+def row(fitted: Fit) -> dict[str, Any]:
+    """Return one row of the table."""
+    notes = list(fitted.warnings)
+    elpd = error = float("nan")
+    khat = fitted.khat
+    if fitted.is_point:
+        notes.append("point estimate: no posterior draws, so no elpd_loo and no khat")
+    elif not fitted.has_draws:
+        notes.append("the parameters are point estimates: no elpd_loo")
+    elif "log_likelihood" in fitted.posterior.children:
+        elpd, error, largest = elpd_loo(fitted.posterior)
+        if largest > KHAT_GOOD:
+            notes.append(f"elpd_loo is unreliable: largest Pareto k of a left-out row {largest:.2f} > {KHAT_GOOD}")
+    if khat > KHAT_GOOD:
+        notes.append(f"khat > {KHAT_GOOD}: the approximation is far from the posterior")
+    return {"objective": fitted.objective.value, "kind": fitted.objective.kind, "elpd_loo": elpd, "elpd_se": error,
+            "khat": khat, "seconds": fitted.seconds, "steps": fitted.steps, "converged": fitted.converged,
+            "note": "; ".join(notes)}

@@ -1,0 +1,248 @@
+"""Saving and loading fits: safetensors for numbers, JSON for settings, CSV for the trace, NetCDF for ArviZ groups.
+
+Nothing is pickled, so a folder from elsewhere can be loaded safely; the model's class is imported by its name.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyro.distributions as dist
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from guides.guide import Guide, Start
+from inference.approximation import Approximation, Conjugate, PointMass, Trained
+from inference.method import Objective, Outcome, settings_of
+from zoo import catalogue
+from zoo.declare.data import Data
+from zoo.declare.model import Model
+from zoo.declare.program import Program
+from zoo.declare.structure import base_distribution
+from zoo.errors import DataError, FitError, ModelError
+
+if TYPE_CHECKING:
+    from inference.result import Fit
+
+FORMAT = 1
+CONJUGATE = ("Beta", "Gamma", "Normal", "Dirichlet")
+
+
+def save(fit: Fit, folder: Path) -> Path:
+    """Write a fit to a folder, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, cls = fit.program.data, type(fit.model)
+    tensors: dict[str, Tensor] = {f"data.{n}": v for n, v in data.values.items()}
+    tensors |= {f"point.{n}": v for n, v in fit.points.items()}
+    tensors |= {f"buffer.{n}": v for n, v in fit.model.named_buffers()}
+    if data.weights is not None:
+        tensors["weights"] = data.weights
+    approximation, extra = _describe(fit.approximation)
+    tensors |= {f"q.{n}": v for n, v in extra.items()}
+    priors, extra = _distributions(fit.program.priors)
+    tensors |= {f"prior.{n}": v for n, v in extra.items()}
+    save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
+    described = {
+        "format": FORMAT,
+        "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
+        "model": {"module": cls.__module__, "name": cls.__qualname__, "file": _file(cls),
+                  "settings": {n: _plain(v) for n, v in fit.model.settings.items()}},
+        "data": {"dims": data.dims, "row": data.row, "notes": data.notes,
+                 "levels": {n: [_plain(v) for v in names] for n, names in data.levels.items()},
+                 "coords": {n: {"labels": [_plain(v) for v in index], "name": _plain(index.name),
+                                "range": isinstance(index, pd.RangeIndex)} for n, index in data.coords.items()},
+                 "dtype": str(data.dtype).removeprefix("torch.")},
+        "method": {"name": type(fit.method).__name__, "settings": _settings(fit.method)},
+        "approximation": approximation, "priors": priors,
+        "objective": dataclasses.asdict(fit.objective),
+        "converged": fit.converged, "reason": fit.reason, "warnings": fit.warnings, "steps": fit.steps,
+        "seed": fit.seed, "seconds": fit.seconds,
+    }
+    (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    fit.trace.to_csv(folder / "trace.csv", index=False)
+    fit.posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
+    return folder
+
+
+def load(folder: Path, model: type[Model] | Model | None) -> Fit:
+    """Read a fit back.
+
+    Raises
+    ------
+    DataError
+        If the folder or a file in it is missing or damaged.
+    ModelError
+        If the model's class cannot be found.
+    """
+    from inference.result import Fit
+
+    described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
+    tensors: dict[str, Tensor] = _read(folder / "tensors.safetensors", load_file)
+    trace = _read(folder / "trace.csv", pd.read_csv)
+    try:
+        if described["format"] != FORMAT:
+            raise DataError(f"{folder} was saved in format {described['format']}, this version reads {FORMAT}")
+        return _rebuild(Fit, folder, described, tensors, trace, model)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder}: the saved fit lacks or garbles {error}; it is damaged") from error
+
+
+def _rebuild(cls: type[Fit], folder: Path, described: dict[str, Any], tensors: dict[str, Tensor], trace: pd.DataFrame,
+             model: type[Model] | Model | None) -> Fit:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+    saved = described["data"]
+    dtype = getattr(torch, saved["dtype"])
+    coords = {n: pd.RangeIndex(len(c["labels"]), name=c["name"]) if c["range"] else pd.Index(c["labels"], name=c["name"])
+              for n, c in saved["coords"].items()}
+    data = Data(part("data."), {n: tuple(d) for n, d in saved["dims"].items()}, coords, saved["row"],
+                {n: tuple(v) for n, v in saved["levels"].items()}, tensors.get("weights"), tuple(saved["notes"]), dtype)
+    method = _instance("method", described["method"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(described["seed"])
+        instance = _model(folder, described["model"], model)
+        instance.coords = coords
+        instance.setup(**data.to(torch.float64, torch.device("cpu")).values)
+        instance = instance.to(dtype)
+        buffers = dict(instance.named_buffers())
+        for name, value in part("buffer.").items():
+            buffers[name].copy_(value)
+        program = Program(instance.eval(), data, _read_distributions(described["priors"], part("prior.")))
+        approximation = _approximation(described["approximation"], part("q."), program)
+    objective = Objective(**described["objective"])
+    outcome = Outcome(approximation, part("point."), objective, trace, described["steps"], described["converged"],
+                      described["reason"], [w for w in described["warnings"] if w not in data.notes])
+    return cls(program, method, outcome, described["seed"], described["seconds"])
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {path.parent} does not hold a saved fit")
+    try:
+        return reader(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).partition("\n")[0]
+        raise DataError(f"{path}: cannot be read ({first}); is it truncated?") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+def _file(cls: type) -> str | None:
+    """Return the file of a model that cannot be imported by name: a script's, or one loaded by path."""
+    module = sys.modules.get(cls.__module__)
+    path = getattr(module, "__file__", None)
+    return str(Path(path).resolve()) if path else None
+
+
+def _settings(instance: Any) -> dict[str, Any]:
+    return {n: ({"guide": type(v).__name__, "settings": _settings(v)} if isinstance(v, Guide) else _plain(v))
+            for n, v in settings_of(instance).items()}
+
+
+def _instance(kind: str, saved: dict[str, Any]) -> Any:
+    """Make a method or guide again from its name and settings."""
+    settings = {n: _instance("guide", {"name": v["guide"], "settings": v["settings"]})
+                if isinstance(v, dict) and "guide" in v else v for n, v in saved["settings"].items()}
+    return catalogue.find(kind, saved["name"])(**settings)
+
+
+def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | None) -> Model:
+    if isinstance(given, Model):
+        return copy.deepcopy(given)
+    cls: Any = given
+    if cls is None:
+        cls = _import(saved)
+    if not (isinstance(cls, type) and issubclass(cls, Model)):
+        raise ModelError(f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
+                         f"Fit.load({str(folder)!r}, model={saved['name']})")
+    made: Model = cls(**saved["settings"])
+    return made
+
+
+def _import(saved: dict[str, Any]) -> Any:
+    """Find a model's class by module and name, or in the file it came from."""
+    found: Any = None
+    try:
+        found = importlib.import_module(saved["module"])
+    except ImportError:
+        path = saved["file"]
+        if path and Path(path).is_file():
+            spec = importlib.util.spec_from_file_location(saved["module"], path)
+            if spec is not None and spec.loader is not None:
+                found = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(found)
+    for name in saved["name"].split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what an approximation is, as JSON and as tensors."""
+    if isinstance(approximation, PointMass):
+        return {"kind": "point"}, approximation.values
+    if isinstance(approximation, Conjugate):
+        described, tensors = _distributions(approximation.distributions)
+        return {"kind": "conjugate", "distributions": described}, tensors
+    if isinstance(approximation, Trained):
+        guide = {"name": type(approximation.guide).__name__, "settings": _settings(approximation.guide)}
+        return {"kind": "trained", "guide": guide}, dict(approximation.q.state_dict())
+    raise FitError(f"cannot save an approximation of type {type(approximation).__name__}")
+
+
+def _distributions(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    described, tensors = {}, {}
+    for name, full in found.items():
+        base = base_distribution(full)
+        arguments = [a for a in base.arg_constraints if isinstance(base.__dict__.get(a, getattr(base, a)), Tensor)]
+        described[name] = {"family": type(base).__name__, "event": full.event_dim - base.event_dim}
+        tensors |= {f"{name}.{a}": getattr(base, a) for a in arguments}
+    return described, tensors
+
+
+def _read_distributions(described: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    found = {}
+    for name, saved in described.items():
+        if saved["family"] not in CONJUGATE:
+            raise DataError(f"unknown distribution {saved['family']!r} in a saved fit")
+        arguments = {n.removeprefix(f"{name}."): v for n, v in tensors.items() if n.startswith(f"{name}.")}
+        made = getattr(dist, saved["family"])(**arguments)
+        found[name] = made.to_event(saved["event"]) if saved["event"] else made
+    return found
+
+
+def _approximation(described: dict[str, Any], tensors: dict[str, Tensor], program: Program) -> Approximation:
+    if described["kind"] == "point":
+        return PointMass(tensors)
+    if described["kind"] == "conjugate":
+        return Conjugate(_read_distributions(described["distributions"], tensors))
+    guide: Guide = _instance("guide", described["guide"])
+    view, rows = program.view, len(program.data)
+    u = torch.zeros(view.global_size, dtype=program.dtype)
+    v = torch.zeros(rows, view.local_size, dtype=program.dtype)
+    t = torch.zeros(program.parameter_view.global_size, dtype=program.dtype)
+    start = Start(u, v, t, torch.ones_like(u), torch.ones_like(v), torch.ones_like(t))
+    q = guide.build(program, start)
+    q.load_state_dict(tensors)
+    return Trained(guide, q.requires_grad_(False).eval(), program.data)
