@@ -1,0 +1,222 @@
+"""The command line: zoo list, show, explain, fit, compare, summary."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo import catalogue, datasets
+from zoo.errors import ModelError, UnknownNameError, ZooError, unknown
+
+if TYPE_CHECKING:
+    from zoo.declare.model import Model
+
+app = typer.Typer(name="zoo", help="Declare a latent-variable model once; get every inference method legal for it.",
+                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin")]
+DATA = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a .csv, .parquet or .npy file")]
+SET = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE",
+                                               help="A hyperparameter of the model; may be repeated")]
+SEED = Annotated[int | None, typer.Option(min=0, help="Fixes all randomness; drawn and reported if left out")]
+OUT = Annotated[Path | None, typer.Option(help="Folder to write to")]
+DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+WEIGHTS = Annotated[str | None, typer.Option(help="Column that holds a weight per row")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False) -> None:
+    """Declare a latent-variable model once; get every inference method legal for it."""
+
+
+@app.command("list")
+def list_() -> None:
+    """List models, guides, methods and datasets."""
+    for kind in ("model", "guide", "method"):
+        typer.echo(f"{kind}s")
+        for entry in catalogue.entries(kind).values():
+            name = entry.name if kind != "method" else entry.name.lower()
+            typer.echo(f"  {name:<16}{entry.summary}")
+    typer.echo("datasets")
+    for name in datasets.names():
+        typer.echo(f"  {name:<16}{datasets.info(name).title}")
+
+
+@app.command()
+def show(model: MODEL) -> None:
+    """Show a model's card: its story, sites, hyperparameters, methods and limits."""
+    import inspect
+
+    cls = _model_class(model)
+    typer.echo(f"{cls.__name__}\n")
+    typer.echo(inspect.getdoc(cls) or "(no docstring)")
+    typer.echo("\nData fields")
+    for name, field in cls.fields.items():
+        typer.echo(f"  {name}: {field!r}")
+    typer.echo("\nHyperparameters")
+    for name, (hint, default) in cls.hyperparameters.items():
+        value = "required" if default is inspect.Parameter.empty else f"default {default!r}"
+        typer.echo(f"  {name}: {_hint(hint)}, {value}")
+
+
+@app.command()
+def explain(model: MODEL, data: DATA, set_: SET = None) -> None:
+    """Show sites, plates, what feeds what, and which methods are legal and why not."""
+    from zoo.declare.explain import explain as explain_model
+
+    typer.echo(explain_model(_model(model, set_), data))
+
+
+@app.command()
+def fit(model: MODEL, data: DATA,
+        method: Annotated[str, typer.Option("--method", "-m", help="em, svi, map, exact, ...")],
+        guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, point, encoder, ...")] = None,
+        set_: SET = None,
+        option: Annotated[list[str] | None, typer.Option("--option", metavar="NAME=VALUE",
+                                                         help="A setting of the method; may be repeated")] = None,
+        seed: SEED = None, device: DEVICE = "auto", weights: WEIGHTS = None, out: OUT = None) -> None:
+    """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
+    from inference.fitting import fit as fit_model
+
+    made, chosen = _model(model, set_), _method(method, guide, option)
+    fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
+    typer.echo(repr(fitted))
+    typer.echo("")
+    typer.echo(_text(fitted.summary()))
+    if out is not None:
+        typer.echo(f"\nsaved to {fitted.save(out)}")
+
+
+@app.command()
+def compare(model: MODEL, data: DATA,
+            methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between: em,svi,map")],
+            guide: Annotated[str | None, typer.Option("--guide", "-g", help="Guide for svi")] = None,
+            set_: SET = None, seed: SEED = None, device: DEVICE = "auto", weights: WEIGHTS = None,
+            out: OUT = None) -> None:
+    """Fit a model by several methods and print them side by side; write fits, table and figures with --out."""
+    from inference.comparison import compare as compare_methods
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    chosen = [_method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None)
+              for name in names]
+    result = compare_methods(_model(model, set_), _data(data), methods=chosen, seed=seed, device=device,
+                             weights=weights)
+    typer.echo(str(result))
+    if out is not None:
+        typer.echo(f"\nsaved to {result.save(out)}")
+
+
+@app.command()
+def summary(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")]) -> None:
+    """Summarize a saved fit, or every fit of a saved comparison."""
+    from inference.result import Fit
+
+    folders = [folder] if (folder / "fit.json").exists() else sorted(p.parent for p in folder.glob("*/fit.json"))
+    if not folders:
+        raise UnknownNameError(f"{folder} holds no saved fit: there is no fit.json in it")
+    for place in folders:
+        fitted = Fit.load(place)
+        if len(folders) > 1:
+            typer.echo(f"== {place.name}")
+        typer.echo(repr(fitted))
+        typer.echo("")
+        typer.echo(_text(fitted.summary()))
+
+
+def _text(table: Any) -> str:
+    return str(table.to_string(float_format=lambda v: f"{v:.6g}"))
+
+
+def _hint(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+
+
+def _data(text: str) -> Any:
+    """Read a file or dataset here, so that a column of weights can be named."""
+    from zoo.declare.data import read
+
+    return read(text)
+
+
+def _model_class(text: str) -> type[Model]:
+    """Return the class named in the zoo, or FILE.py:NAME."""
+    if ":" not in text:
+        if text.endswith(".py"):
+            raise UnknownNameError(f"which model of {text}? Write {text}:NAME")
+        return catalogue.find("model", text)
+    from zoo.declare.model import Model
+
+    file, _, name = text.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UnknownNameError(f"{file}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UnknownNameError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except ZooError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    models = {n: v for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Model) and v is not Model}
+    if name not in models:
+        raise unknown(f"model in {file}", name, models)
+    return models[name]
+
+
+def _model(text: str, settings: list[str] | None) -> Model:
+    return _model_class(text)(**_pairs(settings, "--set"))
+
+
+def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:
+    cls = catalogue.find("method", name)
+    chosen = _pairs(settings, "--option")
+    fields = getattr(cls, "__dataclass_fields__", {})
+    if guide is not None:
+        if "guide" not in fields:
+            raise UnknownNameError(f"{name} takes no guide; leave out --guide, or use --method svi")
+        chosen["guide"] = guide
+    for key in chosen:
+        if key not in fields:
+            raise unknown(f"setting of {name}", key, fields)
+    return cls(**chosen)
+
+
+def _pairs(items: list[str] | None, option: str) -> dict[str, Any]:
+    """Read NAME=VALUE items; a value is a Python literal where it is one, else text."""
+    found: dict[str, Any] = {}
+    for item in items or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UnknownNameError(f"{option} takes NAME=VALUE, not {item!r}")
+        try:
+            found[name.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value
+    return found
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(args=arguments, prog_name="zoo")
+    except (ZooError, OSError) as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
