@@ -26,8 +26,10 @@ class FullRank(Guide):
         """Refuse very long vectors."""
         size = program.view.global_size + program.view.local_size * len(program.data)
         if size > LARGEST:
-            return (f"FullRank over {size} coordinates needs {size * (size + 1) // 2} parameters (at most {LARGEST} "
-                    "coordinates are allowed); use MeanField()")
+            return (
+                f"FullRank over {size} coordinates needs {size * (size + 1) // 2} parameters (at most {LARGEST} "
+                "coordinates are allowed); use MeanField()"
+            )
         return None
 
     def build(self, program: Program, start: Start) -> Variational:

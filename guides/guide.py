@@ -184,8 +184,9 @@ class DiagonalNormal(Part):
         return normal(start, unit, loc, log_scale, eps)
 
 
-def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor,
-           eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def normal(
+    start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, eps: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns.
 
     log q holds the parameters fixed and lets the gradient flow through the draw only. That leaves the ELBO's gradient

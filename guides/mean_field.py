@@ -17,5 +17,6 @@ class MeanField(Guide):
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred at the start with one natural step as its standard deviation."""
-        return Variational(DiagonalNormal(start.globals, start.global_unit),
-                           DiagonalNormal(start.locals, start.local_unit))
+        return Variational(
+            DiagonalNormal(start.globals, start.global_unit), DiagonalNormal(start.locals, start.local_unit)
+        )

@@ -17,8 +17,11 @@ if TYPE_CHECKING:  # names for type checkers and editors; at run time they are i
     from inference.svi import SVI
 
 _EXPORTS = {
-    "Comparison": "inference.comparison", "Fit": "inference.result", "Method": "inference.method",
-    "compare": "inference.comparison", "fit": "inference.fitting",
+    "Comparison": "inference.comparison",
+    "Fit": "inference.result",
+    "Method": "inference.method",
+    "compare": "inference.comparison",
+    "fit": "inference.fitting",
 }
 __getattr__ = _catalogue.lazy(__name__, "method", _EXPORTS)
 

@@ -16,14 +16,20 @@ from zoo.errors import ModelError, UnknownNameError, ZooError, unknown
 if TYPE_CHECKING:
     from zoo.declare.model import Model
 
-app = typer.Typer(name="zoo", help="Declare a latent-variable model once; get every inference method legal for it.",
-                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    name="zoo",
+    help="Declare a latent-variable model once; get every inference method legal for it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin")]
 DATA = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a .csv, .parquet or .npy file")]
-SET = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE",
-                                               help="A hyperparameter of the model; may be repeated")]
+SET = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter of the model; may be repeated")
+]
 SEED = Annotated[int | None, typer.Option(min=0, help="Fixes all randomness; drawn and reported if left out")]
 OUT = Annotated[Path | None, typer.Option(help="Folder to write to")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -74,13 +80,21 @@ def explain(model: MODEL, data: DATA, set_: SET = None) -> None:
 
 
 @app.command()
-def fit(model: MODEL, data: DATA,
-        method: Annotated[str, typer.Option("--method", "-m", help="em, svi, map, exact, ...")],
-        guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, point, encoder, ...")] = None,
-        set_: SET = None,
-        option: Annotated[list[str] | None, typer.Option("--option", metavar="NAME=VALUE",
-                                                         help="A setting of the method; may be repeated")] = None,
-        seed: SEED = None, device: DEVICE = "auto", weights: WEIGHTS = None, out: OUT = None) -> None:
+def fit(
+    model: MODEL,
+    data: DATA,
+    method: Annotated[str, typer.Option("--method", "-m", help="em, svi, map, exact, ...")],
+    guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, point, encoder, ...")] = None,
+    set_: SET = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
+    ] = None,
+    seed: SEED = None,
+    device: DEVICE = "auto",
+    weights: WEIGHTS = None,
+    out: OUT = None,
+) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
     from inference.fitting import fit as fit_model
 
@@ -94,19 +108,27 @@ def fit(model: MODEL, data: DATA,
 
 
 @app.command()
-def compare(model: MODEL, data: DATA,
-            methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between: em,svi,map")],
-            guide: Annotated[str | None, typer.Option("--guide", "-g", help="Guide for svi")] = None,
-            set_: SET = None, seed: SEED = None, device: DEVICE = "auto", weights: WEIGHTS = None,
-            out: OUT = None) -> None:
+def compare(
+    model: MODEL,
+    data: DATA,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between: em,svi,map")],
+    guide: Annotated[str | None, typer.Option("--guide", "-g", help="Guide for svi")] = None,
+    set_: SET = None,
+    seed: SEED = None,
+    device: DEVICE = "auto",
+    weights: WEIGHTS = None,
+    out: OUT = None,
+) -> None:
     """Fit a model by several methods and print them side by side; write fits, table and figures with --out."""
     from inference.comparison import compare as compare_methods
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    chosen = [_method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None)
-              for name in names]
-    result = compare_methods(_model(model, set_), _data(data), methods=chosen, seed=seed, device=device,
-                             weights=weights)
+    chosen = [
+        _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
+    ]
+    result = compare_methods(
+        _model(model, set_), _data(data), methods=chosen, seed=seed, device=device, weights=weights
+    )
     typer.echo(str(result))
     if out is not None:
         typer.echo(f"\nsaved to {result.save(out)}")

@@ -86,8 +86,15 @@ class Comparison:
         return write(self, Path(folder))
 
 
-def compare(model: Model | type[Model] | str, data: Source, *, methods: Sequence[Any] | Mapping[str, Any],
-            seed: int | None = None, progress: bool = True, **options: Any) -> Comparison:
+def compare(
+    model: Model | type[Model] | str,
+    data: Source,
+    *,
+    methods: Sequence[Any] | Mapping[str, Any],
+    seed: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Comparison:
     """Fit one model to one set of data by several methods.
 
     Parameters
@@ -135,8 +142,10 @@ def compare(model: Model | type[Model] | str, data: Source, *, methods: Sequence
 def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
     """Return methods by label: the name, numbered where two are the same."""
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
-        raise UnknownNameError("methods must be a list of names and methods, or a dict from label to method, and not "
-                               f"empty; found {methods!r}")
+        raise UnknownNameError(
+            "methods must be a list of names and methods, or a dict from label to method, and not "
+            f"empty; found {methods!r}"
+        )
     if isinstance(methods, Mapping):
         return {str(label): as_method(method) for label, method in methods.items()}
     labelled: dict[str, Method] = {}
@@ -165,6 +174,14 @@ def row(fitted: Fit) -> dict[str, Any]:
             notes.append(f"elpd_loo is unreliable: largest Pareto k of a left-out row {largest:.2f} > {KHAT_GOOD}")
     if khat > KHAT_GOOD:
         notes.append(f"khat > {KHAT_GOOD}: the approximation is far from the posterior")
-    return {"objective": fitted.objective.value, "kind": fitted.objective.kind, "elpd_loo": elpd, "elpd_se": error,
-            "khat": khat, "seconds": fitted.seconds, "steps": fitted.steps, "converged": fitted.converged,
-            "note": "; ".join(notes)}
+    return {
+        "objective": fitted.objective.value,
+        "kind": fitted.objective.kind,
+        "elpd_loo": elpd,
+        "elpd_se": error,
+        "khat": khat,
+        "seconds": fitted.seconds,
+        "steps": fitted.steps,
+        "converged": fitted.converged,
+        "note": "; ".join(notes),
+    }

@@ -48,7 +48,7 @@ class EM(Method):
         if not program.enumerated:
             return "nothing to enumerate: it has no discrete latent"
         if program.locals:
-            return (f"site {program.locals[0].name!r} is a continuous local latent, which the E-step cannot sum over")
+            return f"site {program.locals[0].name!r} is a continuous local latent, which the E-step cannot sum over"
         return None
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
@@ -68,22 +68,35 @@ class EM(Method):
             if best is None or value > best[0]:
                 best = value, values, monitor, converged, steps
         if best is None:
-            raise FitError(f"em broke down from every start: {failed[0]}. Try fewer components, a prior, or "
-                           "EM(restarts=10)")
+            raise FitError(
+                f"em broke down from every start: {failed[0]}. Try fewer components, a prior, or EM(restarts=10)"
+            )
         value, values, monitor, converged, steps = best
         kind = "log_posterior" if program.latents else "log_likelihood"
         points = {n: values[n] for n in values if n not in {s.name for s in program.latents}}
         latents = {s.name: values[s.name] for s in program.latents}
-        reason = (f"within {self.tolerance:g} of the limit after {steps} steps" if converged
-                  else f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}")
+        reason = (
+            f"within {self.tolerance:g} of the limit after {steps} steps"
+            if converged
+            else f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
+        )
         warnings = [] if converged else [reason]
         if failed:
             warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
-        return Outcome(PointMass(latents), points, Objective(value, kind), monitor.trace, steps, converged, reason,
-                       warnings + thin_components(program, values))
+        return Outcome(
+            PointMass(latents),
+            points,
+            Objective(value, kind),
+            monitor.trace,
+            steps,
+            converged,
+            reason,
+            warnings + thin_components(program, values),
+        )
 
-    def _climb(self, program: Program, blocks: list[Block], climb: GradientStep, monitor: Monitor, *,
-               random: bool) -> tuple[Values, bool, int]:
+    def _climb(
+        self, program: Program, blocks: list[Block], climb: GradientStep, monitor: Monitor, *, random: bool
+    ) -> tuple[Values, bool, int]:
         """Take steps from one start until the objective stands still."""
         values = program.initial()
         if not proposes(program):
@@ -106,8 +119,9 @@ class EM(Method):
                 values = self.maximize(program, blocks, climb, values, marginals)
         return values, False, self.max_steps
 
-    def maximize(self, program: Program, blocks: list[Block], climb: GradientStep, values: Values,
-                 marginals: dict[str, Tensor]) -> Values:
+    def maximize(
+        self, program: Program, blocks: list[Block], climb: GradientStep, values: Values, marginals: dict[str, Tensor]
+    ) -> Values:
         """M-step: closed form for each block, then the gradient for the rest."""
         with torch.no_grad():
             values = update(program, blocks, values, marginals)
@@ -134,6 +148,8 @@ def thin_components(program: Program, values: Values) -> list[str]:
     for name, probability in found.items():
         sizes = probability.sum(0)
         thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < width + 1]
-        notes += [f"component {k} of {name!r} holds {s:.2f} rows in effect; its parameters are hardly determined"
-                  for k, s in thin]
+        notes += [
+            f"component {k} of {name!r} holds {s:.2f} rows in effect; its parameters are hardly determined"
+            for k, s in thin
+        ]
     return notes

@@ -60,11 +60,16 @@ class Exact(Method):
             for block in blocks:
                 posterior = block.posterior(expected)
                 if posterior is None:
-                    raise MethodError(f"the joint posterior of {' and '.join(block.unknowns)} is not a product of "
-                                      "known distributions")
+                    raise MethodError(
+                        f"the joint posterior of {' and '.join(block.unknowns)} is not a product of known distributions"
+                    )
                 found.update(posterior)
-        children = [s.name for s in program.observed if sum(n in f.sites for n in found for f in s.args.values()) and
-                    len({n for f in s.args.values() for n in f.sites}) > 1]
+        children = [
+            s.name
+            for s in program.observed
+            if sum(n in f.sites for n in found for f in s.args.values())
+            and len({n for f in s.args.values() for n in f.sites}) > 1
+        ]
         if children:
             raise MethodError(f"site {children[0]!r} depends on several latents, which are dependent given the data")
         return found, {n: d.mean for n, d in found.items()}
@@ -75,11 +80,14 @@ class Exact(Method):
             found, values = self._posterior(program)
             evidence = [self._evidence(program, found, v) for v in (values, {n: d.sample() for n, d in found.items()})]
             if abs(evidence[0] - evidence[1]) > 1e-4 * (1 + abs(evidence[0])):
-                raise FitError("the posterior found by conjugacy does not match the model's log density; please report "
-                               "the model, and use svi")
+                raise FitError(
+                    "the posterior found by conjugacy does not match the model's log density; please report "
+                    "the model, and use svi"
+                )
             monitor.record(1, evidence[0])
-        return Outcome(Conjugate(found), {}, Objective(evidence[0], "log_evidence"), monitor.trace, 1, True,
-                       "closed form")
+        return Outcome(
+            Conjugate(found), {}, Objective(evidence[0], "log_evidence"), monitor.trace, 1, True, "closed form"
+        )
 
     @staticmethod
     def _evidence(program: Program, found: dict[str, Any], values: Values) -> float:
@@ -110,11 +118,14 @@ class Exact(Method):
         from inference.result import Fit
 
         if not isinstance(fit.approximation, Conjugate):
-            raise MethodError("Exact().update continues a fit made by Exact(); this one was made by "
-                              f"{type(fit.method).__name__}")
+            raise MethodError(
+                f"Exact().update continues a fit made by Exact(); this one was made by {type(fit.method).__name__}"
+            )
         if fit.program.locals:
-            raise MethodError(f"site {fit.program.locals[0].name!r} is local: new rows have latents of their own, so "
-                              "the old posterior is no prior for them")
+            raise MethodError(
+                f"site {fit.program.locals[0].name!r} is local: new rows have latents of their own, so "
+                "the old posterior is no prior for them"
+            )
         before = fit.program
         data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
         program = Program(before.model, replace(data, weights=None), fit.approximation.distributions)

@@ -15,9 +15,17 @@ from zoo.declare.explain import as_model, prepare
 from zoo.declare.model import Model
 
 
-def fit(model: Model | type[Model] | str, data: Source, *, method: Method | type[Method] | str,
-        seed: int | None = None, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
-        weights: Any = None, progress: bool = True) -> Fit:
+def fit(
+    model: Model | type[Model] | str,
+    data: Source,
+    *,
+    method: Method | type[Method] | str,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    weights: Any = None,
+    progress: bool = True,
+) -> Fit:
     """Fit a model to data by one method.
 
     Parameters

@@ -76,8 +76,9 @@ class GradientStep:
 
         def expected(vector: Tensor) -> Tensor:
             log_probs = self.program.log_probs({**values, **unpack(vector)})
-            total: Tensor = sum(torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum()
-                                for n, v in log_probs.items())
+            total: Tensor = sum(
+                torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum() for n, v in log_probs.items()
+            )
             return total
 
         with torch.enable_grad():

@@ -56,9 +56,16 @@ class Monitor:
         self.rows: list[tuple[int, float, float]] = []
         self.began = time.perf_counter()
         show = show and Console(stderr=True).is_terminal
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                             TextColumn("{task.fields[value]}"), TimeElapsedColumn(), transient=True, disable=not show,
-                             console=Console(stderr=True))
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[value]}"),
+            TimeElapsedColumn(),
+            transient=True,
+            disable=not show,
+            console=Console(stderr=True),
+        )
         self._task = self._bar.add_task(title, total=total, value="")
 
     def __enter__(self) -> Monitor:
@@ -139,11 +146,15 @@ class Method(ABC):
         reason = self.why_not(program)
         if reason is None:
             return
-        legal = [entry.name.lower() for entry in catalogue.entries("method").values()
-                 if type(self).__name__ != entry.name and entry.load()().why_not(program) is None]
+        legal = [
+            entry.name.lower()
+            for entry in catalogue.entries("method").values()
+            if type(self).__name__ != entry.name and entry.load()().why_not(program) is None
+        ]
         works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."
-        raise MethodError(f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. "
-                          + works)
+        raise MethodError(
+            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. " + works
+        )
 
 
 def as_method(method: Method | type[Method] | str) -> Method:
@@ -159,8 +170,10 @@ def as_method(method: Method | type[Method] | str) -> Method:
     if isinstance(method, type) and issubclass(method, Method):
         return method()
     if not isinstance(method, Method):
-        raise UnknownNameError(f"expected a method, found {type(method).__name__}: give one such as EM(), or a name "
-                               f"among {', '.join(n.lower() for n in catalogue.entries('method'))}")
+        raise UnknownNameError(
+            f"expected a method, found {type(method).__name__}: give one such as EM(), or a name "
+            f"among {', '.join(n.lower() for n in catalogue.entries('method'))}"
+        )
     return method
 
 
@@ -168,8 +181,10 @@ def unsupported(program: Program) -> str | None:
     """Return the reason no method here works: a discrete latent that cannot be enumerated."""
     for site in program.sites.values():
         if site.role == "unsupported":
-            return (f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
-                    "be enumerated")
+            return (
+                f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
+                "be enumerated"
+            )
     return None
 
 

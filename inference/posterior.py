@@ -19,8 +19,12 @@ else:
 __all__ = ["az", "elpd_loo", "khat", "summarize", "tree"]
 
 
-def tree(groups: Mapping[str, Mapping[str, np.ndarray]], dims: Mapping[str, tuple[str, ...]],
-         coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.DataTree:
+def tree(
+    groups: Mapping[str, Mapping[str, np.ndarray]],
+    dims: Mapping[str, tuple[str, ...]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+) -> xr.DataTree:
     """Build a DataTree from arrays.
 
     Parameters
@@ -66,8 +70,10 @@ def listed(data: xr.Dataset) -> pd.DataFrame:
     for name, array in data.data_vars.items():
         values = array.to_numpy()
         for at in np.ndindex(values.shape):
-            where = ", ".join(str(array.coords[d].to_numpy()[i]) if d in array.coords else str(i)
-                              for d, i in zip(array.dims, at, strict=True))
+            where = ", ".join(
+                str(array.coords[d].to_numpy()[i]) if d in array.coords else str(i)
+                for d, i in zip(array.dims, at, strict=True)
+            )
             rows[f"{name}[{where}]" if where else str(name)] = float(values[at])
     return pd.DataFrame({"value": pd.Series(rows, dtype=float)})
 
@@ -95,8 +101,9 @@ def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     stats = data["sample_stats"] if "sample_stats" in data.children else {}
     name = next(iter(data["log_likelihood"].data_vars))
     if "log_p" in stats and "log_q" in stats and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
-        found = az.loo_approximate_posterior(data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name,
-                                             pointwise=True)
+        found = az.loo_approximate_posterior(
+            data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
+        )
     else:
         found = az.loo(data, var_name=name, pointwise=True)
     return float(found.elpd), float(found.se), float(np.max(np.asarray(found.pareto_k)))

@@ -21,8 +21,9 @@ def chunk_for(program: Program) -> int:
     return max(1, CELLS // max(1, cells))
 
 
-def local_draws(program: Program, approximation: Approximation, points: Values, draws: Values,
-                count: int) -> tuple[Values, Tensor]:
+def local_draws(
+    program: Program, approximation: Approximation, points: Values, draws: Values, count: int
+) -> tuple[Values, Tensor]:
     """Draw the locals of the program's rows `count` times, and log q per row (count, rows).
 
     From the guide where it covers these rows; else from the model's prior given each draw of the globals.
@@ -82,8 +83,9 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     return value, relative.std(dim, correction=1) / math.sqrt(count)
 
 
-def log_likelihood(program: Program, approximation: Approximation, points: Values, globals_: Values,
-                   samples: int) -> Tensor:
+def log_likelihood(
+    program: Program, approximation: Approximation, points: Values, globals_: Values, samples: int
+) -> Tensor:
     """log p(x_i | globals_s) for each draw of the globals, (draws, rows), locals integrated out with `samples` draws."""
     if not program.locals:
         return pointwise(program, points, globals_, None)

@@ -94,8 +94,11 @@ def scatter(fits: dict[str, Fit]) -> Figure | None:
     first = next(iter(fits.values()))
     program = first.program
     matrix = next((n for n, d in program.data.dims.items() if len(d) == 2 and d[0] == program.row), None)
-    if matrix is None or program.data.values[matrix].shape[1] < 2 or not any(
-            program.row in s.plates for s in program.enumerated):
+    if (
+        matrix is None
+        or program.data.values[matrix].shape[1] < 2
+        or not any(program.row in s.plates for s in program.enumerated)
+    ):
         return None
     x = program.data.values[matrix][:, :2].double().cpu().numpy()
     names = list(program.data.coords[program.data.dims[matrix][1]][:2])
@@ -124,5 +127,14 @@ def _ellipses(axis: Any, x: np.ndarray, weight: np.ndarray, colour: str) -> None
     angle = float(torch.rad2deg(torch.atan2(vectors[1, 1], vectors[0, 1])))
     minor, major = values.clamp_min(0).sqrt().tolist()
     for deviations in (1, 2):
-        axis.add_patch(Ellipse(tuple(mean), 2 * deviations * major, 2 * deviations * minor, angle=angle, fill=False,
-                               edgecolor=colour, linewidth=1.5))
+        axis.add_patch(
+            Ellipse(
+                tuple(mean),
+                2 * deviations * major,
+                2 * deviations * minor,
+                angle=angle,
+                fill=False,
+                edgecolor=colour,
+                linewidth=1.5,
+            )
+        )

@@ -81,9 +81,11 @@ class Fit:
         error = f" +- {self.objective.error:.2g}" if self.objective.error else ""
         state = "converged" if self.converged else "NOT converged"
         notes = "".join(f"\n  warning: {w}" for w in self.warnings)
-        return (f"Fit of {self.model!r} by {type(self.method).__name__.lower()}\n"
-                f"  {self.objective.kind} {self.objective.value:.4f}{error}\n"
-                f"  {state}: {self.reason} ({self.seconds:.2f} s, seed {self.seed}){notes}")
+        return (
+            f"Fit of {self.model!r} by {type(self.method).__name__.lower()}\n"
+            f"  {self.objective.kind} {self.objective.value:.4f}{error}\n"
+            f"  {state}: {self.reason} ({self.seconds:.2f} s, seed {self.seed}){notes}"
+        )
 
     # -- draws -------------------------------------------------------------------------------------------------
 
@@ -163,11 +165,21 @@ class Fit:
         coords = labels_of(program, dims)
         if "log_likelihood" in groups:
             groups["log_likelihood"] = dict(groups["log_likelihood"])
-        return tree(groups, dims, coords, {
-            "created_by": "latentzoo", "model": repr(self.model), "method": repr(self.method), "seed": self.seed,
-            "objective": self.objective.value, "objective_kind": self.objective.kind,
-            "converged": int(self.converged), "reason": self.reason,
-        })
+        return tree(
+            groups,
+            dims,
+            coords,
+            {
+                "created_by": "latentzoo",
+                "model": repr(self.model),
+                "method": repr(self.method),
+                "seed": self.seed,
+                "objective": self.objective.value,
+                "objective_kind": self.objective.kind,
+                "converged": int(self.converged),
+                "reason": self.reason,
+            },
+        )
 
     @property
     def _likelihood_name(self) -> str:
@@ -196,7 +208,9 @@ class Fit:
             return self.program
         fitted = self.program.data
         data = bind(self.model, new, like=fitted).to(self.program.dtype, self.program.device)
-        same = all(torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape)
+        same = all(
+            torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape
+        )
         if same and len(data) == len(fitted):
             return self.program
         return self.program.rebind(data)
@@ -219,12 +233,15 @@ class Fit:
         """
         sites = [s for s in self.program.enumerated if self.program.row in s.plates]
         if not sites:
-            raise FitError(f"{type(self.model).__name__} has no discrete latent per row to assign; `posterior` holds "
-                           "what it has")
+            raise FitError(
+                f"{type(self.model).__name__} has no discrete latent per row to assign; `posterior` holds what it has"
+            )
         program = self._on(new)
         site = sites[0]
-        parts = [self._assign(part, site, fresh=program is not self.program)
-                 for part in row_chunks(program, whole=bool(program.locals))]
+        parts = [
+            self._assign(part, site, fresh=program is not self.program)
+            for part in row_chunks(program, whole=bool(program.locals))
+        ]
         values = torch.cat(parts).cpu().numpy()
         columns = pd.RangeIndex(values.shape[1], name=site.name)
         return pd.DataFrame(values, index=program.data.coords[program.row], columns=columns)
@@ -288,8 +305,11 @@ class Fit:
         count = samples if self.has_draws or program.locals else 1
         with seeded(self.seed + 3, program.device), torch.no_grad():
             draws = self._globals(count)
-            local = (predictive.local_draws(program, self.approximation, self.points, draws, count)
-                     if program.locals else None)
+            local = (
+                predictive.local_draws(program, self.approximation, self.points, draws, count)
+                if program.locals
+                else None
+            )
             weights = predictive.pointwise(program, self.points, draws, local)
             return predictive.log_mean_exp(weights.double())
 
@@ -376,8 +396,10 @@ class Fit:
             If the fit is a point estimate.
         """
         if self.is_point:
-            raise FitError(f"{type(self.method).__name__.lower()} gives a point estimate, which has no posterior draws; "
-                           "use `posterior['point_estimate']`, or fit with svi")
+            raise FitError(
+                f"{type(self.method).__name__.lower()} gives a point estimate, which has no posterior draws; "
+                "use `posterior['point_estimate']`, or fit with svi"
+            )
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise FitError(f"sample(n): n must be a whole number above 0, not {n!r}")
         program = self.program

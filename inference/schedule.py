@@ -105,5 +105,6 @@ class Schedule:
     def _fall(self, step: int, reason: str) -> None:
         self._fall_from = step
         self._fall_to = min(self.steps, step + max(SHORTEST_FALL, int(FALL * step)))
-        self.reason = reason or (f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, "
-                                 f"at step {step}")
+        self.reason = reason or (
+            f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, at step {step}"
+        )

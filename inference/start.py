@@ -32,8 +32,9 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
         factor = log_probs[site.name]
         if states == 1 or factor.ndim + site.enum_dim < 0:
             continue
-        labels = (torch.randint(states, (rows,), device=program.device) if random
-                  else kmeans(program.data.features(), states))
+        labels = (
+            torch.randint(states, (rows,), device=program.device) if random else kmeans(program.data.features(), states)
+        )
         soft = torch.full((rows, states), 0.1 / states, dtype=factor.dtype, device=factor.device)
         soft.scatter_(1, labels[:, None], 0.9 + 0.1 / states)
         shape = [1] * factor.ndim
@@ -104,8 +105,9 @@ def natural_start(program: Program, values: Values) -> Start:
 
     point = [p.clone().requires_grad_() for p in (u, v, t)]
     size = u.numel() + view.local_size + t.numel()
-    gradient = torch.autograd.grad(log_joint(*point), point, create_graph=True, allow_unused=True,
-                                   materialize_grads=True)
+    gradient = torch.autograd.grad(
+        log_joint(*point), point, create_graph=True, allow_unused=True, materialize_grads=True
+    )
     curvature = [torch.zeros_like(p) for p in point]
     count = min(size, PROBES)
     for probe in range(count if any(g.requires_grad for g in gradient) else 0):

@@ -57,18 +57,37 @@ def save(fit: Fit, folder: Path) -> Path:
     described = {
         "format": FORMAT,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
-        "model": {"module": cls.__module__, "name": cls.__qualname__, "file": _file(cls),
-                  "settings": {n: _plain(v) for n, v in fit.model.settings.items()}},
-        "data": {"dims": data.dims, "row": data.row, "notes": data.notes,
-                 "levels": {n: [_plain(v) for v in names] for n, names in data.levels.items()},
-                 "coords": {n: {"labels": [_plain(v) for v in index], "name": _plain(index.name),
-                                "range": isinstance(index, pd.RangeIndex)} for n, index in data.coords.items()},
-                 "dtype": str(data.dtype).removeprefix("torch.")},
+        "model": {
+            "module": cls.__module__,
+            "name": cls.__qualname__,
+            "file": _file(cls),
+            "settings": {n: _plain(v) for n, v in fit.model.settings.items()},
+        },
+        "data": {
+            "dims": data.dims,
+            "row": data.row,
+            "notes": data.notes,
+            "levels": {n: [_plain(v) for v in names] for n, names in data.levels.items()},
+            "coords": {
+                n: {
+                    "labels": [_plain(v) for v in index],
+                    "name": _plain(index.name),
+                    "range": isinstance(index, pd.RangeIndex),
+                }
+                for n, index in data.coords.items()
+            },
+            "dtype": str(data.dtype).removeprefix("torch."),
+        },
         "method": {"name": type(fit.method).__name__, "settings": _settings(fit.method)},
-        "approximation": approximation, "priors": priors,
+        "approximation": approximation,
+        "priors": priors,
         "objective": dataclasses.asdict(fit.objective),
-        "converged": fit.converged, "reason": fit.reason, "warnings": fit.warnings, "steps": fit.steps,
-        "seed": fit.seed, "seconds": fit.seconds,
+        "converged": fit.converged,
+        "reason": fit.reason,
+        "warnings": fit.warnings,
+        "steps": fit.steps,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
     }
     (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     fit.trace.to_csv(folder / "trace.csv", index=False)
@@ -99,17 +118,33 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
         raise DataError(f"{folder}: the saved fit lacks or garbles {error}; it is damaged") from error
 
 
-def _rebuild(cls: type[Fit], folder: Path, described: dict[str, Any], tensors: dict[str, Tensor], trace: pd.DataFrame,
-             model: type[Model] | Model | None) -> Fit:
+def _rebuild(
+    cls: type[Fit],
+    folder: Path,
+    described: dict[str, Any],
+    tensors: dict[str, Tensor],
+    trace: pd.DataFrame,
+    model: type[Model] | Model | None,
+) -> Fit:
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
     saved = described["data"]
     dtype = getattr(torch, saved["dtype"])
-    coords = {n: pd.RangeIndex(len(c["labels"]), name=c["name"]) if c["range"] else pd.Index(c["labels"], name=c["name"])
-              for n, c in saved["coords"].items()}
-    data = Data(part("data."), {n: tuple(d) for n, d in saved["dims"].items()}, coords, saved["row"],
-                {n: tuple(v) for n, v in saved["levels"].items()}, tensors.get("weights"), tuple(saved["notes"]), dtype)
+    coords = {
+        n: pd.RangeIndex(len(c["labels"]), name=c["name"]) if c["range"] else pd.Index(c["labels"], name=c["name"])
+        for n, c in saved["coords"].items()
+    }
+    data = Data(
+        part("data."),
+        {n: tuple(d) for n, d in saved["dims"].items()},
+        coords,
+        saved["row"],
+        {n: tuple(v) for n, v in saved["levels"].items()},
+        tensors.get("weights"),
+        tuple(saved["notes"]),
+        dtype,
+    )
     method = _instance("method", described["method"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(described["seed"])
@@ -123,8 +158,16 @@ def _rebuild(cls: type[Fit], folder: Path, described: dict[str, Any], tensors: d
         program = Program(instance.eval(), data, _read_distributions(described["priors"], part("prior.")))
         approximation = _approximation(described["approximation"], part("q."), program)
     objective = Objective(**described["objective"])
-    outcome = Outcome(approximation, part("point."), objective, trace, described["steps"], described["converged"],
-                      described["reason"], [w for w in described["warnings"] if w not in data.notes])
+    outcome = Outcome(
+        approximation,
+        part("point."),
+        objective,
+        trace,
+        described["steps"],
+        described["converged"],
+        described["reason"],
+        [w for w in described["warnings"] if w not in data.notes],
+    )
     return cls(program, method, outcome, described["seed"], described["seconds"])
 
 
@@ -157,14 +200,20 @@ def _file(cls: type) -> str | None:
 
 
 def _settings(instance: Any) -> dict[str, Any]:
-    return {n: ({"guide": type(v).__name__, "settings": _settings(v)} if isinstance(v, Guide) else _plain(v))
-            for n, v in settings_of(instance).items()}
+    return {
+        n: ({"guide": type(v).__name__, "settings": _settings(v)} if isinstance(v, Guide) else _plain(v))
+        for n, v in settings_of(instance).items()
+    }
 
 
 def _instance(kind: str, saved: dict[str, Any]) -> Any:
     """Make a method or guide again from its name and settings."""
-    settings = {n: _instance("guide", {"name": v["guide"], "settings": v["settings"]})
-                if isinstance(v, dict) and "guide" in v else v for n, v in saved["settings"].items()}
+    settings = {
+        n: _instance("guide", {"name": v["guide"], "settings": v["settings"]})
+        if isinstance(v, dict) and "guide" in v
+        else v
+        for n, v in saved["settings"].items()
+    }
     return catalogue.find(kind, saved["name"])(**settings)
 
 
@@ -175,8 +224,10 @@ def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | Non
     if cls is None:
         cls = _import(saved)
     if not (isinstance(cls, type) and issubclass(cls, Model)):
-        raise ModelError(f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
-                         f"Fit.load({str(folder)!r}, model={saved['name']})")
+        raise ModelError(
+            f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
+            f"Fit.load({str(folder)!r}, model={saved['name']})"
+        )
     made: Model = cls(**saved["settings"])
     return made
 

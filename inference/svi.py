@@ -79,9 +79,13 @@ class SVI(Method):
         state = _State(program, self.guide, natural_start(program, values), values)
         batches = self._batches(program, state)
         schedule = Schedule(self.steps, self.learning_rate, epoch=state.steps_per_epoch)
-        optimizer = torch.optim.Adam([
-            {"params": state.coordinates, "relative": 1.0}, {"params": state.weights, "relative": NETWORK_RATE},
-        ], lr=self.learning_rate)
+        optimizer = torch.optim.Adam(
+            [
+                {"params": state.coordinates, "relative": 1.0},
+                {"params": state.weights, "relative": NETWORK_RATE},
+            ],
+            lr=self.learning_rate,
+        )
         size = len(program.data)
         particles = self.particles or (1 if state.weights or self.guide.point or not program.latents else PARTICLES)
         broken = 0
@@ -98,8 +102,10 @@ class SVI(Method):
                 if not (math.isfinite(value) and bool(norm.isfinite())):
                     broken += 1
                     if broken > 50:
-                        raise FitError(f"svi: the ELBO or its gradient was not finite in {broken} steps; try a smaller "
-                                       f"learning_rate than {self.learning_rate:g}, or better starting values")
+                        raise FitError(
+                            f"svi: the ELBO or its gradient was not finite in {broken} steps; try a smaller "
+                            f"learning_rate than {self.learning_rate:g}, or better starting values"
+                        )
                     continue
                 optimizer.step()
                 if schedule.record(step, value):
@@ -125,8 +131,9 @@ class SVI(Method):
             size = NETWORK_BATCH if state.weights else (rows if rows <= FULL_ROWS else BATCH)
         size = min(size, rows)
         state.steps_per_epoch = max(1, rows // size)
-        weights = data.weights if data.weights is not None else torch.ones(rows, dtype=program.dtype,
-                                                                           device=program.device)
+        weights = (
+            data.weights if data.weights is not None else torch.ones(rows, dtype=program.dtype, device=program.device)
+        )
 
         def batches() -> Iterator[tuple[Tensor | None, Program]]:
             if size == rows:
@@ -140,8 +147,9 @@ class SVI(Method):
 
         return batches()
 
-    def _outcome(self, program: Program, state: _State, monitor: Monitor, schedule: Schedule,
-                 warnings: list[str]) -> Outcome:
+    def _outcome(
+        self, program: Program, state: _State, monitor: Monitor, schedule: Schedule, warnings: list[str]
+    ) -> Outcome:
         """Evaluate the objective at the end with many draws and all rows."""
         with torch.no_grad():
             points = {n: v.detach().clone() for n, v in state.points().items()}
@@ -156,8 +164,16 @@ class SVI(Method):
                 state.q.requires_grad_(False).eval()
                 approximation = Trained(self.guide, state.q, program.data)
                 objective = final_elbo(program, approximation, points)
-        return Outcome(approximation, points, objective, monitor.trace, schedule.step, schedule.converged,
-                       schedule.reason, warnings)
+        return Outcome(
+            approximation,
+            points,
+            objective,
+            monitor.trace,
+            schedule.step,
+            schedule.converged,
+            schedule.reason,
+            warnings,
+        )
 
 
 def final_elbo(program: Program, approximation: Approximation, points: Values) -> Objective:

@@ -37,6 +37,26 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS, *models()})
 
 
-__all__ = ["VAE", "BayesianGMM", "BetaBernoulli", "Binary", "Category", "Count", "DataError", "FitError", "GMM",
-           "MethodError", "Model", "ModelError", "Positive", "Real", "UnitInterval", "UnknownNameError", "ZooError",
-           "datasets", "explain", "model", "models"]
+__all__ = [
+    "VAE",
+    "BayesianGMM",
+    "BetaBernoulli",
+    "Binary",
+    "Category",
+    "Count",
+    "DataError",
+    "FitError",
+    "GMM",
+    "MethodError",
+    "Model",
+    "ModelError",
+    "Positive",
+    "Real",
+    "UnitInterval",
+    "UnknownNameError",
+    "ZooError",
+    "datasets",
+    "explain",
+    "model",
+    "models",
+]

@@ -73,8 +73,11 @@ class BayesianGMM(Model):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         matrix = ("component", "feature", "feature_2")
-        self.dims = {"weights": ("component",), "means": ("feature",),
-                     "precisions": matrix[1:] if self.covariance == "full" else ("feature",)}
+        self.dims = {
+            "weights": ("component",),
+            "means": ("feature",),
+            "precisions": matrix[1:] if self.covariance == "full" else ("feature",),
+        }
 
     def check(self, x: Tensor) -> None:
         """Refuse fewer rows than components, columns that do not vary, and too few degrees of freedom."""
@@ -106,14 +109,16 @@ class BayesianGMM(Model):
                 # V is the inverse scale matrix over the count it stands for, so that E[covariance] is `spread`.
                 inverse = max(df - d - 1, 1.0) * self.spread
                 precisions = pyro.sample("precisions", dist.Wishart(torch.tensor(df), torch.diag(1 / inverse)))
-                means = pyro.sample("means", dist.MultivariateNormal(
-                    self.center, precision_matrix=self.shrinkage * precisions))
+                means = pyro.sample(
+                    "means", dist.MultivariateNormal(self.center, precision_matrix=self.shrinkage * precisions)
+                )
             else:
                 shape = 0.5 * (3.0 if self.df is None else self.df)
                 rate = max(shape - 1, 0.5) * self.spread
                 precisions = pyro.sample("precisions", dist.Gamma(shape, rate).to_event(1))
-                means = pyro.sample("means", dist.Normal(
-                    self.center, (self.shrinkage * precisions).rsqrt()).to_event(1))
+                means = pyro.sample(
+                    "means", dist.Normal(self.center, (self.shrinkage * precisions).rsqrt()).to_event(1)
+                )
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             if self.covariance == "full":

@@ -63,8 +63,7 @@ class GMM(Model):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.dims = {"weights": ("component",), "means": ("component", "feature"),
-                     "covariances": DIMS[self.covariance]}
+        self.dims = {"weights": ("component",), "means": ("component", "feature"), "covariances": DIMS[self.covariance]}
 
     def check(self, x: Tensor) -> None:
         """Refuse fewer rows than components and columns that do not vary."""
@@ -74,8 +73,12 @@ class GMM(Model):
         """Start from k-means++ clusters."""
         weights, means, full = cluster_moments(x, kmeans(x, self.components), self.components)
         variances = full.diagonal(dim1=-2, dim2=-1)
-        covariances = {"full": full, "tied": (weights[:, None, None] * full).sum(0), "diag": variances,
-                       "spherical": variances.mean(-1)}
+        covariances = {
+            "full": full,
+            "tied": (weights[:, None, None] * full).sum(0),
+            "diag": variances,
+            "spherical": variances.mean(-1),
+        }
         return {"weights": weights, "means": means, "covariances": covariances[self.covariance]}
 
     def forward(self, x: Tensor) -> None:
@@ -85,8 +88,11 @@ class GMM(Model):
         start = {"full": eye.expand(k, d, d), "tied": eye, "diag": torch.ones(k, d), "spherical": torch.ones(k)}
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
         means = pyro.param("means", torch.zeros(k, d))
-        covariances = pyro.param("covariances", start[self.covariance],
-                                 constraint=constraints.positive_definite if matrix else constraints.positive)
+        covariances = pyro.param(
+            "covariances",
+            start[self.covariance],
+            constraint=constraints.positive_definite if matrix else constraints.positive,
+        )
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             if matrix:

@@ -18,12 +18,15 @@ def check_rows(x: Tensor, components: int, features: pd.Index) -> None:
         Naming the column, or the numbers of rows and components.
     """
     if len(x) < components:
-        raise DataError(f"more components ({components}) than rows ({len(x)}); ask for fewer components or give more "
-                        "data")
+        raise DataError(
+            f"more components ({components}) than rows ({len(x)}); ask for fewer components or give more data"
+        )
     check_varies(x, features)
     if components > 1 and len(torch.unique(x, dim=0)) < components:
-        raise DataError(f"more components ({components}) than distinct rows ({len(torch.unique(x, dim=0))}); ask for "
-                        "fewer components")
+        raise DataError(
+            f"more components ({components}) than distinct rows ({len(torch.unique(x, dim=0))}); ask for "
+            "fewer components"
+        )
 
 
 def check_varies(x: Tensor, features: pd.Index) -> None:
@@ -35,5 +38,7 @@ def check_varies(x: Tensor, features: pd.Index) -> None:
         raise DataError(f"all {len(x)} rows are the same; there is no variation to model")
     if bool(constant.any()):
         name = features[int(constant.nonzero()[0])]
-        raise DataError(f"column {name!r} is constant, so its variance is zero; drop it ({int(constant.sum())} of "
-                        f"{x.shape[1]} columns are constant)")
+        raise DataError(
+            f"column {name!r} is constant, so its variance is zero; drop it ({int(constant.sum())} of "
+            f"{x.shape[1]} columns are constant)"
+        )

@@ -72,11 +72,15 @@ class VAE(Model):
         """Refuse values outside the likelihood's support."""
         if self.likelihood == "bernoulli" and bool(((x != 0) & (x != 1)).any()):
             found = float(x[(x != 0) & (x != 1)][0])
-            raise DataError(f"field 'x': likelihood='bernoulli' expects 0 or 1, found {found:g}; binarise the data or "
-                            "use 'binomial' or 'gaussian'")
+            raise DataError(
+                f"field 'x': likelihood='bernoulli' expects 0 or 1, found {found:g}; binarise the data or "
+                "use 'binomial' or 'gaussian'"
+            )
         if self.likelihood == "binomial" and bool(((x < 0) | (x != x.round())).any()):
-            raise DataError("field 'x': likelihood='binomial' expects counts 0, 1, ..., found "
-                            f"{float(x[(x < 0) | (x != x.round())][0]):g}; use 'gaussian'")
+            raise DataError(
+                "field 'x': likelihood='binomial' expects counts 0, 1, ..., found "
+                f"{float(x[(x < 0) | (x != x.round())][0]):g}; use 'gaussian'"
+            )
         if self.likelihood == "binomial" and self.total_count is not None and bool((x > self.total_count).any()):
             raise DataError(f"field 'x': found {float(x.max()):g}, above total_count={self.total_count}; raise it")
         if self.likelihood == "gaussian":

@@ -21,7 +21,9 @@ class DirichletFamily(SingleFamily):
     """
 
     likelihoods = {  # noqa: RUF012 - read-only table
-        "Categorical": "probs", "OneHotCategorical": "probs", "Multinomial": "probs",
+        "Categorical": "probs",
+        "OneHotCategorical": "probs",
+        "Multinomial": "probs",
     }
     prior = "Dirichlet"
     vector = True

@@ -55,8 +55,9 @@ class SingleFamily(Family):
         blocks: list[Block] = []
         for name in unknown:
             site = program.sites[name]
-            if site.role != "parameter" and (site.family != self.prior
-                                             or any(f.sites or f.index for f in site.args.values())):
+            if site.role != "parameter" and (
+                site.family != self.prior or any(f.sites or f.index for f in site.args.values())
+            ):
                 continue
             found = []
             for child, args in uses(program, name):

@@ -101,14 +101,16 @@ def contract(
                 homes = [p for p, terms in tree.items() if any(shared.intersection(f.dims) for f in terms)]
                 parent = max((p for p in homes if p < plates), key=len, default=None)
                 if parent is None:
-                    raise ModelError("an enumerated site is used in two plates neither of which is inside the other; "
-                                     "nest the plates")
+                    raise ModelError(
+                        "an enumerated site is used in two plates neither of which is inside the other; nest the plates"
+                    )
                 tree[parent].append(_reduce(factor, plates - parent, parent, row, weights))
     return done
 
 
-def _reduce(factor: Factor, gone: frozenset[str], parent: frozenset[str], row: str | None,
-            weights: Tensor | None) -> Factor:
+def _reduce(
+    factor: Factor, gone: frozenset[str], parent: frozenset[str], row: str | None, weights: Tensor | None
+) -> Factor:
     """Take the product over plates: sum the log factor over their dimensions, rows by their weight."""
     tensor = factor.tensor
     if weights is not None and row in gone:

@@ -75,8 +75,12 @@ class Data:
     def batch(self, rows: Tensor, weights: Tensor) -> Data:
         """Return the rows at these positions with other weights and plain labels: what a training step needs."""
         inside = set(self.row_fields)
-        return replace(self, values={n: v[rows] if n in inside else v for n, v in self.values.items()},
-                       coords={**self.coords, self.row: pd.RangeIndex(len(rows))}, weights=weights)
+        return replace(
+            self,
+            values={n: v[rows] if n in inside else v for n, v in self.values.items()},
+            coords={**self.coords, self.row: pd.RangeIndex(len(rows))},
+            weights=weights,
+        )
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Data:
         """Return the data in this floating-point type, on this device."""
@@ -163,14 +167,18 @@ def _from_frame(
     matrices = [n for n, f in fields.items() if len(f.dims) == 2]
     vectors = [n for n, f in fields.items() if len(f.dims) == 1]
     if len(matrices) + len(vectors) < len(fields) or len(matrices) > 1:
-        raise DataError(f"{name_of_model}: a table fills vector fields and at most one matrix field; give a dict of "
-                        f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}")
+        raise DataError(
+            f"{name_of_model}: a table fills vector fields and at most one matrix field; give a dict of "
+            f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}"
+        )
     if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
         return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, ()
     missing = [n for n in vectors if n not in frame.columns]
     if missing:
-        raise DataError(f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
-                        f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it")
+        raise DataError(
+            f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
+            f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it"
+        )
     arrays = {n: _numbers(frame[n], fields[n]) for n in vectors}
     if not matrices:
         return arrays, None, ()
@@ -185,8 +193,10 @@ def _from_frame(
         if text:
             notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",)
         if not len(rest.columns):
-            raise DataError(f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
-                            f"{', '.join(map(repr, frame.columns)) or 'no columns'}")
+            raise DataError(
+                f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
+                f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
+            )
     stacked = [_numbers(rest[c], fields[matrices[0]]) for c in rest.columns]
     arrays[matrices[0]] = np.stack(stacked, axis=1)
     return arrays, rest.columns, notes
@@ -207,8 +217,10 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
         bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
         if bad.any():
             at = column.index[bad][0]
-            raise DataError(f"column {column.name!r}: expected numbers, found {column[bad].iloc[0]!r} at row {at!r}"
-                            f"{f' and {int(bad.sum()) - 1} more' if bad.sum() > 1 else ''}; clean or drop the column")
+            raise DataError(
+                f"column {column.name!r}: expected numbers, found {column[bad].iloc[0]!r} at row {at!r}"
+                f"{f' and {int(bad.sum()) - 1} more' if bad.sum() > 1 else ''}; clean or drop the column"
+            )
         column = pd.to_numeric(column)
     return column.to_numpy(dtype=float, na_value=np.nan)
 
@@ -226,16 +238,26 @@ def _from_arrays(model: Model, source: Any) -> dict[str, Any]:
             )
         return dict(source)
     if len(fields) > 1:
-        raise DataError(f"{name_of_model} has {len(fields)} data fields ({', '.join(fields)}); give a dict or a "
-                        "DataFrame with these names, not one array")
+        raise DataError(
+            f"{name_of_model} has {len(fields)} data fields ({', '.join(fields)}); give a dict or a "
+            "DataFrame with these names, not one array"
+        )
     if not isinstance(source, np.ndarray | Tensor | Sequence) or isinstance(source, str):
-        raise DataError(f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
-                        "array, a path or the name of a dataset")
+        raise DataError(
+            f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
+            "array, a path or the name of a dataset"
+        )
     return {next(iter(fields)): source}
 
 
-def _check(model: Model, arrays: dict[str, Any], columns: pd.Index | None, frame: pd.DataFrame | None,
-           notes: tuple[str, ...], like: Data | None) -> Data:
+def _check(
+    model: Model,
+    arrays: dict[str, Any],
+    columns: pd.Index | None,
+    frame: pd.DataFrame | None,
+    notes: tuple[str, ...],
+    like: Data | None,
+) -> Data:
     """Check shapes, named dimensions and supports, and gather the coordinates."""
     values: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}
@@ -254,26 +276,33 @@ def _check(model: Model, arrays: dict[str, Any], columns: pd.Index | None, frame
         if value.ndim == 2 and value.shape[1] == 1 and len(kind.dims) == 1:
             value = value[:, 0]
         if value.ndim != len(kind.dims):
-            raise DataError(f"field {name!r}: expected {len(kind.dims)} dimensions {kind.dims}, found shape "
-                            f"{tuple(value.shape)}")
+            raise DataError(
+                f"field {name!r}: expected {len(kind.dims)} dimensions {kind.dims}, found shape {tuple(value.shape)}"
+            )
         for dim, size in zip(kind.dims, value.shape, strict=True):
             if size == 0:
                 raise DataError(f"field {name!r} is empty: dimension {dim!r} has size 0; there is nothing to fit")
             expected, other = sizes.setdefault(dim, (size, name))
             if expected != size:
-                raise DataError(f"fields {other!r} and {name!r} must agree on {dim!r}: {other!r} has {expected}, "
-                                f"{name!r} has {size}")
+                raise DataError(
+                    f"fields {other!r} and {name!r} must agree on {dim!r}: {other!r} has {expected}, "
+                    f"{name!r} has {size}"
+                )
             if like is not None and dim != row and dim in like.coords and size != len(like.coords[dim]):
-                raise DataError(f"field {name!r}: expected {len(like.coords[dim])} along {dim!r} as in the data that "
-                                f"was fitted ({', '.join(map(str, like.coords[dim][:8]))}), found {size}")
+                raise DataError(
+                    f"field {name!r}: expected {len(like.coords[dim])} along {dim!r} as in the data that "
+                    f"was fitted ({', '.join(map(str, like.coords[dim][:8]))}), found {size}"
+                )
         _check_support(name, value, kind, columns)
         values[name] = value.long() if kind.integer else value
         if kind.integer and name not in levels:
             codes = int(value.max()) + 1
             levels[name] = like.levels[name] if like is not None else tuple(range(codes))
             if codes > len(levels[name]):
-                raise DataError(f"field {name!r}: unknown category {codes - 1}; the data that were fitted have "
-                                f"{len(levels[name])} categories")
+                raise DataError(
+                    f"field {name!r}: unknown category {codes - 1}; the data that were fitted have "
+                    f"{len(levels[name])} categories"
+                )
     if frame is not None and row:
         coords[row] = frame.index
         if columns is not None:
@@ -282,8 +311,10 @@ def _check(model: Model, arrays: dict[str, Any], columns: pd.Index | None, frame
             if like is not None and not set(like.coords[matrix.dims[1]]) <= set(columns):
                 lacking = [c for c in like.coords[matrix.dims[1]] if c not in set(columns)]
                 if not isinstance(like.coords[matrix.dims[1]], pd.RangeIndex):
-                    raise DataError(f"the new data lack column {lacking[0]!r}; the model was fitted to "
-                                    f"{', '.join(map(repr, like.coords[matrix.dims[1]]))}")
+                    raise DataError(
+                        f"the new data lack column {lacking[0]!r}; the model was fitted to "
+                        f"{', '.join(map(repr, like.coords[matrix.dims[1]]))}"
+                    )
     for dim, (size, name) in sizes.items():
         if dim in coords and len(coords[dim]) != size:
             raise DataError(f"field {name!r}: {len(coords[dim])} labels for {size} entries along {dim!r}")
@@ -309,8 +340,10 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
     try:
         value = torch.as_tensor(np.array(array, dtype=np.float64))
     except (TypeError, ValueError):
-        raise DataError(f"field {name!r}: expected numbers, found {array.dtype} data such as "
-                        f"{array.ravel()[:1].tolist()}; convert it") from None
+        raise DataError(
+            f"field {name!r}: expected numbers, found {array.dtype} data such as "
+            f"{array.ravel()[:1].tolist()}; convert it"
+        ) from None
     return value
 
 
@@ -326,5 +359,7 @@ def _check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | No
             place = f"row {at[0]}" if at else "the value"
             if len(at) > 1:
                 place += f", column {columns[at[1]]!r}" if columns is not None else f", position {at[1:]}"
-            raise DataError(f"field {name!r} ({type(kind).__name__}): expected {expected}, found "
-                            f"{float(value[tuple(at)]):g} at {place} ({int(wrong.sum())} such entries); {remedy}")
+            raise DataError(
+                f"field {name!r} ({type(kind).__name__}): expected {expected}, found "
+                f"{float(value[tuple(at)]):g} at {place} ({int(wrong.sum())} such entries); {remedy}"
+            )

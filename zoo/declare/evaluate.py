@@ -41,8 +41,9 @@ class Replay(Messenger):
         Draw every site that has no value, observed ones too.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], priors: Mapping[str, Any] | None = None, *,
-                 simulate: bool = False) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], priors: Mapping[str, Any] | None = None, *, simulate: bool = False
+    ) -> None:
         super().__init__()
         self.values, self.priors, self.simulate = values, priors or {}, simulate
         self.log_probs: dict[str, Tensor] = {}
@@ -60,8 +61,10 @@ class Replay(Messenger):
         elif self.simulate and not isinstance(msg["fn"], dist.Unit):
             msg["value"], msg["is_observed"] = None, False
         elif not msg["is_observed"]:
-            raise ModelError(f"site {name!r} was not there when the model was traced; the sites of a model must not "
-                             "depend on the values drawn")
+            raise ModelError(
+                f"site {name!r} was not there when the model was traced; the sites of a model must not "
+                "depend on the values drawn"
+            )
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_plate(msg):

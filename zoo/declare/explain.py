@@ -22,13 +22,21 @@ def as_model(model: Model | type[Model] | str) -> Model:
     if isinstance(model, type) and issubclass(model, Model):
         return model()
     if not isinstance(model, Model):
-        raise UnknownNameError(f"expected a model, found {type(model).__name__}: give a zoo.Model, a class of one, or "
-                               f"a name among {', '.join(catalogue.entries('model'))}")
+        raise UnknownNameError(
+            f"expected a model, found {type(model).__name__}: give a zoo.Model, a class of one, or "
+            f"a name among {', '.join(catalogue.entries('model'))}"
+        )
     return model
 
 
-def prepare(model: Model | type[Model] | str, data: Source, *, device: str | torch.device = "auto",
-            dtype: torch.dtype | None = None, weights: Any = None) -> Program:
+def prepare(
+    model: Model | type[Model] | str,
+    data: Source,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    weights: Any = None,
+) -> Program:
     """Bind a private copy of the model to data and trace it.
 
     float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
@@ -90,18 +98,28 @@ def explain(model: Model | type[Model] | str, data: Source) -> str:
             shape = str(tuple(site.shape)).replace(",)", ")")
             args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
             role = site.role + (f" ({site.states.numel()})" if site.states is not None else "")
-            rows.append((site.name, role, f"{site.family}({args})" if site.family else str(site.support),
-                         ", ".join(site.plates) or "-", shape))
+            rows.append(
+                (
+                    site.name,
+                    role,
+                    f"{site.family}({args})" if site.family else str(site.support),
+                    ", ".join(site.plates) or "-",
+                    shape,
+                )
+            )
         lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
         lines += [""]
-        data_rows = [(n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"))
-                     for n, v in program.data.values.items()]
+        data_rows = [
+            (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"))
+            for n, v in program.data.values.items()
+        ]
         lines += _table(data_rows, ("data", "field", "shape"))
         lines += [""]
         try:
             verdicts = legality(program)
         except ZooError as error:  # a model no method can start on
             verdicts = {"": str(error)}
-        lines += _table([(n.lower(), "yes" if why is None else f"no: {why}") for n, why in verdicts.items()],
-                        ("method", "legal"))
+        lines += _table(
+            [(n.lower(), "yes" if why is None else f"no: {why}") for n, why in verdicts.items()], ("method", "legal")
+        )
     return "\n".join(lines)

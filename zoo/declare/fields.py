@@ -31,8 +31,9 @@ class Field:
     def __init__(self, *dims: str) -> None:
         for dim in dims:
             if not isinstance(dim, str) or not dim.isidentifier():
-                raise ModelError(f"a field's dimension must be a name, not {dim!r}: for example {type(self).__name__}"
-                                 '("row")')
+                raise ModelError(
+                    f'a field\'s dimension must be a name, not {dim!r}: for example {type(self).__name__}("row")'
+                )
         if len(set(dims)) < len(dims):
             raise ModelError(f"a field's dimensions must differ, but {dims} names one twice")
         self.dims = dims

@@ -81,8 +81,11 @@ class Model(PyroModule):
             hints = dict.fromkeys(own, Any)
         cls.hyperparameters = {
             **cls.hyperparameters,
-            **{n: (hints[n], vars(cls).get(n, REQUIRED)) for n in inspect.get_annotations(cls)
-               if n in own and not _is_part(hints[n])},
+            **{
+                n: (hints[n], vars(cls).get(n, REQUIRED))
+                for n in inspect.get_annotations(cls)
+                if n in own and not _is_part(hints[n])
+            },
         }
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -161,8 +164,12 @@ def model(**fields: Field) -> Callable[[Callable[..., Any]], type[Model]]:
         except NameError:
             hints = {}
         body: dict[str, Any] = {
-            "__doc__": function.__doc__, "__module__": function.__module__, "__qualname__": function.__qualname__,
-            "__annotations__": {p.name: hints.get(p.name, Any) for p in keyword}, "forward": forward, **fields,
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "__annotations__": {p.name: hints.get(p.name, Any) for p in keyword},
+            "forward": forward,
+            **fields,
             **{p.name: p.default for p in keyword if p.default is not REQUIRED},
         }
         return type(Model)(function.__name__, (Model,), body)

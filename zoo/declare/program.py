@@ -68,8 +68,9 @@ class Program:
         If the model fails on the data, its plates do not fit, or its log density is not a number.
     """
 
-    def __init__(self, model: Model, data: Data, priors: Mapping[str, Any] | None = None,
-                 structure: Structure | None = None) -> None:
+    def __init__(
+        self, model: Model, data: Data, priors: Mapping[str, Any] | None = None, structure: Structure | None = None
+    ) -> None:
         self.model, self.data, self.priors = model, data, dict(priors or {})
         # A PyroParam shows up twice: as a parameter site, and as this tensor behind it.
         self.networks = frozenset(n for n, _ in model.named_parameters() if not n.endswith("_unconstrained"))
@@ -221,15 +222,18 @@ class Program:
         for name, value in proposed.items():
             site = self.sites.get(name)
             if site is None or site.role not in ("global", "local", "parameter"):
-                raise ModelError(f"{type(self.model).__name__}.initial proposes {name!r}, which is no latent site or "
-                                 f"parameter; there are {', '.join(s.name for s in self.latents + self.parameters)}")
+                raise ModelError(
+                    f"{type(self.model).__name__}.initial proposes {name!r}, which is no latent site or "
+                    f"parameter; there are {', '.join(s.name for s in self.latents + self.parameters)}"
+                )
             expected = self.site_shape(site)
             if tuple(value.shape) != expected:
-                raise ModelError(f"{type(self.model).__name__}.initial: {name!r} must have shape {expected}, not "
-                                 f"{tuple(value.shape)}")
+                raise ModelError(
+                    f"{type(self.model).__name__}.initial: {name!r} must have shape {expected}, not "
+                    f"{tuple(value.shape)}"
+                )
             if not bool(site.support.check(value).all()):
-                raise ModelError(f"{type(self.model).__name__}.initial: {name!r} is outside its support "
-                                 f"{site.support}")
+                raise ModelError(f"{type(self.model).__name__}.initial: {name!r} is outside its support {site.support}")
         return {n: v.to(self.device, self.dtype) for n, v in proposed.items()}
 
     def check(self, values: Values) -> None:
@@ -240,15 +244,19 @@ class Program:
             if site.role == "observed" and name in replay.seen:
                 check_support(replace(site, support=replay.distributions[name].support), replay.seen[name])
             if bool(log_prob.isnan().any()):
-                raise ModelError(f"site {name!r}: log density is NaN at the starting values; look for a division by "
-                                 "zero or a log of a negative number in what feeds it "
-                                 f"({', '.join(f'{k}: {v}' for k, v in site.args.items())})")
+                raise ModelError(
+                    f"site {name!r}: log density is NaN at the starting values; look for a division by "
+                    "zero or a log of a negative number in what feeds it "
+                    f"({', '.join(f'{k}: {v}' for k, v in site.args.items())})"
+                )
         terms = self.eliminate(replay.log_probs)
         if not bool(terms.total().isfinite()):
             bad = [n for n, v in replay.log_probs.items() if not bool(v.isfinite().all())]
-            raise ModelError(f"the log density is {float(terms.total())} at the starting values, because of site "
-                             f"{bad[0] if bad else '?'!r}; its value is impossible under its distribution. Give better "
-                             "starting values with an `initial` method, or correct the model")
+            raise ModelError(
+                f"the log density is {float(terms.total())} at the starting values, because of site "
+                f"{bad[0] if bad else '?'!r}; its value is impossible under its distribution. Give better "
+                "starting values with an `initial` method, or correct the model"
+            )
 
 
 def _middle(draws: Tensor, site: Site) -> Tensor:

@@ -26,8 +26,11 @@ from zoo.declare.evaluate import Values, call, is_deterministic, is_plate
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 
-ALTERNATIVES = ({"probs", "logits"}, {"scale", "variance", "precision"},
-                {"covariance_matrix", "precision_matrix", "scale_tril"})
+ALTERNATIVES = (
+    {"probs", "logits"},
+    {"scale", "variance", "precision"},
+    {"covariance_matrix", "precision_matrix", "scale_tril"},
+)
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
 
 
@@ -211,10 +214,12 @@ def _run(model: Model, data: Data, networks: Values, messenger: _Discover, enume
     except Exception as error:
         cause = error.__cause__ or error
         first = str(cause).strip().partition("\n")[0]
-        raise ModelError(f"{type(model).__name__} failed at {messenger.now or 'its start'} on data of shapes "
-                         f"{ {n: tuple(v.shape) for n, v in data.values.items()} }: {type(cause).__name__}: {first}. "
-                         "Check that every data plate has the length of its data and that sites inside it have that "
-                         "shape") from error
+        raise ModelError(
+            f"{type(model).__name__} failed at {messenger.now or 'its start'} on data of shapes "
+            f"{ {n: tuple(v.shape) for n, v in data.values.items()} }: {type(cause).__name__}: {first}. "
+            "Check that every data plate has the length of its data and that sites inside it have that "
+            "shape"
+        ) from error
 
 
 def _sites(trace: Any) -> Iterator[tuple[str, Any]]:
@@ -253,8 +258,17 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         return _compare(model, data, data, networks, priors, plain, first, _Discover(priors, first.values), depth)
 
 
-def _compare(model: Model, data: Data, part: Data, networks: Values, priors: dict[str, Any], plain: Any,
-             first: _Discover, second: _Discover, depth: int) -> Structure:
+def _compare(
+    model: Model,
+    data: Data,
+    part: Data,
+    networks: Values,
+    priors: dict[str, Any],
+    plain: Any,
+    first: _Discover,
+    second: _Discover,
+    depth: int,
+) -> Structure:
     """Enumerate, give each source another value in turn, and describe what moved."""
     base = _run(model, part, networks, second, -1 - depth)
     for _, node in _sites(base):
@@ -288,12 +302,16 @@ def _check_plates(model: Model, data: Data, name: str, node: Any) -> None:
     frames = _frames(node)
     for frame in frames:
         if frame.full_size != frame.size:
-            raise ModelError(f"plate {frame.name!r} uses subsample_size; leave mini-batches to the method, for example "
-                             "SVI(batch_size=...)")
+            raise ModelError(
+                f"plate {frame.name!r} uses subsample_size; leave mini-batches to the method, for example "
+                "SVI(batch_size=...)"
+            )
         if frame.name in data.coords and frame.size != len(data.coords[frame.name]):
-            raise ModelError(f"site {name!r}: plate {frame.name!r} has size {frame.size}, but the data have "
-                             f"{len(data.coords[frame.name])} along {frame.name!r}; write pyro.plate({frame.name!r}, "
-                             "len(data))")
+            raise ModelError(
+                f"site {name!r}: plate {frame.name!r} has size {frame.size}, but the data have "
+                f"{len(data.coords[frame.name])} along {frame.name!r}; write pyro.plate({frame.name!r}, "
+                "len(data))"
+            )
     if is_deterministic(node) or isinstance(node["fn"], Unit | Delta):
         return
     covered = {f.dim for f in frames}
@@ -311,8 +329,10 @@ def _check_plates(model: Model, data: Data, name: str, node: Any) -> None:
         dims = data.dims.get(field_name, ()) if field_name else ()
         names = {f.name for f in frames}
         if dims and dims[0] == data.row and data.row not in names:
-            raise ModelError(f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
-                             f"{name!r} is in plates {sorted(names) or 'none'}; name its plate {data.row!r}")
+            raise ModelError(
+                f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
+                f"{name!r} is in plates {sorted(names) or 'none'}; name its plate {data.row!r}"
+            )
 
 
 def _field(data: Data, name: str, value: Tensor) -> str | None:
@@ -325,8 +345,11 @@ def _field(data: Data, name: str, value: Tensor) -> str | None:
 
 def base_distribution(fn: Any) -> Any:
     """Strip the wrappers that only reshape, expand or mask a distribution."""
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution",
-                                                            "MaskedDistribution"):
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
         fn = fn.base_dist
     return fn
 
@@ -393,29 +416,41 @@ def _ratio(view: Tensor, value: Tensor) -> float | None:
     return None
 
 
-def _describe(data: Data, plain: Any, enumerated_run: Any, first: _Discover, second: _Discover,
-              sources: dict[tuple[str, str], set[str]]) -> Structure:
+def _describe(
+    data: Data,
+    plain: Any,
+    enumerated_run: Any,
+    first: _Discover,
+    second: _Discover,
+    sources: dict[tuple[str, str], set[str]],
+) -> Structure:
     """Put together the sites from the two runs."""
     sites: dict[str, Site] = {
-        name: Site(name, "parameter", shape=tuple(initial.shape), support=constraint, initial=initial,
-                   event_dim=initial.ndim)
+        name: Site(
+            name, "parameter", shape=tuple(initial.shape), support=constraint, initial=initial, event_dim=initial.ndim
+        )
         for name, (initial, constraint) in first.params.items()
     }
     states = {n: node["value"] for n, node in _sites(enumerated_run) if name_in(node["infer"])}
     plates: dict[str, str] = {}
     for name, node in _sites(plain):
         if name not in enumerated_run.nodes:
-            raise ModelError(f"site {name!r} comes and goes between runs; the sites of a model must be the same in "
-                             "every run")
+            raise ModelError(
+                f"site {name!r} comes and goes between runs; the sites of a model must be the same in every run"
+            )
         other, frames = enumerated_run.nodes[name], _frames(node)
         symbols = dict(other["infer"].get("_dim_to_symbol", {}))
         plates.update({f.name: symbols[f.dim] for f in frames if f.dim in symbols})
         names, value = tuple(f.name for f in frames), node["value"]
         fn = base_distribution(node["fn"])
-        args = {} if is_deterministic(node) else {
-            key: _feed(view, len(other["fn"].batch_shape), sources[name, key], second.values, states)
-            for key, view in views(other["fn"]).items()
-        }
+        args = (
+            {}
+            if is_deterministic(node)
+            else {
+                key: _feed(view, len(other["fn"].batch_shape), sources[name, key], second.values, states)
+                for key, view in views(other["fn"]).items()
+            }
+        )
         if is_deterministic(node):
             role = "deterministic"
         elif node["is_observed"]:
@@ -428,10 +463,19 @@ def _describe(data: Data, plain: Any, enumerated_run: Any, first: _Discover, sec
             role = "local" if data.row and data.row in names else "global"
         event_dim = max(value.ndim - len(frames), 0) if role == "deterministic" else node["fn"].event_dim
         sites[name] = Site(
-            name, role, type(fn).__name__, names, tuple(f.dim for f in frames), tuple(value.shape), event_dim, args,
+            name,
+            role,
+            type(fn).__name__,
+            names,
+            tuple(f.dim for f in frames),
+            tuple(value.shape),
+            event_dim,
+            args,
             node["fn"].support if role != "deterministic" else constraints.real,
-            field=_field(data, name, value) if role == "observed" else None, states=states.get(name),
-            enum_dim=other["infer"].get("_enumerate_dim", 0), symbols=symbols,
+            field=_field(data, name, value) if role == "observed" else None,
+            states=states.get(name),
+            enum_dim=other["infer"].get("_enumerate_dim", 0),
+            symbols=symbols,
         )
     if not any(s.role == "observed" for s in sites.values()):
         raise ModelError(f"{type(model).__name__} observes nothing: give the data to a site with obs=...")
@@ -445,8 +489,10 @@ def _check_supports(sites: dict[str, Site]) -> None:
         if site.latent and site.family in ("Uniform", "Pareto"):
             moving = [s for feed in site.args.values() for s in feed.sites]
             if moving:
-                raise ModelError(f"site {site.name!r}: the support of its {site.family} depends on {moving[0]!r}; "
-                                 "sample it on a fixed support and transform it with pyro.deterministic")
+                raise ModelError(
+                    f"site {site.name!r}: the support of its {site.family} depends on {moving[0]!r}; "
+                    "sample it on a fixed support and transform it with pyro.deterministic"
+                )
 
 
 def primary(args: dict[str, Feed]) -> dict[str, Feed]:
@@ -467,5 +513,7 @@ def check_support(site: Site, value: Tensor) -> None:
     """Raise if an observed value is outside the support of the distribution that is to explain it."""
     inside = site.support.check(value)
     if not bool(inside.all()):
-        raise DataError(f"site {site.name!r}: {int((~inside).sum())} observed values are outside the support of its "
-                        f"{site.family} ({site.support}); correct the data or the model")
+        raise DataError(
+            f"site {site.name!r}: {int((~inside).sum())} observed values are outside the support of its "
+            f"{site.family} ({site.support}); correct the data or the model"
+        )
