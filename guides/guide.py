@@ -178,10 +178,9 @@ class DiagonalNormal(Part):
 
     def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw every coordinate, or those of the rows `rows`."""
-        start, unit, loc, log_scale = self.start, self.unit, self.loc, self.log_scale
-        if rows is not None:
-            start, unit, loc, log_scale = start[rows], unit[rows], loc[rows], log_scale[rows]
-        return normal(start, unit, loc, log_scale, eps)
+        if rows is None:
+            return normal(self.start, self.unit, self.loc, self.log_scale, eps)
+        return normal(self.start[rows], self.unit[rows], self.loc[rows], self.log_scale[rows], eps)
 
 
 def normal(
@@ -218,8 +217,7 @@ class Delta(Part):
 
     def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the point."""
-        start, unit, loc = self.start, self.unit, self.loc
+        u = self.start + self.unit * self.loc
         if rows is not None:
-            start, unit, loc = start[rows], unit[rows], loc[rows]
-        u = start + unit * loc
+            u = u[rows]
         return u, torch.zeros_like(u).sum(-1)

@@ -102,7 +102,8 @@ class Trained(Approximation):
             return {**values, **local}, u.log_q - jacobian + total
 
         with torch.no_grad():
-            return stack(one, quasi_normal(count, self.q.noise_size, program), program)
+            values, log_q = stack(one, quasi_normal(count, self.q.noise_size, program), program)
+        return values, log_q
 
     def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
@@ -117,7 +118,8 @@ class Trained(Approximation):
             return values, log_q - jacobian
 
         with torch.no_grad():
-            return stack(one, torch.zeros(count, 0, device=program.device), program)
+            values, log_q = stack(one, torch.zeros(count, 0, device=program.device), program)
+        return values, log_q
 
 
 def quasi_normal(count: int, size: int, program: Program) -> Tensor:
@@ -129,7 +131,7 @@ def quasi_normal(count: int, size: int, program: Program) -> Tensor:
         return torch.randn(count, size, dtype=program.dtype, device=program.device)
     engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=int(torch.randint(2**31, ())))
     uniform = engine.draw(count, dtype=torch.float64)[torch.randperm(count)]
-    eps = torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))
+    eps: Tensor = torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))
     return eps.to(program.device, program.dtype)
 
 

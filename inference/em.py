@@ -61,7 +61,9 @@ class EM(Method):
             with Monitor(f"em {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
                 try:
                     values, converged, steps = self._climb(program, blocks, climb, monitor, random=start % 2 == 1)
-                except (FitError, torch.linalg.LinAlgError) as error:
+                except (FitError, RuntimeError) as error:
+                    if not isinstance(error, FitError) and "linalg" not in str(error):
+                        raise
                     failed.append(str(error))
                     continue
             value = monitor.rows[-1][2]

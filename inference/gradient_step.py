@@ -39,7 +39,7 @@ class GradientStep:
 
     def _free(self, site: Site) -> bool:
         """Whether there is anything to move: the weight of a single component is not."""
-        return self.transforms[site.name].inverse_shape(torch.Size(site.shape)).numel() > 0
+        return bool(self.transforms[site.name].inverse_shape(torch.Size(site.shape)).numel() > 0)
 
     def admit(self, values: Values) -> Values:
         """Note the floors of positive-definite matrices from their starting values."""
@@ -76,10 +76,8 @@ class GradientStep:
 
         def expected(vector: Tensor) -> Tensor:
             log_probs = self.program.log_probs({**values, **unpack(vector)})
-            total: Tensor = sum(
-                torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum() for n, v in log_probs.items()
-            )
-            return total
+            terms = [torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum() for n, v in log_probs.items()]
+            return torch.stack(terms).sum()
 
         with torch.enable_grad():
             before = expected(flat)

@@ -12,9 +12,11 @@ import pandas as pd
 import xarray as xr
 
 if sys.version_info >= (3, 12):
-    import arviz as az
+    import arviz as _arviz
 else:
-    import arviz.preview as az
+    import arviz.preview as _arviz
+
+az: Any = _arviz  # the preview fills its namespace at run time, which type checkers cannot see
 
 __all__ = ["az", "elpd_loo", "khat", "summarize", "tree"]
 
@@ -98,9 +100,9 @@ def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
 
 
 def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
-    stats = data["sample_stats"] if "sample_stats" in data.children else {}
+    stats = data["sample_stats"]
     name = next(iter(data["log_likelihood"].data_vars))
-    if "log_p" in stats and "log_q" in stats and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
+    if float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
         found = az.loo_approximate_posterior(
             data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
         )

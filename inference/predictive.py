@@ -66,10 +66,7 @@ def pointwise(program: Program, points: Values, draws: Values, locals_: tuple[Va
         return program.log_joint({**points, **values}).rows
 
     with torch.no_grad():
-        if not stacked:
-            rows = one({})[None]
-        else:
-            rows = many(one, stacked, count, chunk_for(program))
+        rows = one({})[None] if not stacked else many(one, stacked, count, chunk_for(program))
         return rows if locals_ is None else rows - locals_[1]
 
 
@@ -86,7 +83,7 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
 def log_likelihood(
     program: Program, approximation: Approximation, points: Values, globals_: Values, samples: int
 ) -> Tensor:
-    """log p(x_i | globals_s) for each draw of the globals, (draws, rows), locals integrated out with `samples` draws."""
+    """log p(x_i | globals_s) for each draw of the globals, (draws, rows), locals integrated out by `samples` draws."""
     if not program.locals:
         return pointwise(program, points, globals_, None)
     count = next(iter(globals_.values())).shape[0] if globals_ else 1

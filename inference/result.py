@@ -121,7 +121,7 @@ class Fit:
 
     @cached_property
     def khat(self) -> float:
-        """Pareto shape of log p - log q over the draws: below 0.7 q is close to the posterior; NaN where it is exact."""
+        """Pareto shape of log p - log q over the draws: below 0.7 q is close to the posterior; NaN if it is exact."""
         if self.is_point or not self.program.latents:
             return float("nan")
         _, log_p, log_q = self._draws
@@ -160,7 +160,7 @@ class Fit:
             if fields:
                 groups[group] = _numpy(fields)
         dims = {n: event_names(program, s) for n, s in sites.items()}
-        dims.update({n: d for n, d in program.data.dims.items()})
+        dims.update(dict(program.data.dims.items()))
         dims[self._likelihood_name + " rows"] = (program.row,)
         coords = labels_of(program, dims)
         if "log_likelihood" in groups:
@@ -188,7 +188,7 @@ class Fit:
 
     def _log_likelihood(self) -> np.ndarray:
         """Pointwise log likelihood of the fitted rows, (draws, rows), local latents summed or integrated out."""
-        program = self.program if self.program.data.weights is None else self.program
+        program = self.program
         values, *_ = self._draws
         names = {s.name for s in program.globals}
         globals_ = {n: v for n, v in values.items() if n in names}
@@ -266,7 +266,8 @@ class Fit:
             size = len(next(iter(draws.values())))
             probability, rows = many(one, draws, size, predictive.chunk_for(program))
             weights = torch.softmax(rows - log_q, 0) if fresh or program.locals else torch.full_like(rows, 1 / size)
-            return (weights[..., None] * probability).sum(0)
+            averaged: Tensor = (weights[..., None] * probability).sum(0)
+            return averaged
 
     def log_prob(self, new: Source | None = None, samples: int = 1000) -> pd.Series:
         """log p(x_i | fitted data) of each row: the posterior predictive density, at a point estimate the plug-in one.

@@ -10,8 +10,8 @@ from inference.families import Block, closed_form
 from inference.families.family import Expected
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.initial import kmeans
 from zoo.errors import ZooError
+from zoo.initial import kmeans
 
 PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
 
@@ -112,7 +112,7 @@ def natural_start(program: Program, values: Values) -> Start:
     count = min(size, PROBES)
     for probe in range(count if any(g.requires_grad for g in gradient) else 0):
         signs = _one_hot(point, probe) if size <= PROBES else _random_signs(point)
-        inner = sum((g * s).sum() for g, s in zip(gradient, signs, strict=True))
+        inner = torch.stack([(g * s).sum() for g, s in zip(gradient, signs, strict=True)]).sum()
         hvp = torch.autograd.grad(inner, point, retain_graph=True, allow_unused=True, materialize_grads=True)
         for total, h, s in zip(curvature, hvp, signs, strict=True):
             total += h * s if size <= PROBES else h * s / count

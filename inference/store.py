@@ -263,7 +263,8 @@ def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, T
 
 
 def _distributions(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    described, tensors = {}, {}
+    described: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name, full in found.items():
         base = base_distribution(full)
         arguments = [a for a in base.arg_constraints if isinstance(base.__dict__.get(a, getattr(base, a)), Tensor)]

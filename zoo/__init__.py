@@ -38,6 +38,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "GMM",
     "VAE",
     "BayesianGMM",
     "BetaBernoulli",
@@ -46,7 +47,6 @@ __all__ = [
     "Count",
     "DataError",
     "FitError",
-    "GMM",
     "MethodError",
     "Model",
     "ModelError",

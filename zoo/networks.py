@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,11 @@ class MLP(nn.Module):
             layers += [nn.Linear(inputs, width), nn.Tanh()]
             inputs = width
         self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+    @torch.no_grad()
+    def start_at(self, bias: Tensor) -> None:
+        """Set the output's bias, so that training starts from a sensible constant."""
+        self.get_parameter(f"layers.{len(self.layers) - 1}.bias").copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""

@@ -67,6 +67,7 @@ class VAE(Model):
     dims = {"z": ("latent",), "noise": ("feature",)}  # noqa: RUF012 - declared once per class by design
     center: Tensor
     spread: Tensor
+    decoder: MLP
 
     def check(self, x: Tensor) -> None:
         """Refuse values outside the likelihood's support."""
@@ -95,8 +96,7 @@ class VAE(Model):
         self.register_buffer("spread", x.std(0, correction=0).clamp_min(torch.finfo(torch.float32).tiny))
         if self.likelihood != "gaussian":
             mean = (x.sum(0) + 0.5) / (len(x) + 1.0) / (1.0 if self.likelihood == "bernoulli" else self.trials)
-            with torch.no_grad():
-                self.decoder.layers[-1].bias.copy_(torch.logit(mean.clamp(1e-4, 1 - 1e-4)))
+            self.decoder.start_at(torch.logit(mean.clamp(1e-4, 1 - 1e-4)))
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""

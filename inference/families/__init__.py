@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
 from inference.families.family import Block, Family
 from zoo.declare.program import Program
@@ -14,10 +15,11 @@ def families() -> list[Family]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
 
-    def below(cls: type[Family]) -> list[type[Family]]:
+    def below(cls: Any) -> list[Any]:
         return [d for c in cls.__subclasses__() for d in (c, *below(c))]
 
-    return sorted((cls() for cls in below(Family) if cls.likelihoods), key=lambda f: (f.rank, type(f).__name__))
+    found: list[Family] = [cls() for cls in below(Family) if cls.likelihoods]
+    return sorted(found, key=lambda family: (family.rank, type(family).__name__))
 
 
 def closed_form(program: Program) -> tuple[list[Block], list[str]]:

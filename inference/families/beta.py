@@ -44,4 +44,5 @@ class BetaFamily(SingleFamily):
         base = base_distribution(posterior)
         eps = torch.finfo(base.concentration1.dtype).eps
         a, b = (base.concentration1 - 1).clamp_min(eps), (base.concentration0 - 1).clamp_min(eps)
-        return a / (a + b)
+        mode: Tensor = a / (a + b)
+        return mode

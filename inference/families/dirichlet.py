@@ -48,4 +48,5 @@ class DirichletFamily(SingleFamily):
         """(a - 1) / sum (a - 1), kept inside the simplex."""
         concentration = base_distribution(posterior).concentration
         above = (concentration - 1).clamp_min(torch.finfo(concentration.dtype).eps)
-        return above / above.sum(-1, keepdim=True)
+        mode: Tensor = above / above.sum(-1, keepdim=True)
+        return mode

@@ -121,7 +121,7 @@ def add_up(expected: Expected, use: Use, statistic: Tensor, shape: tuple[int, ..
     enumerated = weight.ndim - plates
     if site.role == "enumerated":  # its own dimension runs through the statistic: multiply, then sum
         keep = _enum_axis(expected, feed, weight.ndim)
-        full = weight.sum([d for d in range(enumerated, weight.ndim)], keepdim=True) if plates else weight
+        full = weight.sum(list(range(enumerated, weight.ndim)), keepdim=True) if plates else weight
         full = full[(..., *[None] * event_dim)] * statistic
         axes = [d for d in range(weight.ndim) if d != keep]
         full = full.sum(axes) if axes else full

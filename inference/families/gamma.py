@@ -42,4 +42,5 @@ class GammaFamily(SingleFamily):
     def mode(self, posterior: Any) -> Tensor:
         """(a - 1) / b, kept above zero."""
         base = base_distribution(posterior)
-        return (base.concentration - 1).clamp_min(torch.finfo(base.rate.dtype).eps) / base.rate
+        mode: Tensor = (base.concentration - 1).clamp_min(torch.finfo(base.rate.dtype).eps) / base.rate
+        return mode

@@ -64,7 +64,8 @@ class MultivariateNormalBlock(LocationScaleBlock):
 
 def inverse(matrix: Tensor) -> Tensor:
     """Inverse of positive-definite matrices through their Cholesky factors."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(0.5 * (matrix + matrix.mT)))
+    inverted: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(0.5 * (matrix + matrix.mT)))
+    return inverted
 
 
 def floored(covariance: Tensor, unit: Tensor) -> Tensor:
@@ -78,4 +79,5 @@ def floored(covariance: Tensor, unit: Tensor) -> Tensor:
     if not bool(torch.linalg.cholesky_ex(scaled - floor).info.any()):
         return scaled * scale
     values, vectors = torch.linalg.eigh(scaled)
-    return (vectors * values.clamp_min(FLOOR)[..., None, :]) @ vectors.mT * scale
+    raised: Tensor = (vectors * values.clamp_min(FLOOR)[..., None, :]) @ vectors.mT * scale
+    return raised

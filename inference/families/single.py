@@ -63,7 +63,7 @@ class SingleFamily(Family):
             for child, args in uses(program, name):
                 argument = self.likelihoods.get(child.family, "")
                 feed = args.get(argument)
-                if feed is None or not recognized(feed) or not explained(child) or feed.pad > 0 and self.vector:
+                if feed is None or not recognized(feed) or not explained(child) or (feed.pad > 0 and self.vector):
                     break
                 use = Use(child, argument, feed)
                 if not self.accepts(name, use):

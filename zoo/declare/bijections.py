@@ -36,7 +36,7 @@ class CholeskyVector(Transform):
     """u in R^{D(D+1)/2} -> lower triangular L with L_ii = exp(u_ii); log|J| = sum_i u_ii."""
 
     domain = constraints.real_vector
-    codomain = constraints.lower_cholesky
+    codomain: constraints.Constraint = constraints.lower_cholesky
     bijective = True
 
     def __eq__(self, other: object) -> bool:
@@ -102,14 +102,15 @@ def bijection(support: constraints.Constraint, site: str) -> Transform:
     if base is constraints.lower_cholesky:
         return CholeskyVector()
     try:
-        return biject_to(support)
+        found: Transform = biject_to(support)
     except NotImplementedError:
         raise ModelError(f"site {site!r}: no bijection from unconstrained space onto its support {support}") from None
+    return found
 
 
 def log_abs_det(transform: Transform, x: Tensor, y: Tensor, batch_dim: int) -> Tensor:
     """Log Jacobian of `transform` at x -> y, with every dimension right of the first `batch_dim` summed."""
     if transform is identity_transform:
         return x.new_zeros(x.shape[:batch_dim])
-    value = transform.log_abs_det_jacobian(x, y)
+    value: Tensor = transform.log_abs_det_jacobian(x, y)
     return value.reshape(*value.shape[:batch_dim], -1).sum(-1)

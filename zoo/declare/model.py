@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_origin, get_type_hints
 
@@ -17,7 +18,7 @@ from zoo.errors import ModelError, unknown
 REQUIRED = inspect.Parameter.empty
 
 
-def validate(owner: str, name: str, value: object, hint: object) -> Any:
+def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     """Return `value` as the type `hint`, or raise a `ModelError` that names the setting and what it must be."""
     if isinstance(value, Tensor) or hint is Any:
         return value
@@ -107,13 +108,13 @@ class Model(PyroModule):
         """Tell the generative story; every subclass has its own."""
         raise ModelError(f"{type(self).__name__} declares no forward(...) method, which tells its generative story")
 
-    def check(self, **data: Tensor) -> None:
+    def check(self, *args: Any, **data: Any) -> None:
         """Raise `DataError` if the data cannot be fitted; accepts everything unless a model says otherwise."""
 
-    def setup(self, **data: Tensor) -> None:
+    def setup(self, *args: Any, **data: Any) -> None:
         """Make what depends on the data; called once per fit, on the fit's own copy of the model."""
 
-    def initial(self, **data: Tensor) -> dict[str, Tensor]:
+    def initial(self, *args: Any, **data: Any) -> dict[str, Tensor]:
         """Propose starting values for some or all sites and parameters; none unless a model says otherwise."""
         return {}
 
@@ -172,7 +173,8 @@ def model(**fields: Field) -> Callable[[Callable[..., Any]], type[Model]]:
             **fields,
             **{p.name: p.default for p in keyword if p.default is not REQUIRED},
         }
-        return type(Model)(function.__name__, (Model,), body)
+        made: type[Model] = types.new_class(function.__name__, (Model,), exec_body=lambda space: space.update(body))
+        return made
 
     return decorate
 

@@ -41,9 +41,9 @@ def surroundings(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with pyro.validation_enabled(False), pyro.get_param_store().scope():
-            with torch.device(device) if device.type != "cpu" else nullcontext():
-                yield
+        place = torch.device(device) if device.type != "cpu" else nullcontext()
+        with pyro.validation_enabled(False), pyro.get_param_store().scope(), place:
+            yield
     finally:
         torch.set_default_dtype(before)
 

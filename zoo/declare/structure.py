@@ -8,8 +8,8 @@ is given another value: the arguments that move depend on it, and comparing an a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -478,7 +478,7 @@ def _describe(
             symbols=symbols,
         )
     if not any(s.role == "observed" for s in sites.values()):
-        raise ModelError(f"{type(model).__name__} observes nothing: give the data to a site with obs=...")
+        raise ModelError("the model observes nothing: give the data to a site with obs=...")
     _check_supports(sites)
     return Structure(sites, plates)
 
