@@ -105,3 +105,156 @@ class RegressionMixture(zoo.Model):
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("y", dist.Normal(intercept[z] + slope[z] * x, noise[z]), obs=y)
+
+
+ROWS = [[3.6, 79.0], [1.8, 54.0], [3.333, 74.0], [2.283, 62.0]]
+BITS = [[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 1]]
+PIXELS = [[0, 3, 1], [2, 0, 4], [1, 1, 0], [4, 2, 2]]
+
+# A few rows of data for every model of the zoo, in each of its shapes: small enough to sum over every assignment.
+ZOO_CASES = {
+    "GMM": [
+        *((zoo.GMM(components=2, covariance=c), ROWS) for c in ("full", "diag", "tied", "spherical")),
+        (zoo.GMM(components=3), ROWS),
+        (zoo.GMM(components=1), ROWS),
+    ],
+    "BayesianGMM": [
+        *((zoo.BayesianGMM(components=2, covariance=c), ROWS) for c in ("full", "diag")),
+        (zoo.BayesianGMM(components=3, covariance="diag", concentration=2.5, shrinkage=0.5, df=4.0), ROWS),
+        (zoo.BayesianGMM(components=1), ROWS),
+    ],
+    "BetaBernoulli": [(zoo.BetaBernoulli(), FLIPS), (zoo.BetaBernoulli(a=2.0, b=0.5), FLIPS[:1])],
+    "VAE": [
+        (zoo.VAE(latent=2, hidden=(4,)), BITS),
+        (zoo.VAE(latent=1, hidden=(), likelihood="binomial"), PIXELS),
+        (zoo.VAE(latent=2, hidden=(3, 3), likelihood="gaussian"), ROWS),
+    ],
+}
+OWN_CASES = [
+    (EightSchools(), SCHOOLS),
+    (NonCentred(scale=3.0), SCHOOLS),
+    (coin(a=2.0), FLIPS),
+    (PoissonMixture(), [0, 3, 1, 9]),
+    (PoissonMixture(components=3), [0, 3, 1, 9]),
+    (BernoulliMixture(), BITS),
+    (RegressionMixture(), {"x": [0.0, 1.0, 2.0, -1.0], "y": [0.5, 1.5, -2.0, 3.0]}),
+]
+
+
+class LatentClass(zoo.Model):
+    """Rows of zeros and ones from a few classes; weights and probabilities are parameters without prior."""
+
+    x = Binary("row", "item")
+    components: int = 2
+
+    def forward(self, x: Tensor) -> None:
+        k, d = self.components, x.shape[1]
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        p = pyro.param("p", torch.full((k, d), 0.5), constraint=constraints.unit_interval)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Bernoulli(p[z]).to_event(1), obs=x)
+
+
+class StudentMixture(zoo.Model):
+    """Heavy-tailed clusters on a line: no closed-form M-step for location and scale."""
+
+    x = Real("row")
+    components: int = 2
+    df: float = 4.0
+
+    def forward(self, x: Tensor) -> None:
+        k = self.components
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        loc = pyro.param("loc", torch.linspace(-1.0, 1.0, k))
+        scale = pyro.param("scale", torch.ones(k), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.StudentT(self.df, loc[z], scale[z]), obs=x)
+
+
+class TrilMixture(zoo.Model):
+    """Gaussian mixture whose covariances are given by their Cholesky factors."""
+
+    x = Real("row", "feature")
+    components: int = 2
+
+    def forward(self, x: Tensor) -> None:
+        k, d = self.components, x.shape[1]
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        loc = pyro.param("loc", torch.linspace(-1.0, 1.0, k)[:, None].expand(k, d))
+        factor = pyro.param("factor", torch.eye(d).expand(k, d, d), constraint=constraints.lower_cholesky)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.MultivariateNormal(loc[z], scale_tril=factor[z]), obs=x)
+
+
+class SumMixture(zoo.Model):
+    """Gaussian mixture whose covariances are a shared matrix plus noise of each component's own size."""
+
+    x = Real("row", "feature")
+    components: int = 2
+
+    def forward(self, x: Tensor) -> None:
+        k, d = self.components, x.shape[1]
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        loc = pyro.param("loc", torch.linspace(-1.0, 1.0, k)[:, None].expand(k, d))
+        shared = pyro.param("shared", torch.eye(d), constraint=constraints.positive_definite)
+        noise = pyro.param("noise", torch.ones(k), constraint=constraints.positive)
+        covariance = shared + noise[:, None, None] * torch.eye(d)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.MultivariateNormal(loc[z], covariance[z]), obs=x)
+
+
+class NormalMean(zoo.Model):
+    """An unknown mean under known noise: mu ~ Normal(0, width), x_i ~ Normal(mu, noise)."""
+
+    x = Real("row")
+    width: float = 10.0
+    noise: float = 2.0
+
+    def forward(self, x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, self.width))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(mu, self.noise), obs=x)
+
+
+class SumOfTwo(zoo.Model):
+    """Only a + b is seen, so a and b are strongly correlated given data: a, b ~ Normal(0, 1), x_i ~ Normal(a + b, 1)."""
+
+    x = Real("row")
+
+    def forward(self, x: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+
+
+class RandomEffects(zoo.Model):
+    """A normal mean seen through a local effect per row, so that each x_i ~ Normal(mu, sqrt(2)) given mu."""
+
+    x = Real("row")
+
+    def forward(self, x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with pyro.plate("row", len(x)):
+            effect = pyro.sample("effect", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(effect, 1.0), obs=x)
+
+
+class LinearFactors(zoo.Model):
+    """Known loadings, unknown coordinates: z_i ~ Normal(0, I), x_i ~ Normal(L z_i, 0.5), Gaussian with them summed."""
+
+    x = Real("row", "feature")
+
+    dims = {"z": ("factor",)}  # noqa: RUF012 - declared once per class by design
+    loadings = torch.tensor([[1.0, 0.0], [0.5, 1.0], [-1.0, 0.5], [0.0, 1.5]])
+    noise = 0.5
+
+    def forward(self, x: Tensor) -> None:
+        loadings = self.loadings.to(x)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings.mT, self.noise).to_event(1), obs=x)
