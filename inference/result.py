@@ -258,8 +258,8 @@ class Fit:
 
             def one(values: Values) -> tuple[Tensor, Tensor]:
                 full = {**self.points, **values}
-                terms, _ = program.expectations(full)
-                return program.responsibilities(full)[site.name], terms.rows
+                found = program.responsibilities(full, vectorized=bool(draws))
+                return found[site.name], program.log_joint(full).rows
 
             if not draws:
                 return one({})[0]

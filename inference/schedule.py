@@ -10,6 +10,7 @@ PATIENCE = 2  # comparisons without a gain beyond the noise before the rate fall
 SMALLEST_GAIN = 1e-4  # nats between the two spans compared: less is no gain even without noise
 FALL = 0.25  # steps with a falling rate, as a share of the steps before
 SHORTEST_FALL = 500
+EXACT_FALL = 100  # steps with a falling rate where the objective has no noise
 LAST_RATE = 0.01  # rate at the end, as a share of the first
 
 
@@ -27,10 +28,12 @@ class Schedule:
         Learning rate at the start.
     epoch
         Steps per pass over the data; a window holds at least one pass.
+    exact
+        Whether the objective has no noise, so that any rise left at the end is real.
     """
 
-    def __init__(self, steps: int, rate: float, *, epoch: int = 1) -> None:
-        self.steps, self.first_rate = steps, rate
+    def __init__(self, steps: int, rate: float, *, epoch: int = 1, exact: bool = False) -> None:
+        self.steps, self.first_rate, self.exact = steps, rate, exact
         self.window = max(WINDOW, epoch)
         self.values: list[float] = []
         self.means: list[float] = []
@@ -88,7 +91,15 @@ class Schedule:
         self.is_best = mean > self.best
         self.best = max(self.best, mean)
         self._since += 1
-        if not self._fall_to and self._since >= SPAN and len(self.means) >= 2 * SPAN:
+        if self.exact and self.finished and self.converged and mean - self.means[-2] > SMALLEST_GAIN:
+            self.converged = False
+            self.reason = (
+                f"still rising by {mean - self.means[-2]:.2g} in the last {self.window} steps although the learning "
+                "rate had fallen; the maximum may be at infinity or on the boundary of a support"
+            )
+        if self.exact and not self._fall_to and len(self.means) > 1 and self.variances[-1] < SMALLEST_GAIN**2:
+            self._compare_exact(step)
+        elif not self._fall_to and self._since >= SPAN and len(self.means) >= 2 * SPAN:
             self._since = 0
             self._compare(step)
         return True
@@ -102,9 +113,19 @@ class Schedule:
             self.converged = True
             self._fall(step, "")
 
-    def _fall(self, step: int, reason: str) -> None:
+    def _compare_exact(self, step: int) -> None:
+        """Compare two windows of an objective without noise."""
+        if self.means[-1] - self.means[-2] < SMALLEST_GAIN:
+            self.converged = True
+            self._fall(
+                step,
+                f"the objective rose by less than {SMALLEST_GAIN:g} over {self.window} steps, at step {step}",
+                length=EXACT_FALL,
+            )
+
+    def _fall(self, step: int, reason: str, length: int = SHORTEST_FALL) -> None:
         self._fall_from = step
-        self._fall_to = min(self.steps, step + max(SHORTEST_FALL, int(FALL * step)))
+        self._fall_to = min(self.steps, step + (length if length == EXACT_FALL else max(length, int(FALL * step))))
         self.reason = reason or (
             f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, at step {step}"
         )

@@ -41,10 +41,7 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
         shape[factor.ndim + site.enum_dim], shape[-1] = states, rows
         log_probs[site.name] = factor + soft.log().T.reshape(shape)
 
-    def objective(factors: Values) -> Tensor:
-        return program.eliminate(factors).total(program.data.weights)
-
-    marginals: Values = torch.func.grad(objective)(log_probs)
+    _, marginals = program.marginals(log_probs)
     return marginals
 
 

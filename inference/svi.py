@@ -78,7 +78,8 @@ class SVI(Method):
         values = starting_values(program)
         state = _State(program, self.guide, natural_start(program, values), values)
         batches = self._batches(program, state)
-        schedule = Schedule(self.steps, self.learning_rate, epoch=state.steps_per_epoch)
+        exact = (self.guide.point or not program.latents) and state.steps_per_epoch == 1
+        schedule = Schedule(self.steps, self.learning_rate, epoch=state.steps_per_epoch, exact=exact)
         optimizer = torch.optim.Adam(
             [
                 {"params": state.coordinates, "relative": 1.0},

@@ -151,25 +151,42 @@ class Program:
         """log p(x, z; theta), enumerated sites summed out, every constant kept."""
         return self.eliminate(self.log_probs(values))
 
-    def expectations(self, values: Values) -> tuple[Terms, Values]:
+    def expectations(self, values: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
         """Return the log joint and, for every site, the posterior probability of each entry of its log density.
 
         The gradient of the log normalizer with respect to a log factor is the posterior marginal of the factor's
         variables (Darwiche 2003); for a mixture these are the responsibilities. Row weights multiply them.
+
+        Parameters
+        ----------
+        values
+            Values of latents, parameters and network weights.
+        vectorized
+            Whether this runs inside `torch.vmap`, where only the functional gradient works (it is slower to start).
         """
-        log_probs = {n: v.detach() for n, v in self.log_probs(values).items()}
+        return self.marginals({n: v.detach() for n, v in self.log_probs(values).items()}, vectorized=vectorized)
 
-        def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            terms = self.eliminate(factors)
-            return terms.total(self.data.weights), (terms.rest, terms.rows)
+    def marginals(self, log_probs: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
+        """Return the eliminated log joint of these log densities and its gradient with respect to each."""
+        weights = self.data.weights
+        if vectorized:
 
-        marginals, parts = torch.func.grad(objective, has_aux=True)(log_probs)
-        return Terms(*parts), marginals
+            def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                terms = self.eliminate(factors)
+                return terms.total(weights), (terms.rest, terms.rows)
 
-    def responsibilities(self, values: Values) -> dict[str, Tensor]:
+            found, parts = torch.func.grad(objective, has_aux=True)(log_probs)
+            return Terms(*parts), found
+        with torch.enable_grad():
+            leaves = {n: v.detach().requires_grad_() for n, v in log_probs.items()}
+            terms = self.eliminate(leaves)
+            gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
+        return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
+
+    def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
         """p(z_i = k | x_i, globals) of each enumerated site in the data plate, shape (rows, states)."""
         program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
-        _, marginals = program.expectations(values)
+        _, marginals = program.expectations(values, vectorized=vectorized)
         return {s.name: self._per_row(marginals[s.name], s) for s in self.enumerated if self.row in s.plates}
 
     def _per_row(self, marginal: Tensor, site: Site) -> Tensor:
