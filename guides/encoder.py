@@ -19,9 +19,10 @@ LOG_SCALE_LIMIT = 8.0  # natural steps, as a power of e: beyond it a draw of an 
 
 @dataclass(frozen=True)
 class Encoder(Guide):
-    """q(locals_i) = Normal(m(x_i), s(x_i)^2) with m and s from a network of the data row (Kingma and Welling 2014).
+    """Amortized: a network from each data row to the Normal of its local latents.
 
-    Globals fall to a second guide. Rows are standardized before they enter the network.
+    q(locals_i) = Normal(m(x_i), s(x_i)^2) with m and s from the network (Kingma and Welling 2014). Globals fall to a
+    second guide. Rows are standardized before they enter the network.
 
     Parameters
     ----------

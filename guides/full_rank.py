@@ -16,10 +16,11 @@ LARGEST = 1000  # coordinates: beyond this the covariance has half a million ent
 
 @dataclass(frozen=True)
 class FullRank(Guide):
-    """q(u) = Normal(u | m, L L^T): a Normal with full covariance over all continuous latents in unconstrained space.
+    """One Normal with full covariance over all continuous latents.
 
-    Globals and locals are one vector, so their dependence is part of q (Kucukelbir et al. 2017, section 2.3). As the
-    guide for globals in `Encoder(globals=FullRank())` it covers the globals alone.
+    q(u) = Normal(u | m, L L^T) in unconstrained space. Globals and locals are one vector, so their dependence is part
+    of q (Kucukelbir et al. 2017, section 2.3). As the guide for globals in `Encoder(globals=FullRank())` it covers the
+    globals alone.
     """
 
     def why_not(self, program: Program) -> str | None:

@@ -10,9 +10,10 @@ from zoo.declare.program import Program
 
 @dataclass(frozen=True)
 class MeanField(Guide):
-    """q(u) = prod_j Normal(u_j | m_j, s_j^2): a diagonal Normal over all continuous latents in unconstrained space.
+    """An independent Normal for every coordinate of the continuous latents.
 
-    Local latents have parameters of their own for every row (Kucukelbir et al. 2017, section 2.3).
+    q(u) = prod_j Normal(u_j | m_j, s_j^2) in unconstrained space. Local latents have parameters of their own for every
+    row (Kucukelbir et al. 2017, section 2.3).
     """
 
     def build(self, program: Program, start: Start) -> Variational:

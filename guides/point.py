@@ -10,9 +10,10 @@ from zoo.declare.program import Program
 
 @dataclass(frozen=True)
 class Point(Guide):
-    """q(z) = delta(z - z*): one value per latent, so climbing the bound finds the mode of p(z | x) (MAP).
+    """A single value for every latent: climbing the bound finds the posterior mode.
 
-    The mode is that of the density in the latents' own space, without the Jacobian of the unconstrained view.
+    q(z) = delta(z - z*). The mode is that of the density in the latents' own space, without the Jacobian of the
+    unconstrained view.
     """
 
     point = True

@@ -20,11 +20,12 @@ from zoo.errors import FitError
 
 @dataclass(frozen=True)
 class EM(Method):
-    """theta_{t+1} = argmax_theta E_{p(z | x, theta_t)}[log p(x, z, theta)] (Dempster, Laird and Rubin 1977).
+    """Expectation maximization: the discrete latents exactly, the rest as points.
 
-    The E-step enumerates the discrete latents exactly. The M-step is in closed form wherever the structure of the
-    model shows one; what is left is climbed by gradient (generalized EM). Latents with priors are set to their mode,
-    so the objective is the log likelihood plus the log prior (MAP-EM). The objective never decreases.
+    theta_{t+1} = argmax_theta E_{p(z | x, theta_t)}[log p(x, z, theta)] (Dempster, Laird and Rubin 1977). The E-step
+    enumerates the discrete latents exactly. The M-step is in closed form wherever the structure of the model shows one;
+    what is left is climbed by gradient (generalized EM). Latents with priors are set to their mode, so the objective is
+    the log likelihood plus the log prior (MAP-EM). The objective never decreases.
 
     Parameters
     ----------

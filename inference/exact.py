@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exact(Method):
-    """p(z | x) by conjugacy, and log p(x) = log p(x, z) - log p(z | x), the same at every z.
+    """The posterior in closed form, by conjugacy, with the log evidence.
 
-    Legal where the structure of the model shows that every latent has the conjugate prior of its likelihood.
+    log p(x) = log p(x, z) - log p(z | x), the same at every z (Chib 1995, equation 5). Legal where the structure of the
+    model shows that every latent has the conjugate prior of its likelihood.
     """
 
     def why_not(self, program: Program) -> str | None:

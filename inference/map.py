@@ -11,6 +11,9 @@ from inference.svi import SVI
 
 @dataclass(frozen=True)
 class MAP(SVI):
-    """z* = argmax_z log p(x, z; theta), enumerated sites summed out: `SVI` with `Point()` as its guide."""
+    """The posterior mode by gradient: `SVI` with `Point()` as its guide.
+
+    z* = argmax_z log p(x, z; theta), enumerated sites summed out.
+    """
 
     guide: Guide = field(default_factory=Point)

@@ -35,12 +35,13 @@ FINAL_CELLS = 20_000_000
 
 @dataclass(frozen=True)
 class SVI(Method):
-    """max_q E_q[log p(x, z; theta)] - E_q[log q(z)] by stochastic gradient ascent (Hoffman et al. 2013).
+    """Stochastic variational inference: climb the ELBO with any guide.
 
-    Enumerated sites are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir
-    et al. 2017). Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the
-    square root of the curvature at the start) at a constant rate until the ELBO stops rising beyond its noise; then
-    the rate falls to zero. If the end is worse than an earlier stretch, that one is kept.
+    max_q E_q[log p(x, z; theta)] - E_q[log q(z)] by stochastic gradient ascent (Hoffman et al. 2013). Enumerated sites
+    are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017).
+    Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the square root of
+    the curvature at the start) at a constant rate until the ELBO stops rising beyond its noise; then the rate falls to
+    zero. If the end is worse than an earlier stretch, that one is kept.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ DIMS: dict[str, tuple[str, ...]] = {
 
 
 class GMM(Model):
-    """Gaussian mixture; weights, means and covariances are parameters without prior (maximum likelihood).
+    """Gaussian mixture with parameters without prior, fitted by maximum likelihood.
 
     Generative story::
 

@@ -21,7 +21,7 @@ NOISE_FLOOR = 1e-3  # of a column's standard deviation: keeps the Gaussian likel
 
 
 class VAE(Model):
-    """Variational autoencoder (Kingma and Welling 2014): a decoder network maps local coordinates to each row.
+    """Variational autoencoder: a network decodes a few Gaussian coordinates per row (Kingma and Welling 2014).
 
     Generative story::
 
