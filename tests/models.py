@@ -258,3 +258,30 @@ class LinearFactors(zoo.Model):
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ loadings.mT, self.noise).to_event(1), obs=x)
+
+
+class Colours(zoo.Model):
+    """How often each label comes: p ~ Dirichlet(1, ..., 1), colour_i ~ Categorical(p)."""
+
+    colour = zoo.Category("row")
+    count: int = 3
+
+    dims = {"p": ("label",)}  # noqa: RUF012 - declared once per class by design
+
+    def forward(self, colour: Tensor) -> None:
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(self.count)))
+        with pyro.plate("row", len(colour)):
+            pyro.sample("colour", dist.Categorical(p), obs=colour)
+
+
+class Rate(zoo.Model):
+    """Counts at one rate: rate ~ Gamma(a, b), count_i ~ Poisson(rate)."""
+
+    count = Count("day")
+    a: float = 2.0
+    b: float = 0.5
+
+    def forward(self, count: Tensor) -> None:
+        rate = pyro.sample("rate", dist.Gamma(self.a, self.b))
+        with pyro.plate("day", len(count)):
+            pyro.sample("count", dist.Poisson(rate), obs=count)
