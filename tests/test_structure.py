@@ -49,13 +49,8 @@ def feeds(program, site):
 
 # -- the zoo and the models of tests ----------------------------------------------------------------------------------
 
-GMM_ROLES = {
-    "weights": "parameter",
-    "means": "parameter",
-    "covariances": "parameter",
-    "z": "enumerated",
-    "x": "observed",
-}
+MIXTURE = {"z": "enumerated", "x": "observed"}
+GMM_ROLES = {"weights": "parameter", "means": "parameter", "covariances": "parameter", **MIXTURE}
 BAYESIAN_ROLES = {"weights": "global", "means": "global", "precisions": "global", **MIXTURE}
 MIXED = {"weights": "parameter", "z": "enumerated"}
 
