@@ -10,6 +10,7 @@ import torch
 from inference.method import Method, as_method
 from inference.random import as_seed, seeded
 from inference.result import Fit
+from inference.threads import threads_for
 from zoo.declare.data import Source
 from zoo.declare.explain import as_model, prepare
 from zoo.declare.model import Model
@@ -63,6 +64,7 @@ def fit(
     began = time.perf_counter()
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None):
         program = prepare(model, data, device=device, dtype=dtype, weights=weights)
-        method.check(program)
-        outcome = method.run(program, progress=progress)
+        with threads_for(program):
+            method.check(program)
+            outcome = method.run(program, progress=progress)
     return Fit(program, method, outcome, seed, time.perf_counter() - began)

@@ -18,6 +18,7 @@ from inference.method import Method, Outcome
 from inference.posterior import khat, summarize, tree
 from inference.random import as_seed, seeded
 from inference.rows import event_names, frame_of, labels_of, row_chunks
+from inference.threads import threads_for
 from zoo.declare.data import Source, bind
 from zoo.declare.evaluate import Values, many
 from zoo.declare.program import Program
@@ -95,7 +96,7 @@ class Fit:
         program = self.program
         size = sum(int(np.prod(program.site_shape(s))) for s in program.latents)
         count = max(FEWEST, min(DRAWS, LARGEST // max(1, size)))
-        with seeded(self.seed, program.device), torch.no_grad():
+        with seeded(self.seed, program.device), threads_for(program), torch.no_grad():
             values, log_q = self.approximation.draw(program, count)
 
             def joint(v: Values) -> Tensor:
@@ -192,7 +193,7 @@ class Fit:
         values, *_ = self._draws
         names = {s.name for s in program.globals}
         globals_ = {n: v for n, v in values.items() if n in names}
-        with seeded(self.seed + 1, program.device):
+        with seeded(self.seed + 1, program.device), threads_for(program):
             rows = predictive.log_likelihood(program, self.approximation, self.points, globals_, INTEGRATION_SAMPLES)
         return rows.cpu().numpy()
 
@@ -248,7 +249,7 @@ class Fit:
 
     def _assign(self, program: Program, site: Site, *, fresh: bool) -> Tensor:
         """Responsibilities of one chunk of rows, (rows, states)."""
-        with seeded(self.seed + 2, program.device), torch.no_grad():
+        with seeded(self.seed + 2, program.device), threads_for(program), torch.no_grad():
             count = 1 if self.is_point else DRAWS
             draws = self._globals(count)
             log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
@@ -304,7 +305,7 @@ class Fit:
         if not program.row:
             raise FitError("log_prob needs a data plate: the model's data have no rows")
         count = samples if self.has_draws or program.locals else 1
-        with seeded(self.seed + 3, program.device), torch.no_grad():
+        with seeded(self.seed + 3, program.device), threads_for(program), torch.no_grad():
             draws = self._globals(count)
             local = (
                 predictive.local_draws(program, self.approximation, self.points, draws, count)
@@ -329,7 +330,11 @@ class Fit:
         program = self.program
         if not program.row:
             raise FitError("generate needs a data plate: the model's data have no rows")
-        with seeded(self.seed + 4 if seed is None else as_seed(seed), program.device), torch.no_grad():
+        with (
+            seeded(self.seed + 4 if seed is None else as_seed(seed), program.device),
+            threads_for(program),
+            torch.no_grad(),
+        ):
             donor = program.data.take(torch.randint(len(program.data), (n,)))
             source = torch.randint(min(n, DRAWS), (n,)).sort().values if self.has_draws else torch.zeros(n).long()
             draws = self._globals(DRAWS if self.has_draws else 1)
@@ -364,7 +369,11 @@ class Fit:
             raise FitError(f"predict(draws): draws must be a whole number above 0, not {draws!r}")
         program = self._on(None if new is None else self._complete(new))
         fitted = program is self.program
-        with seeded(self.seed + 5 if seed is None else as_seed(seed), program.device), torch.no_grad():
+        with (
+            seeded(self.seed + 5 if seed is None else as_seed(seed), program.device),
+            threads_for(program),
+            torch.no_grad(),
+        ):
             values = self._globals(draws)
             if program.locals and fitted:
                 drawn, _ = self.approximation.draw(program, draws)
@@ -404,7 +413,11 @@ class Fit:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise FitError(f"sample(n): n must be a whole number above 0, not {n!r}")
         program = self.program
-        with seeded(self.seed + 6 if seed is None else as_seed(seed), program.device), torch.no_grad():
+        with (
+            seeded(self.seed + 6 if seed is None else as_seed(seed), program.device),
+            threads_for(program),
+            torch.no_grad(),
+        ):
             values, _ = self.approximation.draw(program, n)
         dims = {s.name: event_names(program, s) for s in program.latents}
         arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
