@@ -266,7 +266,7 @@ class Colours(zoo.Model):
     colour = zoo.Category("row")
     count: int = 3
 
-    dims = {"p": ("label",)}  # noqa: RUF012 - declared once per class by design
+    dims = {"p": ("shade",)}  # noqa: RUF012 - declared once per class by design
 
     def forward(self, colour: Tensor) -> None:
         p = pyro.sample("p", dist.Dirichlet(torch.ones(self.count)))
