@@ -26,6 +26,11 @@ class Approximation(ABC):
 
     point = False
 
+    @property
+    def covers_new_rows(self) -> bool:
+        """Whether q also says what the locals of rows never seen are."""
+        return False
+
     @abstractmethod
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Return `count` draws of the latents, stacked along dimension 0, and log q of each, shape (count,)."""
@@ -87,6 +92,11 @@ class Trained(Approximation):
     def __post_init__(self) -> None:
         """A point guide gives points."""
         self.point = self.guide.point
+
+    @property
+    def covers_new_rows(self) -> bool:
+        """Whether the guide is amortized."""
+        return self.q.amortized
 
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Draw globals, and the locals of the fitted rows; log q is that of the values in their own space."""

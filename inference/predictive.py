@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from inference.approximation import Approximation
-from zoo.declare.evaluate import Replay, Values, many
+from zoo.declare.evaluate import Values, many
 from zoo.declare.program import Program
+from zoo.declare.structure import Site
+
+if TYPE_CHECKING:
+    from inference.result import Fit
 
 CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
+ASSIGN_CELLS = 50_000_000  # responsibilities times draws beyond which fewer draws are averaged
 
 
 def chunk_for(program: Program) -> int:
@@ -95,6 +101,44 @@ def log_likelihood(
     return total - math.log(samples)
 
 
-def simulate_rows(program: Program, values: Values) -> Replay:
-    """Draw every site that has no value, observed ones too."""
-    return program.replay(values, simulate=True, states=False)
+def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
+    """Responsibilities of a site for the rows of a program, (rows, states), averaged over draws of the globals.
+
+    `fresh` rows were not part of the fit: each draw counts by how well it explains them.
+    """
+    with fit.running(2):
+        count = 1 if fit.is_point else assign_draws(program, fit.draw_count)
+        draws = fit.globals(count)
+        log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
+        if program.locals:
+            count = fit.draw_count
+            draws = {n: v.expand(count, *v.shape[1:]) if fit.is_point else v for n, v in fit.globals(count).items()}
+            local, log_q = local_draws(program, fit.approximation, fit.points, draws, count)
+            draws = {**draws, **local}
+
+        def one(values: Values) -> tuple[Tensor, Tensor]:
+            full = {**fit.points, **values}
+            found = program.responsibilities(full, vectorized=bool(draws))
+            return found[site.name], program.log_joint(full).rows
+
+        if not draws:
+            return one({})[0]
+        probability, rows = many(one, draws, count, chunk_for(program))
+        weights = torch.softmax(rows - log_q, 0) if fresh or program.locals else torch.full_like(rows, 1 / count)
+        averaged: Tensor = (weights[..., None] * probability).sum(0)
+        return averaged
+
+
+def assign_draws(program: Program, available: int) -> int:
+    """How many draws of the globals to average responsibilities over: all, fewer for very many rows."""
+    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    return max(100, min(available, ASSIGN_CELLS // (states * len(program.data))))
+
+
+def log_prob(fit: Fit, program: Program, samples: int) -> tuple[Tensor, Tensor]:
+    """Log predictive density of the rows of a program, and its Monte Carlo error."""
+    count = samples if fit.has_draws or program.locals else 1
+    with fit.running(3):
+        draws = fit.globals(count)
+        local = local_draws(program, fit.approximation, fit.points, draws, count) if program.locals else None
+        return log_mean_exp(pointwise(program, fit.points, draws, local).double())

@@ -1,0 +1,79 @@
+"""The ArviZ groups of a fit: draws or a point, densities, pointwise log likelihood, data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from inference import predictive
+from inference.posterior import tree
+from inference.rows import event_names, labels_of
+from zoo.declare.evaluate import Values, many
+
+if TYPE_CHECKING:
+    from inference.result import Fit
+
+INTEGRATION_SAMPLES = 100  # draws of the locals per draw of the globals in the pointwise log likelihood
+
+
+def arviz_groups(fit: Fit) -> xr.DataTree:
+    """Build posterior, point_estimate, sample_stats, log_likelihood, observed_data and constant_data, as they exist."""
+    program, sites = fit.program, fit.program.sites
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    points = {n: v for n, v in fit.points.items() if n in sites}
+    if fit.is_point:
+        latents = {n: v[0] for n, v in fit.approximation.draw(program, 1)[0].items()}
+        groups["point_estimate"] = _numpy({**points, **latents, **program.deterministic({**fit.points, **latents})})
+    else:
+        values, log_p, log_q = fit.draws
+
+        def derived(v: Values) -> Values:
+            return program.deterministic({**fit.points, **v})
+
+        if any(s.role == "deterministic" for s in sites.values()):
+            values = {**values, **many(derived, values, len(log_p), predictive.chunk_for(program))}
+        groups["posterior"] = {n: v[None] for n, v in _numpy(values).items()}
+        groups["sample_stats"] = {"log_p": log_p[None], "log_q": log_q[None]}
+        if points:
+            groups["point_estimate"] = _numpy(points)
+        if fit.has_draws and program.row:
+            groups["log_likelihood"] = {likelihood_name(fit): _log_likelihood(fit)[None]}
+    observed = {s.field for s in program.observed}
+    for group, wanted in (("observed_data", True), ("constant_data", False)):
+        fields = {n: v for n, v in program.data.values.items() if (n in observed) is wanted}
+        if fields:
+            groups[group] = _numpy(fields)
+    dims = {**{n: event_names(program, s) for n, s in sites.items()}, **program.data.dims}
+    dims.setdefault(likelihood_name(fit), (program.row,))
+    attributes = {
+        "created_by": "latentzoo",
+        "model": repr(fit.model),
+        "method": repr(fit.method),
+        "seed": fit.seed,
+        "objective": fit.objective.value,
+        "objective_kind": fit.objective.kind,
+        "converged": int(fit.converged),
+        "reason": fit.reason,
+    }
+    return tree(groups, dims, labels_of(program, dims), attributes)
+
+
+def likelihood_name(fit: Fit) -> str:
+    """Name of the pointwise log likelihood: the observed site in the data plate, or several joined by '+'."""
+    names = [s.name for s in fit.program.observed if fit.program.row in s.plates]
+    return "+".join(names) if names else "observed"
+
+
+def _log_likelihood(fit: Fit) -> np.ndarray:
+    """Pointwise log likelihood of the fitted rows, (draws, rows), local latents summed or integrated out."""
+    names = {s.name for s in fit.program.globals}
+    globals_ = {n: v for n, v in fit.draws[0].items() if n in names}
+    with fit.running(1):
+        rows = predictive.log_likelihood(fit.program, fit.approximation, fit.points, globals_, INTEGRATION_SAMPLES)
+    return rows.cpu().numpy()
+
+
+def _numpy(values: Values) -> dict[str, np.ndarray]:
+    return {n: v.detach().cpu().numpy() for n, v in values.items()}
