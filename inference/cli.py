@@ -161,7 +161,7 @@ def _hint(hint: Any) -> str:
 
 def _data(text: str) -> Any:
     """Read a file or dataset here, so that a column of weights can be named."""
-    from zoo.declare.data import read
+    from zoo.declare.read import read
 
     return read(text)
 

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from zoo.declare.bijections import PositiveDefiniteVector, bijection
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 FLOOR = 1e-6  # added to covariances, relative to the mean of their starting diagonal
 INNER_STEPS = 10

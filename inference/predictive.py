@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.approximation import Approximation
 from zoo.declare.evaluate import Values, many
 from zoo.declare.program import Program
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 if TYPE_CHECKING:
     from inference.result import Fit

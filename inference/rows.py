@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.declare.program import Program
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 CELLS = 4_000_000  # entries of the data in one chunk
 

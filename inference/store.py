@@ -30,7 +30,7 @@ from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import Model
 from zoo.declare.program import Program
-from zoo.declare.structure import base_distribution
+from zoo.declare.sites import base_distribution
 from zoo.errors import DataError, FitError, ModelError
 
 if TYPE_CHECKING:

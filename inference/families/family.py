@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
-from zoo.declare.structure import Feed, Site
+from zoo.declare.sites import Feed, Site
 
 EMPTY = 1e-10  # expected count below which a cell has no data and keeps its value
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.families.family import EMPTY, Block, Expected, Family, explained, recognized, sum_to, uses
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.structure import Feed, Site, base_distribution
+from zoo.declare.sites import Feed, Site, base_distribution
 
 FLOOR = 1e-6  # smallest variance, as a share of the data's own along the same column
 

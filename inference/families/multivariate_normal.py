@@ -8,7 +8,7 @@ from torch import Tensor
 from inference.families.family import EMPTY, Block, Expected
 from inference.families.location_scale import FLOOR, LocationScaleBlock, LocationScaleFamily
 from zoo.declare.evaluate import Values
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 
 class MultivariateNormalFamily(LocationScaleFamily):

@@ -8,7 +8,7 @@ from torch import Tensor
 from inference.families.family import EMPTY, Block, Expected, sum_to
 from inference.families.location_scale import FLOOR, LocationScaleBlock, LocationScaleFamily, cell_shape
 from zoo.declare.evaluate import Values
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 
 class NormalFamily(LocationScaleFamily):

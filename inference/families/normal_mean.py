@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.families.family import EMPTY
 from inference.families.single import SingleFamily, wrapped
-from zoo.declare.structure import base_distribution
+from zoo.declare.sites import base_distribution
 
 
 class NormalMeanFamily(SingleFamily):

@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.families.family import Block, Expected, Family, Use, add_up, explained, recognized, uses
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.structure import base_distribution
+from zoo.declare.sites import base_distribution
 
 
 class SingleFamily(Family):

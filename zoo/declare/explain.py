@@ -12,7 +12,7 @@ from zoo import catalogue
 from zoo.declare.data import Source, bind
 from zoo.declare.model import Model, has_networks
 from zoo.declare.program import Program
-from zoo.declare.structure import primary
+from zoo.declare.sites import primary
 from zoo.errors import UnknownNameError, ZooError
 
 

@@ -15,7 +15,8 @@ from zoo.declare.contract import Factor, contract, pack, rows_and_rest
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Replay, Values, call
 from zoo.declare.model import Model
-from zoo.declare.structure import Site, Structure, check_support, trace
+from zoo.declare.sites import Site, Structure, check_support
+from zoo.declare.structure import trace
 from zoo.declare.view import View
 from zoo.errors import ModelError
 

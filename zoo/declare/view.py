@@ -15,7 +15,7 @@ from torch.distributions.transforms import Transform
 
 from zoo.declare.bijections import bijection, log_abs_det
 from zoo.declare.evaluate import Values
-from zoo.declare.structure import Site
+from zoo.declare.sites import Site
 
 
 @dataclass(frozen=True)

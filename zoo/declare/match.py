@@ -1,0 +1,107 @@
+"""Columns of tables and entries of dicts, matched to the fields of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from zoo.declare.fields import Field
+from zoo.declare.model import Model
+from zoo.errors import DataError
+
+
+def from_frame(
+    model: Model, frame: pd.DataFrame, expected: pd.Index | None
+) -> tuple[dict[str, Any], pd.Index | None, tuple[str, ...]]:
+    """Match the columns of a table to fields: by name, and the other numeric columns to the single matrix field."""
+    if not frame.columns.is_unique:
+        twice = list(frame.columns[frame.columns.duplicated()])
+        raise DataError(f"the table names column {twice[0]!r} twice; rename one")
+    name_of_model, fields = type(model).__name__, model.fields
+    matrices = [n for n, f in fields.items() if len(f.dims) == 2]
+    vectors = [n for n, f in fields.items() if len(f.dims) == 1]
+    if len(matrices) + len(vectors) < len(fields) or len(matrices) > 1:
+        raise DataError(
+            f"{name_of_model}: a table fills vector fields and at most one matrix field; give a dict of "
+            f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}"
+        )
+    if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
+        return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, ()
+    missing = [n for n in vectors if n not in frame.columns]
+    if missing:
+        raise DataError(
+            f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
+            f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it"
+        )
+    arrays = {n: _numbers(frame[n], fields[n]) for n in vectors}
+    if not matrices:
+        return arrays, None, ()
+    rest = frame[[c for c in frame.columns if c not in vectors]]
+    notes: tuple[str, ...] = ()
+    if expected is not None and set(expected) <= set(rest.columns):
+        rest = rest[list(expected)]
+    else:
+        text = [c for c in rest.columns if _is_text(rest[c])]
+        rest = rest.drop(columns=text)
+        if text:
+            notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",)
+        if not len(rest.columns):
+            raise DataError(
+                f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
+                f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
+            )
+    stacked = [_numbers(rest[c], fields[matrices[0]]) for c in rest.columns]
+    arrays[matrices[0]] = np.stack(stacked, axis=1)
+    return arrays, rest.columns, notes
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Tell whether a column holds words and no numbers at all (a label column, not a damaged numeric one)."""
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    return bool(pd.to_numeric(column, errors="coerce").isna().all()) and len(column) > 0
+
+
+def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
+    """Return a column as numbers, or labels for a `Category` field."""
+    if kind.integer and not pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=object)
+    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        if bad.any():
+            at = column.index[bad][0]
+            raise DataError(
+                f"column {column.name!r}: expected numbers, found {column[bad].iloc[0]!r} at row {at!r}"
+                f"{f' and {int(bad.sum()) - 1} more' if bad.sum() > 1 else ''}; clean or drop the column"
+            )
+        column = pd.to_numeric(column)
+    return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+def from_arrays(model: Model, source: Any) -> dict[str, Any]:
+    """Match a dict of arrays, or one array for a model with one field."""
+    fields, name_of_model = model.fields, type(model).__name__
+    if isinstance(source, Mapping):
+        missing = [n for n in fields if n not in source]
+        extra = [str(n) for n in source if n not in fields]
+        if missing or extra:
+            raise DataError(
+                f"{name_of_model} has data fields {', '.join(fields)}; "
+                + (f"missing: {', '.join(missing)}" if missing else f"not a field: {', '.join(extra)}")
+            )
+        return dict(source)
+    if len(fields) > 1:
+        raise DataError(
+            f"{name_of_model} has {len(fields)} data fields ({', '.join(fields)}); give a dict or a "
+            "DataFrame with these names, not one array"
+        )
+    if not isinstance(source, np.ndarray | Tensor | Sequence) or isinstance(source, str):
+        raise DataError(
+            f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
+            "array, a path or the name of a dataset"
+        )
+    return {next(iter(fields)): source}

@@ -1,0 +1,173 @@
+"""Sites and what feeds them: the words in which the structure of a model is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.errors import DataError
+
+ALTERNATIVES = (
+    {"probs", "logits"},
+    {"scale", "variance", "precision"},
+    {"covariance_matrix", "precision_matrix", "scale_tril"},
+)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What feeds one argument of a site's distribution.
+
+    Attributes
+    ----------
+    kind
+        "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by an
+        enumerated site) or "function" (anything else).
+    sites
+        Latents and parameters it depends on.
+    index
+        Enumerated sites it depends on.
+    data
+        Data fields it depends on.
+    scale
+        For "site" and "indexed": the argument is this constant times the value.
+    pad
+        For "site" and "indexed": how many event dimensions the value is broadcast over on the right.
+    """
+
+    kind: str
+    sites: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    scale: float = 1.0
+    pad: int = 0
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        factor = "" if self.scale == 1.0 else f"{self.scale:.4g} * "
+        if self.kind == "site":
+            return factor + self.sites[0]
+        if self.kind == "indexed":
+            return f"{factor}{self.sites[0]}[{self.index[0]}]"
+        sources = ", ".join((*self.sites, *self.index, *self.data))
+        return f"function of {sources}" if sources else "constant"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site of a model.
+
+    Attributes
+    ----------
+    role
+        "global", "local", "enumerated", "observed", "parameter", "deterministic", or "unsupported" for a discrete
+        latent that cannot be enumerated.
+    family
+        Name of the distribution ("Normal"), empty for parameters.
+    plates
+        Names of the plates, left to right as their dimensions stand.
+    plate_dims
+        Their negative dimensions.
+    shape
+        Shape of the value in the traced data, without enumeration dimensions.
+    event_dim
+        How many dimensions on the right are one event.
+    args
+        What feeds each argument of the distribution.
+    support
+        Where values live.
+    initial
+        Starting value that a parameter was declared with.
+    field
+        Data field an observed site takes its value from.
+    states, enum_dim
+        For enumerated sites: the values, laid out along their own dimension, and that dimension.
+    symbols
+        Dimension of the log density -> symbol, fixed for the program.
+    """
+
+    name: str
+    role: str
+    family: str = ""
+    plates: tuple[str, ...] = ()
+    plate_dims: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    event_dim: int = 0
+    args: dict[str, Feed] = dataclasses.field(default_factory=dict)
+    support: Any = constraints.real
+    initial: Tensor | None = None
+    field: str | None = None
+    states: Tensor | None = None
+    enum_dim: int = 0
+    symbols: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def latent(self) -> bool:
+        """Whether the site is a latent with a guide's or a point's value (not enumerated)."""
+        return self.role in ("global", "local")
+
+    @property
+    def batch_dim(self) -> int:
+        """How many dimensions of the value stand left of the event."""
+        return len(self.shape) - self.event_dim
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The sites of a model in the order of its story, and the symbol of each plate."""
+
+    sites: dict[str, Site]
+    plates: dict[str, str]
+
+
+def base_distribution(fn: Any) -> Any:
+    """Strip the wrappers that only reshape, expand or mask a distribution."""
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
+        fn = fn.base_dist
+    return fn
+
+
+def views(fn: Any) -> dict[str, Tensor]:
+    """Return every parameterization of a distribution's arguments: for a Normal also its variance and precision."""
+    base = base_distribution(fn)
+    found = {}
+    for name in base.arg_constraints:
+        value = getattr(base, name, None)
+        if isinstance(value, Tensor):
+            found[name] = value
+    if type(base).__name__ == "Normal":
+        found["variance"] = base.scale.square()
+        found["precision"] = base.scale.square().reciprocal()
+    return found
+
+
+def primary(args: dict[str, Feed]) -> dict[str, Feed]:
+    """Keep one of each group of alternative parameterizations: a recognized one where there is one."""
+    kept = dict(args)
+    for group in ALTERNATIVES:
+        present = [n for n in args if n in group]
+        if len(present) > 1:
+            rank = {"site": 0, "indexed": 0, "constant": 1, "function": 2}
+            best = min(present, key=lambda n: rank[args[n].kind])
+            for name in present:
+                if name != best:
+                    del kept[name]
+    return kept
+
+
+def check_support(site: Site, value: Tensor) -> None:
+    """Raise if an observed value is outside the support of the distribution that is to explain it."""
+    inside = site.support.check(value)
+    if not bool(inside.all()):
+        raise DataError(
+            f"site {site.name!r}: {int((~inside).sum())} observed values are outside the support of its "
+            f"{site.family} ({site.support}); correct the data or the model"
+        )
