@@ -1,0 +1,62 @@
+"""What test files share: data, reference numbers, and a check that nothing global is left changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+
+import zoo
+
+
+@pytest.fixture(scope="session")
+def references() -> Path:
+    """The folder of reference numbers."""
+    folder = os.environ.get("ZOO_REFERENCES")
+    if not folder:
+        pytest.skip("ZOO_REFERENCES is not set: it names the folder of reference numbers")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def reference(references: Path) -> Callable[[str], Any]:
+    """Read a JSON file of reference numbers."""
+    return lambda name: json.loads((references / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def faithful() -> pd.DataFrame:
+    """Old Faithful: 272 eruptions, their length and the wait for the next."""
+    return zoo.datasets.load("faithful")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Binarised 8x8 digits: 1500 rows to train on, 297 to test on."""
+    pixels = (zoo.datasets.load("digits").to_numpy() >= 8).astype(float)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    return pixels[order[:1500]], pixels[order[1500:]]
+
+
+@contextmanager
+def nothing_global_changes() -> Iterator[None]:
+    """Check that what happens inside leaves the random state, Pyro's parameters and torch's defaults alone."""
+    pyro.get_param_store().clear()
+    pyro.param("of_the_user", torch.tensor([1.0, 2.0]))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_default_dtype(), torch.is_grad_enabled()  # noqa: NPY002
+    yield
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before[2:]
+    assert list(pyro.get_param_store().keys()) == ["of_the_user"]
+    assert torch.equal(pyro.param("of_the_user"), torch.tensor([1.0, 2.0]))
+    pyro.get_param_store().clear()
