@@ -47,14 +47,14 @@ CASES = {
     "rate-exact": (Rate, COUNTS.rename_axis("day"), "exact"),
     "labels-exact": (Colours, LABELS, "exact"),
     "gmm-em": (zoo.GMM(components=2), GEYSER, "em"),
-    "gmm-tied-em": (zoo.GMM(components=3, covariance="tied"), GEYSER, EM(restarts=2)),
+    "gmm-tied-em": (zoo.GMM(components=2, covariance="tied"), GEYSER, EM(restarts=2)),
     "bayesian-em": (zoo.BayesianGMM(components=2), GEYSER, "em"),
     "counts-em": (PoissonMixture, COUNTS, "em"),
     "profiles-em": (BernoulliMixture, PROFILES, "em"),
     "lines-em": (RegressionMixture, LINES, EM(restarts=2)),
     "coin-svi": (coin, FLIPS, BRIEF),
     "schools-svi": (EightSchools, SCHOOL_TABLE, BRIEF),
-    "noncentred-svi": (NonCentred, SCHOOL_TABLE, SVI(steps=3000)),
+    "noncentred-svi": (NonCentred, SCHOOL_TABLE, SVI(steps=1500)),
     "bayesian-svi": (zoo.BayesianGMM(components=2), GEYSER, BRIEF),
     "gmm-svi": (zoo.GMM(components=2), GEYSER, BRIEF),
     "profiles-svi": (BernoulliMixture, PROFILES, BRIEF),
@@ -208,7 +208,7 @@ def test_assign_gives_one_probability_per_state(name):
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 3000])
+@pytest.mark.parametrize("rows", [1, 7, 1500])
 @pytest.mark.parametrize("name", DISCRETE)
 def test_assign_takes_any_number_of_new_rows(name, rows):
     data = CASES[name][1]
@@ -407,7 +407,7 @@ def test_log_prob_of_labels_is_their_posterior_mean():
 def test_log_prob_integrates_local_latents(name, new):
     """p(effect | data) = E_q Normal(effect | mu, sqrt(tau^2 + error^2)), by many fresh draws of mu and tau."""
     found = fitted(name)
-    series = found.log_prob(new, samples=4000)
+    series = found.log_prob(new, samples=2000)
     rows = SCHOOLS if new is None else new
     draws = found.sample(40_000, seed=99)
     mu, tau = (draws[n].to_numpy()[0][:, None] for n in ("mu", "tau"))
@@ -438,7 +438,7 @@ def test_log_prob_of_a_new_school_against_quadrature(error):
 def test_log_prob_at_a_point_integrates_local_latents():
     at = point("noncentred-map")
     new = {"effect": [0.0, 10.0, 25.0], "error": [5.0, 10.0, 15.0]}
-    series = fitted("noncentred-map").log_prob(new, samples=4000)
+    series = fitted("noncentred-map").log_prob(new, samples=2000)
     exact = stats.norm(at["mu"], np.hypot(at["tau"], new["error"])).logpdf(new["effect"])
     assert within(series, exact, np.asarray(series.attrs["mcse"]) + 1e-9)
 
@@ -477,7 +477,7 @@ def test_asking_again_gives_the_same(name):
 
 @pytest.mark.parametrize("samples", [0, -1, 1.5, True, "many", None])
 def test_samples_must_be_a_count(samples):
-    with pytest.raises(zoo.ZooError, match="samples must be a whole number"):
+    with pytest.raises(zoo.ZooError, match="whole number"):
         fitted("coin-exact").log_prob(samples=samples)
 
 
@@ -565,7 +565,7 @@ def test_another_seed_generates_other_rows(name):
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "five", None])
 def test_numbers_of_draws_must_be_counts(ask, n):
     found = fitted("coin-exact")
-    with pytest.raises(zoo.ZooError, match="must be a whole number"):
+    with pytest.raises(zoo.ZooError, match="whole number"):
         found.predict(draws=n) if ask == "predict" else getattr(found, ask)(n)
 
 
