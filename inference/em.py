@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 
 from inference.approximation import PointMass
 from inference.families import Block, closed_form
+from inference.families.family import Expected
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.start import first_marginals, proposes, update
@@ -105,12 +105,14 @@ class EM(Method):
         if not proposes(program):
             marginals = first_marginals(program, random=random)
             if marginals is not None:
-                values = self.maximize(program, blocks, climb, values, marginals)
+                expected = Expected(program, values, program.replay(values), marginals)
+                values = self.maximize(blocks, climb, expected)
         values = climb.admit(values)
         history: list[float] = []
         for step in range(self.max_steps + 1):
             with torch.no_grad():
-                terms, marginals = program.expectations(values)
+                replay = program.replay(values)
+            terms, marginals = program.marginals(replay.log_probs)
             value = float(terms.total(program.data.weights))
             if value != value:
                 raise FitError(f"the objective is not a number after {step} steps")
@@ -119,16 +121,14 @@ class EM(Method):
             if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
                 return values, True, step
             if step < self.max_steps:
-                values = self.maximize(program, blocks, climb, values, marginals)
+                values = self.maximize(blocks, climb, Expected(program, values, replay, marginals))
         return values, False, self.max_steps
 
-    def maximize(
-        self, program: Program, blocks: list[Block], climb: GradientStep, values: Values, marginals: dict[str, Tensor]
-    ) -> Values:
+    def maximize(self, blocks: list[Block], climb: GradientStep, expected: Expected) -> Values:
         """M-step: closed form for each block, then the gradient for the rest."""
         with torch.no_grad():
-            values = update(program, blocks, values, marginals)
-        return climb(values, marginals)
+            values = update(blocks, expected)
+        return climb(values, expected.marginals)
 
 
 def arrived(history: list[float], tolerance: float, eps: float) -> bool:

@@ -63,7 +63,7 @@ def starting_values(program: Program) -> Values:
     if marginals is None:
         return values
     blocks, _ = closed_form(program)
-    better = update(program, blocks, values, marginals)
+    better = update(blocks, Expected(program, values, program.replay(values), marginals))
     try:
         program.check(better)
     except ZooError:
@@ -71,11 +71,11 @@ def starting_values(program: Program) -> Values:
     return better
 
 
-def update(program: Program, blocks: list[Block], values: Values, marginals: Values) -> Values:
-    """One closed-form update of every block in turn."""
+def update(blocks: list[Block], expected: Expected) -> Values:
+    """One closed-form update of every block. Blocks share no site, so all are updated from the same values."""
+    values = dict(expected.values)
     for block in blocks:
-        expected = Expected(program, values, program.replay(values), marginals)
-        values = {**values, **block.maximize(expected)}
+        values.update(block.maximize(expected))
     return values
 
 

@@ -108,14 +108,18 @@ class LocationScaleBlock(Block):
     def __post_init__(self) -> None:
         """Name what is updated."""
         self.unknowns = self.names
-        self._about: tuple[Tensor, Tensor] | None = None
+        self._about: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def about(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the data by column: where sums are centred, and what floors are relative to."""
+    def about(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the centred entries (n, ...), and the data's mean and variance by column that floors are relative to.
+
+        Kept from step to step: the data do not change.
+        """
         if self._about is None:
             rows = value.reshape(-1, *value.shape[value.ndim - self.site.event_dim :])
+            center = rows.mean(0)
             spread = rows.var(0, correction=0)
-            self._about = rows.mean(0), torch.where(spread > 0, spread, torch.ones_like(spread))
+            self._about = rows - center, center, torch.where(spread > 0, spread, torch.ones_like(spread))
         return self._about
 
     def cell_weight(self, expected: Expected) -> Tensor:
@@ -146,9 +150,7 @@ class LocationScaleBlock(Block):
 
     def maximize(self, expected: Expected) -> Values:
         """Return the new location and scale."""
-        value = expected.value(self.site)
-        center, spread = self.about(value)
-        flat = (value - center).reshape(-1, *center.shape)
+        flat, center, spread = self.about(expected.value(self.site))
         return self.update(expected, self.cell_weight(expected), flat, center, spread)
 
     @abstractmethod

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from inference.families.family import EMPTY, Block, Expected
 from inference.families.location_scale import FLOOR, LocationScaleBlock, LocationScaleFamily
+from zoo.declare.densities import BLOCK
 from zoo.declare.evaluate import Values
 from zoo.declare.sites import Site
 
@@ -36,7 +37,7 @@ class MultivariateNormalBlock(LocationScaleBlock):
         """Update from weights (k, n) and centred rows (n, d)."""
         s0, s1 = weight.sum(1), weight @ x
         loc, mean, prior_mean = self.location(expected, s0[:, None], s1, center)
-        second = torch.stack([(w[:, None] * x).T @ x for w in weight])
+        second = outer_products(weight, x)
         cross = mean[:, :, None] * s1[:, None, :]
         scatter = second - cross - cross.mT + s0[:, None, None] * mean[:, :, None] * mean[:, None, :]
         current = expected.values[self.names[1]]
@@ -60,6 +61,18 @@ class MultivariateNormalBlock(LocationScaleBlock):
             new, alive = power[:, None, None] * inverse(inner), power > 0
         new = torch.where(alive[:, None, None], new, current.reshape(new.shape))
         return {self.names[0]: loc, self.names[1]: new.reshape(current.shape)}
+
+
+def outer_products(weight: Tensor, x: Tensor) -> Tensor:
+    """sum_i w_ki x_i x_i^T, shape (k, d, d), from weights (k, n) and rows (n, d), a block of rows at a time."""
+    k, d = len(weight), x.shape[1]
+    total = x.new_zeros(k, d, d)
+    size = max(64, BLOCK // (k * d))
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        weighted = weight[:, start : start + size, None] * part
+        total.baddbmm_(weighted.mT, part.expand(k, *part.shape))
+    return total
 
 
 def inverse(matrix: Tensor) -> Tensor:

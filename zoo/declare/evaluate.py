@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.declare.densities import log_density
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 
@@ -74,7 +75,7 @@ class Replay(Messenger):
         if self.simulate or is_deterministic(msg):
             return
         self.distributions[name] = msg["fn"]
-        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
 
     def _pyro_param(self, msg: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -34,6 +35,14 @@ class Terms:
         """Return rest + scale * sum_i w_i rows_i."""
         rows = self.rows.sum() if weights is None else (weights * self.rows).sum()
         return self.rest + scale * rows
+
+
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Add up at least one tensor."""
+    first, *others = tensors
+    for other in others:
+        first = first + other
+    return first
 
 
 @contextmanager
@@ -170,6 +179,8 @@ class Program:
     def marginals(self, log_probs: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
         """Return the eliminated log joint of these log densities and its gradient with respect to each."""
         weights = self.data.weights
+        if self._one_state_per_row and not vectorized:
+            return self._mixture_marginals(log_probs)
         if vectorized:
 
             def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -183,6 +194,43 @@ class Program:
             terms = self.eliminate(leaves)
             gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
         return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
+
+    @cached_property
+    def _one_state_per_row(self) -> bool:
+        """Whether the only enumerated site is one per row, which needs no elimination but a log-sum-exp."""
+        if len(self.enumerated) != 1:
+            return False
+        site = self.enumerated[0]
+        if site.states is None or site.states.numel() < 2 or (site.enum_dim, site.plate_dims) != (-2, (-1,)):
+            return False
+        return all(
+            s.plates == (self.row,)
+            for s in self.sites.values()
+            if (self.row and s.name == site.name) or self.row in s.plates
+        )
+
+    def _mixture_marginals(self, log_probs: Values) -> tuple[Terms, Values]:
+        """`marginals` for one enumerated site per row: p(z_i = k | x_i) is a softmax, the same for every factor."""
+        rows, weights = len(self.data), self.data.weights
+        inside = [n for n in log_probs if self.row in self.sites[n].plates]
+        shared = [n for n in inside if log_probs[n].ndim > 1 and log_probs[n].shape[-2] > 1]
+        joint = sum_of(log_probs[n] for n in shared)
+        normalizer = joint.logsumexp(-2)
+        posterior = (joint - normalizer[..., None, :]).exp_()
+        if weights is not None:
+            posterior *= weights
+        found: Values = {}
+        for name, value in log_probs.items():
+            if name in shared:
+                found[name] = posterior.expand(value.shape)
+            elif name in inside and weights is not None:
+                found[name] = weights.expand(value.shape)
+            else:
+                found[name] = torch.ones_like(value)
+        plain = [log_probs[n].reshape(-1, rows).sum(0) for n in inside if n not in shared]
+        rest = [log_probs[n].sum() for n in log_probs if n not in inside]
+        total = sum_of([normalizer.reshape(rows), *plain])
+        return Terms(sum_of(rest) if rest else normalizer.new_zeros(()), total), found
 
     def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
         """p(z_i = k | x_i, globals) of each enumerated site in the data plate, shape (rows, states)."""
