@@ -147,9 +147,10 @@ def test_elpd_is_leave_one_out(model, data, rows):
     error = elpd.std(ddof=1) / math.sqrt(len(elpd))
     assert abs(elpd.mean() - np.sum(rows)) < 5 * error
     assert error < 0.1
-    expected = math.sqrt(len(rows) * np.var(rows))  # ArviZ: sqrt(n var)
-    errors = np.array([row["elpd_se"] for row in found])
-    assert abs(errors.mean() - expected) < 5 * errors.std(ddof=1) / math.sqrt(len(errors)) + np.abs(elpd).std()
+    if np.ptp(rows) > 0:
+        errors = np.array([row["elpd_se"] for row in found])
+        expected = math.sqrt(len(rows) * np.var(rows))
+        assert abs(errors.mean() - expected) < 5 * errors.std(ddof=1) / math.sqrt(len(errors))
 
 
 def test_elpd_of_a_mixture_is_near_the_plug_in_density():
@@ -388,9 +389,9 @@ def test_nothing_that_ran_is_still_a_table(tmp_path):
     assert not list(place.glob("*.png"))
 
 
-@pytest.mark.parametrize("label", ["a/b", "../outside", "..", "/tmp/elsewhere", "", "table.csv", "svi: lr=0.1?"])
+@pytest.mark.parametrize("label", ["a/b", "../out", "..", "{}/out", "", "table.csv", "svi: lr=0.1?"])
 def test_any_label_stays_inside_the_folder(label, tmp_path):
-    place = tmp_path / "runs"
+    place, label = tmp_path / "runs", label.format(tmp_path)
     compare(coin, FLIPS, methods={label: "exact"}, seed=0).save(place)
     inside = list(place.glob("*/fit.json"))
     assert len(inside) == 1
