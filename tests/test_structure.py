@@ -346,6 +346,27 @@ def test_indexing_by_two_sites_is_a_function():
     assert (feed.kind, feed.sites, set(feed.index)) == ("function", ("loc",), {"a", "b"})
 
 
+def test_what_indexes_along_a_markov_chain_is_the_state_of_that_step():
+    """Steps that are two apart share a dimension; what feeds a step is told by its own state, not by the other's."""
+
+    @zoo.model(x=Real("row", "time"))
+    def chain(x):
+        start = pyro.sample("start", dist.Dirichlet(torch.ones(2)))
+        moves = pyro.sample("moves", dist.Dirichlet(torch.ones(2, 2)).to_event(1))
+        means = pyro.param("means", torch.zeros(2))
+        with pyro.plate("row", len(x)):
+            z = None
+            for t in pyro.markov(range(x.shape[1])):
+                z = pyro.sample(f"z_{t}", dist.Categorical(start if t == 0 else moves[z]))
+                pyro.sample(f"x_{t}", dist.Normal(means[z], 1.0), obs=x[:, t])
+
+    program = prepared(chain(), [[0.5, -1.0, 2.0, 1.0], [1.0, 0.0, -0.3, 0.7]])
+    assert feeds(program, "z_0")["probs"] == "start"
+    for t in range(4):
+        assert feeds(program, f"x_{t}")["loc"] == f"means[z_{t}]"
+        assert t == 0 or feeds(program, f"z_{t}")["probs"] == f"moves[z_{t - 1}]"
+
+
 def test_latents_of_groups_are_local_to_the_plate_of_the_data():
     @zoo.model(y=Count("group"))
     def groups(y):
