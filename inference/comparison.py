@@ -12,11 +12,12 @@ import pandas as pd
 from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior import elpd_loo
-from inference.random import as_seed
+from inference.random import as_seed, seeded
 from inference.result import Fit
 from zoo.declare.data import Source
+from zoo.declare.explain import prepare
 from zoo.declare.model import Model
-from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError
+from zoo.errors import MethodError, UnknownNameError, ZooError
 
 COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
 KHAT_GOOD = 0.7
@@ -122,6 +123,8 @@ def compare(
     """
     seed = as_seed(seed)
     labelled = _labelled(methods)
+    with seeded(seed):
+        prepare(model, data, **options)  # what is wrong whatever the method is said at once
     rows: dict[str, dict[str, Any]] = {}
     result = Comparison(pd.DataFrame())
     for label, method in labelled.items():
@@ -129,8 +132,6 @@ def compare(
             fitted = fit(model, data, method=method, seed=seed, progress=progress, **options)
             result.fits[label] = fitted
             rows[label] = row(fitted)
-        except (DataError, ModelError, UnknownNameError):
-            raise
         except Exception as error:  # the other methods still run, and the row says what happened
             result.errors[label] = error
             note = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,13 @@ def _globals(fitted: Fit, draws: int) -> xr.Dataset:
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write table.csv, a folder per fit, traces.png and, for mixtures of real columns, scatter.png."""
     folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
     comparison.table.to_csv(folder / "table.csv", index_label="method")
-    for label, fitted in comparison.fits.items():
-        fitted.save(folder / label)
+    for number, (label, fitted) in enumerate(comparison.fits.items(), start=1):
+        plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
+        name = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
+        taken.add(name)
+        fitted.save(folder / name)
     if comparison.fits:
         _write(traces(comparison.fits), folder / "traces.png")
         figure = scatter(comparison.fits)

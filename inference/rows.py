@@ -40,6 +40,8 @@ def labels_of(program: Program, dims: Mapping[str, tuple[str, ...]]) -> dict[str
 
 def _plain(index: Any) -> Any:
     """Return labels that NetCDF can hold: numbers or text."""
+    if isinstance(index, pd.MultiIndex):
+        return np.asarray([", ".join(map(str, entry)) for entry in index])
     values = np.asarray(index)
     return values.astype(str) if values.dtype.kind not in "iufb" else values
 

@@ -88,7 +88,7 @@ class SVI(Method):
             ],
             lr=self.learning_rate,
         )
-        size = len(program.data)
+        size = len(program.data) if program.data.weights is None else float(program.data.weights.sum())
         particles = self.particles or (1 if state.weights or self.guide.point or not program.latents else PARTICLES)
         broken = 0
         with Monitor("svi", self.steps, show=progress) as monitor:

@@ -567,8 +567,9 @@ def test_parameters_and_priors_declared_as_attributes():
             self.mu = PyroSample(dist.Normal(0.0, 10.0))
 
         def forward(self, x):
+            mu = self.mu  # a PyroSample belongs to the plates it is first read in
             with pyro.plate("row", len(x)):
-                pyro.sample("x", dist.Normal(self.mu, self.noise), obs=x)
+                pyro.sample("x", dist.Normal(mu, self.noise), obs=x)
 
     program = prepared(Attributes(), [1.0, 2.0, 6.0])
     assert {n: s.role for n, s in program.sites.items()} == {"noise": "parameter", "mu": "global", "x": "observed"}

@@ -162,7 +162,7 @@ def _check(
         if isinstance(array, pd.Series | pd.DataFrame):
             if isinstance(array, pd.DataFrame) and len(kind.dims) == 2:
                 coords.setdefault(kind.dims[1], array.columns)
-            coords.setdefault(kind.dims[0] if kind.dims else "", array.index)
+            _agree(coords.setdefault(kind.dims[0] if kind.dims else "", array.index), array.index, name, kind)
         value = _tensor(name, array, kind, levels, like)
         if value.ndim == 1 and len(kind.dims) == 2 and len(model.fields) == 1 and like is None:
             value = value[:, None]  # one feature
@@ -216,13 +216,33 @@ def _check(
     return Data(values, {n: f.dims for n, f in model.fields.items()}, coords, row, levels, notes=notes)
 
 
+def _agree(first: pd.Index, index: pd.Index, name: str, kind: Field) -> None:
+    """Raise if two labelled fields have other labels along the same dimension."""
+    if not first.equals(index):
+        raise DataError(
+            f"field {name!r}: its labels along {kind.dims[0]!r} differ from another field's "
+            f"({list(index[:3])} and {list(first[:3])}, ...); align them first"
+        )
+
+
 def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...]], like: Data | None) -> Tensor:
     """Convert to a tensor: integers for categories (labels coded in sorted order), otherwise float64."""
     if isinstance(array, Tensor):
         array = array.detach().cpu().numpy()
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
+    if array.dtype.kind in "cmMV":
+        raise DataError(f"field {name!r}: expected numbers, found {array.dtype} data; convert it")
     known = like.levels.get(name) if like is not None else None
     if kind.integer and array.dtype.kind in "OUST":
+        missing = pd.isna(array)
+        if missing.any():
+            raise DataError(
+                f"field {name!r} (Category): {int(missing.sum())} labels are missing; drop these rows, or "
+                "give them a label of their own"
+            )
         present = sorted(set(array.ravel().tolist()), key=str)
         names = known or tuple(present)
         strange = [v for v in present if v not in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, Unit
@@ -54,10 +55,12 @@ class Discover(Messenger):
             msg["value"], msg["done"] = initial, True
             return
         initial = initial() if callable(initial) else initial
+        constraint = msg["kwargs"].get("constraint") or constraints.real
+        if initial is None and name in pyro.get_param_store():  # a PyroParam, which its module has put there
+            initial, constraint = pyro.get_param_store()[name], pyro.get_param_store()._constraints[name]
         if initial is None:
             raise ModelError(f"parameter {name!r} needs a starting value: pyro.param({name!r}, value)")
         initial = torch.as_tensor(initial).detach()
-        constraint = msg["kwargs"].get("constraint") or constraints.real
         self.params[name] = (initial, constraint)
         msg["value"], msg["done"] = self._value(name, constraint, tuple(initial.shape)).to(initial.dtype), True
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from zoo import catalogue
 from zoo.declare.data import Source, bind
 from zoo.declare.model import Model, has_networks
 from zoo.declare.program import Program
+from zoo.declare.read import read
 from zoo.declare.sites import primary
+from zoo.declare.weights import as_weights
 from zoo.errors import UnknownNameError, ZooError
 
 
@@ -43,10 +47,13 @@ def prepare(
     float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
     there is one for models with networks, else CPU.
     """
-    from zoo.declare.weights import as_weights
-
     model = copy.deepcopy(as_model(model))
-    bound = bind(model, data)
+    if isinstance(weights, str) and isinstance(data, str | Path):
+        data = read(data)
+    rows = data
+    if isinstance(weights, str) and isinstance(data, pd.DataFrame) and weights in data.columns:
+        rows = data.drop(columns=weights)
+    bound = bind(model, rows)
     if weights is not None:
         bound = as_weights(bound, weights, data)
     model.coords = bound.coords

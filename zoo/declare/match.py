@@ -70,6 +70,10 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
     """Return a column as numbers, or labels for a `Category` field."""
     if kind.integer and not pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=object)
+    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+        raise DataError(f"column {column.name!r}: expected numbers, found dates; convert or drop it")
+    if pd.api.types.is_complex_dtype(column):
+        raise DataError(f"column {column.name!r}: expected real numbers, found complex ones; convert or drop it")
     if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
         bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
         if bad.any():

@@ -25,12 +25,13 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # NumPy scalars
     try:
-        if isinstance(value, bool) and hint in (int, float):
-            raise ValueError("a bool is not a number")
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        found = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else str(error)
         raise ModelError(f"{owner}: {name}={value!r} is not valid: {reason}") from None
+    if isinstance(value, bool) and not isinstance(found, bool):
+        raise ModelError(f"{owner}: {name}={value!r} is not valid: True and False are not numbers")
+    return found
 
 
 def _is_part(hint: Any) -> bool:
@@ -80,8 +81,9 @@ class Model(PyroModule):
             hints = get_type_hints(cls, include_extras=True)
         except NameError:  # an annotation made of local names: accept any value
             hints = dict.fromkeys(own, Any)
+        inherited = {n: (hint, vars(cls).get(n, default)) for n, (hint, default) in cls.hyperparameters.items()}
         cls.hyperparameters = {
-            **cls.hyperparameters,
+            **inherited,
             **{
                 n: (hints[n], vars(cls).get(n, REQUIRED))
                 for n in inspect.get_annotations(cls)
@@ -151,6 +153,9 @@ def model(**fields: Field) -> Callable[[Callable[..., Any]], type[Model]]:
         parameters = inspect.signature(function).parameters.values()
         keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        variable = [str(p) for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if variable:
+            raise ModelError(f"{function.__name__}: {variable[0]} is not allowed; name every argument")
         if set(positional) != set(fields):
             raise ModelError(
                 f"{function.__name__}: the arguments before '*' must be the data fields {sorted(fields)}, "

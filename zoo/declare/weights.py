@@ -28,7 +28,7 @@ def as_weights(data: Data, weights: Any, source: Any) -> Data:
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
     try:
-        array = np.asarray(weights, dtype=float)
+        array = np.array(weights, dtype=float)
     except (TypeError, ValueError):
         raise DataError("weights must be numbers, one per row") from None
     if array.shape != (len(data),):
