@@ -52,10 +52,10 @@ def nothing_global_changes() -> Iterator[None]:
     """Check that what happens inside leaves the random state, Pyro's parameters and torch's defaults alone."""
     pyro.get_param_store().clear()
     pyro.param("of_the_user", torch.tensor([1.0, 2.0]))
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_default_dtype(), torch.is_grad_enabled()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_default_dtype(), torch.is_grad_enabled()
     yield
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before[1]).all()
     assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before[2:]
     assert list(pyro.get_param_store().keys()) == ["of_the_user"]
     assert torch.equal(pyro.param("of_the_user"), torch.tensor([1.0, 2.0]))

@@ -221,7 +221,7 @@ class NormalMean(zoo.Model):
 
 
 class SumOfTwo(zoo.Model):
-    """Only a + b is seen, so a and b are strongly correlated given data: a, b ~ Normal(0, 1), x_i ~ Normal(a + b, 1)."""
+    """Only a + b is seen, so the two are correlated given data: a, b ~ Normal(0, 1), x_i ~ Normal(a + b, 1)."""
 
     x = Real("row")
 
