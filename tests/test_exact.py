@@ -192,7 +192,7 @@ def dirichlet_evidence(counts, concentration):
 
 VALUES = [0.2, -0.5, 1.5, 0.9, 2.2]
 SCALES = [0.5, 1.0, 2.0, 0.1, 3.0]
-FACES = np.array([[5, 0, 0], [1, 2, 2], [0, 4, 1]])
+FACES = np.array([[5, 0, 0], [1, 2, 2], [0, 4, 1], [2, 0, 3]])
 MEMBERS = np.array([[1, 2, 0], [4, 9, 5]])
 ITEMS = np.array([[1, 0], [1, 1], [0, 0], [1, 0]])
 EVIDENCES = [
@@ -213,7 +213,7 @@ EVIDENCES = [
     (
         dirichlet_multinomial(),
         FACES,
-        dirichlet_evidence(FACES.sum(0), [0.5, 1.0, 2.0]) + 3 * gammaln(6) - gammaln(FACES + 1).sum(),
+        dirichlet_evidence(FACES.sum(0), [0.5, 1.0, 2.0]) + 4 * gammaln(6) - gammaln(FACES + 1).sum(),
     ),
     (columns(), np.array(ROWS)[:, :1], normal_evidence(np.array(ROWS)[:, 0], 0.0, 3.0, 0.7)),
     (columns(), ROWS, sum(normal_evidence(c, 0.0, 3.0, 0.7) for c in np.array(ROWS).T)),

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -525,7 +526,7 @@ def test_layouts_have_the_posterior_of_each_assignment(model, data):
     check_responsibilities(program, anywhere(program))
 
 
-@pytest.mark.parametrize(("model", "data"), LAYOUTS)
+@pytest.mark.parametrize(("model", "data"), [*CASES, *LAYOUTS])
 def test_expectations_are_the_probability_of_each_entry(model, data):
     """Each entry of a site's log density, times its probability, adds up to the expected log joint."""
     program = prepared(model, data)
@@ -534,10 +535,30 @@ def test_expectations_are_the_probability_of_each_entry(model, data):
     weights = torch.stack([sum(d.values()) for _, d in found]).softmax(0)
     terms, marginals = program.expectations(values)
     close(terms.total(), total(found))
-    log_probs = program.log_probs(values)
-    for name, log_prob in log_probs.items():
+    for name, log_prob in program.log_probs(values).items():
         expected = sum(w * d[name] for w, (_, d) in zip(weights, found, strict=True))
-        close((marginals[name] * log_prob).sum(), expected)
+        close((marginals[name] * log_prob).sum().detach(), expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(("model", "data"), [*CASES, *LAYOUTS])
+def test_expectations_are_the_gradient_of_the_log_joint(model, data, weighted):
+    """By whatever road they are computed: for one draw, inside a vectorized call, and with weights."""
+    program = prepared(model, data)
+    if weighted:
+        program = program.rebind(replace(program.data, weights=0.5 + torch.arange(len(program.data), dtype=AT)))
+    values = anywhere(program)
+    leaves = {n: v.detach().requires_grad_() for n, v in program.log_probs(values).items()}
+    program.eliminate(leaves).total(program.data.weights).backward()
+    terms, marginals = program.expectations(values)
+    close(terms.rows, program.log_joint(values).rows.detach())
+    for name, leaf in leaves.items():
+        close(marginals[name], leaf.grad)
+    networks = {n: values[n].requires_grad_() for n in program.networks}
+    stacked = {n: v[None] for n, v in values.items() if n not in networks}
+    vectorized = torch.vmap(lambda v: program.expectations({**networks, **v}, vectorized=True)[1])(stacked)
+    for name, leaf in leaves.items():
+        close(vectorized[name][0], leaf.grad)
 
 
 @pytest.mark.parametrize(("model", "data"), LAYOUTS)

