@@ -12,6 +12,7 @@ from guides.guide import Guide, Part, Start, Variational, normal
 from guides.mean_field import MeanField
 from zoo.declare.data import Data
 from zoo.declare.program import Program
+from zoo.errors import DataError
 from zoo.networks import MLP
 
 LOG_SCALE_LIMIT = 8.0  # natural steps, as a power of e: beyond it a draw of an untrained network would overflow
@@ -71,7 +72,13 @@ class Amortized(Part):
 
     def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw the locals of every row of `data`."""
-        out = self.network((data.features() - self.center) / self.spread)
+        features = data.features()
+        if features.shape[-1] != len(self.center):
+            raise DataError(
+                f"the rows have {features.shape[-1]} features and the encoder was trained on {len(self.center)}; a "
+                "category that was not there before has appeared, or lacks"
+            )
+        out = self.network((features - self.center) / self.spread)
         loc, log_scale = out.chunk(2, -1)
         log_scale = LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)
         return normal(self.start, self.unit.expand_as(loc), loc, log_scale, eps)

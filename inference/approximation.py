@@ -67,7 +67,7 @@ class Conjugate(Approximation):
         values = {n: d.sample((count,)) for n, d in self.distributions.items()}
         log_q = torch.zeros(count, dtype=program.dtype, device=program.device)
         for name, value in values.items():
-            log_q = log_q + self.distributions[name].log_prob(value).reshape(count, -1).sum(-1)
+            log_q = log_q + program.weigh(name, self.distributions[name].log_prob(value), lead=1)
         return values, log_q
 
 

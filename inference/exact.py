@@ -94,7 +94,7 @@ class Exact(Method):
     def _evidence(program: Program, found: dict[str, Any], values: Values) -> float:
         """log p(x, z) - log p(z | x)."""
         joint = program.log_joint(values).total(program.data.weights)
-        return float(joint - sum(d.log_prob(values[n]).sum() for n, d in found.items()))
+        return float(joint - sum(program.weigh(n, d.log_prob(values[n])) for n, d in found.items()))
 
     def update(self, fit: Fit, new_data: Source) -> Fit:
         """Condition a fit on more data: yesterday's posterior is today's prior.

@@ -22,7 +22,7 @@ ASSIGN_CELLS = 50_000_000  # responsibilities times draws beyond which fewer dra
 
 def chunk_for(program: Program) -> int:
     """How many evaluations of the program to do in one vectorized call."""
-    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    states = max([1, *(s.cardinality for s in program.enumerated)])
     cells = sum(v.numel() for v in program.data.values.values()) * states
     return max(1, CELLS // max(1, cells))
 
@@ -131,7 +131,7 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
 
 def assign_draws(program: Program, available: int) -> int:
     """How many draws of the globals to average responsibilities over: all, fewer for very many rows."""
-    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    states = max([1, *(s.cardinality for s in program.enumerated)])
     return max(100, min(available, ASSIGN_CELLS // (states * len(program.data))))
 
 

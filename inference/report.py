@@ -99,11 +99,7 @@ def scatter(fits: dict[str, Fit]) -> Figure | None:
     first = next(iter(fits.values()))
     program = first.program
     matrix = next((n for n, d in program.data.dims.items() if len(d) == 2 and d[0] == program.row), None)
-    if (
-        matrix is None
-        or program.data.values[matrix].shape[1] < 2
-        or not any(program.row in s.plates for s in program.enumerated)
-    ):
+    if matrix is None or program.data.values[matrix].shape[1] < 2 or not program.assigned:
         return None
     x = program.data.values[matrix][:, :2].double().cpu().numpy()
     names = list(program.data.coords[program.data.dims[matrix][1]][:2])

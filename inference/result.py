@@ -180,7 +180,7 @@ class Fit:
         FitError
             If the model has no enumerated site in its data plate.
         """
-        sites = [s for s in self.program.enumerated if self.program.row in s.plates]
+        sites = self.program.assigned
         if not sites:
             raise FitError(
                 f"{type(self.model).__name__} has no discrete latent per row to assign; `posterior` holds what it has"

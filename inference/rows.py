@@ -49,7 +49,7 @@ def _plain(index: Any) -> Any:
 def row_chunks(program: Program, *, whole: bool) -> Iterator[Program]:
     """Split a program by rows, so that any number of rows fits in memory; one piece if `whole`."""
     rows = len(program.data)
-    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    states = max([1, *(s.cardinality for s in program.enumerated)])
     width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
     size = max(1000, CELLS // width)
     if whole or rows <= size:

@@ -28,7 +28,7 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
     log_probs = {n: torch.zeros_like(v) for n, v in program.log_probs(program.initial()).items()}
     rows = len(program.data)
     for site in sites:
-        states = 1 if site.states is None else site.states.numel()
+        states = site.cardinality
         factor = log_probs[site.name]
         if states == 1 or factor.ndim + site.enum_dim < 0:
             continue

@@ -24,7 +24,7 @@ _before = 1
 @contextmanager
 def threads_for(program: Program) -> Iterator[None]:
     """Run with one thread if the program is small, else with as many as torch is set to."""
-    states = max([1, *(s.states.numel() for s in program.enumerated if s.states is not None)])
+    states = max([1, *(s.cardinality for s in program.enumerated)])
     cells = states * sum(v.numel() for v in program.data.values.values())
     if cells > SMALL:
         yield

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.families.family import EMPTY
 from inference.families.single import SingleFamily, wrapped
-from zoo.declare.sites import base_distribution
+from zoo.declare.sites import Site, base_distribution
 
 
 class DirichletFamily(SingleFamily):
@@ -27,6 +27,10 @@ class DirichletFamily(SingleFamily):
     }
     prior = "Dirichlet"
     vector = True
+
+    def event_dim(self, site: Site) -> int:
+        """Counts have a dimension of categories, which a category code has not."""
+        return site.event_dim + (1 if site.family == "Categorical" else 0)
 
     def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:
         """Category of each entry as an indicator vector, or its counts."""

@@ -34,9 +34,13 @@ class Expected:
     replay: Replay
     marginals: Values
 
-    def weight(self, site: Site) -> Tensor:
-        """Posterior probability (times row weight) of each entry of a site's log density: enumeration, plates."""
-        return self.marginals[site.name]
+    def weight(self, site: Site, *, once: bool = False) -> Tensor:
+        """Posterior probability of each entry of a site's log density, times its row's weight unless `once`."""
+        marginal, weights = self.marginals[site.name], self.program.data.weights
+        if not once or weights is None:
+            return marginal
+        axis = site.plate_dims[site.plates.index(self.program.row)]
+        return marginal / weights.reshape([-1, *[1] * (-1 - axis)])
 
     def value(self, site: Site) -> Tensor:
         """Value of an observed site, or the states of an enumerated one."""
@@ -103,7 +107,9 @@ def sum_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor.sum_to_size(shape)
 
 
-def add_up(expected: Expected, use: Use, statistic: Tensor, shape: tuple[int, ...], event_dim: int) -> Tensor:
+def add_up(
+    expected: Expected, use: Use, statistic: Tensor, shape: tuple[int, ...], event_dim: int, unknown: str
+) -> Tensor:
     """Sum weight * statistic over everything the unknown is shared by.
 
     Parameters
@@ -114,37 +120,34 @@ def add_up(expected: Expected, use: Use, statistic: Tensor, shape: tuple[int, ..
         Shape of the result: that of the unknown.
     event_dim
         How many dimensions of `statistic` on the right are not weighted.
+    unknown
+        Name of the unknown: where it is local, a row's weight repeats the unknown too and counts once.
     """
     site, feed = use.site, use.feed
-    weight = expected.weight(site)
+    weight = expected.weight(site, once=expected.program.sites[unknown].role == "local")
     plates = max((-d for d in site.plate_dims), default=0)
     enumerated = weight.ndim - plates
-    if site.role == "enumerated":  # its own dimension runs through the statistic: multiply, then sum
-        keep = _enum_axis(expected, feed, weight.ndim)
-        full = weight.sum(list(range(enumerated, weight.ndim)), keepdim=True) if plates else weight
-        full = full[(..., *[None] * event_dim)] * statistic
-        axes = [d for d in range(weight.ndim) if d != keep]
-        full = full.sum(axes) if axes else full
-        return sum_to(full, _padded(feed, shape)).reshape(shape)
-    if feed.kind == "indexed":
-        axis = _enum_axis(expected, feed, weight.ndim)
-        if axis is None:  # a single state: its dimension was dropped
-            weight, axis, enumerated = weight[None], 0, enumerated + 1
-        weight = weight.movedim(axis, 0)
-        if enumerated > 1:
-            weight = weight.sum(list(range(1, enumerated)))
+    keep = _enum_axis(expected, feed, weight.ndim)
+    padded = (*shape, *[1] * feed.pad)
+    own_states = site.role == "enumerated"
+    if not own_states and statistic.ndim <= plates + event_dim:  # the statistic knows no states: sum over rows at once
+        if keep is None:
+            weight = weight.sum(list(range(enumerated))) if enumerated > 0 else weight
+            return sum_to(weight[(..., *[None] * event_dim)] * statistic, padded).reshape(shape)
+        weight = weight.movedim(keep, 0)
+        weight = weight.sum(list(range(1, enumerated))) if enumerated > 1 else weight
         events = statistic.shape[statistic.ndim - event_dim :]
         flat = statistic.expand(weight.shape[1:] + events).reshape(-1, events.numel())
         total = (weight.reshape(weight.shape[0], -1) @ flat).reshape(weight.shape[0], *events)
-        return sum_to(total, _padded(feed, shape)).reshape(shape)
-    if enumerated > 0:
-        weight = weight.sum(list(range(enumerated)))
+        return sum_to(total, padded).reshape(shape)
+    if own_states and plates:  # states are the same in every row
+        weight = weight.sum(list(range(enumerated, weight.ndim)), keepdim=True)
     full = weight[(..., *[None] * event_dim)] * statistic
-    return sum_to(full, _padded(feed, shape)).reshape(shape)
-
-
-def _padded(feed: Feed, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape, *[1] * feed.pad)
+    if keep is not None or own_states:
+        keep = None if keep is None else keep + full.ndim - weight.ndim - event_dim
+        axes = [d for d in range(full.ndim - event_dim) if d != keep]
+        full = full.sum(axes) if axes else full
+    return sum_to(full, padded).reshape(shape)
 
 
 def _enum_axis(expected: Expected, feed: Feed, ndim: int) -> int | None:

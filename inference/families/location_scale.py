@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class LocationScaleFamily(Family):
             kappa = self._shrinkage(program, names, scale)
             if kappa is None or not self._cells(program, site, loc, site.args[scale], names):
                 continue
+            if not self._same_precision(program, site, loc, site.args[scale], names):
+                continue
             blocks.append(self.block(site, names, scale, kappa))
         return blocks
 
@@ -86,6 +89,16 @@ class LocationScaleFamily(Family):
             if any(size > 1 for size in shape[: max(0, len(shape) - room)]):
                 return False
         return True
+
+    def _same_precision(self, program: Program, site: Site, loc: Feed, scale: Feed, names: tuple[str, str]) -> bool:
+        """Whether cells that share a location share a scale; else the location weighs them by precision."""
+        if self.joint == "precision_matrix":
+            return cell_shape(program.sites[names[0]].shape, loc, 2)[-1] == site.shape[-1]
+        ndim = site.event_dim + 1
+        location = cell_shape(program.sites[names[0]].shape, loc, ndim)
+        spread = cell_shape(program.sites[names[1]].shape, scale, ndim)
+        location, spread = ((*[1] * (ndim - len(s)), *s) for s in (location, spread))
+        return all(a > 1 or b == 1 for a, b in zip(location, spread, strict=True))
 
 
 def cell_shape(shape: tuple[int, ...], feed: Feed, ndim: int) -> tuple[int, ...]:
@@ -137,16 +150,17 @@ class LocationScaleBlock(Block):
         current = expected.values[self.names[0]]
         feed = self.site.args["loc"]
         shape = cell_shape(tuple(current.shape), feed, s1.ndim)
+        shared = s1.numel() // max(1, math.prod(shape))
+        offset = sum_to(center.expand_as(s1), shape) / shared  # sums are about the data's mean, the location is not
         prior = torch.zeros_like(s1)
         count, total = s0.expand_as(s1), s1
         if self.kappa:
             fn = base_distribution(expected.replay.distributions[self.names[0]])
-            prior = (fn.loc - center).reshape(shape).expand_as(s1)
+            prior = fn.loc.reshape(shape) - center
             count, total = count + self.kappa, total + self.kappa * prior
         count, total = sum_to(count, shape), sum_to(total, shape)
-        offset = center if len(shape) - 1 >= center.ndim else center.mean()
         mean = torch.where(count > EMPTY, total / count.clamp_min(EMPTY), current.reshape(shape) - offset)
-        return (mean + offset).reshape(current.shape), mean.expand_as(s1), prior
+        return (mean + offset).reshape(current.shape), (mean + (offset - center)).expand_as(s1), prior
 
     def maximize(self, expected: Expected) -> Values:
         """Return the new location and scale."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.families.family import Block, Expected, Family, Use, add_up, explained, recognized, uses
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.sites import base_distribution
+from zoo.declare.sites import Site, base_distribution
 
 
 class SingleFamily(Family):
@@ -48,7 +48,11 @@ class SingleFamily(Family):
     def accepts(self, name: str, use: Use) -> bool:
         """Whether the likelihood's other arguments are constant."""
         others = {k: f for k, f in use.site.args.items() if k not in (use.argument, "logits", "probs")}
-        return all(not f.sites and not f.index for f in others.values())
+        return all(not f.sites for f in others.values())
+
+    def event_dim(self, site: Site) -> int:
+        """How many dimensions of the statistics are one entry's own."""
+        return site.event_dim
 
     def match(self, program: Program, unknown: Iterable[str]) -> list[Block]:
         """Claim each unknown that is only ever an argument of this likelihood, with the conjugate prior or none."""
@@ -94,8 +98,8 @@ class SingleBlock(Block):
         for use in self.found:
             fn = expected.replay.distributions[use.site.name]
             statistics = self.family.statistics(base_distribution(fn), expected.value(use.site))
-            event_dim = use.site.event_dim + int(self.family.vector)
-            sums.append(tuple(add_up(expected, use, s, shape, event_dim) for s in statistics))
+            event_dim = self.family.event_dim(use.site)
+            sums.append(tuple(add_up(expected, use, s, shape, event_dim, self.name) for s in statistics))
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
 
     def posterior(self, expected: Expected) -> dict[str, Any] | None:

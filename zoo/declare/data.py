@@ -191,11 +191,8 @@ def _check(
         if kind.integer and name not in levels:
             codes = int(value.max()) + 1
             levels[name] = like.levels[name] if like is not None else tuple(range(codes))
-            if codes > len(levels[name]):
-                raise DataError(
-                    f"field {name!r}: unknown category {codes - 1}; the data that were fitted have "
-                    f"{len(levels[name])} categories"
-                )
+            if codes > len(levels[name]):  # a code the fitted rows lack; the model's own support decides
+                levels[name] = tuple(range(codes))
     if frame is not None and row:
         coords[row] = frame.index
         if columns is not None:

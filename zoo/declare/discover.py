@@ -22,9 +22,9 @@ from zoo.errors import ModelError, ZooError
 class Discover(Messenger):
     """Give latents and parameters made-up values inside their supports, or those it was given."""
 
-    def __init__(self, priors: dict[str, Any], values: Values | None = None) -> None:
+    def __init__(self, priors: dict[str, Any], values: Values | None = None, spread: float = 1.0) -> None:
         super().__init__()
-        self.priors, self.given = priors, values or {}
+        self.priors, self.given, self.spread = priors, values or {}, spread
         self.params: dict[str, tuple[Tensor, Any]] = {}
         self.supports: dict[str, Any] = {}
         self.values: Values = {}
@@ -32,7 +32,7 @@ class Discover(Messenger):
 
     def _value(self, name: str, support: Any, shape: tuple[int, ...]) -> Tensor:
         self.supports[name] = support
-        self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name)
+        self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name, self.spread)
         return self.values[name]
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -70,10 +70,10 @@ def is_enumerated(infer: dict[str, Any]) -> bool:
     return infer.get("enumerate") == "parallel"
 
 
-def made_up(support: Any, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return a random value inside a support."""
+def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0) -> Tensor:
+    """Return a random value inside a support, `spread` standard deviations wide in unconstrained space."""
     try:
-        value: Tensor = transform_to(support)(torch.randn(torch.Size(shape)))
+        value: Tensor = transform_to(support)(spread * torch.randn(torch.Size(shape)))
     except NotImplementedError:
         raise ModelError(f"{name!r}: its support {support} is not one that values can be made for") from None
     return value

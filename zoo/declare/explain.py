@@ -105,7 +105,7 @@ def explain(model: Model | type[Model] | str, data: Source) -> str:
         for site in program.sites.values():
             shape = str(tuple(site.shape)).replace(",)", ")")
             args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
-            role = site.role + (f" ({site.states.numel()})" if site.states is not None else "")
+            role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
             rows.append(
                 (
                     site.name,

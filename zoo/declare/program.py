@@ -95,6 +95,7 @@ class Program:
         self.locals = [s for s in self.latents if s.role == "local"]
         self.globals = [s for s in self.latents if s.role == "global"]
         self.enumerated = [s for s in self.sites.values() if s.role == "enumerated"]
+        self.assigned = [s for s in self.enumerated if self.row and s.plates == (self.row,)]  # one state per row
         self.observed = [s for s in self.sites.values() if s.role == "observed"]
         self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
@@ -201,7 +202,7 @@ class Program:
         if len(self.enumerated) != 1:
             return False
         site = self.enumerated[0]
-        if site.states is None or site.states.numel() < 2 or (site.enum_dim, site.plate_dims) != (-2, (-1,)):
+        if site.cardinality < 2 or (site.enum_dim, site.plate_dims) != (-2, (-1,)):
             return False
         return all(
             s.plates == (self.row,)
@@ -233,22 +234,27 @@ class Program:
         return Terms(sum_of(rest) if rest else normalizer.new_zeros(()), total), found
 
     def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
-        """p(z_i = k | x_i, globals) of each enumerated site in the data plate, shape (rows, states)."""
+        """p(z_i = k | x_i, globals) of each enumerated site with one state per row, shape (rows, states)."""
         program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
         _, marginals = program.expectations(values, vectorized=vectorized)
-        return {s.name: self._per_row(marginals[s.name], s) for s in self.enumerated if self.row in s.plates}
+        return {s.name: self._per_row(marginals[s.name], s) for s in self.assigned}
+
+    def weigh(self, name: str, log_prob: Tensor, lead: int = 0) -> Tensor:
+        """Sum a latent's log density, a local one's rows by their weight; `lead` dimensions on the left are kept."""
+        site, weights = self.sites[name], self.data.weights
+        if site.role == "local" and weights is not None:
+            axis = site.plate_dims[site.plates.index(self.row)]
+            log_prob = log_prob * weights.reshape([-1, *[1] * (-1 - axis)])
+        return log_prob.reshape(*log_prob.shape[:lead], -1).sum(-1)
 
     def _per_row(self, marginal: Tensor, site: Site) -> Tensor:
         """Reduce a factor's marginal to (rows, states)."""
-        states = 1 if site.states is None else site.states.numel()
         row_axis = marginal.ndim + site.plate_dims[site.plates.index(self.row)]
         enum_axis = marginal.ndim + site.enum_dim
         if enum_axis < 0:
             return marginal.movedim(row_axis, 0).reshape(len(self.data), -1)[:, :1]
         moved = marginal.movedim((row_axis, enum_axis), (0, 1))
-        if moved.ndim > 2 and any(d for d in site.plate_dims if d != site.plate_dims[site.plates.index(self.row)]):
-            raise ModelError(f"site {site.name!r} is in plates inside {self.row!r}: it has no single state per row")
-        return moved.reshape(len(self.data), states, -1).sum(-1)
+        return moved.reshape(len(self.data), site.cardinality, -1).sum(-1)
 
     # -- simulation --------------------------------------------------------------------------------------------
 

@@ -111,6 +111,11 @@ class Site:
         return self.role in ("global", "local")
 
     @property
+    def cardinality(self) -> int:
+        """How many states an enumerated site has; 1 for others."""
+        return 1 if self.states is None else self.states.shape[0]
+
+    @property
     def batch_dim(self) -> int:
         """How many dimensions of the value stand left of the event."""
         return len(self.shape) - self.event_dim

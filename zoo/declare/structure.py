@@ -8,7 +8,8 @@ is given another value: the arguments that move depend on it, and comparing an a
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ from zoo.declare.discover import (
 from zoo.declare.evaluate import Values, is_deterministic
 from zoo.declare.model import Model
 from zoo.declare.sites import Feed, Site, Structure, base_distribution, views
-from zoo.errors import ModelError
+from zoo.errors import DataError, ModelError
 
+SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
 
 
@@ -51,53 +53,135 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         check_plates(model, data, name, node)
     part = data
     if data.row and len(data) > SAMPLE_ROWS:
-        part = data.take(torch.arange(SAMPLE_ROWS))
-    given = first.values if part is data else {}
+        part = data.take(torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long())
+    runs = _Runs(model, networks, priors, -1 - depth)
     try:
-        return _compare(model, data, part, networks, priors, plain, first, Discover(priors, given), depth)
+        return _describe(data, plain, first, _compare(runs, data, part))
     except ModelError:
         if part is data:
             raise
-        return _compare(model, data, data, networks, priors, plain, first, Discover(priors, first.values), depth)
+        return _describe(data, plain, first, _compare(runs, data, data))
 
 
-def _compare(
-    model: Model,
-    data: Data,
-    part: Data,
-    networks: Values,
-    priors: dict[str, Any],
-    plain: Any,
-    first: Discover,
-    second: Discover,
-    depth: int,
-) -> Structure:
-    """Enumerate, give each source another value in turn, and describe what moved."""
-    base = run(model, part, networks, second, -1 - depth)
-    for _, node in sample_sites(base):
-        log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"])
+@dataclass(frozen=True)
+class _Runs:
+    """Runs a model under enumeration with values, network weights and data of one's choice."""
+
+    model: Model
+    networks: Values
+    priors: dict[str, Any]
+    first_dim: int
+
+    def __call__(
+        self, data: Data, values: Values | None = None, *, networks: Values | None = None, spread: float = 1.0
+    ) -> tuple[Any, Discover]:
+        messenger = Discover(self.priors, values, spread)
+        return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the comparing runs found.
+
+    Attributes
+    ----------
+    base, values
+        The first run under enumeration, and its values.
+    sources
+        (site, argument) -> what it depends on.
+    again
+        Runs at other values, with those values, in which what was seen must hold too.
+    """
+
+    base: Any
+    values: Values
+    sources: dict[tuple[str, str], set[str]]
+    again: list[tuple[Any, Values]]
+
+
+def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
+    """Enumerate, give each source another value in turn and note what moved; then change everything at once."""
+    base, messenger = runs(part)
+    for name, node in sample_sites(base):
+        try:
+            log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"])
+        except (RuntimeError, ValueError, IndexError) as error:
+            if node["is_observed"] and not bool(node["fn"].support.check(node["value"]).all()):
+                raise DataError(
+                    f"site {name!r}: observed values are outside the support {node['fn'].support} of its "
+                    f"{type(base_distribution(node['fn'])).__name__}; correct the data or the model"
+                ) from error
+            first = str(error).partition("\n")[0]
+            raise ModelError(
+                f"site {name!r}: its {type(base_distribution(node['fn'])).__name__} of batch shape "
+                f"{tuple(node['fn'].batch_shape)} and event shape {tuple(node['fn'].event_shape)} cannot take "
+                f"values of shape {tuple(node['value'].shape)}: {first}"
+            ) from error
         node["log_prob"] = node["unscaled_log_prob"] = log_prob
     base.pack_tensors()
-    seen = {name: views(node["fn"]) for name, node in sample_sites(base)}
+    values, networks = messenger.values, runs.networks
+    seen = {name: {k: _compact(v) for k, v in views(node["fn"]).items()} for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[str]] = {(n, key): set() for n, found in seen.items() for key in found}
-    changes: list[tuple[str, Data, Values, Values]] = []
-    for name, value in second.values.items():
-        other = made_up(second.supports[name], tuple(value.shape), name)
-        changes.append((name, part, networks, {**second.values, name: other}))
-    for name in dict.fromkeys(n.partition(".")[0] for n in networks):
-        moved = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
-        changes.append((f"network {name}", part, moved, second.values))
-    for name, value in part.values.items():
-        shuffled = replace(part, values={**part.values, name: value.flip(0) if value.ndim else value})
-        changes.append((f"data {name}", shuffled, networks, second.values))
-    for source, rows, weights, values in changes:
-        moved_trace = run(model, rows, weights, Discover(priors, values), -1 - depth)
-        for name, node in sample_sites(moved_trace):
+
+    def note(source: str, changed: Any) -> None:
+        for name, node in sample_sites(changed):
             for key, view in views(node["fn"]).items() if name in seen else ():
                 before = seen[name].get(key)
+                view = _compact(view)
                 if before is None or before.shape != view.shape or not torch.equal(before, view):
                     sources.setdefault((name, key), set()).add(source)
-    return _describe(data, plain, base, first, second, sources)
+
+    for name, value in values.items():
+        for spread in (1.0, 4.0):
+            other = made_up(messenger.supports[name], tuple(value.shape), name, spread)
+            note(name, runs(part, {**values, name: other})[0])
+    for name in dict.fromkeys(n.partition(".")[0] for n in networks):
+        others = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
+        note(f"network {name}", runs(part, values, networks=others)[0])
+    for name in part.values:
+        for other_data in _other_data(runs.model, part, name):
+            try:
+                note(f"data {name}", runs(other_data, values)[0])
+            except ModelError:  # these made-up data do not fit the model, which says nothing about the real ones
+                continue
+    again: list[tuple[Any, Values]] = [] if part is data else [_kept(runs(data))]
+    for spread in SPREADS:
+        try:
+            again.append(_kept(runs(part, spread=spread)))
+        except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
+            continue
+    return _Seen(base, values, sources, again)
+
+
+def _kept(done: tuple[Any, Discover]) -> tuple[Any, Values]:
+    return done[0], done[1].values
+
+
+def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
+    """Yield the data with one field given other values of its kind, and with its rows in another order."""
+    value, kind = data.values[name], model.fields[name]
+    if kind.integer:
+        other = (value + 1) % max(1, len(data.levels.get(name, ())))
+    elif kind.support is constraints.boolean:
+        other = 1 - value
+    elif kind.support is constraints.unit_interval:
+        other = torch.rand_like(value)
+    elif kind.support is constraints.nonnegative_integer:
+        other = value + torch.randint_like(value, 3)
+    elif kind.support is constraints.positive:
+        other = value * torch.randn_like(value).exp()
+    else:
+        other = value + torch.randn_like(value)
+    for changed in (other, value.flip(0) if value.ndim else value):
+        yield replace(data, values={**data.values, name: changed})
+
+
+def _compact(view: Tensor) -> Tensor:
+    """Drop the repetitions of an expanded argument, keeping its dimensions."""
+    for dim in range(view.ndim):
+        if view.shape[dim] > 1 and view.stride(dim) == 0:
+            view = view.narrow(dim, 0, 1)
+    return view
 
 
 def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states: Values) -> Feed:
@@ -108,7 +192,7 @@ def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states
     index = tuple(n for n, code in states.items() if _varies(view, batch_dim, code))
     if not origin and not index and not nets:
         return Feed("constant", data=data)
-    if len(origin) == 1 and len(index) <= 1 and not nets:
+    if len(origin) == 1 and len(index) <= 1 and not nets and not data:
         value = sites[origin[0]]
         if index:
             code = states[index[0]].long()
@@ -120,6 +204,40 @@ def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states
             if scale is not None:
                 return Feed("indexed" if index else "site", origin, index, data, scale, pad)
     return Feed("function", origin + nets, index, data)
+
+
+def _feeds(name: str, seen: _Seen, states: Values) -> dict[str, Feed]:
+    """Say what feeds each argument of a site, if it holds in every run; else that it is a function of its sources."""
+    fn = seen.base.nodes[name]["fn"]
+    batch_dim, args = len(fn.batch_shape), {}
+    first = {key: _compact(view) for key, view in views(fn).items()}
+    for key, view in first.items():
+        args[key] = _feed(view, batch_dim, seen.sources[name, key], seen.values, states)
+    for other, values in seen.again:
+        for key, view in views(other.nodes[name]["fn"]).items():
+            feed, view = args[key], _compact(view)
+            if feed.kind in ("site", "indexed"):
+                if not _same(feed, _feed(view, batch_dim, seen.sources[name, key], values, states)):
+                    args[key] = replace(feed, kind="function", scale=1.0, pad=0)
+            elif feed.kind == "constant" and not feed.data and not _equal(view, first[key]):
+                args[key] = Feed("function", tuple(seen.values), data=feed.data)
+    return args
+
+
+def _equal(view: Tensor, other: Tensor) -> bool:
+    """Tell whether two arguments are the same up to rounding; of another number of rows they are not compared."""
+    return view.shape != other.shape or torch.allclose(view, other, rtol=1e-5, atol=1e-30, equal_nan=True)
+
+
+def _same(feed: Feed, again: Feed) -> bool:
+    """Tell whether what was seen at one value was seen at another: a number is a multiple of any other number."""
+    return replace(feed, scale=1.0) == replace(again, scale=1.0) and abs(feed.scale / again.scale - 1) < 1e-3
+
+
+def symbol_of(node: Any) -> str | None:
+    """Symbol of the dimension that an enumerated site is laid out on."""
+    symbol: str | None = node["infer"].get("_dim_to_symbol", {}).get(node["infer"].get("_enumerate_dim"))
+    return symbol
 
 
 def _varies(view: Tensor, batch_dim: int, code: Tensor) -> bool:
@@ -148,41 +266,30 @@ def _ratio(view: Tensor, value: Tensor) -> float | None:
     return None
 
 
-def _describe(
-    data: Data,
-    plain: Any,
-    enumerated_run: Any,
-    first: Discover,
-    second: Discover,
-    sources: dict[tuple[str, str], set[str]],
-) -> Structure:
-    """Put together the sites from the two runs."""
+def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure:
+    """Put together the sites from the runs."""
+    base = seen.base
     sites: dict[str, Site] = {
         name: Site(
             name, "parameter", shape=tuple(initial.shape), support=constraint, initial=initial, event_dim=initial.ndim
         )
         for name, (initial, constraint) in first.params.items()
     }
-    states = {n: node["value"] for n, node in sample_sites(enumerated_run) if is_enumerated(node["infer"])}
+    states = {n: node["value"] for n, node in sample_sites(base) if is_enumerated(node["infer"])}
     plates: dict[str, str] = {}
     for name, node in sample_sites(plain):
-        if name not in enumerated_run.nodes:
+        if any(name not in made.nodes for made in (base, *(again for again, _ in seen.again))):
             raise ModelError(
                 f"site {name!r} comes and goes between runs; the sites of a model must be the same in every run"
             )
-        other, frames = enumerated_run.nodes[name], frames_of(node)
+        other, frames = base.nodes[name], frames_of(node)
         symbols = dict(other["infer"].get("_dim_to_symbol", {}))
         plates.update({f.name: symbols[f.dim] for f in frames if f.dim in symbols})
         names, value = tuple(f.name for f in frames), node["value"]
         fn = base_distribution(node["fn"])
-        args = (
-            {}
-            if is_deterministic(node)
-            else {
-                key: _feed(view, len(other["fn"].batch_shape), sources[name, key], second.values, states)
-                for key, view in views(other["fn"]).items()
-            }
-        )
+        # With pyro.markov a dimension serves several enumerated sites; those in scope are the ones with its symbol.
+        scope = {n: v for n, v in states.items() if symbol_of(base.nodes[n]) in symbols.values()}
+        args = {} if is_deterministic(node) else _feeds(name, seen, scope)
         if is_deterministic(node):
             role = "deterministic"
         elif node["is_observed"]:
