@@ -805,26 +805,6 @@ def test_a_precision_that_is_none(dtype):
         fit(coin, FLIPS, method="exact", seed=0, dtype=dtype)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", CASES)
-def test_on_cuda_as_on_the_cpu(name):
-    model, data, method = CASES[name]
-    found = fit(model, data, method=method, seed=3, device="cuda")
-    assert found.program.device.type == "cuda"
-    error = math.hypot(found.objective.error, fitted(name).objective.error)
-    if KIND[name] != "elbo":  # climbs to the same limit; the ELBO's end depends on the device's random numbers
-        assert abs(found.objective.value - fitted(name).objective.value) < 1e-3 + 5 * error
-    found.summary()
-    assert np.isfinite(found.log_prob()).all()
-    assert len(found.generate(3)) == 3
-    found.predict(draws=3)
-    if name in DISCRETE:
-        np.testing.assert_allclose(found.assign().sum(axis=1), 1, rtol=1e-5)
-    if not found.is_point:
-        found.sample(3)
-
-
 @pytest.mark.parametrize("progress", [True, False])
 @pytest.mark.parametrize("method", ["exact", "em", SVI(steps=30), MAP(steps=30)], ids=["exact", "em", "svi", "map"])
 def test_nothing_is_printed_where_there_is_no_terminal(method, progress, capfd):
