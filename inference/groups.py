@@ -57,6 +57,8 @@ def arviz_groups(fit: Fit) -> xr.DataTree:
         "converged": int(fit.converged),
         "reason": fit.reason,
     }
+    order = {name: i for i, name in enumerate(sites)}  # variables in the order of the story, whatever they came from
+    groups = {g: dict(sorted(v.items(), key=lambda item: order.get(item[0], -1))) for g, v in groups.items()}
     return tree(groups, dims, labels_of(program, dims), attributes)
 
 

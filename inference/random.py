@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,12 +11,17 @@ import torch
 
 from zoo.errors import ModelError
 
+_ONE_AT_A_TIME = threading.RLock()
+
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run with the RNG seeded; put the global RNG back as it was."""
+    """Run with the RNG seeded; put the global RNG back as it was.
+
+    The RNG, Pyro's handlers and its parameter store belong to the process, so threads take turns.
+    """
     devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 

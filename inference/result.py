@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -117,13 +118,16 @@ class Fit:
         return values, log_p.cpu().numpy(), log_q.cpu().numpy()
 
     def globals(self, count: int) -> Values:
-        """Return `count` draws of the global latents: the kept ones, over again if need be, or the point repeated."""
+        """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated."""
         names = {s.name for s in self.program.globals}
         if self.is_point:
             values, _ = self.approximation.draw(self.program, 1)
             return {n: v.expand(count, *v.shape[1:]) for n, v in values.items() if n in names}
-        pick = torch.arange(count) % self.draw_count
-        return {n: v[pick.to(v.device)] for n, v in self.draws[0].items() if n in names}
+        if count <= self.draw_count:
+            return {n: v[:count] for n, v in self.draws[0].items() if n in names}
+        with self.running(7):
+            values, _ = self.approximation.draw(self.program, count)
+        return {n: v for n, v in values.items() if n in names}
 
     @property
     def has_draws(self) -> bool:
@@ -212,7 +216,7 @@ class Fit:
             In nats, by row. ``attrs["mcse"]`` is the Monte Carlo standard error of each row (zeros where the value is
             exact), ``attrs["mcse_total"]`` that of the sum.
         """
-        _positive("log_prob(samples)", samples)
+        samples = _positive("log_prob(samples)", samples)
         program = self._on(new)
         if not program.row:
             raise FitError("log_prob needs a data plate: the model's data have no rows")
@@ -233,7 +237,7 @@ class Fit:
         DataFrame
             With the columns of the fitted data; a dict of arrays where fields are not columns.
         """
-        _positive("generate(n)", n)
+        n = _positive("generate(n)", n)
         if not self.program.row:
             raise FitError("generate needs a data plate: the model's data have no rows")
         with self.running(4, seed):
@@ -254,7 +258,7 @@ class Fit:
         seed
             None for one that follows from the fit's.
         """
-        _positive("predict(draws)", draws)
+        draws = _positive("predict(draws)", draws)
         program = self._on(None if new is None else simulate.complete(self, new))
         with self.running(5, seed):
             return simulate.predict(self, program, draws)
@@ -272,7 +276,7 @@ class Fit:
                 f"{type(self.method).__name__.lower()} gives a point estimate, which has no posterior draws; "
                 "use `posterior['point_estimate']`, or fit with svi"
             )
-        _positive("sample(n)", n)
+        n = _positive("sample(n)", n)
         program = self.program
         with self.running(6, seed):
             values, _ = self.approximation.draw(program, n)
@@ -304,6 +308,7 @@ class Fit:
         return load(Path(folder), model)
 
 
-def _positive(what: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _positive(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
         raise FitError(f"{what} must be a whole number above 0, not {value!r}")
+    return operator.index(value)

@@ -43,7 +43,7 @@ def _plain(index: Any) -> Any:
     if isinstance(index, pd.MultiIndex):
         return np.asarray([", ".join(map(str, entry)) for entry in index])
     values = np.asarray(index)
-    return values.astype(str) if values.dtype.kind not in "iufb" else values
+    return values if values.dtype.kind in "iufb" else np.asarray([str(entry) for entry in index])
 
 
 def row_chunks(program: Program, *, whole: bool) -> Iterator[Program]:

@@ -10,6 +10,7 @@ PATIENCE = 2  # comparisons without a gain beyond the noise before the rate fall
 SMALLEST_GAIN = 1e-4  # nats between the two spans compared: less is no gain even without noise
 FALL = 0.25  # steps with a falling rate, as a share of the steps before
 SHORTEST_FALL = 500
+SHORTEST_BATCH_FALL = 2000  # with mini-batches, whose noise takes longer to average out
 EXACT_FALL = 100  # steps with a falling rate where the objective has no noise
 LAST_RATE = 0.01  # rate at the end, as a share of the first
 
@@ -33,7 +34,7 @@ class Schedule:
     """
 
     def __init__(self, steps: int, rate: float, *, epoch: int = 1, exact: bool = False) -> None:
-        self.steps, self.first_rate, self.exact = steps, rate, exact
+        self.steps, self.first_rate, self.epoch, self.exact = steps, rate, epoch, exact
         self.window = max(WINDOW, epoch)
         self.values: list[float] = []
         self.means: list[float] = []
@@ -60,6 +61,11 @@ class Schedule:
     def latest(self) -> float:
         """Mean of the latest window."""
         return self.means[-1]
+
+    @property
+    def settling(self) -> bool:
+        """Whether the second half of the fall has begun, whose steps are worth averaging."""
+        return bool(self._fall_to) and 2 * self.step >= self._fall_from + self._fall_to
 
     @property
     def finished(self) -> bool:
@@ -124,6 +130,8 @@ class Schedule:
             )
 
     def _fall(self, step: int, reason: str, length: int = SHORTEST_FALL) -> None:
+        if self.epoch > 1 and length == SHORTEST_FALL:
+            length = SHORTEST_BATCH_FALL
         self._fall_from = step
         self._fall_to = min(self.steps, step + (length if length == EXACT_FALL else max(length, int(FALL * step))))
         self.reason = reason or (

@@ -5,8 +5,10 @@ Nothing is pickled, so a folder from elsewhere can be loaded safely; the model's
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -31,7 +33,7 @@ from zoo.declare.data import Data
 from zoo.declare.model import Model
 from zoo.declare.program import Program
 from zoo.declare.sites import base_distribution
-from zoo.errors import DataError, FitError, ModelError
+from zoo.errors import DataError, FitError, ModelError, ZooError
 
 if TYPE_CHECKING:
     from inference.result import Fit
@@ -42,7 +44,10 @@ CONJUGATE = ("Beta", "Gamma", "Normal", "Dirichlet")
 
 def save(fit: Fit, folder: Path) -> Path:
     """Write a fit to a folder, made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DataError(f"{folder} is a file; give a folder to save to") from None
     data, cls = fit.program.data, type(fit.model)
     tensors: dict[str, Tensor] = {f"data.{n}": v for n, v in data.values.items()}
     tensors |= {f"point.{n}": v for n, v in fit.points.items()}
@@ -54,6 +59,7 @@ def save(fit: Fit, folder: Path) -> Path:
     priors, extra = _distributions(fit.program.priors)
     tensors |= {f"prior.{n}": v for n, v in extra.items()}
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
+    fit.trace.to_csv(folder / "trace.csv", index=False)
     described = {
         "format": FORMAT,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
@@ -68,14 +74,7 @@ def save(fit: Fit, folder: Path) -> Path:
             "row": data.row,
             "notes": data.notes,
             "levels": {n: [_plain(v) for v in names] for n, names in data.levels.items()},
-            "coords": {
-                n: {
-                    "labels": [_plain(v) for v in index],
-                    "name": _plain(index.name),
-                    "range": isinstance(index, pd.RangeIndex),
-                }
-                for n, index in data.coords.items()
-            },
+            "coords": {n: _describe_index(index) for n, index in data.coords.items()},
             "dtype": str(data.dtype).removeprefix("torch."),
         },
         "method": {"name": type(fit.method).__name__, "settings": _settings(fit.method)},
@@ -88,9 +87,9 @@ def save(fit: Fit, folder: Path) -> Path:
         "steps": fit.steps,
         "seed": fit.seed,
         "seconds": fit.seconds,
+        "trace_sha256": _digest(folder / "trace.csv"),
     }
     (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    fit.trace.to_csv(folder / "trace.csv", index=False)
     fit.posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
     return folder
 
@@ -113,9 +112,14 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
     try:
         if described["format"] != FORMAT:
             raise DataError(f"{folder} was saved in format {described['format']}, this version reads {FORMAT}")
+        if _digest(folder / "trace.csv") != described["trace_sha256"]:
+            raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
         return _rebuild(Fit, folder, described, tensors, trace, model)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder}: the saved fit lacks or garbles {error}; it is damaged") from error
+    except ZooError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise DataError(f"{folder}: the saved fit is damaged ({type(error).__name__}: {first})") from error
 
 
 def _rebuild(
@@ -131,10 +135,7 @@ def _rebuild(
 
     saved = described["data"]
     dtype = getattr(torch, saved["dtype"])
-    coords = {
-        n: pd.RangeIndex(len(c["labels"]), name=c["name"]) if c["range"] else pd.Index(c["labels"], name=c["name"])
-        for n, c in saved["coords"].items()
-    }
+    coords = {n: _read_index(saved_index) for n, saved_index in saved["coords"].items()}
     data = Data(
         part("data."),
         {n: tuple(d) for n, d in saved["dims"].items()},
@@ -171,6 +172,10 @@ def _rebuild(
     return cls(program, method, outcome, described["seed"], described["seconds"])
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {path.parent} does not hold a saved fit")
@@ -197,6 +202,30 @@ def _file(cls: type) -> str | None:
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     return str(Path(path).resolve()) if path else None
+
+
+def _describe_index(index: pd.Index) -> dict[str, Any]:
+    """Return the labels of a dimension as JSON."""
+    kind = {pd.RangeIndex: "range", pd.DatetimeIndex: "dates", pd.MultiIndex: "levels"}.get(type(index), "plain")
+    found: dict[str, Any] = {"kind": kind, "labels": [_plain(v) for v in index], "name": _plain(index.name)}
+    if isinstance(index, pd.DatetimeIndex):
+        found |= {"unit": index.unit, "freq": index.freqstr}
+    if isinstance(index, pd.MultiIndex):
+        found["names"] = list(index.names)
+    return found
+
+
+def _read_index(saved: dict[str, Any]) -> pd.Index:
+    labels, name = saved["labels"], saved["name"]
+    if saved["kind"] == "range":
+        return pd.RangeIndex(len(labels), name=name)
+    if saved["kind"] == "dates":
+        dates: pd.DatetimeIndex = pd.DatetimeIndex(labels, name=name, freq=saved["freq"]).as_unit(saved["unit"])
+        return dates
+    if saved["kind"] == "levels":
+        return pd.MultiIndex.from_tuples([tuple(entry) for entry in labels], names=saved["names"])
+    index: pd.Index = pd.Index(labels, name=name)
+    return index
 
 
 def _settings(instance: Any) -> dict[str, Any]:
@@ -234,19 +263,27 @@ def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | Non
 
 def _import(saved: dict[str, Any]) -> Any:
     """Find a model's class by module and name, or in the file it came from."""
+    path = Path(saved["file"]) if saved["file"] else None
     found: Any = None
-    try:
+    with contextlib.suppress(ImportError):
         found = importlib.import_module(saved["module"])
-    except ImportError:
-        path = saved["file"]
-        if path and Path(path).is_file():
-            spec = importlib.util.spec_from_file_location(saved["module"], path)
-            if spec is not None and spec.loader is not None:
-                found = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(found)
+    if path is not None and path.is_file() and getattr(found, "__file__", None) != str(path):
+        # A script, or a file whose name is also that of another module.
+        spec = importlib.util.spec_from_file_location(f"{saved['module']}_of_a_saved_fit", path)
+        if spec is not None and spec.loader is not None and not _holds(found, saved["name"]):
+            found = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = found
+            spec.loader.exec_module(found)
     for name in saved["name"].split("."):
         found = getattr(found, name, None)
     return found
+
+
+def _holds(module: Any, name: str) -> bool:
+    """Whether a module holds a model of this name."""
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return isinstance(module, type) and issubclass(module, Model)
 
 
 def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, Tensor]]:

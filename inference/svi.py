@@ -41,7 +41,7 @@ class SVI(Method):
     are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017).
     Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the square root of
     the curvature at the start) at a constant rate until the ELBO stops rising beyond its noise; then the rate falls to
-    zero. If the end is worse than an earlier stretch, that one is kept.
+    zero and the last steps are averaged. If the end is worse than an earlier stretch, that one is kept.
 
     Parameters
     ----------
@@ -110,6 +110,8 @@ class SVI(Method):
                         )
                     continue
                 optimizer.step()
+                if schedule.settling:
+                    state.average()
                 if schedule.record(step, value):
                     monitor.record(step, schedule.latest)
                     if schedule.is_best:
@@ -118,6 +120,8 @@ class SVI(Method):
                     break
         if schedule.worse_than_best:
             state.restore()
+        else:
+            state.settle()
         program.model.eval()
         warnings = [] if schedule.converged else [schedule.reason]
         if broken:
@@ -188,6 +192,12 @@ def final_elbo(program: Program, approximation: Approximation, points: Values) -
         return program.log_joint({**points, **values}).total(program.data.weights)
 
     ratio = (many(joint, draws, count, chunk_for(program)) - log_q).double()
+    bad = int((~ratio.isfinite()).sum())
+    if bad:
+        raise FitError(
+            f"svi: the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
+        )
     return Objective(float(ratio.mean()), "elbo", float(ratio.std() / math.sqrt(count)))
 
 
@@ -207,11 +217,25 @@ class _State(nn.Module):
         guide_weights = {id(p) for part in self.q.modules() if isinstance(part, nn.Linear) for p in part.parameters()}
         self.weights = [*self.networks, *(p for p in self.q.parameters() if id(p) in guide_weights)]
         self.coordinates = [self.shift, *(p for p in self.q.parameters() if id(p) not in guide_weights)]
+        self.averaged = 0
+        self.means = [p.detach().clone() for p in self.parameters()]
         self.keep()
 
     def keep(self) -> None:
         """Remember the present state as the best."""
         self.best = copy.deepcopy(self.state_dict())
+
+    def average(self) -> None:
+        """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""
+        self.averaged += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(self.means, list(self.parameters()), 1.0 / self.averaged)
+
+    def settle(self) -> None:
+        """Take the average of the last steps, which has less noise than any of them."""
+        if self.averaged:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.parameters()), self.means)
 
     def restore(self) -> None:
         """Go back to the best state."""

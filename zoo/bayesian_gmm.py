@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import ModelError
-from zoo.initial import cluster_moments, kmeans
+from zoo.initial import cluster_moments, column_moments, kmeans
 from zoo.mixture_checks import check_rows
 
 
@@ -87,8 +87,9 @@ class BayesianGMM(Model):
 
     def setup(self, x: Tensor) -> None:
         """Scale the priors to the data."""
-        self.register_buffer("center", x.mean(0))
-        self.register_buffer("spread", x.var(0, correction=0) / self.components ** (2 / x.shape[1]))
+        center, variance = column_moments(x, self.row_weights)
+        self.register_buffer("center", center)
+        self.register_buffer("spread", variance / self.components ** (2 / x.shape[1]))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""

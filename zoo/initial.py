@@ -55,6 +55,14 @@ def _seed(x: Tensor, clusters: int) -> Tensor:
     return centers
 
 
+def column_moments(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the mean and variance of each column, rows counted by their weight."""
+    share = torch.full_like(x[:, 0], 1 / len(x)) if weights is None else weights.to(x) / weights.sum()
+    anchor = x[0]  # differences from any row are small where the data are far from zero
+    mean = share @ (x - anchor)
+    return mean + anchor, share @ (x - anchor - mean).square()
+
+
 def cluster_moments(x: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights (k,), means (k, d) and covariances (k, d, d) of labelled rows, shrunk so none is degenerate."""
     one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
+from zoo.initial import column_moments
 from zoo.mixture_checks import check_varies
 from zoo.networks import MLP
 
@@ -92,10 +93,12 @@ class VAE(Model):
         d = x.shape[1]
         self.decoder = MLP(self.latent, self.hidden, d)
         self.trials = float(self.total_count or x.max().clamp_min(1.0))
-        self.register_buffer("center", x.mean(0))
-        self.register_buffer("spread", x.std(0, correction=0).clamp_min(torch.finfo(torch.float32).tiny))
+        center, variance = column_moments(x, self.row_weights)
+        self.register_buffer("center", center)
+        self.register_buffer("spread", variance.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
         if self.likelihood != "gaussian":
-            mean = (x.sum(0) + 0.5) / (len(x) + 1.0) / (1.0 if self.likelihood == "bernoulli" else self.trials)
+            rows = len(x) if self.row_weights is None else float(self.row_weights.sum())
+            mean = (rows * center + 0.5) / (rows + 1.0) / (1.0 if self.likelihood == "bernoulli" else self.trials)
             self.decoder.start_at(torch.logit(mean.clamp(1e-4, 1 - 1e-4)))
 
     def forward(self, x: Tensor) -> None:

@@ -248,7 +248,7 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         levels[name] = names
         return torch.as_tensor(np.vectorize({v: i for i, v in enumerate(names)}.get, otypes=[int])(array))
     try:
-        value = torch.as_tensor(np.array(array, dtype=np.float64))
+        value = torch.tensor(np.array(array, dtype=np.float64))  # in torch's own, aligned memory
     except (TypeError, ValueError):
         raise DataError(
             f"field {name!r}: expected numbers, found {array.dtype} data such as "

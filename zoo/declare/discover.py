@@ -11,8 +11,9 @@ from pyro import poutine
 from pyro.distributions import Delta, Unit
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import constraints, transform_to
+from torch.distributions import constraints
 
+from zoo.declare.bijections import bijection
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, call, is_deterministic, is_plate
 from zoo.declare.model import Model
@@ -72,10 +73,8 @@ def is_enumerated(infer: dict[str, Any]) -> bool:
 
 def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0) -> Tensor:
     """Return a random value inside a support, `spread` standard deviations wide in unconstrained space."""
-    try:
-        value: Tensor = transform_to(support)(spread * torch.randn(torch.Size(shape)))
-    except NotImplementedError:
-        raise ModelError(f"{name!r}: its support {support} is not one that values can be made for") from None
+    transform = bijection(support, name)
+    value: Tensor = transform(spread * torch.randn(transform.inverse_shape(torch.Size(shape))))
     return value
 
 

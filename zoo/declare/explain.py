@@ -56,27 +56,37 @@ def prepare(
     bound = bind(model, rows)
     if weights is not None:
         bound = as_weights(bound, weights, data)
-    model.coords = bound.coords
+    model.coords, model.row_weights = bound.coords, bound.weights
     model.check(**bound.values)
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
     networks = has_networks(model)
-    dtype = dtype or (torch.float32 if networks else torch.float64)
-    place = _device(device, networks)
+    dtype, place = _precision(dtype, networks), _device(device, networks)
     return Program(model.to(place, dtype), bound.to(dtype, place))
 
 
 def _device(device: str | torch.device, networks: bool) -> torch.device:
-    if isinstance(device, torch.device):
-        return device
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if networks and torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UnknownNameError(f"unknown device {device!r}; give 'auto', 'cpu' or 'cuda'") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UnknownNameError(f"device {device!r} is not there: torch sees no CUDA device; give 'cpu' or 'auto'")
+    if place.type not in ("cpu", "cuda"):
+        raise UnknownNameError(f"device {str(place)!r} is not supported; give 'auto', 'cpu' or 'cuda'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UnknownNameError(
+            f"device {str(place)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; give 'cpu' or "
+            "'auto'"
+        )
     return place
+
+
+def _precision(dtype: torch.dtype | None, networks: bool) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if networks else torch.float64
+    if dtype not in (torch.float32, torch.float64):
+        raise UnknownNameError(f"dtype {dtype!r} is not supported; give torch.float64 or torch.float32")
+    return dtype
 
 
 def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:

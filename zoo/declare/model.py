@@ -57,7 +57,8 @@ class Model(PyroModule):
     * ``setup``: make what depends on the data (networks, data-scaled prior constants); called once per fit;
     * ``initial``: propose starting values, a dict from site or parameter to tensor.
 
-    In these three, ``self.coords`` maps the data's dimensions to their labels.
+    In these three, ``self.coords`` maps the data's dimensions to their labels, and ``self.row_weights`` holds the
+    weight of each row, or None.
 
     Raises
     ------
@@ -69,6 +70,7 @@ class Model(PyroModule):
 
     dims: Mapping[str, tuple[str, ...]] = {}
     coords: Mapping[str, Any] = {}
+    row_weights: Tensor | None = None
     fields: ClassVar[dict[str, Field]] = {}
     hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
@@ -76,7 +78,12 @@ class Model(PyroModule):
         """Collect the fields and hyperparameters of the class body and of its bases."""
         super().__init_subclass__(**kwargs)
         cls.fields = {**cls.fields, **{n: v for n, v in vars(cls).items() if isinstance(v, Field)}}
-        own = {n for n in inspect.get_annotations(cls) if not n.startswith("_")} - {*cls.fields, "dims", "coords"}
+        own = {n for n in inspect.get_annotations(cls) if not n.startswith("_")} - {
+            *cls.fields,
+            "dims",
+            "coords",
+            "row_weights",
+        }
         try:
             hints = get_type_hints(cls, include_extras=True)
         except NameError:  # an annotation made of local names: accept any value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -281,7 +282,9 @@ class Program:
             values.update(self._proposed())
             missing = [s for s in self.latents if s.name not in values]
             if missing:
-                draws = [self.simulate(values) for _ in range(PRIOR_DRAWS)]
+                with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart; their mean is not
+                    warnings.simplefilter("ignore", UserWarning)
+                    draws = [self.simulate(values) for _ in range(PRIOR_DRAWS)]
                 for site in missing:
                     stacked = torch.stack([d[site.name] for d in draws])
                     values[site.name] = _middle(stacked, site)
