@@ -372,7 +372,7 @@ def test_encoder_takes_another_guide_for_globals(inner):
     found = fit(EightSchools(), SCHOOLS, method=SVI(guide=Encoder(hidden=(4,), globals=inner), steps=100), seed=0)
     assert np.isfinite(found.objective.value)
     if isinstance(inner, Point):
-        assert draws(found, "mu").std() == 0
+        assert np.ptp(draws(found, "mu")) == 0
     assert draws(found, "theta").std() > 0
 
 
