@@ -19,4 +19,4 @@ __all__ = ["Encoder", "FullRank", "Guide", "MeanField", "Point"]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_catalogue.entries("guide")})
+    return sorted({*globals(), "Guide", *_catalogue.entries("guide")})

@@ -187,7 +187,7 @@ def _model_class(text: str) -> type[Model]:
         spec.loader.exec_module(module)
     except ZooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
     models = {n: v for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Model) and v is not Model}
     if name not in models:
@@ -232,11 +232,16 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(args=arguments, prog_name="zoo")
-    except (ZooError, OSError) as error:
-        if debug:
+        code = app(args=arguments, prog_name="zoo", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # what the argument parser raises for wrong usage
+        if debug or not (usage or isinstance(error, ZooError | OSError)):
             raise
-        typer.echo(f"error: {error}", err=True)
+        text = usage() if usage else str(error)
+        typer.echo("error: " + " ".join(text.split()), err=True)
         sys.exit(2)
 
 

@@ -17,6 +17,8 @@ from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import FitError
 
+FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
+
 
 @dataclass(frozen=True)
 class EM(Method):
@@ -94,7 +96,7 @@ class EM(Method):
             steps,
             converged,
             reason,
-            warnings + thin_components(program, values),
+            warnings + thin_components(program, values) + collapsed(program, blocks, values),
         )
 
     def _climb(
@@ -104,9 +106,9 @@ class EM(Method):
         values = program.initial()
         if not proposes(program):
             marginals = first_marginals(program, random=random)
-            if marginals is not None:
-                expected = Expected(program, values, program.replay(values), marginals)
-                values = self.maximize(blocks, climb, expected)
+            for _ in range(FIRST_ROUNDS if climb.names and marginals is not None else 1):
+                if marginals is not None:
+                    values = self.maximize(blocks, climb, Expected(program, values, program.replay(values), marginals))
         values = climb.admit(values)
         history: list[float] = []
         for step in range(self.max_steps + 1):
@@ -131,6 +133,15 @@ class EM(Method):
         return climb(values, expected.marginals)
 
 
+def collapsed(program: Program, blocks: list[Block], values: Values) -> list[str]:
+    """Warn of scales that stand at their floor."""
+    with torch.no_grad():
+        replay = program.replay(values)
+        _, marginals = program.marginals(replay.log_probs)
+        expected = Expected(program, values, replay, marginals)
+        return [note for block in blocks for note in block.warnings(expected)]
+
+
 def arrived(history: list[float], tolerance: float, eps: float) -> bool:
     """Tell whether a sequence with linear convergence is within `tolerance` of its limit (Aitken extrapolation)."""
     if len(history) < 3:
@@ -146,11 +157,12 @@ def thin_components(program: Program, values: Values) -> list[str]:
     """Warn of states that hold almost no rows, by number and effective size."""
     with torch.no_grad():
         found = program.responsibilities(values) if program.row else {}
-    width = program.data.features().shape[1] if program.row else 0
+    matrices = any(s.family == "MultivariateNormal" for s in program.observed)
+    least = program.data.features().shape[1] + 1 if matrices else 2
     notes = []
     for name, probability in found.items():
         sizes = probability.sum(0)
-        thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < width + 1]
+        thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < least]
         notes += [
             f"component {k} of {name!r} holds {s:.2f} rows in effect; its parameters are hardly determined"
             for k, s in thin

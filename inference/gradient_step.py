@@ -68,7 +68,9 @@ class GradientStep:
         start = {n: self._lower(n, values[n].detach()) for n in self.names}
         sizes = [u.numel() for u in start.values()]
         flat = torch.cat([u.reshape(-1) for u in start.values()]).clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([flat], max_iter=INNER_STEPS, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            [flat], max_iter=INNER_STEPS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+        )
 
         def unpack(vector: Tensor) -> Values:
             parts = vector.split(sizes)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from inference.approximation import Approximation
 from zoo.declare.evaluate import Values, many
-from zoo.declare.program import Program
+from zoo.declare.program import Program, sum_of
 from zoo.declare.sites import Site
+from zoo.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from inference.result import Fit
 
 CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
-ASSIGN_CELLS = 50_000_000  # responsibilities times draws beyond which fewer draws are averaged
 
 
 def chunk_for(program: Program) -> int:
@@ -40,15 +40,25 @@ def local_draws(
     names = [s.name for s in program.locals]
 
     def one(globals_: Values) -> tuple[Values, Tensor]:
-        seen = program.simulate({**points, **globals_})
+        seen = program.simulate({**points, **globals_}, observed=False)
         values = {n: seen[n] for n in names}
-        with torch.no_grad():
-            log_probs = program.log_probs({**points, **globals_, **values})
-        log_q = sum(_by_row(program, n, log_probs[n]) for n in names)
-        return values, torch.as_tensor(log_q)
+        log_probs = program.log_probs({**points, **globals_, **values})
+        return values, sum_of(_by_row(program, n, log_probs[n]) for n in names)
 
-    parts = [one({n: v[i % len(v)] for n, v in draws.items()}) for i in range(count)]
-    return ({n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts]))
+    with torch.no_grad():
+        dummy = {**draws, "": torch.zeros(count, device=program.device)}
+
+        def drawn(values: Values) -> tuple[Values, Tensor]:
+            return one({n: v for n, v in values.items() if n})
+
+        try:
+            found: tuple[Values, Tensor] = torch.vmap(drawn, randomness="different", chunk_size=chunk_for(program))(
+                dummy
+            )
+            return found
+        except (RuntimeError, ModelError):  # some distributions cannot be drawn from in a vectorized call
+            parts = [one({n: v[i] for n, v in draws.items()}) for i in range(count)]
+    return {n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts])
 
 
 def _by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
@@ -107,7 +117,7 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
     `fresh` rows were not part of the fit: each draw counts by how well it explains them.
     """
     with fit.running(2):
-        count = 1 if fit.is_point else assign_draws(program, fit.draw_count)
+        count = 1 if fit.is_point else fit.draw_count
         draws = fit.globals(count)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
         if program.locals:
@@ -122,17 +132,22 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
             return found[site.name], program.log_joint(full).rows
 
         if not draws:
-            return one({})[0]
+            return certain(one({})[0], program)
         probability, rows = many(one, draws, count, chunk_for(program))
         weights = torch.softmax(rows - log_q, 0) if fresh or program.locals else torch.full_like(rows, 1 / count)
-        averaged: Tensor = (weights[..., None] * probability).sum(0)
-        return averaged
+        return certain((weights[..., None] * probability).sum(0), program)
 
 
-def assign_draws(program: Program, available: int) -> int:
-    """How many draws of the globals to average responsibilities over: all, fewer for very many rows."""
-    states = max([1, *(s.cardinality for s in program.enumerated)])
-    return max(100, min(available, ASSIGN_CELLS // (states * len(program.data))))
+def certain(probability: Tensor, program: Program) -> Tensor:
+    """Return responsibilities, or raise if a row has none because its density is zero in every state."""
+    lost = ~probability.isfinite().all(-1) | ((probability.sum(-1) - 1).abs() > 1e-3)
+    if bool(lost.any()):
+        row = program.data.coords[program.row][int(lost.nonzero()[0])]
+        raise DataError(
+            f"row {row!r} cannot be assigned: it is so far from every state that its density is zero "
+            f"({int(lost.sum())} such rows); leave it out or correct it"
+        )
+    return probability
 
 
 def log_prob(fit: Fit, program: Program, samples: int) -> tuple[Tensor, Tensor]:

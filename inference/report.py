@@ -49,7 +49,7 @@ def _globals(fitted: Fit, draws: int) -> xr.Dataset:
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write table.csv, a folder per fit, traces.png and, for mixtures of real columns, scatter.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
+    taken = {"table.csv", "traces.png", "scatter.png"}
     comparison.table.to_csv(folder / "table.csv", index_label="method")
     for number, (label, fitted) in enumerate(comparison.fits.items(), start=1):
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")

@@ -147,7 +147,8 @@ class Fit:
     @cached_property
     def posterior(self) -> xr.DataTree:
         """ArviZ groups: posterior, point_estimate, sample_stats, log_likelihood, observed_data, constant_data."""
-        return arviz_groups(self)
+        with self.running(8):
+            return arviz_groups(self)
 
     def summary(self) -> pd.DataFrame:
         """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate."""
@@ -191,7 +192,7 @@ class Fit:
             )
         program = self._on(new)
         site = sites[0]
-        chunks = row_chunks(program, whole=bool(program.locals))
+        chunks = row_chunks(program, whole=bool(program.locals), draws=self.draw_count if self.has_draws else 1)
         values = torch.cat([predictive.assign(self, c, site, fresh=program is not self.program) for c in chunks])
         columns = pd.RangeIndex(values.shape[1], name=site.name)
         return pd.DataFrame(values.cpu().numpy(), index=program.data.coords[program.row], columns=columns)
@@ -220,8 +221,9 @@ class Fit:
         program = self._on(new)
         if not program.row:
             raise FitError("log_prob needs a data plate: the model's data have no rows")
+        count = samples if self.has_draws or program.locals else 1
         whole = bool(program.locals) and not self.approximation.covers_new_rows
-        parts = [predictive.log_prob(self, part, samples) for part in row_chunks(program, whole=whole)]
+        parts = [predictive.log_prob(self, part, samples) for part in row_chunks(program, whole=whole, draws=count)]
         value, error = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
         series = pd.Series(value, index=program.data.coords[program.row], name="log_prob")
         series.attrs.update(mcse=tuple(error.tolist()), mcse_total=float(np.sqrt(np.square(error).sum())))

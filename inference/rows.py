@@ -14,6 +14,7 @@ from zoo.declare.program import Program
 from zoo.declare.sites import Site
 
 CELLS = 4_000_000  # entries of the data in one chunk
+DRAWN_CELLS = 20_000_000  # numbers per row and draw in one chunk
 
 
 def event_names(program: Program, site: Site) -> tuple[str, ...]:
@@ -46,12 +47,12 @@ def _plain(index: Any) -> Any:
     return values if values.dtype.kind in "iufb" else np.asarray([str(entry) for entry in index])
 
 
-def row_chunks(program: Program, *, whole: bool) -> Iterator[Program]:
-    """Split a program by rows, so that any number of rows fits in memory; one piece if `whole`."""
+def row_chunks(program: Program, *, whole: bool, draws: int = 1) -> Iterator[Program]:
+    """Split a program by rows, so that any number of rows fits in memory under `draws` draws; one piece if `whole`."""
     rows = len(program.data)
     states = max([1, *(s.cardinality for s in program.enumerated)])
     width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
-    size = max(1000, CELLS // width)
+    size = max(1000, min(CELLS // width, DRAWN_CELLS // (draws * states)))
     if whole or rows <= size:
         yield program
         return

@@ -86,6 +86,7 @@ class Schedule:
         self.values.append(value)
         if step >= self._latest_start and not self._fall_to:
             self._fall(step, f"stopped at steps={self.steps} while the objective was still rising")
+            self._fall_to = self.steps
         if len(self.values) < self.window and step < self.steps and not self.finished:
             return False
         mean = sum(self.values) / len(self.values)
@@ -109,6 +110,10 @@ class Schedule:
             self._since = 0
             self._compare(step)
         return True
+
+    def slow_down(self) -> None:
+        """Halve the learning rate, after steps that broke down."""
+        self.first_rate /= 2
 
     def _compare(self, step: int) -> None:
         late, early = self.means[-SPAN:], self.means[-2 * SPAN : -SPAN]

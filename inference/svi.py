@@ -29,6 +29,8 @@ BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
 CLIP = 10.0  # largest gradient norm of the objective per row
 NETWORK_RATE = 0.25  # learning rate of network weights relative to coordinates in natural units
+MOST_BROKEN = 50  # steps that may fail before the fit does
+RESTORE_EVERY = 5  # failed steps after which the best state so far is taken up again, at half the rate
 FINAL_DRAWS = 1000
 FINAL_CELLS = 20_000_000
 
@@ -75,15 +77,15 @@ class SVI(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""
-        program.model.train()
         values = starting_values(program)
         state = _State(program, self.guide, natural_start(program, values), values)
+        program.model.train()
         batches = self._batches(program, state)
         exact = (self.guide.point or not program.latents) and state.steps_per_epoch == 1
         schedule = Schedule(self.steps, self.learning_rate, epoch=state.steps_per_epoch, exact=exact)
         optimizer = torch.optim.Adam(
             [
-                {"params": state.coordinates, "relative": 1.0},
+                {"params": state.coordinates, "relative": 1.0, "betas": (0.9, 0.99)},  # forgets the way to the mode
                 {"params": state.weights, "relative": NETWORK_RATE},
             ],
             lr=self.learning_rate,
@@ -97,17 +99,19 @@ class SVI(Method):
                     group["lr"] = schedule.rate * group["relative"]
                 optimizer.zero_grad(set_to_none=True)
                 rows, part = next(batches)
-                elbo = state.elbo(part, rows, particles)
-                (-elbo / size).backward()
-                norm = torch.nn.utils.clip_grad_norm_(state.parameters(), CLIP)
-                value = float(elbo.detach())
-                if not (math.isfinite(value) and bool(norm.isfinite())):
+                value = state.gradient(part, rows, particles, size)
+                if value is None:
                     broken += 1
-                    if broken > 50:
+                    if broken > MOST_BROKEN:
                         raise FitError(
-                            f"svi: the ELBO or its gradient was not finite in {broken} steps; try a smaller "
-                            f"learning_rate than {self.learning_rate:g}, or better starting values"
+                            f"svi: the ELBO or its gradient was not finite in {broken} of {step} steps; the density "
+                            "may be unbounded (a component that closes in on one row) or not a number somewhere. Try a "
+                            f"prior, fewer components, a smaller learning_rate than {self.learning_rate:g}, or better "
+                            "starting values"
                         )
+                    if broken % RESTORE_EVERY == 0:
+                        state.restore()
+                        schedule.slow_down()
                     continue
                 optimizer.step()
                 if schedule.settling:
@@ -165,6 +169,8 @@ class SVI(Method):
                 latents = {n: v.detach().clone() for n, v in state.latents().items()}
                 approximation = PointMass(latents)
                 value = float(program.log_joint({**points, **latents}).total(program.data.weights))
+                if not math.isfinite(value):
+                    raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
                 objective = Objective(value, "log_posterior" if program.latents else "log_likelihood")
             else:
                 state.q.requires_grad_(False).eval()
@@ -224,6 +230,19 @@ class _State(nn.Module):
     def keep(self) -> None:
         """Remember the present state as the best."""
         self.best = copy.deepcopy(self.state_dict())
+
+    def gradient(self, program: Program, rows: Tensor | None, particles: int, size: float) -> float | None:
+        """Estimate the ELBO and its gradient; None if either is not finite, as where a factorization breaks down."""
+        try:
+            elbo = self.elbo(program, rows, particles)
+        except RuntimeError as error:
+            if "linalg" not in str(error):
+                raise
+            return None
+        (-elbo / size).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP)
+        value = float(elbo.detach())
+        return value if math.isfinite(value) and bool(norm.isfinite()) else None
 
     def average(self) -> None:
         """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""

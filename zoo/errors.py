@@ -35,7 +35,6 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> Un
     known = sorted(known)
     near = get_close_matches(str(name), known, n=1, cutoff=0.5)
     text = f"unknown {kind} {name!r}"
-    if near:
-        text += f"; did you mean {near[0]!r}?"
+    text += f"; did you mean {near[0]!r}?" if near else "."
     text += f" Known: {', '.join(known) if known else 'none'}."
     return UnknownNameError(text + (f" {hint}" if hint else ""))

@@ -35,6 +35,18 @@ def count_distinct(x: Tensor) -> int:
     return len(torch.unique((x - x.mean(0)) @ weights))
 
 
+def _check_scale(x: Tensor, features: pd.Index) -> None:
+    """Raise if a column's variance is beyond what floating-point numbers hold."""
+    variance = (x - x.mean(0)).square().mean(0)
+    bad = ~(variance.isfinite() & (variance > 1e-200) & (variance < 1e200))
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise DataError(
+            f"column {features[at]!r}: its values, around {float(x[:, at].abs().max()):.0e}, are too large or too "
+            "small to square; rescale it to other units"
+        )
+
+
 def check_varies(x: Tensor, features: pd.Index) -> None:
     """Raise if there is one row only, all rows are the same, or a column is constant: a scale needs variation."""
     if len(x) == 1:
@@ -48,3 +60,4 @@ def check_varies(x: Tensor, features: pd.Index) -> None:
             f"column {name!r} is constant, so its variance is zero; drop it ({int(constant.sum())} of "
             f"{x.shape[1]} columns are constant)"
         )
+    _check_scale(x, features)

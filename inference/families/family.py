@@ -60,6 +60,10 @@ class Block(ABC):
         """Return the conjugate posterior of each unknown, a distribution; None if there is none."""
         return None
 
+    def warnings(self, expected: Expected) -> list[str]:
+        """Say what makes the fitted values less trustworthy."""
+        return []
+
 
 class Family(ABC):
     """A kind of likelihood argument with closed-form updates.

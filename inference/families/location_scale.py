@@ -167,6 +167,26 @@ class LocationScaleBlock(Block):
         flat, center, spread = self.about(expected.value(self.site))
         return self.update(expected, self.cell_weight(expected), flat, center, spread)
 
+    def warnings(self, expected: Expected) -> list[str]:
+        """Say which components have closed in on a few rows: their smallest variance is next to the floor."""
+        if self.prior(expected) is not None:
+            return []
+        _, _, spread = self.about(expected.value(self.site))
+        smallest = self.smallest(expected.values[self.names[1]], spread)
+        at_floor = (smallest <= 10 * FLOOR).nonzero()[:, 0].tolist()
+        one = self.site.args[self.argument].index
+        return [
+            f"component {k} has collapsed: the variance in {self.names[1]!r} is next to its floor, and its likelihood "
+            "says nothing but how small a variance may be; use fewer components or a prior"
+            if one
+            else f"the variance in {self.names[1]!r} is next to its floor"
+            for k in at_floor
+        ]
+
+    @abstractmethod
+    def smallest(self, value: Tensor, spread: Tensor) -> Tensor:
+        """Smallest variance of each component relative to the data's, shape (components,)."""
+
     @abstractmethod
     def update(self, expected: Expected, weight: Tensor, x: Tensor, center: Tensor, spread: Tensor) -> Values:
         """Update from weights (k, n) and centred entries (n, ...)."""

@@ -33,6 +33,14 @@ class MultivariateNormalFamily(LocationScaleFamily):
 class MultivariateNormalBlock(LocationScaleBlock):
     """Update of means and covariances."""
 
+    def smallest(self, value: Tensor, spread: Tensor) -> Tensor:
+        """Smallest eigenvalue, in units of the data's standard deviations."""
+        covariance = value if self.argument == "covariance_matrix" else inverse(value)
+        unit = spread.sqrt()
+        scaled = covariance / (unit[:, None] * unit)
+        found: Tensor = torch.linalg.eigvalsh(scaled.reshape(-1, *scaled.shape[-2:]))[:, 0]
+        return found
+
     def update(self, expected: Expected, weight: Tensor, x: Tensor, center: Tensor, spread: Tensor) -> Values:
         """Update from weights (k, n) and centred rows (n, d)."""
         s0, s1 = weight.sum(1), weight @ x

@@ -31,6 +31,14 @@ class NormalFamily(LocationScaleFamily):
 class NormalBlock(LocationScaleBlock):
     """Update of means and variances of independent Normal entries."""
 
+    def smallest(self, value: Tensor, spread: Tensor) -> Tensor:
+        """Smallest variance over columns."""
+        feed = self.site.args[self.argument]
+        shape = cell_shape(tuple(value.shape), feed, spread.ndim + 1)
+        variance = {"variance": value, "scale": value.square(), "precision": value.reciprocal()}[self.argument]
+        relative = variance.reshape(shape) / spread
+        return relative.reshape(relative.shape[0], -1).amin(-1)
+
     def update(self, expected: Expected, weight: Tensor, x: Tensor, center: Tensor, spread: Tensor) -> Values:
         """Update from weights (k, n) and centred entries (n, events)."""
         k, events = weight.shape[0], center.shape

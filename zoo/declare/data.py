@@ -190,9 +190,14 @@ def _check(
         values[name] = value.long() if kind.integer else value
         if kind.integer and name not in levels:
             codes = int(value.max()) + 1
-            levels[name] = like.levels[name] if like is not None else tuple(range(codes))
-            if codes > len(levels[name]):  # a code the fitted rows lack; the model's own support decides
-                levels[name] = tuple(range(codes))
+            known_levels = tuple(range(getattr(kind, "levels", None) or codes))
+            levels[name] = like.levels[name] if like is not None else known_levels
+            if codes > len(levels[name]):
+                raise DataError(
+                    f"field {name!r}: unknown category {codes - 1}; the data that were fitted have {len(levels[name])} "
+                    f"categories. Say how many there can be: {name} = Category({', '.join(map(repr, kind.dims))}, "
+                    f"levels={codes})"
+                )
     if frame is not None and row:
         coords[row] = frame.index
         if columns is not None:
@@ -225,12 +230,19 @@ def _agree(first: pd.Index, index: pd.Index, name: str, kind: Field) -> None:
 def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...]], like: Data | None) -> Tensor:
     """Convert to a tensor: integers for categories (labels coded in sorted order), otherwise float64."""
     if isinstance(array, Tensor):
+        if array.layout is not torch.strided:
+            raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; give its .to_dense()")
         array = array.detach().cpu().numpy()
+    if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
+        raise DataError(
+            f"field {name!r}: {int(np.ma.getmaskarray(array).sum())} entries are masked, which means missing; "
+            "drop or impute them"
+        )
     try:
         array = np.asarray(array)
     except ValueError:
         raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
-    if array.dtype.kind in "cmMV":
+    if array.dtype.kind in "cmMV" or (array.dtype.kind == "O" and any(isinstance(v, complex) for v in array.flat)):
         raise DataError(f"field {name!r}: expected numbers, found {array.dtype} data; convert it")
     known = like.levels.get(name) if like is not None else None
     if kind.integer and array.dtype.kind in "OUST":
@@ -249,7 +261,7 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         return torch.as_tensor(np.vectorize({v: i for i, v in enumerate(names)}.get, otypes=[int])(array))
     try:
         value = torch.tensor(np.array(array, dtype=np.float64))  # in torch's own, aligned memory
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(
             f"field {name!r}: expected numbers, found {array.dtype} data such as "
             f"{array.ravel()[:1].tolist()}; convert it"

@@ -39,14 +39,22 @@ class Replay(Messenger):
     priors
         Distributions that replace those of the model at some latent sites.
     simulate
-        Draw every site that has no value, observed ones too.
+        Draw every latent that has no value.
+    observed
+        With `simulate`: draw observed sites too.
     """
 
     def __init__(
-        self, values: Mapping[str, Tensor], priors: Mapping[str, Any] | None = None, *, simulate: bool = False
+        self,
+        values: Mapping[str, Tensor],
+        priors: Mapping[str, Any] | None = None,
+        *,
+        simulate: bool = False,
+        observed: bool = True,
     ) -> None:
         super().__init__()
-        self.values, self.priors, self.simulate = values, priors or {}, simulate
+        self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
+        self.now = ""
         self.log_probs: dict[str, Tensor] = {}
         self.seen: Values = {}
         self.distributions: dict[str, Any] = {}
@@ -54,12 +62,12 @@ class Replay(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_plate(msg) or is_deterministic(msg):
             return
-        name = msg["name"]
+        name = self.now = msg["name"]
         if name in self.priors:
             msg["fn"] = self.priors[name]
         if name in self.values:
             msg["value"], msg["done"] = self.values[name], True
-        elif self.simulate and not isinstance(msg["fn"], dist.Unit):
+        elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
             msg["value"], msg["is_observed"] = None, False
         elif not msg["is_observed"]:
             raise ModelError(
@@ -91,9 +99,7 @@ def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], d
     weights = {n: values[n] for n in networks if n in values}
     if not weights:
         return model(**data)
-    # Pyro warns of weights that need no gradient, which is the normal case outside training.
-    live = {n: v if v.requires_grad else v.detach().requires_grad_() for n, v in weights.items()}
-    return torch.func.functional_call(model, live, kwargs=dict(data))
+    return torch.func.functional_call(model, weights, kwargs=dict(data))
 
 
 def many(function: Callable[[Values], Any], values: Values, count: int, chunk: int) -> Any:

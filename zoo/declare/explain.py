@@ -61,7 +61,7 @@ def prepare(
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
     networks = has_networks(model)
     dtype, place = _precision(dtype, networks), _device(device, networks)
-    return Program(model.to(place, dtype), bound.to(dtype, place))
+    return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
 
 
 def _device(device: str | torch.device, networks: bool) -> torch.device:

@@ -8,6 +8,8 @@ from torch.distributions import constraints
 
 from zoo.errors import ModelError
 
+RESERVED = frozenset({"chain", "draw", "label", "variable", "summary", "sample"})  # names that ArviZ's tables use
+
 
 class Field:
     """A named piece of data: a support and one name per dimension, the first of which is the data plate.
@@ -34,6 +36,9 @@ class Field:
                 raise ModelError(
                     f'a field\'s dimension must be a name, not {dim!r}: for example {type(self).__name__}("row")'
                 )
+        taken = [dim for dim in dims if dim in RESERVED]
+        if taken:
+            raise ModelError(f"a field's dimension cannot be called {taken[0]!r}, which ArviZ uses itself; rename it")
         if len(set(dims)) < len(dims):
             raise ModelError(f"a field's dimensions must differ, but {dims} names one twice")
         self.dims = dims
@@ -76,8 +81,22 @@ class Binary(Field):
 
 
 class Category(Field):
-    """Category codes 0, 1, ..., or labels, which are coded in sorted order. Handed to the model as integers."""
+    """Category codes 0, 1, ..., or labels, which are coded in sorted order. Handed to the model as integers.
+
+    Parameters
+    ----------
+    *dims
+        Names of the dimensions.
+    levels
+        How many categories there can be; None for as many as the data that are fitted have.
+    """
 
     support = constraints.nonnegative_integer
     describes = "a category code 0, 1, 2, ..."
     integer = True
+
+    def __init__(self, *dims: str, levels: int | None = None) -> None:
+        super().__init__(*dims)
+        if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 1):
+            raise ModelError(f"Category(levels={levels!r}): levels must be a whole number above 0")
+        self.levels = levels

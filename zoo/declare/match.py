@@ -59,23 +59,35 @@ def from_frame(
     return arrays, rest.columns, notes
 
 
+def _parsed(column: pd.Series) -> pd.Series:
+    """Parse a column's entries as numbers, missing where one is none."""
+    try:
+        return pd.to_numeric(column, errors="coerce")
+    except OverflowError:
+        raise DataError(
+            f"column {column.name!r}: an entry is too large a number for floating point; rescale the column"
+        ) from None
+
+
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column holds words and no numbers at all (a label column, not a damaged numeric one)."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
-    return bool(pd.to_numeric(column, errors="coerce").isna().all()) and len(column) > 0
+    return bool(_parsed(column).isna().all()) and len(column) > 0
 
 
 def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
     """Return a column as numbers, or labels for a `Category` field."""
     if kind.integer and not pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=object)
-    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
-        raise DataError(f"column {column.name!r}: expected numbers, found dates; convert or drop it")
-    if pd.api.types.is_complex_dtype(column):
+    dated = pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)
+    if dated or isinstance(column.dtype, pd.PeriodDtype | pd.IntervalDtype):
+        raise DataError(f"column {column.name!r}: expected numbers, found dates, not numbers; convert or drop it")
+    strange = column.dtype == object and any(isinstance(v, complex) for v in column)
+    if strange or pd.api.types.is_complex_dtype(column):
         raise DataError(f"column {column.name!r}: expected real numbers, found complex ones; convert or drop it")
     if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
-        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        bad = _parsed(column).isna() & column.notna()
         if bad.any():
             at = column.index[bad][0]
             raise DataError(

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from zoo.declare.fields import Field
+from zoo.declare.fields import RESERVED, Field
 from zoo.errors import ModelError, unknown
 
 REQUIRED = inspect.Parameter.empty
@@ -88,6 +88,11 @@ class Model(PyroModule):
             hints = get_type_hints(cls, include_extras=True)
         except NameError:  # an annotation made of local names: accept any value
             hints = dict.fromkeys(own, Any)
+        taken = (
+            [d for names in cls.dims.values() for d in names if d in RESERVED] if isinstance(cls.dims, Mapping) else []
+        )
+        if taken:
+            raise ModelError(f"{cls.__name__}: a dimension cannot be called {taken[0]!r}, which ArviZ uses; rename it")
         inherited = {n: (hint, vars(cls).get(n, default)) for n, (hint, default) in cls.hyperparameters.items()}
         cls.hyperparameters = {
             **inherited,
@@ -103,7 +108,11 @@ class Model(PyroModule):
         known, owner = type(self).hyperparameters, type(self).__name__
         if len(args) > len(known):
             raise ModelError(f"{owner} takes {len(known)} hyperparameters ({', '.join(known)}), not {len(args)}")
-        settings = {**dict(zip(known, args, strict=False)), **settings}
+        given = dict(zip(known, args, strict=False))
+        twice = [name for name in given if name in settings]
+        if twice:
+            raise ModelError(f"{owner}: {twice[0]} is given twice, as {given[twice[0]]!r} and {settings[twice[0]]!r}")
+        settings = {**given, **settings}
         for name in settings:
             if name not in known:
                 raise unknown(f"hyperparameter of {owner}", name, known)

@@ -17,7 +17,7 @@ from zoo.declare.contract import Factor, contract, pack, rows_and_rest
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Replay, Values, call
 from zoo.declare.model import Model
-from zoo.declare.sites import Site, Structure, check_support
+from zoo.declare.sites import Site, Structure, check_arguments, check_support
 from zoo.declare.structure import trace
 from zoo.declare.view import View
 from zoo.errors import ModelError
@@ -135,10 +135,9 @@ class Program:
 
     # -- densities ---------------------------------------------------------------------------------------------
 
-    def replay(self, values: Values, *, simulate: bool = False, states: bool = True) -> Replay:
-        """Run the model at these values and return what was recorded."""
-        given = {**values, **self._states} if states else values
-        with surroundings(self.dtype, self.device), Replay(given, self.priors, simulate=simulate) as replay:
+    def replay(self, values: Values) -> Replay:
+        """Run the model at these values, enumerated sites at all their states, and return what was recorded."""
+        with surroundings(self.dtype, self.device), Replay({**values, **self._states}, self.priors) as replay:
             call(self.model, self.networks, values, self.data.values)
         return replay
 
@@ -259,10 +258,22 @@ class Program:
 
     # -- simulation --------------------------------------------------------------------------------------------
 
-    def simulate(self, values: Values) -> Values:
-        """Draw every site that has no value in `values`, observed sites included; return all sites."""
-        with torch.no_grad():
-            return self.replay(values, simulate=True, states=False).seen
+    def simulate(self, values: Values, *, observed: bool = True) -> Values:
+        """Draw every site that has no value in `values`, observed sites included if `observed`; return all sites.
+
+        Raises
+        ------
+        ModelError
+            If a site cannot be drawn from.
+        """
+        replay = Replay(values, self.priors, simulate=True, observed=observed)
+        with torch.no_grad(), surroundings(self.dtype, self.device), replay:
+            try:
+                call(self.model, self.networks, values, self.data.values)
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
+                raise ModelError(f"site {replay.now!r} cannot be drawn from: {first}") from error
+        return replay.seen
 
     def deterministic(self, values: Values) -> Values:
         """Values of the `pyro.deterministic` sites."""
@@ -284,7 +295,7 @@ class Program:
             if missing:
                 with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart; their mean is not
                     warnings.simplefilter("ignore", UserWarning)
-                    draws = [self.simulate(values) for _ in range(PRIOR_DRAWS)]
+                    draws = [self.simulate(values, observed=False) for _ in range(PRIOR_DRAWS)]
                 for site in missing:
                     stacked = torch.stack([d[site.name] for d in draws])
                     values[site.name] = _middle(stacked, site)
@@ -294,6 +305,9 @@ class Program:
     def _proposed(self) -> Values:
         """Return the model's proposal, checked."""
         proposed = self.model.initial(**self.data.values)
+        owner = f"{type(self.model).__name__}.initial"
+        if not isinstance(proposed, Mapping) or not all(isinstance(v, Tensor) for v in proposed.values()):
+            raise ModelError(f"{owner} must return a dict from site or parameter to tensor, not {proposed!r}")
         for name, value in proposed.items():
             site = self.sites.get(name)
             if site is None or site.role not in ("global", "local", "parameter"):
@@ -314,10 +328,12 @@ class Program:
     def check(self, values: Values) -> None:
         """Raise if a site's log density at these values is not a finite number, naming the site."""
         replay = self.replay(values)
+        for name, fn in replay.distributions.items():
+            check_arguments(name, fn)
         for name, log_prob in replay.log_probs.items():
             site = self.sites[name]
             if site.role == "observed" and name in replay.seen:
-                check_support(replace(site, support=replay.distributions[name].support), replay.seen[name])
+                check_support(name, site.family, replay.distributions[name].support, replay.seen[name])
             if bool(log_prob.isnan().any()):
                 raise ModelError(
                     f"site {name!r}: log density is NaN at the starting values; look for a division by "

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.errors import DataError
+from zoo.errors import DataError, ModelError
 
 ALTERNATIVES = (
     {"probs", "logits"},
@@ -168,11 +168,27 @@ def primary(args: dict[str, Feed]) -> dict[str, Feed]:
     return kept
 
 
-def check_support(site: Site, value: Tensor) -> None:
+def check_arguments(name: str, fn: Any) -> None:
+    """Raise if a numeric argument of a distribution is outside its bounds: a probability above 1, a negative scale."""
+    base = base_distribution(fn)
+    for argument, constraint in base.arg_constraints.items():
+        value = base.__dict__.get(argument)
+        if constraints.is_dependent(constraint) or constraint.event_dim or not isinstance(value, Tensor):
+            continue
+        wrong = ~constraint.check(value)
+        if bool(wrong.any()):
+            raise ModelError(
+                f"site {name!r}: the argument {argument} of its {type(base).__name__} is {float(value[wrong][0]):g} at "
+                f"the starting values, where {constraint} is needed; transform what feeds it, with sigmoid or exp for "
+                "example"
+            )
+
+
+def check_support(name: str, family: str, support: Any, value: Tensor) -> None:
     """Raise if an observed value is outside the support of the distribution that is to explain it."""
-    inside = site.support.check(value)
+    inside = support.check(value)
     if not bool(inside.all()):
         raise DataError(
-            f"site {site.name!r}: {int((~inside).sum())} observed values are outside the support of its "
-            f"{site.family} ({site.support}); correct the data or the model"
+            f"site {name!r}: {int((~inside).sum())} observed values are outside the support of its "
+            f"{family} ({support}); correct the data or the model"
         )

@@ -30,8 +30,8 @@ from zoo.declare.discover import (
 )
 from zoo.declare.evaluate import Values, is_deterministic
 from zoo.declare.model import Model
-from zoo.declare.sites import Feed, Site, Structure, base_distribution, views
-from zoo.errors import DataError, ModelError
+from zoo.declare.sites import Feed, Site, Structure, base_distribution, check_support, views
+from zoo.errors import ModelError
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
@@ -107,10 +107,8 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
             log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"])
         except (RuntimeError, ValueError, IndexError) as error:
             if node["is_observed"] and not bool(node["fn"].support.check(node["value"]).all()):
-                raise DataError(
-                    f"site {name!r}: observed values are outside the support {node['fn'].support} of its "
-                    f"{type(base_distribution(node['fn'])).__name__}; correct the data or the model"
-                ) from error
+                family = type(base_distribution(node["fn"])).__name__
+                check_support(name, family, node["fn"].support, node["value"])
             first = str(error).partition("\n")[0]
             raise ModelError(
                 f"site {name!r}: its {type(base_distribution(node['fn'])).__name__} of batch shape "
@@ -118,7 +116,14 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
                 f"values of shape {tuple(node['value'].shape)}: {first}"
             ) from error
         node["log_prob"] = node["unscaled_log_prob"] = log_prob
-    base.pack_tensors()
+    try:
+        base.pack_tensors()
+    except ValueError as error:
+        names = ", ".join(repr(n) for n, _ in sample_sites(base))
+        raise ModelError(
+            f"the plates do not fit the shapes of the sites ({names}): {str(error).partition(chr(10))[0]}. Let Pyro "
+            "choose the plates' dimensions, and put each site inside the plates whose sizes its shape has"
+        ) from error
     values, networks = messenger.values, runs.networks
     seen = {name: {k: _compact(v) for k, v in views(node["fn"]).items()} for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[str]] = {(n, key): set() for n, found in seen.items() for key in found}
@@ -275,7 +280,8 @@ def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure
         )
         for name, (initial, constraint) in first.params.items()
     }
-    states = {n: node["value"] for n, node in sample_sites(base) if is_enumerated(node["infer"])}
+    # A copy, because Pyro marks states with the address of the distribution they came from, which another may reuse.
+    states = {n: node["value"].clone() for n, node in sample_sites(base) if is_enumerated(node["infer"])}
     plates: dict[str, str] = {}
     for name, node in sample_sites(plain):
         if any(name not in made.nodes for made in (base, *(again for again, _ in seen.again))):

@@ -28,13 +28,18 @@ def as_weights(data: Data, weights: Any, source: Any) -> Data:
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
     try:
-        array = np.array(weights, dtype=float)
-    except (TypeError, ValueError):
+        array = np.array(weights)
+        if array.dtype.kind == "c":
+            raise ValueError("complex")
+        array = array.astype(float)
+    except (TypeError, ValueError, OverflowError):
         raise DataError("weights must be numbers, one per row") from None
     if array.shape != (len(data),):
         raise DataError(f"weights must have one entry per row: expected shape ({len(data)},), found {array.shape}")
-    if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
-        raise DataError("weights must be finite, 0 or above, and not all 0")
+    with np.errstate(over="ignore"):
+        total = array.sum()
+    if not np.isfinite(array).all() or (array < 0).any() or not 0 < total < np.inf:
+        raise DataError("weights must be finite, 0 or above, not all 0, and small enough to add up")
     kept = torch.as_tensor(array)
     data = replace(data, weights=kept)
     return data.take(torch.arange(len(data))[kept > 0]) if (array == 0).any() else data
