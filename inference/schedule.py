@@ -77,8 +77,12 @@ class Schedule:
         """Whether the last window is below the best by more than noise explains."""
         if not self.means:
             return False
-        error = math.sqrt(2 * self.variances[-1] / self.window)
-        return self.latest < self.best - 3 * error - 1e-9 * abs(self.best)
+        return self.latest + 2 * self._error < self.best - 1e-9 * abs(self.best)
+
+    @property
+    def _error(self) -> float:
+        """Standard error of the latest window's mean."""
+        return math.sqrt(self.variances[-1] / self.window)
 
     def record(self, step: int, value: float) -> bool:
         """Note the objective of one step; return whether a window is complete."""
@@ -95,8 +99,9 @@ class Schedule:
         steps = [b - a for a, b in zip(self.values, self.values[1:], strict=False)]
         self.variances.append(sum(d * d for d in steps) / (2 * max(1, len(steps))))
         self.values = []
-        self.is_best = mean > self.best
-        self.best = max(self.best, mean)
+        # A window counts for what it is worth at least: the highest of many noisy means is not the best.
+        self.is_best = mean - 2 * self._error > self.best
+        self.best = max(self.best, mean - 2 * self._error)
         self._since += 1
         if self.exact and self.finished and self.converged and mean - self.means[-2] > SMALLEST_GAIN:
             self.converged = False

@@ -186,7 +186,8 @@ def test_row_weights_are_repetitions(model, data):
     program = prepared(model, data)
     values = anywhere(program)
     weights = torch.tensor([2.0, 0.5, 3.0, 1.0, *[1.0] * len(program.data)], dtype=AT)[: len(program.data)]
-    weighted = prepared(model, data, weights=weights.numpy())
+    # The same priors on both sides: a model that scales its priors to the data scales them to the weighted data.
+    weighted = program.rebind(replace(program.data, weights=weights))
     plain, heavy = program.log_joint(values), weighted.log_joint(values)
     close(heavy.total(weighted.data.weights).detach(), (plain.rest + (weights * plain.rows).sum()).detach())
     for name, given in weighted.responsibilities(values).items():

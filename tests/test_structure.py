@@ -644,7 +644,7 @@ MISTAKES = [
     (all_in_one_event, "field 'x'.*'row'.*none"),
     (latent_without_plate, "site 'mu' has batch shape .*no plate"),
     (not_a_number, "site 'x'.*NaN"),
-    (negative_scale, "site 'x'.*NaN"),
+    (negative_scale, "site 'x'.*scale of its Normal is -1"),
     (infinite, "-inf.*site 'x'"),
     (nothing_observed, "observes nothing.*obs="),
     (no_start, "parameter 'mu' needs a starting value"),

@@ -175,7 +175,7 @@ def check_arguments(name: str, fn: Any) -> None:
         value = base.__dict__.get(argument)
         if constraints.is_dependent(constraint) or constraint.event_dim or not isinstance(value, Tensor):
             continue
-        wrong = ~constraint.check(value)
+        wrong = ~constraint.check(value) & ~value.isnan()  # what is not a number shows in the log density
         if bool(wrong.any()):
             raise ModelError(
                 f"site {name!r}: the argument {argument} of its {type(base).__name__} is {float(value[wrong][0]):g} at "
