@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guides.guide import LOG_2PI, Delta, Draw, Guide, Part, Start, Variational
+from guides.guide import LOG_2PI, Delta, Draw, Guide, Part, Placed, Start, Variational
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 
@@ -44,17 +44,11 @@ class FullRank(Guide):
         return FullNormal(start.globals, start.global_unit), Delta(start.locals, start.local_unit)
 
 
-class FullNormal(Part):
+class FullNormal(Placed):
     """u = start + unit * (loc + L eps), eps ~ Normal(0, I), L lower triangular with exp(log_scale) on its diagonal."""
 
-    start: Tensor
-    unit: Tensor
-
     def __init__(self, start: Tensor, unit: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("start", start.clone())
-        self.register_buffer("unit", unit.clone())
-        self.loc = nn.Parameter(torch.zeros_like(start))
+        super().__init__(start, unit)
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lower = nn.Parameter(start.new_zeros(len(start), len(start)))
 

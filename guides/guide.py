@@ -157,8 +157,8 @@ def check_settings(instance: Any) -> None:
         object.__setattr__(instance, setting.name, value)
 
 
-class DiagonalNormal(Part):
-    """u = start + unit * (loc + exp(log_scale) * eps), eps ~ Normal(0, I).
+class Placed(Part):
+    """A part in natural units: u = start + unit * (something of the shape of start).
 
     Parameters
     ----------
@@ -174,6 +174,13 @@ class DiagonalNormal(Part):
         self.register_buffer("start", start.clone())
         self.register_buffer("unit", unit.clone())
         self.loc = nn.Parameter(torch.zeros_like(start))
+
+
+class DiagonalNormal(Placed):
+    """u = start + unit * (loc + exp(log_scale) * eps), eps ~ Normal(0, I)."""
+
+    def __init__(self, start: Tensor, unit: Tensor) -> None:
+        super().__init__(start, unit)
         self.log_scale = nn.Parameter(torch.zeros_like(start))
 
     def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -197,23 +204,8 @@ def normal(
     return start + unit * at, -(0.5 * (LOG_2PI + square) + fixed + unit.log()).sum(-1)
 
 
-class Delta(Part):
-    """A point: u = start + unit * loc; log q counts as 0.
-
-    Parameters
-    ----------
-    start, unit
-        Shape (G,) for globals or (rows, L) for locals.
-    """
-
-    start: Tensor
-    unit: Tensor
-
-    def __init__(self, start: Tensor, unit: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("start", start.clone())
-        self.register_buffer("unit", unit.clone())
-        self.loc = nn.Parameter(torch.zeros_like(start))
+class Delta(Placed):
+    """A point: u = start + unit * loc; log q counts as 0."""
 
     def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the point."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo import catalogue, datasets
-from zoo.errors import ModelError, UnknownNameError, ZooError, unknown
+from zoo.errors import UnknownNameError, ZooError, unknown
 
 if TYPE_CHECKING:
     from zoo.declare.model import Model
@@ -172,23 +171,12 @@ def _model_class(text: str) -> type[Model]:
         if text.endswith(".py"):
             raise UnknownNameError(f"which model of {text}? Write {text}:NAME")
         return catalogue.find("model", text)
+    from inference.model_files import import_file
     from zoo.declare.model import Model
 
     file, _, name = text.rpartition(":")
     path = Path(file)
-    if not path.is_file():
-        raise UnknownNameError(f"{file}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UnknownNameError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except ZooError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    module = import_file(path, path.stem)
     models = {n: v for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Model) and v is not Model}
     if name not in models:
         raise unknown(f"model in {file}", name, models)

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from torch import Tensor
 from guides.guide import Guide, Start
 from inference.approximation import Approximation, Conjugate, PointMass, Trained
 from inference.method import Objective, Outcome, settings_of
+from inference.model_files import import_file
 from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import Model
@@ -269,21 +269,10 @@ def _import(saved: dict[str, Any]) -> Any:
         found = importlib.import_module(saved["module"])
     if path is not None and path.is_file() and getattr(found, "__file__", None) != str(path):
         # A script, or a file whose name is also that of another module.
-        spec = importlib.util.spec_from_file_location(f"{saved['module']}_of_a_saved_fit", path)
-        if spec is not None and spec.loader is not None and not _holds(found, saved["name"]):
-            found = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = found
-            spec.loader.exec_module(found)
+        found = import_file(path, f"{saved['module']}_of_a_saved_fit")
     for name in saved["name"].split("."):
         found = getattr(found, name, None)
     return found
-
-
-def _holds(module: Any, name: str) -> bool:
-    """Whether a module holds a model of this name."""
-    for part in name.split("."):
-        module = getattr(module, part, None)
-    return isinstance(module, type) and issubclass(module, Model)
 
 
 def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, Tensor]]:
