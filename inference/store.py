@@ -108,12 +108,14 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
 
     described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
     tensors: dict[str, Tensor] = _read(folder / "tensors.safetensors", load_file)
-    trace = _read(folder / "trace.csv", pd.read_csv)
+    # As text first: not every version of pandas reads the last digit of a number right.
+    trace = _read(folder / "trace.csv", lambda p: pd.read_csv(p, dtype=str))
     try:
         if described["format"] != FORMAT:
             raise DataError(f"{folder} was saved in format {described['format']}, this version reads {FORMAT}")
         if _digest(folder / "trace.csv") != described["trace_sha256"]:
             raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
+        trace = trace.astype({"step": int, "seconds": float, "value": float})
         return _rebuild(Fit, folder, described, tensors, trace, model)
     except ZooError:
         raise
