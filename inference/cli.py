@@ -55,9 +55,14 @@ def list_() -> None:
 
 @app.command()
 def show(model: MODEL) -> None:
-    """Show a model's card: its story, sites, hyperparameters, methods and limits."""
+    """Show a model's card (story, sites, hyperparameters, methods, limits), or a guide's or method's settings."""
     import inspect
 
+    for kind in ("guide", "method"):
+        if any(entry.name.lower() == model.replace("_", "").lower() for entry in catalogue.entries(kind).values()):
+            chosen = catalogue.find(kind, model)
+            typer.echo(f"{chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
+            return
     cls = _model_class(model)
     typer.echo(f"{cls.__name__}\n")
     typer.echo(inspect.getdoc(cls) or "(no docstring)")
@@ -136,18 +141,18 @@ def compare(
 @app.command()
 def summary(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")]) -> None:
     """Summarize a saved fit, or every fit of a saved comparison."""
-    from inference.result import Fit
+    from inference.store import read_summary
 
     folders = [folder] if (folder / "fit.json").exists() else sorted(p.parent for p in folder.glob("*/fit.json"))
     if not folders:
         raise UnknownNameError(f"{folder} holds no saved fit: there is no fit.json in it")
     for place in folders:
-        fitted = Fit.load(place)
+        text, table = read_summary(place)
         if len(folders) > 1:
             typer.echo(f"== {place.name}")
-        typer.echo(repr(fitted))
+        typer.echo(text)
         typer.echo("")
-        typer.echo(_text(fitted.summary()))
+        typer.echo(_text(table))
 
 
 def _text(table: Any) -> str:
@@ -155,7 +160,11 @@ def _text(table: Any) -> str:
 
 
 def _hint(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
+    bounds = {"Annotated[int, Gt(gt=0)]": "whole number above 0", "Annotated[float, Gt(gt=0)]": "number above 0"}
+    for long, short in {"typing.": "", **bounds}.items():
+        text = text.replace(long, short)
+    return text
 
 
 def _data(text: str) -> Any:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from inference.fitting import fit
 from inference.method import Method, as_method
-from inference.posterior import elpd_loo
+from inference.posterior import KHAT_GOOD, elpd_loo, khat_note
 from inference.random import as_seed, seeded
 from inference.result import Fit
 from zoo.declare.data import Source
@@ -20,7 +20,6 @@ from zoo.declare.model import Model
 from zoo.errors import MethodError, UnknownNameError, ZooError
 
 COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
-KHAT_GOOD = 0.7
 
 
 @dataclass
@@ -167,14 +166,16 @@ def row(fitted: Fit) -> dict[str, Any]:
     khat = fitted.khat
     if fitted.is_point:
         notes.append("point estimate: no posterior draws, so no elpd_loo and no khat")
+    elif fitted.program.shared:
+        notes.append(f"rows share the discrete latent {fitted.program.shared[0].name!r}: no elpd_loo")
     elif not fitted.has_draws:
         notes.append("the parameters are point estimates: no elpd_loo")
     elif "log_likelihood" in fitted.posterior.children:
         elpd, error, largest = elpd_loo(fitted.posterior)
         if largest > KHAT_GOOD:
             notes.append(f"elpd_loo is unreliable: largest Pareto k of a left-out row {largest:.2f} > {KHAT_GOOD}")
-    if khat > KHAT_GOOD:
-        notes.append(f"khat > {KHAT_GOOD}: the approximation is far from the posterior")
+    if khat > KHAT_GOOD and not any(note.startswith("khat") for note in notes):
+        notes.append(khat_note(khat))
     return {
         "objective": fitted.objective.value,
         "kind": fitted.objective.kind,

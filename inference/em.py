@@ -54,6 +54,13 @@ class EM(Method):
             return f"site {program.locals[0].name!r} is a continuous local latent, which the E-step cannot sum over"
         return None
 
+    def how(self, program: Program) -> str:
+        """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
+        blocks, rest = closed_form(program)
+        exact = ", ".join(n for block in blocks for n in block.unknowns)
+        climbed = ", ".join(GradientStep(program, rest).names)
+        return "; ".join(f"{kind}: {names}" for kind, names in (("closed form", exact), ("gradient", climbed)) if names)
+
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
         blocks, rest = closed_form(program)

@@ -52,7 +52,9 @@ class Exact(Method):
         if rest:
             site = program.sites[rest[0]]
             what = ", ".join(f"{k}={f}" for k, f in site.args.items() if f.kind != "constant") or "constant arguments"
-            raise MethodError(f"{rest[0]!r} ~ {site.family} ({what}) is not conjugate to what it feeds")
+            raise MethodError(
+                f"no conjugate family is recognised for {rest[0]!r} ~ {site.family} ({what}) and what it feeds"
+            )
         values = program.initial()
         with torch.no_grad():
             _, marginals = program.expectations(values)
@@ -62,7 +64,7 @@ class Exact(Method):
                 posterior = block.posterior(expected)
                 if posterior is None:
                     raise MethodError(
-                        f"the joint posterior of {' and '.join(block.unknowns)} is not a product of known distributions"
+                        f"the joint posterior of {' and '.join(block.unknowns)} is none of the closed forms of exact"
                     )
                 found.update(posterior)
         children = [

@@ -38,7 +38,7 @@ def arviz_groups(fit: Fit) -> xr.DataTree:
         groups["sample_stats"] = {"log_p": log_p[None], "log_q": log_q[None]}
         if points:
             groups["point_estimate"] = _numpy(points)
-        if fit.has_draws and program.row:
+        if fit.has_draws and program.row and not program.shared:
             groups["log_likelihood"] = {likelihood_name(fit): _log_likelihood(fit)[None]}
     observed = {s.field for s in program.observed}
     for group, wanted in (("observed_data", True), ("constant_data", False)):

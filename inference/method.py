@@ -135,6 +135,10 @@ class Method(ABC):
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Fit the program. The global RNG has been seeded by the caller."""
 
+    def how(self, program: Program) -> str:
+        """Say in a few words how the method goes about a program it is legal for; empty if there is nothing to say."""
+        return ""
+
     def check(self, program: Program) -> None:
         """Raise if the method is not legal for this program.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ else:
 
 az: Any = _arviz  # the preview fills its namespace at run time, which type checkers cannot see
 
-__all__ = ["az", "elpd_loo", "khat", "summarize", "tree"]
+KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
+
+__all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "summarize", "tree"]
 
 
 def tree(
@@ -59,6 +62,12 @@ def tree(
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **{f"/{g}": d for g, d in found.items()}})
 
 
+def read_tree_summary(path: Path) -> pd.DataFrame:
+    """Summarize the draws or the point of a NetCDF file."""
+    with xr.open_datatree(path, engine="h5netcdf") as data:
+        return summarize(data.load())
+
+
 def summarize(data: xr.DataTree) -> pd.DataFrame:
     """Summarize draws (mean, sd, intervals, effective sizes), or list the values of a point estimate."""
     if "posterior" in data.children:
@@ -90,6 +99,14 @@ def khat(log_ratio: np.ndarray) -> float:
     array = xr.DataArray(log_ratio[None, :], dims=("chain", "draw"))
     _, shape = array.azstats.psislw(dim=["chain", "draw"])
     return float(shape)
+
+
+def khat_note(shape: float) -> str:
+    """Say what a large Pareto shape of an approximation means."""
+    return (
+        f"khat {shape:.2f} > {KHAT_GOOD}: the ratios of posterior to approximation have a heavy tail, so the "
+        "approximation may miss part of the posterior"
+    )
 
 
 def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:

@@ -180,12 +180,16 @@ class Fit:
         new
             Rows like those fitted; None for the fitted rows.
 
+        For a discrete latent that all rows share, its posterior, in one row.
+
         Raises
         ------
         FitError
-            If the model has no enumerated site in its data plate.
+            If the model has no enumerated site.
         """
         sites = self.program.assigned
+        if not sites and any(not s.plates for s in self.program.shared):
+            return self._assign_shared(new)
         if not sites:
             raise FitError(
                 f"{type(self.model).__name__} has no discrete latent per row to assign; `posterior` holds what it has"
@@ -196,6 +200,24 @@ class Fit:
         values = torch.cat([predictive.assign(self, c, site, fresh=program is not self.program) for c in chunks])
         columns = pd.RangeIndex(values.shape[1], name=site.name)
         return pd.DataFrame(values.cpu().numpy(), index=program.data.coords[program.row], columns=columns)
+
+    def _assign_shared(self, new: Source | None) -> pd.DataFrame:
+        """Posterior of a discrete latent that all rows share, averaged over draws of the globals: one row."""
+        if new is not None:
+            raise FitError(f"{self.program.shared[0].name!r} belongs to the fitted rows together; call assign()")
+        site = next(s for s in self.program.shared if not s.plates)
+        with self.running(2):
+            draws = self.globals(1 if self.is_point else self.draw_count)
+
+            def one(values: Values) -> Tensor:
+                full = {**self.points, **values}
+                return self.program.shared_marginals(full, vectorized=bool(draws))[site.name]
+
+            count = len(next(iter(draws.values()))) if draws else 1
+            found = many(one, draws, count, predictive.chunk_for(self.program)).mean(0) if draws else one({})
+        return pd.DataFrame(
+            found.cpu().numpy(), index=[site.name], columns=pd.RangeIndex(found.shape[1], name=site.name)
+        )
 
     def log_prob(self, new: Source | None = None, samples: int = 1000) -> pd.Series:
         """log p(x_i | fitted data) of each row: the posterior predictive density, at a point estimate the plug-in one.
@@ -221,6 +243,10 @@ class Fit:
         program = self._on(new)
         if not program.row:
             raise FitError("log_prob needs a data plate: the model's data have no rows")
+        if program.shared:
+            raise FitError(
+                f"rows have no density of their own: they share the discrete latent {program.shared[0].name!r}"
+            )
         count = samples if self.has_draws or program.locals else 1
         whole = bool(program.locals) and not self.approximation.covers_new_rows
         parts = [predictive.log_prob(self, part, samples) for part in row_chunks(program, whole=whole, draws=count)]
@@ -246,10 +272,10 @@ class Fit:
             return simulate.generate(self, n)
 
     def predict(self, new: Source | None = None, draws: int = 200, seed: int | None = None) -> xr.DataTree:
-        """Posterior predictive draws for given rows, in the ArviZ group posterior_predictive.
+        """Posterior predictive draws for given rows, in the ArviZ group posterior_predictive, for posterior checks.
 
-        For the fitted rows (`new=None`) locals have their posterior; for new rows, whose observed fields may be left
-        out, locals are drawn from the model given the globals.
+        For the fitted rows (`new=None`) locals have their posterior, and what was observed comes along; for new rows,
+        whose observed fields may be left out, locals are drawn from the model given the globals.
 
         Parameters
         ----------
@@ -263,7 +289,7 @@ class Fit:
         draws = _positive("predict(draws)", draws)
         program = self._on(None if new is None else simulate.complete(self, new))
         with self.running(5, seed):
-            return simulate.predict(self, program, draws)
+            return simulate.predict(self, program, draws, known=program is self.program)
 
     def sample(self, n: int, seed: int | None = None) -> xr.Dataset:
         """Draw `n` fresh posterior draws of the latents, dims (chain, draw, ...).

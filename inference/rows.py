@@ -64,6 +64,9 @@ def frame_of(program: Program, values: Mapping[str, Tensor], rows: int) -> pd.Da
     """Return generated fields as a table with the fitted columns, or as arrays where they are no columns."""
     data = program.data
     arrays = {n: v.cpu().numpy() for n, v in values.items()}
+    for name in arrays:
+        if program.model.fields[name].support.is_discrete:
+            arrays[name] = arrays[name].astype(np.int64)
     for name, names in data.levels.items():
         arrays[name] = np.asarray(names, dtype=object)[arrays[name]]
     if any(data.dims[n][:1] != (program.row,) or len(data.dims[n]) > 2 for n in arrays):

@@ -38,8 +38,8 @@ def generate(fit: Fit, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     return frame_of(program, {name: v[order] if name in rows_of else v for name, v in columns.items()}, n)
 
 
-def predict(fit: Fit, program: Program, draws: int) -> xr.DataTree:
-    """Draw the observed sites of a program's rows `draws` times."""
+def predict(fit: Fit, program: Program, draws: int, *, known: bool) -> xr.DataTree:
+    """Draw the observed sites of a program's rows `draws` times; `known` rows come with what was observed."""
     if program.locals and program is fit.program:
         values = fit.approximation.draw(program, draws)[0]
     else:
@@ -47,7 +47,12 @@ def predict(fit: Fit, program: Program, draws: int) -> xr.DataTree:
     parts = [program.simulate({**fit.points, **{n: v[i] for n, v in values.items()}}) for i in range(draws)]
     stacked = {s.name: torch.stack([p[s.name] for p in parts]).cpu().numpy()[None] for s in program.observed}
     dims = {s.name: event_names(program, s) for s in program.observed}
-    return tree({"posterior_predictive": stacked}, dims, labels_of(program, dims), {"model": repr(fit.model)})
+    groups = {"posterior_predictive": stacked}
+    if known:
+        groups["observed_data"] = {
+            s.name: program.data.values[s.field].cpu().numpy() for s in program.observed if s.field
+        }
+    return tree(groups, dims, labels_of(program, dims), {"model": repr(fit.model)})
 
 
 def complete(fit: Fit, new: Any) -> Any:

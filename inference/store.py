@@ -28,6 +28,7 @@ from guides.guide import Guide, Start
 from inference.approximation import Approximation, Conjugate, PointMass, Trained
 from inference.method import Objective, Outcome, settings_of
 from inference.model_files import import_file
+from inference.posterior import read_tree_summary
 from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import Model
@@ -87,11 +88,28 @@ def save(fit: Fit, folder: Path) -> Path:
         "steps": fit.steps,
         "seed": fit.seed,
         "seconds": fit.seconds,
+        "text": repr(fit),
         "trace_sha256": _digest(folder / "trace.csv"),
     }
     (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     fit.posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
     return folder
+
+
+def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
+    """Read what a saved fit says of itself and its summary from its files, without its model.
+
+    Raises
+    ------
+    DataError
+        If the folder does not hold a saved fit, or a file in it is damaged.
+    """
+    described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
+    table = _read(folder / "posterior.nc", read_tree_summary)
+    try:
+        return described["text"], table
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
 
 
 def load(folder: Path, model: type[Model] | Model | None) -> Fit:
@@ -269,8 +287,9 @@ def _import(saved: dict[str, Any]) -> Any:
     found: Any = None
     with contextlib.suppress(ImportError):
         found = importlib.import_module(saved["module"])
-    if path is not None and path.is_file() and getattr(found, "__file__", None) != str(path):
-        # A script, or a file whose name is also that of another module.
+    elsewhere = path is not None and path.is_file() and getattr(found, "__file__", None) != str(path)
+    if elsewhere and path is not None and saved["module"] != "__main__":  # a script would run all over again
+        # A file that is no module of an installed package, or whose name is also that of another module.
         found = import_file(path, f"{saved['module']}_of_a_saved_fit")
     for name in saved["name"].split("."):
         found = getattr(found, name, None)

@@ -15,6 +15,7 @@ from guides.guide import Guide, Start, Variational
 from guides.mean_field import MeanField
 from inference.approximation import Approximation, PointMass, Trained
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.posterior import KHAT_GOOD, khat, khat_note
 from inference.predictive import chunk_for
 from inference.schedule import Schedule
 from inference.start import natural_start, starting_values
@@ -32,6 +33,7 @@ NETWORK_RATE = 0.25  # learning rate of network weights relative to coordinates 
 MOST_BROKEN = 50  # steps that may fail before the fit does
 RESTORE_EVERY = 5  # failed steps after which the best state so far is taken up again, at half the rate
 FINAL_DRAWS = 1000
+FEWEST_FOR_KHAT = 200
 FINAL_CELLS = 20_000_000
 
 
@@ -175,7 +177,9 @@ class SVI(Method):
             else:
                 state.q.requires_grad_(False).eval()
                 approximation = Trained(self.guide, state.q, program.data)
-                objective = final_elbo(program, approximation, points)
+                objective, shape = final_elbo(program, approximation, points)
+                if shape > KHAT_GOOD:
+                    warnings = [*warnings, khat_note(shape)]
         return Outcome(
             approximation,
             points,
@@ -188,8 +192,8 @@ class SVI(Method):
         )
 
 
-def final_elbo(program: Program, approximation: Approximation, points: Values) -> Objective:
-    """Mean of log p - log q over fresh draws, with its standard error."""
+def final_elbo(program: Program, approximation: Approximation, points: Values) -> tuple[Objective, float]:
+    """Mean of log p - log q over fresh draws with its standard error, and the Pareto shape of the ratios."""
     cells = max(1, sum(v.numel() for v in program.data.values.values()))
     count = max(10, min(FINAL_DRAWS, FINAL_CELLS // cells))
     draws, log_q = approximation.draw(program, count)
@@ -204,7 +208,8 @@ def final_elbo(program: Program, approximation: Approximation, points: Values) -
             f"svi: the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
             "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
         )
-    return Objective(float(ratio.mean()), "elbo", float(ratio.std() / math.sqrt(count)))
+    objective = Objective(float(ratio.mean()), "elbo", float(ratio.std() / math.sqrt(count)))
+    return objective, khat(ratio.cpu().numpy()) if count >= FEWEST_FOR_KHAT and program.globals else float("nan")
 
 
 class _State(nn.Module):

@@ -257,6 +257,9 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         strange = [v for v in present if v not in names]
         if strange:
             raise DataError(f"field {name!r}: unknown category {strange[0]!r}; the model was fitted to {names}")
+        most = getattr(kind, "levels", None)
+        if most is not None and len(names) > most:
+            raise DataError(f"field {name!r} has {len(names)} categories, but is declared with levels={most}")
         levels[name] = names
         return torch.as_tensor(np.vectorize({v: i for i, v in enumerate(names)}.get, otypes=[int])(array))
     try:

@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.declare.bijections import bijection
+from zoo.declare.bijections import CholeskyVector, bijection
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, call, is_deterministic, is_plate
 from zoo.declare.model import Model
@@ -74,6 +74,8 @@ def is_enumerated(infer: dict[str, Any]) -> bool:
 def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0) -> Tensor:
     """Return a random value inside a support, `spread` standard deviations wide in unconstrained space."""
     transform = bijection(support, name)
+    if isinstance(transform, CholeskyVector):  # the condition of a random triangle grows with its size
+        spread = spread / shape[-1]
     value: Tensor = transform(spread * torch.randn(transform.inverse_shape(torch.Size(shape))))
     return value
 
@@ -148,7 +150,7 @@ def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
         if dims and dims[0] == data.row and data.row not in names:
             raise ModelError(
                 f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
-                f"{name!r} is in plates {sorted(names) or 'none'}; name its plate {data.row!r}"
+                f"{name!r} is in plates {sorted(names) or 'none'}; put it inside `with pyro.plate({data.row!r}, ...)`"
             )
 
 

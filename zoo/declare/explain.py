@@ -99,6 +99,14 @@ def legality(program: Program) -> dict[str, str | None]:
     return {entry.name: entry.load()().why_not(program) for entry in catalogue.entries("method").values()}
 
 
+def _verdict(program: Program, name: str, why_not: str | None) -> str:
+    """Say "yes", and how the method goes about it, or "no" and why."""
+    if why_not is not None:
+        return f"no: {why_not}"
+    how = catalogue.find("method", name)().how(program)
+    return f"yes ({how})" if how else "yes"
+
+
 def explain(model: Model | type[Model] | str, data: Source) -> str:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 
@@ -134,10 +142,8 @@ def explain(model: Model | type[Model] | str, data: Source) -> str:
         lines += _table(data_rows, ("data", "field", "shape"))
         lines += [""]
         try:
-            verdicts = legality(program)
+            verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]
         except ZooError as error:  # a model no method can start on
-            verdicts = {"": str(error)}
-        lines += _table(
-            [(n.lower(), "yes" if why is None else f"no: {why}") for n, why in verdicts.items()], ("method", "legal")
-        )
+            verdicts = [("", str(error))]
+        lines += _table(verdicts, ("method", "legal"))
     return "\n".join(lines)

@@ -239,6 +239,16 @@ class Program:
         _, marginals = program.expectations(values, vectorized=vectorized)
         return {s.name: self._per_row(marginals[s.name], s) for s in self.assigned}
 
+    @cached_property
+    def shared(self) -> list[Site]:
+        """Enumerated sites outside the data plate, which rows share: given the other latents rows are dependent."""
+        return [s for s in self.enumerated if self.row not in s.plates]
+
+    def shared_marginals(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
+        """p(z = k | data, other latents) of each enumerated site without plates, shape (1, states)."""
+        _, marginals = self.expectations(values, vectorized=vectorized)
+        return {s.name: marginals[s.name].reshape(1, s.cardinality) for s in self.shared if not s.plates}
+
     def weigh(self, name: str, log_prob: Tensor, lead: int = 0) -> Tensor:
         """Sum a latent's log density, a local one's rows by their weight; `lead` dimensions on the left are kept."""
         site, weights = self.sites[name], self.data.weights

@@ -56,11 +56,29 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         part = data.take(torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long())
     runs = _Runs(model, networks, priors, -1 - depth)
     try:
-        return _describe(data, plain, first, _compare(runs, data, part))
+        seen = _compare(runs, data, part)
+        if part is not data and not _same_shapes(plain, seen.base, data.row):
+            seen = _compare(runs, data, data)
     except ModelError:
         if part is data:
             raise
-        return _describe(data, plain, first, _compare(runs, data, data))
+        seen = _compare(runs, data, data)
+    return _describe(data, plain, first, seen)
+
+
+def _same_shapes(plain: Any, sampled: Any, row: str) -> bool:
+    """Tell whether sites outside the data plate have the same shape and states on the sampled rows as on all."""
+    for name, node in sample_sites(plain):
+        other = sampled.nodes.get(name)
+        if other is None or node["is_observed"] or row in (f.name for f in frames_of(node)):
+            continue
+        if is_enumerated(node["infer"]):
+            full, part = (n["fn"].enumerate_support(expand=False) for n in (node, other))
+        else:
+            full, part = node["value"], other["value"]
+        if full.shape != part.shape:
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,11 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
     for name, value in values.items():
         for spread in (1.0, 4.0):
             other = made_up(messenger.supports[name], tuple(value.shape), name, spread)
-            note(name, runs(part, {**values, name: other})[0])
+            try:
+                note(name, runs(part, {**values, name: other})[0])
+            except ModelError:  # a far-out value may break a factorization; the nearer one has to work
+                if spread == 1.0:
+                    raise
     for name in dict.fromkeys(n.partition(".")[0] for n in networks):
         others = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
         note(f"network {name}", runs(part, values, networks=others)[0])
