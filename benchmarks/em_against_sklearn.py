@@ -25,9 +25,9 @@ SHORT, LONG = 2, 8
 
 
 def rows(n, d, k, seed=0):
-    """Draw rows from k well-separated components."""
+    """Draw rows from k components that overlap, so that EM has steps to take."""
     rng = np.random.default_rng(seed)
-    centers = 3 * rng.normal(size=(k, d))
+    centers = rng.normal(size=(k, d))
     return centers[rng.integers(k, size=n)] + rng.normal(size=(n, d))
 
 

@@ -97,8 +97,9 @@ def khat(log_ratio: np.ndarray) -> float:
     if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
         return float("nan")
     array = xr.DataArray(log_ratio[None, :], dims=("chain", "draw"))
-    _, shape = array.azstats.psislw(dim=["chain", "draw"])
-    return float(shape)
+    with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
+        _, shape = array.azstats.psislw(dim=["chain", "draw"])
+    return float(shape) if np.isfinite(shape) else float("inf")
 
 
 def khat_note(shape: float) -> str:
