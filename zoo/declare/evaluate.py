@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.declare.densities import log_density
 from zoo.declare.model import Model
+from zoo.declare.sites import base_distribution
 from zoo.errors import ModelError
 
 Values = dict[str, Tensor]
@@ -68,7 +69,8 @@ class Replay(Messenger):
         if name in self.values:
             msg["value"], msg["done"] = self.values[name], True
         elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
-            msg["value"], msg["is_observed"] = None, False
+            msg["value"], msg["is_observed"] = _normal_draw(msg["fn"]), False
+            msg["done"] = msg["value"] is not None
         elif not msg["is_observed"]:
             raise ModelError(
                 f"site {name!r} was not there when the model was traced; the sites of a model must not "
@@ -92,6 +94,15 @@ class Replay(Messenger):
             msg["value"], msg["done"] = self.values[name], True
         elif len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
             msg["value"], msg["done"] = msg["args"][1], True  # weights of a network, put in place by `call`
+
+
+def _normal_draw(fn: Any) -> Tensor | None:
+    """Draw from a Normal by way of `torch.randn`, which torch can vectorize where `sample` it cannot; else None."""
+    base = base_distribution(fn)
+    if type(base).__name__ != "Normal":
+        return None
+    draw: Tensor = base.loc + base.scale * torch.randn(fn.shape(), dtype=base.loc.dtype, device=base.loc.device)
+    return draw
 
 
 def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Any:
