@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +20,7 @@ class BetaFamily(SingleFamily):
     (Gelman et al. 2013, section 2.4).
     """
 
-    likelihoods = {"Bernoulli": "probs", "Binomial": "probs"}  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {"Bernoulli": "probs", "Binomial": "probs"}
     prior = "Beta"
 
     def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +20,7 @@ class DirichletFamily(SingleFamily):
     (Gelman et al. 2013, section 3.4).
     """
 
-    likelihoods = {  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {
         "Categorical": "probs",
         "OneHotCategorical": "probs",
         "Multinomial": "probs",

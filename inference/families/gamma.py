@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +20,7 @@ class GammaFamily(SingleFamily):
     (Gelman et al. 2013, section 2.6).
     """
 
-    likelihoods = {"Poisson": "rate", "Exponential": "rate"}  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {"Poisson": "rate", "Exponential": "rate"}
     prior = "Gamma"
 
     def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:

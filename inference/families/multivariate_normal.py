@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,8 @@ class MultivariateNormalFamily(LocationScaleFamily):
     (Murphy 2007, section 8).
     """
 
-    likelihoods = {"MultivariateNormal": "loc"}  # noqa: RUF012 - read-only table
-    scales = {"covariance_matrix": "", "precision_matrix": "Wishart"}  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {"MultivariateNormal": "loc"}
+    scales: ClassVar[dict[str, str]] = {"covariance_matrix": "", "precision_matrix": "Wishart"}
     joint = "precision_matrix"
     rank = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,8 @@ class NormalFamily(LocationScaleFamily):
     (Murphy 2007, section 3).
     """
 
-    likelihoods = {"Normal": "loc"}  # noqa: RUF012 - read-only table
-    scales = {"variance": "", "scale": "", "precision": "Gamma"}  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {"Normal": "loc"}
+    scales: ClassVar[dict[str, str]] = {"variance": "", "scale": "", "precision": "Gamma"}
     joint = "precision"
 
     def block(self, site: Site, names: tuple[str, str], argument: str, kappa: float) -> Block:

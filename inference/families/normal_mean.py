@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +20,7 @@ class NormalMeanFamily(SingleFamily):
     (m0 / s0^2 + sum w x / s^2) / precision (Gelman et al. 2013, equation 2.12).
     """
 
-    likelihoods = {"Normal": "loc"}  # noqa: RUF012 - read-only table
+    likelihoods: ClassVar[dict[str, str]] = {"Normal": "loc"}
     prior = "Normal"
     rank = 2
 
