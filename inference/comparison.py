@@ -170,7 +170,9 @@ def row(fitted: Fit) -> dict[str, Any]:
         notes.append(f"rows share the discrete latent {fitted.program.shared[0].name!r}: no elpd_loo")
     elif not fitted.has_draws:
         notes.append("the parameters are point estimates: no elpd_loo")
-    elif "log_likelihood" in fitted.posterior.children:
+    elif "log_likelihood" not in fitted.posterior.children:
+        notes.append("too many rows to keep the log likelihood of each under every draw: no elpd_loo")
+    else:
         elpd, error, largest = elpd_loo(fitted.posterior)
         if largest > KHAT_GOOD:
             notes.append(f"elpd_loo is unreliable: largest Pareto k of a left-out row {largest:.2f} > {KHAT_GOOD}")

@@ -15,6 +15,7 @@ from zoo.declare.evaluate import Values, many
 if TYPE_CHECKING:
     from inference.result import Fit
 
+LARGEST = 200_000_000  # entries of the pointwise log likelihood beyond which it is left out
 INTEGRATION_SAMPLES = 100  # draws of the locals per draw of the globals in the pointwise log likelihood
 
 
@@ -38,7 +39,7 @@ def arviz_groups(fit: Fit) -> xr.DataTree:
         groups["sample_stats"] = {"log_p": log_p[None], "log_q": log_q[None]}
         if points:
             groups["point_estimate"] = _numpy(points)
-        if fit.has_draws and program.row and not program.shared:
+        if fit.has_draws and program.row and not program.shared and len(log_p) * len(program.data) <= LARGEST:
             groups["log_likelihood"] = {likelihood_name(fit): _log_likelihood(fit)[None]}
     observed = {s.field for s in program.observed}
     for group, wanted in (("observed_data", True), ("constant_data", False)):

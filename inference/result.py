@@ -100,9 +100,9 @@ class Fit:
 
     @property
     def draw_count(self) -> int:
-        """How many posterior draws the fit keeps: 1000, fewer for very many latents."""
+        """How many posterior draws the fit keeps: 1000, fewer for very many latents or rows."""
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
-        return max(FEWEST, min(DRAWS, LARGEST // max(1, size)))
+        return max(FEWEST, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
     @cached_property
     def draws(self) -> tuple[Values, np.ndarray, np.ndarray]:
