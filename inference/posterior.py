@@ -111,7 +111,10 @@ def khat_note(shape: float) -> str:
 
 
 def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
-    """ELPD by PSIS-LOO, its standard error, and the largest Pareto shape; corrected for q where log q is known."""
+    """ELPD by PSIS-LOO, its standard error, and the largest Pareto shape; corrected for q where log q is known.
+
+    The standard error is sqrt(n var(elpd_i)) (Vehtari, Gelman and Gabry 2017, equation 23).
+    """
     with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
         warnings.simplefilter("ignore", UserWarning)
         return _elpd_loo(data)
@@ -126,7 +129,9 @@ def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
         )
     else:
         found = az.loo(data, var_name=name, pointwise=True)
-    return float(found.elpd), float(found.se), float(np.max(np.asarray(found.pareto_k)))
+    rows = np.asarray(found.elpd_i).ravel()  # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both
+    error = float(np.sqrt(len(rows) * rows.var(ddof=1))) if len(rows) > 1 else float("nan")
+    return float(found.elpd), error, float(np.max(np.asarray(found.pareto_k)))
 
 
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:

@@ -149,7 +149,7 @@ def test_elpd_is_leave_one_out(model, data, rows):
     assert error < 0.1
     if np.ptp(rows) > 0:
         errors = np.array([row["elpd_se"] for row in found])
-        expected = math.sqrt(len(rows) * np.var(rows))
+        expected = math.sqrt(len(rows) * np.var(rows, ddof=1))
         assert abs(errors.mean() - expected) < 5 * errors.std(ddof=1) / math.sqrt(len(errors))
 
 
