@@ -127,6 +127,8 @@ def compare(
     from inference.comparison import compare as compare_methods
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
+    if guide is not None and not any(catalogue.find("method", name).__name__ == "SVI" for name in names):
+        raise UnknownNameError(f"--guide is for svi, which is not among the methods {methods}; leave it out")
     chosen = [
         _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
     ]

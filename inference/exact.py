@@ -137,9 +137,4 @@ class Exact(Method):
             torch.manual_seed(fit.seed)
             outcome = self.run(program)
         total = pd.concat([fit.trace, outcome.trace.assign(step=len(fit.trace) + 1)], ignore_index=True)
-        return Fit(program, self, replace_trace(outcome, total), fit.seed, 0.0)
-
-
-def replace_trace(outcome: Outcome, trace: pd.DataFrame) -> Outcome:
-    """Return an outcome with another trace."""
-    return replace(outcome, trace=trace)
+        return Fit(program, self, replace(outcome, trace=total), fit.seed, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -120,8 +120,6 @@ class Method(ABC):
 
     Its name, for `fit(..., method="name")`, is the class name in lower case.
     """
-
-    remedy: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Check the settings against their annotations."""

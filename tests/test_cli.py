@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import zoo
-from inference import Fit, cli, fit
+from inference import MAP, Fit, cli, fit
 from zoo import catalogue, datasets
 
 ROOT = Path(__file__).parent.parent
@@ -477,3 +477,27 @@ def test_an_error_leaves_nothing_behind(run, damaged):
     run(*MISTAKES["illegal method"], "--out", "new")
     run(*MISTAKES["values outside the support"], "--out", "new")
     assert {p.name for p in damaged.iterdir()} == before
+
+
+def test_a_guide_for_no_method_is_refused():
+    command = [
+        sys.executable,
+        "-m",
+        "inference.cli",
+        "compare",
+        "coin.py:Coin",
+        "coin",
+        "--methods",
+        "em",
+        "-g",
+        "point",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--guide is for svi" in done.stderr
+
+
+def test_map_takes_point_guides_only():
+    with pytest.raises(zoo.MethodError, match="use svi"):
+        MAP(guide="mean_field")
+    assert MAP(guide="point") == MAP()

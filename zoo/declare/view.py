@@ -69,10 +69,6 @@ class View:
         """Length L of each row's local vector."""
         return self.locals[-1].stop if self.locals else 0
 
-    @staticmethod
-    def _batch_dim(slot: Slot) -> int:
-        return slot.site.batch_dim
-
     def constrain_globals(self, vector: Tensor) -> tuple[Values, Tensor]:
         """Map u in R^G to values; return them with log|dz/du|, a scalar."""
         values: Values = {}
