@@ -110,6 +110,24 @@ class RegressionMixture(zoo.Model):
 ROWS = [[3.6, 79.0], [1.8, 54.0], [3.333, 74.0], [2.283, 62.0]]
 BITS = [[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 1]]
 PIXELS = [[0, 3, 1], [2, 0, 4], [1, 1, 0], [4, 2, 2]]
+COUNTS = [0, 3, 1, 9, 4]
+WAITS = [79.0, 54.0, 74.0, 62.0]
+LINES = {
+    "x": [
+        [0.3, 72.0],
+        [0.9, 76.0],
+        [3.2, 73.0],
+        [2.3, 78.0],
+        [0.4, 82.0],
+        [1.7, 89.0],
+        [1.9, 69.0],
+        [0.6, 79.0],
+        [2.9, 81.0],
+        [0.5, 69.0],
+    ],
+    "y": [1.8, -1.6, 7.7, -4.4, 1.4, -1.9, 5.9, -1.6, 6.4, -1.9],
+}
+SIZES = [[5.1, 3.5, 1.4], [4.9, 3.0, 1.6], [6.3, 3.3, 6.0], [5.8, 2.7, 5.1], [7.1, 3.0, 5.9], [6.4, 3.2, 4.5]]
 
 # A few rows of data for every model of the zoo, in each of its shapes: small enough to sum over every assignment.
 ZOO_CASES = {
@@ -129,6 +147,36 @@ ZOO_CASES = {
         (zoo.VAE(latent=1, hidden=(), likelihood="binomial"), PIXELS),
         (zoo.VAE(latent=2, hidden=(3, 3), likelihood="gaussian"), ROWS),
     ],
+    "PoissonMixture": [
+        (zoo.PoissonMixture(), COUNTS),
+        (zoo.PoissonMixture(components=3), COUNTS),
+        (zoo.PoissonMixture(components=1), COUNTS),
+        (zoo.PoissonMixture(concentration=2.0, shape=1.5), COUNTS),
+    ],
+    "LatentClass": [(zoo.LatentClass(), BITS), (zoo.LatentClass(components=3), PIXELS), (zoo.LatentClass(1), BITS)],
+    "MixtureOfRegressions": [
+        (zoo.MixtureOfRegressions(), LINES),
+        (zoo.MixtureOfRegressions(intercept=False), LINES),
+        (zoo.MixtureOfRegressions(components=1), LINES),
+    ],
+    "NormalNormal": [
+        (zoo.NormalNormal(), WAITS),
+        (zoo.NormalNormal(scale=12.0, center=60.0, shrinkage=0.5), WAITS),
+        (zoo.NormalNormal(df=3.0, prior_scale=10.0), WAITS[:1]),
+    ],
+    "GammaPoisson": [(zoo.GammaPoisson(), COUNTS), (zoo.GammaPoisson(a=2.0, b=0.5), COUNTS[:1])],
+    "DirichletMultinomial": [
+        (zoo.DirichletMultinomial(), PIXELS),
+        (zoo.DirichletMultinomial(concentration=0.5), PIXELS[:1]),
+    ],
+    "BayesianRegression": [
+        (zoo.BayesianRegression(), LINES),
+        (zoo.BayesianRegression(intercept=False, shrinkage=0.5, df=3.0, prior_scale=2.0), LINES),
+        (zoo.BayesianRegression(scale=0.7), LINES),
+    ],
+    "FactorAnalysis": [(zoo.FactorAnalysis(), SIZES), (zoo.FactorAnalysis(factors=2), SIZES)],
+    "PPCA": [(zoo.PPCA(), SIZES), (zoo.PPCA(factors=2), SIZES)],
+    "KMeans": [(zoo.KMeans(), ROWS), (zoo.KMeans(clusters=3), ROWS), (zoo.KMeans(clusters=1), ROWS)],
 }
 OWN_CASES = [
     (EightSchools(), SCHOOLS),

@@ -1,0 +1,77 @@
+"""Factor analysis."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.declare.fields import Real
+from zoo.declare.model import Model
+from zoo.mixture_checks import check_varies
+from zoo.ppca import check_factors, principal_axes
+
+
+class FactorAnalysis(Model):
+    """Factor analysis: a few coordinates per row explain how columns go together; each column has noise of its own.
+
+    Generative story (Rubin and Thayer 1982)::
+
+        z_i            ~ Normal(0, I)                                   i = 1 .. n, z_i in R^factors
+        x_i | z_i      ~ Normal(means + loadings z_i, diag(variances))
+
+    ===========  =============  ===================
+    symbol       site           shape
+    ===========  =============  ===================
+    means        ``means``      (feature)
+    loadings     ``loadings``   (feature, factor)
+    variances    ``variances``  (feature)
+    z_i          ``z``          (row, factor)
+    x_i          ``x``          (row, feature)
+    ===========  =============  ===================
+
+    Methods: ``svi``.
+
+    Limits: loadings and z_i are identified only up to a rotation of the factors, and with many factors for few columns,
+    (d - q)^2 < d + q, not even that. The likelihood may rise without end as the variance of one column goes to 0 (a
+    Heywood case), which a fit reports as a variance at its floor.
+
+    Parameters
+    ----------
+    factors
+        Number of coordinates per row, at least 1 and fewer than columns.
+    """
+
+    x = Real("row", "feature")
+    factors: PositiveInt = 1
+
+    dims = {  # noqa: RUF012 - declared once per class by design
+        "means": ("feature",),
+        "loadings": ("feature", "factor"),
+        "variances": ("feature",),
+        "z": ("factor",),
+    }
+
+    def check(self, x: Tensor) -> None:
+        """Refuse constant columns, and data in which so many factors leave no noise."""
+        check_varies(x, self.coords["feature"])
+        check_factors(x, self.factors)
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from the principal axes of the standardized columns."""
+        scale = x.std(0, correction=0)
+        means, loadings, left = principal_axes(x / scale, self.factors)
+        return {"means": means * scale, "loadings": loadings * scale[:, None], "variances": left * scale.square()}
+
+    def forward(self, x: Tensor) -> None:
+        """Tell the generative story."""
+        d, q = x.shape[1], self.factors
+        means = pyro.param("means", torch.zeros(d))
+        loadings = pyro.param("loadings", torch.eye(d, q))
+        variances = pyro.param("variances", torch.ones(d), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(q), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(means + z @ loadings.mT, variances.sqrt()).to_event(1), obs=x)

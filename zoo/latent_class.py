@@ -1,0 +1,82 @@
+"""Latent class analysis."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.declare.fields import Category
+from zoo.declare.model import Model
+from zoo.discrete_checks import check_components
+from zoo.initial import SEED_ROWS, kmeans
+
+
+class LatentClass(Model):
+    """Latent class analysis: a few classes explain how the answers to several items go together (Goodman 1974).
+
+    Generative story::
+
+        z_i                ~ Categorical(weights)            i = 1 .. n
+        x_ij | z_i = k     ~ Categorical(probs_kj)           j = 1 .. items, independent given the class
+
+    ===========  ===========  ==========================
+    symbol       site         shape
+    ===========  ===========  ==========================
+    weights      ``weights``  (component)
+    probs        ``probs``    (component, item, level)
+    z_i          ``z``        (row), enumerated
+    x_ij         ``x``        (row, item)
+    ===========  ===========  ==========================
+
+    Items may be yes/no or have several levels, and each its own number of them: `level` is as long as the longest item
+    needs, and a level that an item never takes is estimated as probability 0. Codes count from 0; items coded 1 .. L
+    are taken as they are, with level 0 at probability 0, which changes no likelihood. Labels (words) are coded in
+    sorted order, the same for all items.
+
+    Methods: ``em`` (closed form), ``map``, ``svi`` (gradient ascent of the same likelihood).
+
+    Limits: the likelihood has several maxima, use `EM(restarts=...)`; probabilities of 0 and 1 are common maxima; with
+    few items many classes are not identified: more parameters than answer patterns have no unique maximum.
+
+    Parameters
+    ----------
+    components
+        Number of classes, at least 1.
+    """
+
+    x = Category("row", "item")
+    components: PositiveInt = 2
+
+    dims = {"weights": ("component",), "probs": ("component", "item", "level")}  # noqa: RUF012 - once per class
+
+    def check(self, x: Tensor) -> None:
+        """Refuse fewer distinct rows than classes."""
+        check_components(x, self.components)
+
+    def setup(self, x: Tensor) -> None:
+        """Count the levels, which later rows may not show."""
+        self.levels = int(x.max()) + 1
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from k-means++ clusters of the rows as indicators, each smoothed by one row of average answers."""
+        sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
+        answers = torch.nn.functional.one_hot(sample, self.levels).double()
+        labels = kmeans(answers.flatten(1), self.components)
+        member = torch.nn.functional.one_hot(labels, self.components).to(answers)
+        size = member.sum(0)
+        average = (answers.sum(0) + 1 / self.levels) / (len(sample) + 1)
+        probs = (torch.einsum("nk,njl->kjl", member, answers) + average) / (size[:, None, None] + 1)
+        return {"weights": (size + 1) / (size + 1).sum(), "probs": probs}
+
+    def forward(self, x: Tensor) -> None:
+        """Tell the generative story."""
+        k, shape = self.components, (self.components, x.shape[1], self.levels)
+        weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        probs = pyro.param("probs", torch.full(shape, 1 / self.levels), constraint=constraints.simplex)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Categorical(probs[z]).to_event(1), obs=x)

@@ -1,0 +1,98 @@
+"""Mixture of Poisson distributions."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.declare.fields import Count
+from zoo.declare.model import Model
+from zoo.discrete_checks import check_components
+from zoo.errors import DataError
+from zoo.initial import column_moments, kmeans
+
+
+class PoissonMixture(Model):
+    """Mixture of Poisson distributions: counts that come at one of a few rates.
+
+    Generative story::
+
+        weights              ~ Dirichlet(concentration, ..., concentration)       only with `concentration`
+        rates_k              ~ Gamma(shape, shape / mean count)                   only with `shape`
+        z_i                  ~ Categorical(weights)                               i = 1 .. n
+        counts_i | z_i = k   ~ Poisson(rates_k)
+
+    ===========  ================  ====================
+    symbol       site              shape
+    ===========  ================  ====================
+    weights      ``weights``       (component)
+    rates        ``rates``         (component)
+    z_i          ``z``             (row), enumerated
+    counts_i     ``counts``        (row)
+    ===========  ================  ====================
+
+    Weights and rates are parameters without prior, fitted by maximum likelihood, unless their prior is asked for.
+
+    Methods: ``em`` (closed form), ``map``, ``svi``.
+
+    Limits: components are exchangeable; a component that holds nothing but zeros has its maximum at rate 0, the edge of
+    the support, which `shape` above 1 rules out. Rows are exchangeable too: the order of counts in time is not used.
+
+    Parameters
+    ----------
+    components
+        Number of components, at least 1.
+    concentration
+        Dirichlet concentration of each weight; None for no prior.
+    shape
+        Shape of the Gamma prior on each rate, whose mean is the mean count; None for no prior.
+    """
+
+    counts = Count("row")
+    components: PositiveInt = 2
+    concentration: PositiveFloat | None = None
+    shape: PositiveFloat | None = None
+
+    dims = {"weights": ("component",), "rates": ("component",)}  # noqa: RUF012 - declared once per class by design
+    mean: Tensor
+
+    def check(self, counts: Tensor) -> None:
+        """Refuse fewer rows than components, and counts that are all zero."""
+        check_components(counts[:, None], self.components)
+        if not bool(counts.any()):
+            raise DataError(
+                f"field 'counts': all {len(counts)} counts are 0, so every rate is estimated as 0, which is no rate; "
+                "use GammaPoisson, whose prior keeps the rate above 0"
+            )
+
+    def setup(self, counts: Tensor) -> None:
+        """Scale the prior on rates to the data."""
+        self.register_buffer("mean", column_moments(counts[:, None], self.row_weights)[0][0])
+
+    def initial(self, counts: Tensor) -> dict[str, Tensor]:
+        """Start from k-means++ clusters of the square roots, which spread alike at any rate (Bartlett 1936)."""
+        labels = kmeans(counts.sqrt()[:, None], self.components)
+        one_hot = torch.nn.functional.one_hot(labels, self.components).to(counts)
+        size = one_hot.sum(0)
+        rates = (counts @ one_hot + counts.mean()) / (size + 1)
+        return {"weights": (size + 1) / (size + 1).sum(), "rates": rates}
+
+    def forward(self, counts: Tensor) -> None:
+        """Tell the generative story."""
+        k = self.components
+        if self.concentration is None:
+            weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        else:
+            weights = pyro.sample("weights", dist.Dirichlet(torch.full((k,), self.concentration)))
+        if self.shape is None:
+            rates = pyro.param("rates", torch.ones(k), constraint=constraints.positive)
+        else:
+            with pyro.plate("component", k):
+                rates = pyro.sample("rates", dist.Gamma(self.shape, self.shape / self.mean))
+        with pyro.plate("row", len(counts)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("counts", dist.Poisson(rates[z]), obs=counts)
