@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from zoo.data_checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import column_moments
 
+WEAK = 1e-4  # rows that the default prior counts for
 LEAST_NOISE = 1e-6  # of the variance of y: the least that the default prior guesses
 
 
@@ -65,7 +68,7 @@ class BayesianRegression(Model):
     x = Real("row", "feature")
     y = Real("row")
     intercept: bool = True
-    shrinkage: PositiveFloat = 1e-4
+    shrinkage: PositiveFloat = WEAK
     scale: PositiveFloat | None = None
     df: PositiveFloat = 1.0
     prior_scale: PositiveFloat | None = None
@@ -78,6 +81,8 @@ class BayesianRegression(Model):
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse columns without effect, and a response without variation where noise has to be learned from it."""
+        check_range(x, self.coords["feature"])
+        check_range(y[:, None], pd.Index(["y"]))
         useless = (x == (x[0] if self.intercept else 0.0)).all(0)
         if bool(useless.any()):
             name = self.coords["feature"][int(useless.nonzero()[0])]
@@ -91,18 +96,40 @@ class BayesianRegression(Model):
 
     def setup(self, x: Tensor, y: Tensor) -> None:
         """Scale the priors to the data, unless they are given."""
-        weights = self.row_weights
-        center, variances = column_moments(x, weights)
-        level, spread = (moment[0] for moment in column_moments(y[:, None], weights))
+        center, variances = column_moments(x, self.row_weights)
+        level, spread = (moment[0] for moment in column_moments(y[:, None], self.row_weights))
         if not self.intercept:
             variances, spread = variances + center.square(), spread + level.square()
             center, level = torch.zeros_like(center), torch.zeros_like(level)
-        if self.prior_scale is not None:
-            guess = spread.new_tensor(self.prior_scale**2)
-        else:
-            guess = _residual_variance((x - center) / variances.sqrt(), y - level, weights, int(self.intercept), spread)
-        for name, value in (("center", center), ("variances", variances), ("level", level), ("spread", guess)):
+        for name, value in (("center", center), ("variances", variances), ("level", level)):
             self.register_buffer(name, value)
+        if self.prior_scale is None:
+            _, squares, rows = self._least_squares(x, y, WEAK)
+            left = rows - x.shape[1] - self.intercept
+            spread = torch.maximum(squares / left, LEAST_NOISE * spread) if left > 0 else spread
+        else:
+            spread = spread.new_tensor(self.prior_scale**2)
+        self.register_buffer("spread", spread)
+
+    def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Start at the mean of the coefficients given the precision, which does not depend on it."""
+        coefficients, squares, rows = self._least_squares(x, y, self.shrinkage)
+        start = {"coefficients": coefficients}
+        if self.intercept:
+            start["intercept"] = self.level
+        if self.scale is None:
+            start["precision"] = (self.df + rows) / (self.df * self.spread + squares)
+        return start
+
+    def _least_squares(self, x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, float]:
+        """Return coefficients that minimize squares + ridge * sum_j v_j coefficients_j^2, the squares, and the rows."""
+        weights = torch.ones_like(y) if self.row_weights is None else self.row_weights.to(y)
+        scale = self.variances.sqrt()
+        z, response = (x - self.center) / scale, y - self.level
+        weighted = (z * weights[:, None]).mT
+        gram = weighted @ z + ridge * torch.eye(len(scale)).to(z)
+        solution = torch.cholesky_solve((weighted @ response)[:, None], torch.linalg.cholesky(gram))[:, 0]
+        return solution / scale, weights @ (response - z @ solution).square(), float(weights.sum())
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         """Tell the generative story."""
@@ -117,14 +144,3 @@ class BayesianRegression(Model):
             loc = loc + pyro.sample("intercept", dist.Normal(self.level, prior.rsqrt()))
         with pyro.plate("row", len(x)):
             pyro.sample("y", dist.Normal(loc, precision.rsqrt()), obs=y)
-
-
-def _residual_variance(x: Tensor, y: Tensor, weights: Tensor | None, intercept: int, spread: Tensor) -> Tensor:
-    """Variance of least-squares residuals of centred data; `spread`, the variance of y, where no rows are left over."""
-    root = torch.ones_like(y) if weights is None else weights.to(y).sqrt()
-    solution = torch.linalg.lstsq(root[:, None] * x, (root * y)[:, None])
-    left = float(root.square().sum()) - int(solution.rank) - intercept
-    if left <= 0:
-        return spread
-    residual = root * (y - x @ solution.solution[:, 0])
-    return torch.maximum(residual.square().sum() / left, LEAST_NOISE * spread)

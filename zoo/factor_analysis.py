@@ -16,7 +16,7 @@ from zoo.ppca import check_factors, principal_axes
 
 
 class FactorAnalysis(Model):
-    """Factor analysis: a few coordinates per row explain how columns go together; each column has noise of its own.
+    """Factor analysis: a few coordinates per row explain how columns go together, up to noise of each column.
 
     Generative story (Rubin and Thayer 1982)::
 

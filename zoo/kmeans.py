@@ -9,9 +9,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data_checks import check_components, check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.discrete_checks import check_components
 from zoo.errors import DataError
 from zoo.initial import cluster_moments, kmeans
 
@@ -56,6 +56,7 @@ class KMeans(Model):
         """Refuse fewer distinct rows than clusters, and rows that are all the same."""
         if bool((x == x[0]).all()):
             raise DataError(f"all rows ({len(x)}) are the same; there is no distance between rows to cluster by")
+        check_range(x, self.coords["feature"])
         check_components(x, self.clusters)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:

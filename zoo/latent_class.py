@@ -9,10 +9,14 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data_checks import check_components
 from zoo.declare.fields import Category
 from zoo.declare.model import Model
-from zoo.discrete_checks import check_components
+from zoo.errors import DataError
 from zoo.initial import SEED_ROWS, kmeans
+
+MOST_LEVELS = 1000  # beyond which codes are taken for a mistake: an identifier, or a number that marks missing answers
+START_CELLS = 20_000_000  # indicators of answers in the rows that the start is made from
 
 
 class LatentClass(Model):
@@ -54,7 +58,13 @@ class LatentClass(Model):
     dims = {"weights": ("component",), "probs": ("component", "item", "level")}  # noqa: RUF012 - once per class
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer distinct rows than classes."""
+        """Refuse codes with long gaps, and fewer distinct rows than classes."""
+        if int(x.max()) >= MOST_LEVELS:
+            item = self.coords["item"][int((x == x.max()).any(0).nonzero()[0])] if "item" in self.coords else "x"
+            raise DataError(
+                f"item {item!r}: expected codes 0, 1, 2, ... of at most {MOST_LEVELS} levels, found {int(x.max())}; "
+                "recode it (pandas.factorize) or drop it"
+            )
         check_components(x, self.components)
 
     def setup(self, x: Tensor) -> None:
@@ -63,7 +73,8 @@ class LatentClass(Model):
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the rows as indicators, each smoothed by one row of average answers."""
-        sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
+        most = min(SEED_ROWS, max(self.components, START_CELLS // (x.shape[1] * self.levels)))
+        sample = x[torch.randperm(len(x), device=x.device)[:most]]
         answers = torch.nn.functional.one_hot(sample, self.levels).double()
         labels = kmeans(answers.flatten(1), self.components)
         member = torch.nn.functional.one_hot(labels, self.components).to(answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,9 +12,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data_checks import check_components, check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.discrete_checks import check_components
 from zoo.errors import DataError
 from zoo.initial import SEED_ROWS
 
@@ -68,6 +69,8 @@ class MixtureOfRegressions(Model):
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse too few rows, columns that depend on each other, and a response that does not vary."""
+        check_range(x, self.coords["feature"])
+        check_range(y[:, None], pd.Index(["y"]))
         check_components(torch.cat([x, y[:, None]], 1), self.components)
         if bool((y == y[0]).all()):
             raise DataError(

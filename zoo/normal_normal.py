@@ -8,11 +8,11 @@ import pyro.distributions as dist
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from zoo.data_checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import column_moments
-from zoo.mixture_checks import check_varies
 
 
 class NormalNormal(Model):
@@ -65,19 +65,26 @@ class NormalNormal(Model):
 
     def check(self, x: Tensor) -> None:
         """Refuse values without variation where the noise has to be learned from them alone."""
-        if self.scale is None and self.prior_scale is None:
-            if bool((x == x[0]).all()):
-                raise DataError(
-                    f"field 'x': expected values that differ, found {float(x[0]):g} {len(x)} times, so nothing tells "
-                    "the size of the noise; give scale=... if it is known, or prior_scale=... as a guess"
-                )
-            check_varies(x[:, None], pd.Index(["x"]))
+        check_range(x[:, None], pd.Index(["x"]))
+        if self.scale is None and self.prior_scale is None and bool((x == x[0]).all()):
+            raise DataError(
+                f"field 'x': expected values that differ, found {float(x[0]):g} {len(x)} times, so nothing tells the "
+                "size of the noise; give scale=... if it is known, or prior_scale=... as a guess"
+            )
 
     def setup(self, x: Tensor) -> None:
         """Scale the prior to the data, unless it is given."""
         mean, variance = (moment[0] for moment in column_moments(x[:, None], self.row_weights))
         self.register_buffer("location", mean if self.center is None else mean.new_tensor(self.center))
         self.register_buffer("spread", variance if self.prior_scale is None else mean.new_tensor(self.prior_scale**2))
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from the moments of the data, no more precise than the prior's guess allows."""
+        mean, variance = (moment[0] for moment in column_moments(x[:, None], self.row_weights))
+        if self.scale is not None:
+            return {"mean": mean}
+        weight = self.df / (self.df + len(x))
+        return {"mean": mean, "precision": 1 / (weight * self.spread + (1 - weight) * variance)}
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""

@@ -9,9 +9,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data_checks import check_components
 from zoo.declare.fields import Count
 from zoo.declare.model import Model
-from zoo.discrete_checks import check_components
 from zoo.errors import DataError
 from zoo.initial import column_moments, kmeans
 

@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data_checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -28,12 +29,13 @@ def check_factors(x: Tensor, factors: int) -> None:
             f"expected fewer factors than columns, found {factors} factors and {x.shape[1]} columns; ask for at most "
             f"{x.shape[1] - 1}"
         )
-    sample = x[:SEED_ROWS] - x[:SEED_ROWS].mean(0)
-    rank = int(torch.linalg.matrix_rank(sample))
+    centred = x[:SEED_ROWS] - x[:SEED_ROWS].mean(0)
+    scale = centred.abs().amax(0)
+    rank = int(torch.linalg.matrix_rank(centred / torch.where(scale > 0, scale, torch.ones_like(scale))))
     if rank <= factors:
         raise DataError(
-            f"{factors} factors explain the {len(x)} rows without error, because these vary in {rank} directions only; "
-            f"ask for {'fewer factors or ' if rank > 1 else ''}give more data"
+            f"{factors} factor(s) explain the {len(x)} rows without error, because these vary in {rank} direction(s) "
+            f"only; {'ask for fewer factors' if rank > 1 else 'use fewer columns'} or give more data"
         )
 
 
@@ -90,6 +92,7 @@ class PPCA(Model):
 
     def check(self, x: Tensor) -> None:
         """Refuse data in which so many factors leave no noise."""
+        check_range(x, self.coords["feature"])
         check_factors(x, self.factors)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
