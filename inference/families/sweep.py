@@ -4,18 +4,32 @@ log p(x_i, z_i = k) = <eta_k, T(x_i)> + c_k + h(x_i), so both halves of an itera
 with the statistics T: L = eta T + c before the log-sum-exp over the components, S = R T^T after it. T is made a block
 of rows at a time that stays in cache, and no array of rows x components x features ever exists. Batched restarts are
 more rows of eta.
+
+Statistics are laid out one after another, the rows of the data contiguous within each: (p, c) for a block of c rows.
+Matrix products and sums over components run along the rows then.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
+from itertools import starmap
 
 import torch
 from torch import Tensor
 
-ENTRIES = 1 << 18  # entries of statistics and log densities in a block of rows
+ENTRIES = 1 << 18  # numbers in a block of rows, for each thread: what a core's cache holds
+ENTRIES_GPU = 1 << 25
+WHOLE = 1 << 21  # statistics that are kept, not made again in every sweep
+NARROW = 128  # fewer columns than these are copied to be contiguous one by one
+SPLIT = 4096  # entries below which a product over many rows is split by rows
+FEW = 512  # rows that are not worth splitting
+GPU_PIECES = 64
+LOWEST = {torch.float64: -1e150, torch.float32: -1e30}  # stands for -inf
+LN2 = math.log(2)
 
 
 class Features(ABC):
@@ -29,59 +43,117 @@ class Features(ABC):
         Number of rows n.
     """
 
-    width: int
-    rows: int
-    dtype: torch.dtype
-    device: torch.device
+    def __init__(self, rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows, self.width, self.dtype, self.device = rows, width, dtype, device
+        self._whole: Tensor | None = None
 
     @abstractmethod
-    def block(self, start: int, stop: int) -> Tensor:
-        """Statistics of rows start to stop, shape (p, stop - start)."""
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+
+    def block(self, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        """Statistics of rows start to stop, shape (p, stop - start), in `room` of shape (p, at least so many rows)."""
+        if self._whole is None and self.rows * self.width <= WHOLE:
+            self._whole = torch.empty(self.width, self.rows, dtype=self.dtype, device=self.device)
+            self.write(0, self.rows, self._whole)
+        if self._whole is not None:
+            return self._whole[:, start:stop]
+        if room is None:
+            room = torch.empty(self.width, stop - start, dtype=self.dtype, device=self.device)
+        out = room[:, : stop - start]
+        self.write(start, stop, out)
+        return out
+
+    def blocks(self, height: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Blocks of rows that stay in cache beside `height` more numbers for each row: start, stop, statistics."""
+        size = block_size(self.rows, self.width + height, self.device)
+        room = None
+        if size < self.rows and self.rows * self.width > WHOLE:
+            room = torch.empty(self.width, size, dtype=self.dtype, device=self.device)
+        for start in range(0, max(self.rows, 1), max(size, 1)):
+            stop = min(start + size, self.rows)
+            yield start, stop, self.block(start, stop, room)
 
 
 class Linear(Features):
     """T = x, from x of shape (n, d): Bernoulli, Poisson, indicators of categories, or any matrix of statistics."""
 
     def __init__(self, x: Tensor) -> None:
-        self.rows, self.width = x.shape
-        self.dtype, self.device = x.dtype, x.device
-        self._columns = x.mT
+        super().__init__(x.shape[0], x.shape[1], x.dtype, x.device)
+        self._columns = x.mT.contiguous() if self.width < NARROW else x.mT
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Statistics of rows start to stop, shape (p, stop - start)."""
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        out.copy_(self._columns[:, start:stop])
+
+    def block(self, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        """Statistics of rows start to stop, shape (p, stop - start), as a view."""
         return self._columns[:, start:stop]
 
 
-class Squares(Linear):
+class Squares(Features):
     """T = [x, x^2], width 2d, from x of shape (n, d), centred: Normals with independent features."""
 
     def __init__(self, x: Tensor) -> None:
-        super().__init__(torch.cat([x, x.square()], 1))
+        super().__init__(x.shape[0], 2 * x.shape[1], x.dtype, x.device)
+        self._columns = x.mT.contiguous()
+
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        x, d = self._columns[:, start:stop], self.width // 2
+        out[:d] = x
+        torch.mul(x, x, out=out[d:])
 
 
-class Norm(Linear):
+class Norm(Features):
     """T = [x, |x|^2], width d + 1, from x of shape (n, d), centred: spherical Normals."""
 
     def __init__(self, x: Tensor) -> None:
-        super().__init__(torch.cat([x, x.square().sum(1, keepdim=True)], 1))
+        super().__init__(x.shape[0], x.shape[1] + 1, x.dtype, x.device)
+        self._columns = torch.cat([x.mT, x.square().sum(1)[None]])
+
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        out.copy_(self._columns[:, start:stop])
+
+    def block(self, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        """Statistics of rows start to stop, shape (p, stop - start), as a view."""
+        return self._columns[:, start:stop]
 
 
-class Quadratic(Features):
-    """T = [x, x_i x_j for i <= j], width d + d(d+1)/2, from x of shape (n, d), centred: Normals, linear regression.
+class Products(Features):
+    """T = x_i x_j, each pair once, width d(d+1)/2, from x of shape (n, d).
 
-    The monomials are ordered by i, then j. `pack` and `unpack` go between them and symmetric matrices.
+    The products are ordered by s, then i, of x_i x_{(i+s) mod d}, s = 0, ..., d/2: with x repeated below itself they
+    are one product of two views. `pack` and `unpack` go between them and symmetric matrices.
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.rows, self.dimension = x.shape
-        self.width = self.dimension * (self.dimension + 3) // 2
-        self.dtype, self.device = x.dtype, x.device
-        self._columns = x.mT.contiguous()
+        n, self.dimension = x.shape
+        super().__init__(n, self.dimension * (self.dimension + 1) // 2, x.dtype, x.device)
+        self._columns = torch.cat([x.mT, x.mT[: self.dimension // 2]])
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Statistics of rows start to stop, shape (p, stop - start)."""
-        x = self._columns[:, start:stop]
-        return torch.cat([x, *(x[i] * x[i:] for i in range(self.dimension))])
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        x, d = self._columns[:, start:stop], self.dimension
+        whole = (d + 1) // 2
+        shifted = x.unfold(0, d, 1).mT
+        torch.mul(x[:d], shifted[:whole], out=out[: whole * d].unflatten(0, (whole, d)))
+        if d % 2 == 0:  # half of the last shift is the other half again
+            torch.mul(x[: d // 2], x[d // 2 : d], out=out[whole * d :])
+
+
+class Quadratic(Products):
+    """T = [x, x_i x_j], width d + d(d+1)/2, from x of shape (n, d), centred: Normals, linear regression."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        self.width += self.dimension
+
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        out[: self.dimension] = self._columns[: self.dimension, start:stop]
+        super().write(start, stop, out[self.dimension :])
 
 
 class Stack(Features):
@@ -89,28 +161,45 @@ class Stack(Features):
 
     def __init__(self, pieces: Sequence[Features]) -> None:
         self.pieces = tuple(pieces)
-        self.rows, self.dtype, self.device = pieces[0].rows, pieces[0].dtype, pieces[0].device
-        self.width = sum(piece.width for piece in pieces)
+        super().__init__(pieces[0].rows, sum(q.width for q in pieces), pieces[0].dtype, pieces[0].device)
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Statistics of rows start to stop, shape (p, stop - start)."""
-        return torch.cat([piece.block(start, stop) for piece in self.pieces])
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        for piece, part in zip(self.pieces, out.split([q.width for q in self.pieces]), strict=True):
+            piece.write(start, stop, part)
+
+
+def block_size(n: int, height: int, device: torch.device) -> int:
+    """Rows to a block, `height` numbers to a row: never a power of two, whose strides collide in cache."""
+    entries = ENTRIES * torch.get_num_threads() if device.type == "cpu" else ENTRIES_GPU
+    most = max(entries // height, FEW // 2)
+    if n <= most:
+        return n
+    even = -(-n // -(-n // most))
+    return (-(-even // 64) | 1) * 64
+
+
+@lru_cache(maxsize=64)
+def _pairs(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Features i and j of every monomial, and the monomial of every i and j."""
+    order = torch.arange(d * (d + 1) // 2, device=device)
+    i = order % d
+    j = (i + order // d) % d
+    where = torch.empty(d, d, dtype=torch.long, device=device)
+    where[i, j] = where[j, i] = order
+    return i, j, where
 
 
 def pack(matrix: Tensor) -> Tensor:
-    """Coefficients (..., d(d+1)/2) of the monomials x_i x_j, i <= j, in x^T A x for symmetric A (..., d, d)."""
-    d = matrix.shape[-1]
-    i, j = torch.triu_indices(d, d, device=matrix.device)
-    packed: Tensor = matrix[..., i, j] * (2.0 - (i == j).to(matrix.dtype))
-    return packed
+    """Coefficients (..., d(d+1)/2) of the products x_i x_j in x^T A x, for symmetric A (..., d, d)."""
+    i, j, _ = _pairs(matrix.shape[-1], matrix.device)
+    return matrix[..., i, j] + torch.where(i == j, 0.0, matrix[..., j, i])
 
 
-def unpack(monomials: Tensor, d: int) -> Tensor:
-    """Symmetric matrices (..., d, d) of second moments from the monomials x_i x_j, i <= j, (..., d(d+1)/2)."""
-    i, j = torch.triu_indices(d, d, device=monomials.device)
-    where = torch.empty(d, d, dtype=torch.long, device=monomials.device)
-    where[i, j] = where[j, i] = torch.arange(len(i), device=monomials.device)
-    return monomials[..., where]
+def unpack(products: Tensor) -> Tensor:
+    """Symmetric matrices (..., d, d) of the entries x_i x_j from the products (..., d(d+1)/2), each pair once."""
+    d = (math.isqrt(8 * products.shape[-1] + 1) - 1) // 2
+    return products[..., _pairs(d, products.device)[2]]
 
 
 @dataclass(frozen=True)
@@ -138,6 +227,7 @@ class Swept:
     posterior: Tensor | None = None
 
 
+@torch.no_grad()
 def sweep(
     features: Features,
     natural: Tensor,
@@ -156,7 +246,8 @@ def sweep(
     features
         Statistics T of n rows, width p.
     natural
-        Natural parameters eta, shape (r, k, p), finite.
+        Natural parameters eta, shape (r, k, p). -inf is allowed where a statistic is never negative: the log of a
+        probability that is zero.
     constant
         Constants c, the log mixture weights among them, shape (r, k). -inf gives a component no responsibility.
     weights
@@ -169,55 +260,64 @@ def sweep(
         Return the log density of each row, and the responsibilities.
     """
     r, k, p = natural.shape
-    n = features.rows
-    value = torch.zeros(r, dtype=torch.float64, device=natural.device)
-    counts = torch.zeros(r, k, dtype=torch.float64, device=natural.device)
-    sums = torch.zeros(r, k, p, dtype=torch.float64, device=natural.device)
-    rows = natural.new_empty(r, n) if return_rows else None
-    kept = natural.new_empty(r, k, n) if posterior else None
-    for start, stop in _blocks(n, r * k + p):
-        t = features.block(start, stop)
-        logits = torch.addmm(constant.reshape(-1, 1), natural.reshape(-1, p), t).view(r, k, -1)
-        density, share = _assign(logits, hard=hard)
-        w = None if weights is None else weights[start:stop]
+    # Base 2: exp2 takes a third of the time of exp. A finite stand-in for -inf lets no NaN arise.
+    lowest = LOWEST[natural.dtype]
+    table = torch.cat([natural, constant[..., None]], -1).mul_(1 / LN2).clamp_min_(lowest).view(r * k, p + 1)
+    eta, shift = table[:, :-1], table[:, -1:]
+    rows = natural.new_empty(r, features.rows) if return_rows else None
+    kept = natural.new_empty(r, k, features.rows) if posterior else None
+
+    def add_up(start: int, stop: int, t: Tensor) -> tuple[Tensor, ...]:
+        share = torch.addmm(shift, eta, t).view(r, k, -1)
+        if hard:
+            density, where = share.max(1, keepdim=True)
+            share.zero_().scatter_(1, where, 1.0)
+            scale = None
+        else:
+            best = share.amax(1, keepdim=True)
+            scale = share.sub_(best).exp2_().sum(1, keepdim=True)
+            density = scale.log2().add_(best)
+            scale.reciprocal_()
+        density = torch.threshold_(density, 0.5 * lowest, -math.inf).mul_(LN2).squeeze_(1)
         if offsets is not None:
-            density = density + offsets[start:stop]
+            density += offsets[start:stop]
         if rows is not None:
             rows[:, start:stop] = density
         if kept is not None:
-            kept[:, :, start:stop] = share
-        if w is not None:
-            density = torch.where(w == 0, 0.0, density * w)
-            share = share * w
-        value += density.sum(-1, dtype=torch.float64)
-        counts += share.sum(-1, dtype=torch.float64)
-        sums += (share.view(r * k, -1) @ t.mT).view(r, k, p)
+            kept[:, :, start:stop] = share if scale is None else share * scale
+        if weights is not None:
+            w = weights[start:stop]
+            density.mul_(w).masked_fill_(w == 0, 0.0)  # a row of weight 0 may have density 0
+            scale = w if scale is None else scale.mul_(w)
+        if scale is not None:
+            share.mul_(scale)
+        return density.sum(-1, dtype=torch.float64), *_statistics(share, t)
+
+    value, counts, sums = reduce(_add, starmap(add_up, features.blocks(r * k)))
     return Swept(value, counts, sums, rows, kept)
 
 
+@torch.no_grad()
 def logits(features: Features, natural: Tensor, constant: Tensor, *, offsets: Tensor | None = None) -> Tensor:
     """L_ik = <eta_k, T(x_i)> + c_k + h_i, shape (r, k, n)."""
     r, k, p = natural.shape
     found = natural.new_empty(r * k, features.rows)
-    for start, stop in _blocks(features.rows, r * k + p):
-        t = features.block(start, stop)
+    for start, stop, t in features.blocks(r * k):
         found[:, start:stop] = torch.addmm(constant.reshape(-1, 1), natural.reshape(-1, p), t)
     if offsets is not None:
         found += offsets
     return found.view(r, k, -1)
 
 
+@torch.no_grad()
 def accumulate(features: Features, posterior: Tensor, *, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Counts sum_i w_i R_ik, (r, k), and sums sum_i w_i R_ik T(x_i), (r, k, p), of responsibilities R (r, k, n)."""
-    r, k, n = posterior.shape
-    counts = torch.zeros(r, k, dtype=torch.float64, device=posterior.device)
-    sums = torch.zeros(r, k, features.width, dtype=torch.float64, device=posterior.device)
-    for start, stop in _blocks(n, r * k + features.width):
+
+    def add_up(start: int, stop: int, t: Tensor) -> tuple[Tensor, ...]:
         share = posterior[:, :, start:stop]
-        if weights is not None:
-            share = share * weights[start:stop]
-        counts += share.sum(-1, dtype=torch.float64)
-        sums += (share.reshape(r * k, -1) @ features.block(start, stop).mT).view(r, k, -1)
+        return _statistics(share if weights is None else share * weights[start:stop], t)
+
+    counts, sums = reduce(_add, starmap(add_up, features.blocks(posterior.shape[0] * posterior.shape[1])))
     return counts, sums
 
 
@@ -231,20 +331,24 @@ def total(features: Features, weights: Tensor | None = None) -> Tensor:
     return accumulate(features, ones.view(1, 1, -1))[1][0, 0]
 
 
-def _blocks(n: int, height: int) -> Iterator[tuple[int, int]]:
-    """Bounds of blocks of rows, `height` numbers to a row, that stay in cache."""
-    size = max(256, ENTRIES // height)
-    return ((start, min(start + size, n)) for start in range(0, n, size))
+def _add(found: tuple[Tensor, ...], parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Add the sums over one block of rows to those over the blocks before it."""
+    return tuple(a.add_(b) for a, b in zip(found, parts, strict=True))
 
 
-def _assign(logits: Tensor, *, hard: bool) -> tuple[Tensor, Tensor]:
-    """Log density of each row, (r, c), and its responsibilities, (r, k, c)."""
-    if hard:
-        best, where = logits.max(1, keepdim=True)
-        return best.squeeze(1), torch.zeros_like(logits).scatter_(1, where, 1.0)
-    # A row that no component can have made has maximum -inf; a finite stand-in gives it density 0, not NaN.
-    best = logits.amax(1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
-    share = logits.sub_(best).exp_()
-    norm = share.sum(1, keepdim=True)
-    density = norm.log().add_(best).squeeze(1)
-    return density, share.div_(norm.clamp_min_(1.0))
+def _statistics(share: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts sum_i R_i, (r, k), and sums R T^T, (r, k, p), in float64, from (r, k, c) and (p, c).
+
+    Libraries split a product over threads by its entries, not along the sum: a small one is split by rows here.
+    """
+    r, k, c = share.shape
+    rows = share.reshape(r * k, c)
+    pieces = torch.get_num_threads() if t.device.type == "cpu" else GPU_PIECES
+    size = c // pieces
+    if pieces == 1 or r * k * len(t) > SPLIT or size < FEW:
+        sums = rows @ t.mT
+    else:
+        left, right = (q[:, : pieces * size].unflatten(1, (pieces, size)).movedim(1, 0) for q in (rows, t))
+        sums = (left @ right.mT).sum(0, dtype=torch.float64)
+        sums += rows[:, pieces * size :] @ t[:, pieces * size :].mT
+    return share.sum(-1, dtype=torch.float64), sums.double().view(r, k, -1)
