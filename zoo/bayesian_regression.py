@@ -15,7 +15,7 @@ from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import column_moments
 
-WEAK = 1e-4  # rows that the default prior counts for
+RIDGE = 1e-8  # rows that keep least squares defined where columns depend on each other
 LEAST_NOISE = 1e-6  # of the variance of y: the least that the default prior guesses
 
 
@@ -68,7 +68,7 @@ class BayesianRegression(Model):
     x = Real("row", "feature")
     y = Real("row")
     intercept: bool = True
-    shrinkage: PositiveFloat = WEAK
+    shrinkage: PositiveFloat = 1e-4
     scale: PositiveFloat | None = None
     df: PositiveFloat = 1.0
     prior_scale: PositiveFloat | None = None
@@ -104,7 +104,7 @@ class BayesianRegression(Model):
         for name, value in (("center", center), ("variances", variances), ("level", level)):
             self.register_buffer(name, value)
         if self.prior_scale is None:
-            _, squares, rows = self._least_squares(x, y, WEAK)
+            _, squares, rows = self._least_squares(x, y, RIDGE)
             left = rows - x.shape[1] - self.intercept
             spread = torch.maximum(squares / left, LEAST_NOISE * spread) if left > 0 else spread
         else:
