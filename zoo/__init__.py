@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # names for type checkers and editors; at run time they are i
     from zoo import datasets
     from zoo.bayesian_gmm import BayesianGMM
     from zoo.beta_bernoulli import BetaBernoulli
+    from zoo.declare.chain import MarkovChain
     from zoo.declare.explain import explain
     from zoo.declare.fields import Binary, Category, Count, Positive, Real, UnitInterval
     from zoo.declare.model import Model, model
@@ -23,6 +24,7 @@ _EXPORTS = {
     **dict.fromkeys(("Binary", "Category", "Count", "Positive", "Real", "UnitInterval"), "zoo.declare.fields"),
     **dict.fromkeys(("Model", "model"), "zoo.declare.model"),
     "explain": "zoo.declare.explain",
+    "MarkovChain": "zoo.declare.chain",
     "datasets": "zoo.datasets",
 }
 __getattr__ = _catalogue.lazy(__name__, "model", _EXPORTS)
@@ -47,6 +49,7 @@ __all__ = [
     "Count",
     "DataError",
     "FitError",
+    "MarkovChain",
     "MethodError",
     "Model",
     "ModelError",

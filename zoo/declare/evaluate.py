@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.declare.chain import MarkovChain
 from zoo.declare.densities import log_density
 from zoo.declare.model import Model
 from zoo.declare.sites import base_distribution
@@ -57,6 +58,7 @@ class Replay(Messenger):
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.now = ""
         self.log_probs: dict[str, Tensor] = {}
+        self.chains: dict[str, MarkovChain] = {}
         self.seen: Values = {}
         self.distributions: dict[str, Any] = {}
 
@@ -85,6 +87,9 @@ class Replay(Messenger):
         if self.simulate or is_deterministic(msg):
             return
         self.distributions[name] = msg["fn"]
+        if isinstance(msg["fn"], MarkovChain) and not msg["is_observed"]:
+            self.chains[name], self.log_probs[name] = msg["fn"], msg["fn"].table
+            return
         log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
 

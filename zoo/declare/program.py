@@ -13,6 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from zoo.declare.chain import Link, sum_out
 from zoo.declare.contract import Factor, contract, pack, rows_and_rest
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Replay, Values, call
@@ -100,7 +101,16 @@ class Program:
         self.observed = [s for s in self.sites.values() if s.role == "observed"]
         self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
-        self._enum_symbols = frozenset(s.symbols[s.enum_dim] for s in self.enumerated if s.enum_dim in s.symbols)
+        self.chains = {s.name: s for s in self.enumerated if s.family == "MarkovChain"}
+        self._firsts: Values = {}  # which rows begin a sequence of each chain, noted when the model runs
+        self._enum_symbols = frozenset(
+            s.symbols[s.enum_dim] for s in self.enumerated if s.enum_dim in s.symbols and s.name not in self.chains
+        )
+        if self.chained and self.shared:
+            raise ModelError(
+                f"site {self.shared[0].name!r} is discrete and outside the plate of a MarkovChain, where it cannot be "
+                "summed out; write the chain with pyro.markov, or fit one model for each of its states"
+            )
 
     @property
     def view(self) -> View:
@@ -122,6 +132,11 @@ class Program:
         """Where the data are."""
         return next(v.device for v in self.data.values.values())
 
+    @property
+    def chained(self) -> bool:
+        """Whether rows depend on the rows before them, so that they cannot be shuffled, split or drawn apart."""
+        return bool(self.chains)
+
     def rebind(self, data: Data) -> Program:
         """Return the same program on other rows; nothing is traced again."""
         return Program(self.model, data, self.priors, self.structure)
@@ -139,22 +154,36 @@ class Program:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded."""
         with surroundings(self.dtype, self.device), Replay({**values, **self._states}, self.priors) as replay:
             call(self.model, self.networks, values, self.data.values)
+        for name, chain in replay.chains.items():
+            self._firsts[name] = chain.first(len(self.data))
         return replay
 
     def log_probs(self, values: Values) -> Values:
         """Log density of every site at these values: enumeration dimensions left, plates right."""
         return self.replay(values).log_probs
 
-    def eliminate(self, log_probs: Values) -> Terms:
-        """Sum the enumerated sites out of the sites' log densities."""
+    def eliminate(self, log_probs: Values, *, evidence: Values | None = None) -> Terms:
+        """Sum the enumerated sites out of the sites' log densities.
+
+        `evidence` adds log factors on the states of enumerated sites in the data plate, each (states, rows).
+        """
         plates = self.structure.plates
         factors: list[Factor] = []
         for name, log_prob in log_probs.items():
             site = self.sites[name]
+            if name in self.chains:
+                continue
             factors.append(pack(log_prob, site.symbols, frozenset(plates[p] for p in site.plates if p in plates)))
         row = plates.get(self.row) if self.row else None
-        like = factors[0].tensor.new_zeros(())
+        like = next(iter(log_probs.values())).new_zeros(())
+        if row is not None:
+            for name, tensor in (evidence or {}).items():
+                symbols = {-2: self.sites[name].symbols[self.sites[name].enum_dim], -1: row}
+                factors.append(pack(tensor, symbols, frozenset((row,))))
         left = contract(factors, self._enum_symbols, row, self.data.weights)
+        if self.chains and row is not None:
+            links = [Link(log_probs[n], s.symbols[s.enum_dim], self._firsts[n]) for n, s in self.chains.items()]
+            left = sum_out(left, links, row)
         rest, rows = rows_and_rest(left, row, len(self.data), like)
         return Terms(rest, rows)
 
@@ -177,29 +206,35 @@ class Program:
         """
         return self.marginals({n: v.detach() for n, v in self.log_probs(values).items()}, vectorized=vectorized)
 
-    def marginals(self, log_probs: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
-        """Return the eliminated log joint of these log densities and its gradient with respect to each."""
+    def marginals(
+        self, log_probs: Values, *, vectorized: bool = False, evidence: Values | None = None
+    ) -> tuple[Terms, Values]:
+        """Return the eliminated log joint of these log densities and its gradient with respect to each.
+
+        A chain's are the expected counts of its first states, and below them of its transitions. `evidence` is as for
+        `eliminate`.
+        """
         weights = self.data.weights
-        if self._one_state_per_row and not vectorized:
+        if self._one_state_per_row and not vectorized and evidence is None:
             return self._mixture_marginals(log_probs)
         if vectorized:
 
             def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                terms = self.eliminate(factors)
+                terms = self.eliminate(factors, evidence=evidence)
                 return terms.total(weights), (terms.rest, terms.rows)
 
             found, parts = torch.func.grad(objective, has_aux=True)(log_probs)
             return Terms(*parts), found
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_() for n, v in log_probs.items()}
-            terms = self.eliminate(leaves)
+            terms = self.eliminate(leaves, evidence=evidence)
             gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
         return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
 
     @cached_property
     def _one_state_per_row(self) -> bool:
         """Whether the only enumerated site is one per row, which needs no elimination but a log-sum-exp."""
-        if len(self.enumerated) != 1:
+        if len(self.enumerated) != 1 or self.chained:
             return False
         site = self.enumerated[0]
         if site.cardinality < 2 or (site.enum_dim, site.plate_dims) != (-2, (-1,)):
@@ -236,8 +271,18 @@ class Program:
     def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
         """p(z_i = k | x_i, globals) of each enumerated site with one state per row, shape (rows, states)."""
         program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
+        if self.chained:
+            return program.smoothed(values)
         _, marginals = program.expectations(values, vectorized=vectorized)
         return {s.name: self._per_row(marginals[s.name], s) for s in self.assigned}
+
+    def smoothed(self, values: Values) -> dict[str, Tensor]:
+        """`responsibilities` as the gradient with respect to evidence on each row's states, given all other rows."""
+        log_probs = {n: v.detach() for n, v in self.log_probs(values).items()}
+        like = next(iter(log_probs.values()))
+        nothing = {s.name: like.new_zeros(s.cardinality, len(self.data)) for s in self.assigned}
+        found = torch.func.grad(lambda evidence: self.eliminate(log_probs, evidence=evidence).total())(nothing)
+        return {n: v.mT for n, v in found.items()}
 
     @cached_property
     def shared(self) -> list[Site]:

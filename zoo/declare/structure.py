@@ -17,6 +17,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.declare.chain import check_chain
 from zoo.declare.data import Data
 from zoo.declare.discover import (
     Discover,
@@ -51,6 +52,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     for name, node in sample_sites(plain):
         depth = max([depth, *(-f.dim for f in frames_of(node))])
         check_plates(model, data, name, node)
+        check_chain(data, name, node)
     part = data
     if data.row and len(data) > SAMPLE_ROWS:
         part = data.take(torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long())
