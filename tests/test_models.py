@@ -217,7 +217,7 @@ def test_every_start_is_inside_the_supports(name, scale, shift):
         program = prepare(model, units)
         proposed = program.model.initial(**program.data.values)
         if proposed:
-            assert set(proposed) == {s.name for s in (*program.parameters, *program.globals)}
+            assert set(proposed) == {s.name for s in (*program.parameters, *program.latents)}
         for _ in range(5):
             assert all(bool(v.isfinite().all()) for v in program.initial().values())
 
@@ -327,7 +327,7 @@ def evidence_dirichlet_multinomial(model, x):
 
 
 def marginal(model, y, center, covariance, guess):
-    """Normal with noise of known scale, Student t without (Bishop 2006, exercise 3.24)."""
+    """Normal with noise of known scale, Student t without (Bishop 2006, exercise 3.23)."""
     if model.scale:
         return stats.multivariate_normal(center, model.scale**2 * covariance).logpdf(y)
     guess = model.prior_scale**2 if model.prior_scale else guess

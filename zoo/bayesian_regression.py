@@ -45,7 +45,8 @@ class BayesianRegression(Model):
     The default prior scales with the data, so columns in any units work, and is weak: shrinkage = 1e-4 lets a
     coefficient move y by a hundred times the noise per standard deviation of its column.
 
-    Methods: ``svi``, ``map``.
+    Methods: ``exact`` (given the precision the posterior of coefficients and intercept is Normal, the precision's is
+    Gamma, and without it coefficients are Student t: Bishop 2006, exercises 3.12 and 3.13); also ``svi`` and ``map``.
 
     Limits: straight lines and light-tailed noise. The default prior takes its scales from the data; to compare
     evidences with those of other models give all of them the same.
@@ -104,7 +105,7 @@ class BayesianRegression(Model):
         for name, value in (("center", center), ("variances", variances), ("level", level)):
             self.register_buffer(name, value)
         if self.prior_scale is None:
-            _, squares, rows = self._least_squares(x, y, RIDGE)
+            _, squares, rows = self._least_squares(x, y, self.row_weights, RIDGE)
             left = rows - x.shape[1] - self.intercept
             spread = torch.maximum(squares / left, LEAST_NOISE * spread) if left > 0 else spread
         else:
@@ -113,7 +114,7 @@ class BayesianRegression(Model):
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start at the mean of the coefficients given the precision, which does not depend on it."""
-        coefficients, squares, rows = self._least_squares(x, y, self.shrinkage)
+        coefficients, squares, rows = self._least_squares(x, y, None, self.shrinkage)
         start = {"coefficients": coefficients}
         if self.intercept:
             start["intercept"] = self.level
@@ -121,9 +122,11 @@ class BayesianRegression(Model):
             start["precision"] = (self.df + rows) / (self.df * self.spread + squares)
         return start
 
-    def _least_squares(self, x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, float]:
+    def _least_squares(
+        self, x: Tensor, y: Tensor, weights: Tensor | None, ridge: float
+    ) -> tuple[Tensor, Tensor, float]:
         """Return coefficients that minimize squares + ridge * sum_j v_j coefficients_j^2, the squares, and the rows."""
-        weights = torch.ones_like(y) if self.row_weights is None else self.row_weights.to(y)
+        weights = torch.ones_like(y) if weights is None else weights.to(y)
         scale = self.variances.sqrt()
         z, response = (x - self.center) / scale, y - self.level
         weighted = (z * weights[:, None]).mT

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.mixture_checks import check_varies
-from zoo.ppca import check_factors, principal_axes
+from zoo.ppca import check_factors, expected_factors, principal_axes
 
 
 class FactorAnalysis(Model):
@@ -63,8 +63,10 @@ class FactorAnalysis(Model):
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the principal axes of the standardized columns."""
         scale = x.std(0, correction=0)
-        means, loadings, left = principal_axes(x / scale, self.factors)
-        return {"means": means * scale, "loadings": loadings * scale[:, None], "variances": left * scale.square()}
+        means, loadings, variances = principal_axes(x / scale, self.factors)
+        z = expected_factors(x / scale, means, loadings, variances)
+        start = {"means": means * scale, "loadings": loadings * scale[:, None], "variances": variances * scale.square()}
+        return {**start, "z": z}
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""

@@ -41,7 +41,7 @@ class LatentClass(Model):
     are taken as they are, with level 0 at probability 0, which changes no likelihood. Labels (words) are coded in
     sorted order, the same for all items.
 
-    Methods: ``em`` (closed form), ``map``, ``svi`` (gradient ascent of the same likelihood).
+    Methods: ``em`` (closed form); also ``svi`` and ``map`` (gradient ascent of the same likelihood).
 
     Limits: the likelihood has several maxima, use `EM(restarts=...)`; probabilities of 0 and 1 are common maxima; with
     few items many classes are not identified: more parameters than answer patterns have no unique maximum.

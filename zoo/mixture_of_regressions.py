@@ -42,7 +42,7 @@ class MixtureOfRegressions(Model):
     y_i           ``y``             (row)
     ============  ================  ==================================
 
-    Methods: ``em``, ``map``, ``svi``.
+    Methods: ``em`` (closed form: weighted least squares line by line); also ``svi`` and ``map``.
 
     Limits: the likelihood has several maxima, and none if a line runs through as many rows as it has unknowns; use
     `EM(restarts=...)` and see the warnings. Weights do not depend on x.

@@ -80,7 +80,7 @@ class NormalNormal(Model):
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the moments of the data, no more precise than the prior's guess allows."""
-        mean, variance = (moment[0] for moment in column_moments(x[:, None], self.row_weights))
+        mean, variance = x.mean(), x.var(correction=0)
         if self.scale is not None:
             return {"mean": mean}
         weight = self.df / (self.df + len(x))

@@ -53,6 +53,14 @@ def principal_axes(x: Tensor, factors: int) -> tuple[Tensor, Tensor, Tensor]:
     return means, loadings, centred.square().mean(0) - loadings.square().sum(-1)
 
 
+def expected_factors(x: Tensor, means: Tensor, loadings: Tensor, variances: Tensor) -> Tensor:
+    """E[z | x] = (I + L' V^-1 L)^-1 L' V^-1 (x - m), shape (rows, factors), with V the diagonal matrix of variances."""
+    scaled = loadings / variances[:, None]
+    precision = torch.eye(loadings.shape[1]).to(x) + scaled.mT @ loadings
+    factors: Tensor = torch.linalg.solve(precision, ((x - means) @ scaled).mT).mT
+    return factors
+
+
 class PPCA(Model):
     """Probabilistic principal component analysis: a few coordinates per row, and noise alike in all columns.
 
@@ -98,7 +106,9 @@ class PPCA(Model):
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start on the way to the principal axes."""
         means, loadings, left = principal_axes(x, self.factors)
-        return {"means": means, "loadings": loadings, "variance": left.mean()}
+        variance = left.mean()
+        z = expected_factors(x, means, loadings, variance.expand(len(means)))
+        return {"means": means, "loadings": loadings, "variance": variance, "z": z}
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""
