@@ -1,0 +1,204 @@
+"""Hidden Markov models with normal, Poisson or categorical emissions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn.functional import avg_pool1d, one_hot
+
+from zoo.data_checks import check_components
+from zoo.declare.chain import MarkovChain, firsts, stationary
+from zoo.declare.fields import Real
+from zoo.declare.model import Model
+from zoo.errors import DataError
+from zoo.initial import cluster_moments, kmeans
+from zoo.mixture_checks import check_rows
+
+MOST_LEVELS = 1000  # beyond which codes are taken for a mistake
+WINDOW = 5  # rows whose categories together hint at a state
+
+COVARIANCES: dict[str, tuple[str, ...]] = {
+    "full": ("state", "feature", "feature_2"),
+    "tied": ("feature", "feature_2"),
+    "diag": ("state", "feature"),
+    "spherical": ("state",),
+}
+
+
+class HiddenMarkov(Model):
+    """Hidden Markov model: rows in time come from a few states, each given the state before (Rabiner 1989).
+
+    Generative story::
+
+        z_1                ~ Categorical(initial)
+        z_t | z_{t-1} = j  ~ Categorical(transition_j)                t = 2 .. n
+        x_t | z_t = k      ~ Normal(means_k, covariances_k)           emission="normal"
+                             Poisson(rates_k)                         emission="poisson", features independent
+                             Categorical(probs_k)                     emission="categorical", features independent
+
+    With `stationary`, `initial` is no parameter but what the chain keeps: initial = initial transition.
+
+    ===========  ===============  =================================================================
+    symbol       site             shape
+    ===========  ===============  =================================================================
+    initial      ``initial``      (state), unless `stationary`
+    transition   ``transition``   (state, state_2): from, to
+    means        ``means``        (state, feature), "normal"
+    covariances  ``covariances``  "normal": full (state, feature, feature), tied (feature, feature),
+                                  diag (state, feature), spherical (state)
+    rates        ``rates``        (state, feature), "poisson"
+    probs        ``probs``        (state, feature, level), "categorical"
+    z_t          ``z``            (time), enumerated
+    x_t          ``x``            (time, feature)
+    ===========  ===============  =================================================================
+
+    Rows are in the order of time. The density of a row is that given the rows before it in its sequence, and
+    `assign` gives p(z_t | all rows). New rows are one sequence, unless there are as many of them as were fitted.
+
+    Methods: ``em`` (Baum-Welch); also ``svi`` and ``map`` (gradient ascent of the same likelihood).
+
+    Limits: the likelihood has several maxima, use `EM(restarts=...)`; with normal emissions it has none if a state
+    closes in on one row. Rows are not exchangeable: there are no mini-batches, and weights belong to whole sequences.
+
+    Parameters
+    ----------
+    components
+        Number of states, at least 1.
+    emission
+        "normal" for real numbers, "poisson" for counts, "categorical" for codes 0, 1, 2, ...
+    stationary
+        Whether chains begin in the distribution that they keep.
+    covariance
+        For "normal", as in `GMM`: "full", "diag", "tied" or "spherical".
+    lengths
+        Lengths of the sequences that stand below each other in the rows; None for one sequence.
+    """
+
+    x = Real("time", "feature")
+    components: PositiveInt = 2
+    emission: Literal["normal", "poisson", "categorical"] = "normal"
+    stationary: bool = False
+    covariance: Literal["full", "diag", "tied", "spherical"] = "full"
+    lengths: tuple[PositiveInt, ...] | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        emissions: dict[str, dict[str, tuple[str, ...]]] = {
+            "normal": {"means": ("state", "feature"), "covariances": COVARIANCES[self.covariance]},
+            "poisson": {"rates": ("state", "feature")},
+            "categorical": {"probs": ("state", "feature", "level")},
+        }
+        self.dims = {"initial": ("state",), "transition": ("state", "state_2"), **emissions[self.emission]}
+
+    def check(self, x: Tensor) -> None:
+        """Refuse rows that the emission cannot explain, and lengths that do not add up."""
+        if self.lengths is not None and sum(self.lengths) != len(x):
+            raise DataError(f"lengths add up to {sum(self.lengths)}, but there are {len(x)} rows; correct the lengths")
+        if self.emission == "normal":
+            check_rows(x, self.components, self.coords["feature"])
+            return
+        wrong = (x < 0) | (x != x.round())
+        if bool(wrong.any()):
+            kinds = {"poisson": "counts 0, 1, 2, ...", "categorical": "category codes 0, 1, 2, ..."}
+            raise DataError(
+                f"field 'x': emission={self.emission!r} expects {kinds[self.emission]}, found {float(x[wrong][0]):g}; "
+                "recode the data, or use emission='normal'"
+            )
+        if self.emission == "categorical" and float(x.max()) >= MOST_LEVELS:
+            raise DataError(
+                f"field 'x': emission='categorical' expects codes below {MOST_LEVELS}, found {float(x.max()):g}; "
+                "recode it (pandas.factorize), or use emission='poisson' if these are counts"
+            )
+        if self.emission == "poisson" and not bool(x.any(0).all()):
+            name = self.coords["feature"][int((~x.any(0)).nonzero()[0])]
+            raise DataError(f"column {name!r}: all counts are 0, so its rates are estimated as 0; drop the column")
+        check_components(x, self.components)
+
+    def setup(self, x: Tensor) -> None:
+        """Count the levels of categories, which later rows may not show."""
+        self.levels = int(x.max()) + 1 if self.emission == "categorical" else 0
+
+    def first(self, x: Tensor) -> Tensor:
+        """Which rows begin a sequence."""
+        start = None
+        if self.lengths is not None and sum(self.lengths) == len(x):
+            start = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            start[torch.tensor([0, *self.lengths[:-1]], device=x.device).cumsum(0)] = True
+        return firsts(start, len(x), x.device)
+
+    def initial(self, x: Tensor) -> dict[str, Tensor]:
+        """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them."""
+        k, mean = self.components, x.mean(0)
+        if self.emission == "categorical":
+            codes = one_hot(x.long(), self.levels).to(x).flatten(1)
+            around = avg_pool1d(codes.T[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0].T
+            labels = kmeans(around, k)
+        else:
+            labels = kmeans(x.sqrt() if self.emission == "poisson" else x, k)
+        member = one_hot(labels, k).to(x)
+        size = member.sum(0)[:, None]
+        follows = ~self.first(x)[1:]
+        moves = member[:-1][follows].T @ member[1:][follows] + 1.0
+        opening = member[self.first(x)].sum(0) + 1.0
+        values = {"transition": moves / moves.sum(1, keepdim=True)}
+        if not self.stationary:
+            values["initial"] = opening / opening.sum()
+        if self.emission == "poisson":
+            values["rates"] = (member.T @ x + mean) / (size + 1)
+        elif self.emission == "categorical":
+            probs = (member.T @ codes + codes.mean(0)) / (size + 1)
+            values["probs"] = probs.reshape(k, x.shape[1], self.levels)
+        else:
+            _, values["means"], full = cluster_moments(x, labels, k)
+            variances = full.diagonal(dim1=-2, dim2=-1)
+            share = (size / size.sum())[:, :, None]
+            values["covariances"] = {
+                "full": full,
+                "tied": (share * full).sum(0),
+                "diag": variances,
+                "spherical": variances.mean(-1),
+            }[self.covariance]
+        return values
+
+    def forward(self, x: Tensor) -> None:
+        """Tell the generative story."""
+        k = self.components
+        transition = pyro.param("transition", torch.full((k, k), 1 / k), constraint=constraints.simplex)
+        if self.stationary:
+            initial = stationary(transition)
+        else:
+            initial = pyro.param("initial", torch.full((k,), 1 / k), constraint=constraints.simplex)
+        emission = self._emission(x.shape[1])
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", MarkovChain(initial, transition, self.first(x)))
+            pyro.sample("x", emission(z), obs=x)
+
+    def _emission(self, d: int) -> Any:
+        """Declare the parameters of the emission; return its distribution as a function of the state."""
+        k, eye = self.components, torch.eye(d)
+        if self.emission == "poisson":
+            rates = pyro.param("rates", torch.ones(k, d), constraint=constraints.positive)
+            return lambda z: dist.Poisson(rates[z]).to_event(1)
+        if self.emission == "categorical":
+            start = torch.full((k, d, self.levels), 1 / self.levels)
+            probs = pyro.param("probs", start, constraint=constraints.simplex)
+            return lambda z: dist.Categorical(probs[z]).to_event(1)
+        means = pyro.param("means", torch.zeros(k, d))
+        if self.covariance in ("full", "tied"):
+            start = eye if self.covariance == "tied" else eye.expand(k, d, d)
+            matrix = pyro.param("covariances", start, constraint=constraints.positive_definite)
+            return lambda z: dist.MultivariateNormal(means[z], matrix if self.covariance == "tied" else matrix[z])
+        start = torch.ones(k, d) if self.covariance == "diag" else torch.ones(k)
+        variance = pyro.param("covariances", start, constraint=constraints.positive)
+
+        def independent(z: Tensor) -> Any:
+            scale = variance[z].sqrt()
+            return dist.Normal(means[z], scale if self.covariance == "diag" else scale[..., None]).to_event(1)
+
+        return independent
