@@ -307,6 +307,28 @@ def test_two_lines_beat_the_grouping_that_was_made():
     assert max(agree, 1 - agree) > 0.9
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("clusters", [2, 3, 5])
+def test_hard_em_of_k_means_is_lloyds_algorithm(clusters, seed):
+    """From the same start: the same centers, labels and inertia as scikit-learn's KMeans."""
+    cluster = pytest.importorskip("sklearn.cluster")
+    x = zoo.datasets.load("iris").to_numpy()
+    start = x[np.random.default_rng(seed).choice(len(x), clusters, replace=False)]
+
+    class FromHere(zoo.KMeans):
+        def initial(self, x):
+            return {"centers": torch.as_tensor(start), "variance": torch.tensor(1.0)}
+
+    expected = cluster.KMeans(clusters, init=start, n_init=1, tol=0, max_iter=1000).fit(x)
+    found = fit(FromHere(clusters), x, method=EM(hard=True), seed=0, progress=False)
+    np.testing.assert_allclose(found.points["centers"], expected.cluster_centers_, rtol=1e-9)
+    np.testing.assert_array_equal(found.assign().to_numpy().argmax(1), expected.labels_)
+    variance = expected.inertia_ / x.size
+    assert float(found.points["variance"]) == pytest.approx(variance, rel=1e-9)
+    height = -0.5 * x.size * (np.log(2 * np.pi * variance) + 1) - len(x) * np.log(clusters)
+    assert found.objective.value == pytest.approx(height, rel=1e-9)
+
+
 def evidence_gamma_poisson(model, x):
     b, total = model.a / np.mean(x) if model.b is None else model.b, np.sum(x)
     shape = model.a + total
