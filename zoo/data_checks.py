@@ -1,12 +1,15 @@
-"""Checks that models of all kinds share: enough distinct rows, and numbers that can be squared."""
+"""Checks that models of all kinds share: enough distinct rows, columns that differ, numbers that can be squared."""
 
 from __future__ import annotations
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.mixture_checks import check_varies, count_distinct
+
+FIRST = 2000  # rows that are looked at before all
 
 
 def check_components(x: Tensor, components: int) -> None:
@@ -24,7 +27,10 @@ def check_components(x: Tensor, components: int) -> None:
     DataError
         Naming the numbers of components and rows.
     """
-    distinct = count_distinct(x.double()) if components > 1 else 1
+    distinct = 1
+    for part in (x[:FIRST], x):  # the first rows are nearly always enough
+        if distinct < components:
+            distinct = count_distinct(part.double())
     if distinct < components:
         raise DataError(
             f"more components ({components}) than distinct rows ({distinct} among {len(x)}); ask for fewer components "
@@ -50,3 +56,12 @@ def check_range(x: Tensor, features: pd.Index) -> None:
     varies = (x != x[0]).any(0)
     if bool(varies.any()):
         check_varies(x[:, varies], features[varies.numpy()])
+
+
+def rank(x: Tensor) -> int:
+    """Return the number of linearly independent columns of x, shape (rows, columns), whose columns share a scale."""
+    found = 0
+    for part in (x[:FIRST], x):
+        if found < x.shape[1]:
+            found = int(torch.linalg.matrix_rank(part))
+    return found

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data_checks import check_components, check_range
+from zoo.data_checks import check_components, check_range, rank
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -78,8 +78,8 @@ class MixtureOfRegressions(Model):
                 "regress"
             )
         design, _, _ = self._design(x)
-        rank = int(torch.linalg.matrix_rank(design))
-        if rank < design.shape[1]:
+        found = rank(design)
+        if found < design.shape[1]:
             constant = (x == x[0]).all(0)
             what = (
                 f"column {self.coords['feature'][int(constant.nonzero()[0])]!r} is constant; drop it"
@@ -87,7 +87,7 @@ class MixtureOfRegressions(Model):
                 else "drop columns that are sums of others, or give more rows"
             )
             raise DataError(
-                f"field 'x': {len(x)} rows determine {rank} of the {design.shape[1]} unknowns of a line; {what}"
+                f"field 'x': {len(x)} rows determine {found} of the {design.shape[1]} unknowns of a line; {what}"
             )
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data_checks import check_range
+from zoo.data_checks import check_range, rank
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -29,13 +29,13 @@ def check_factors(x: Tensor, factors: int) -> None:
             f"expected fewer factors than columns, found {factors} factors and {x.shape[1]} columns; ask for at most "
             f"{x.shape[1] - 1}"
         )
-    centred = x[:SEED_ROWS] - x[:SEED_ROWS].mean(0)
+    centred = x - x.mean(0)
     scale = centred.abs().amax(0)
-    rank = int(torch.linalg.matrix_rank(centred / torch.where(scale > 0, scale, torch.ones_like(scale))))
-    if rank <= factors:
+    directions = rank(centred / torch.where(scale > 0, scale, torch.ones_like(scale)))
+    if directions <= factors:
         raise DataError(
-            f"{factors} factor(s) explain the {len(x)} rows without error, because these vary in {rank} direction(s) "
-            f"only; {'ask for fewer factors' if rank > 1 else 'use fewer columns'} or give more data"
+            f"{factors} factor(s) explain the {len(x)} rows without error, because these vary in {directions} "
+            f"direction(s) only; {'ask for fewer factors' if directions > 1 else 'use fewer columns'} or give more data"
         )
 
 
