@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guides.guide import Guide, Variational
+from inference.families.posteriors import Posterior
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
@@ -58,17 +59,25 @@ class PointMass(Approximation):
 
 @dataclass
 class Conjugate(Approximation):
-    """An independent distribution of a known family for each latent."""
+    """A distribution of a known family for each block of latents, independent between blocks."""
 
-    distributions: dict[str, Any]
+    posteriors: list[Posterior]
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """Posterior distribution of each latent that is independent of the others."""
+        return {q.names[0]: q.given(q.names[0], {}) for q in self.posteriors if len(q.names) == 1}
 
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
-        """Draw each latent."""
-        values = {n: d.sample((count,)) for n, d in self.distributions.items()}
+        """Draw each block."""
+        values: Values = {}
+        for q in self.posteriors:
+            values.update(q.sample(count))
         log_q = torch.zeros(count, dtype=program.dtype, device=program.device)
-        for name, value in values.items():
-            log_q = log_q + program.weigh(name, self.distributions[name].log_prob(value), lead=1)
-        return values, log_q
+        for q in self.posteriors:
+            for name, density in q.log_prob(values).items():
+                log_q = log_q + program.weigh(name, density, lead=1)
+        return {s.name: values[s.name] for s in program.latents}, log_q
 
 
 @dataclass

@@ -8,11 +8,11 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from inference.approximation import PointMass
-from inference.families import Block, closed_form
-from inference.families.family import Expected
+from inference.coordinate import Coordinates, State
+from inference.families import Expected, closed_form
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
-from inference.start import first_marginals, proposes, update
+from inference.start import first_marginals, first_update, proposes
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import FitError
@@ -43,6 +43,7 @@ class EM(Method):
     restarts: PositiveInt = 1
     tolerance: PositiveFloat = 1e-6
     max_steps: PositiveInt = 1000
+    hard: bool = False
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with nothing to enumerate or with continuous local latents."""
@@ -56,21 +57,20 @@ class EM(Method):
 
     def how(self, program: Program) -> str:
         """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
-        blocks, rest = closed_form(program)
-        exact = ", ".join(n for block in blocks for n in block.unknowns)
-        climbed = ", ".join(GradientStep(program, rest).names)
+        plan = closed_form(program)
+        exact = ", ".join(n for block in plan.blocks for n in block.unknowns)
+        climbed = ", ".join(GradientStep(program, plan.rest).names)
         return "; ".join(f"{kind}: {names}" for kind, names in (("closed form", exact), ("gradient", climbed)) if names)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
-        blocks, rest = closed_form(program)
-        climb = GradientStep(program, rest)
+        climb = GradientStep(program, closed_form(program).rest)
         best: tuple[float, Values, Monitor, bool, int] | None = None
         failed: list[str] = []
         for start in range(self.restarts):
             with Monitor(f"em {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
                 try:
-                    values, converged, steps = self._climb(program, blocks, climb, monitor, random=start % 2 == 1)
+                    values, converged, steps = self._climb(program, climb, monitor, random=start % 2 == 1)
                 except (FitError, RuntimeError) as error:
                     if not isinstance(error, FitError) and "linalg" not in str(error):
                         raise
@@ -103,11 +103,11 @@ class EM(Method):
             steps,
             converged,
             reason,
-            warnings + thin_components(program, values) + collapsed(program, blocks, values),
+            warnings + thin_components(program, values) + collapsed(program, values),
         )
 
     def _climb(
-        self, program: Program, blocks: list[Block], climb: GradientStep, monitor: Monitor, *, random: bool
+        self, program: Program, climb: GradientStep, monitor: Monitor, *, random: bool
     ) -> tuple[Values, bool, int]:
         """Take steps from one start until the objective stands still."""
         values = program.initial()
@@ -115,14 +115,14 @@ class EM(Method):
             marginals = first_marginals(program, random=random)
             for _ in range(FIRST_ROUNDS if climb.names and marginals is not None else 1):
                 if marginals is not None:
-                    values = self.maximize(blocks, climb, Expected(program, values, program.replay(values), marginals))
+                    values = climb(first_update(program, values, marginals), marginals)
         values = climb.admit(values)
+        ascent = Coordinates(program, hard=self.hard)
+        ascent.prepare(State(values, {}))
         history: list[float] = []
         for step in range(self.max_steps + 1):
-            with torch.no_grad():
-                replay = program.replay(values)
-            terms, marginals = program.marginals(replay.log_probs)
-            value = float(terms.total(program.data.weights))
+            objective, expected = ascent.expect(State(values, {}))
+            value = float(objective)
             if value != value:
                 raise FitError(f"the objective is not a number after {step} steps")
             history.append(value)
@@ -130,23 +130,18 @@ class EM(Method):
             if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
                 return values, True, step
             if step < self.max_steps:
-                values = self.maximize(blocks, climb, Expected(program, values, replay, marginals))
+                values = climb(ascent.maximize(expected), expected.marginals)
         return values, False, self.max_steps
 
-    def maximize(self, blocks: list[Block], climb: GradientStep, expected: Expected) -> Values:
-        """M-step: closed form for each block, then the gradient for the rest."""
-        with torch.no_grad():
-            values = update(blocks, expected)
-        return climb(values, expected.marginals)
 
-
-def collapsed(program: Program, blocks: list[Block], values: Values) -> list[str]:
+def collapsed(program: Program, values: Values) -> list[str]:
     """Warn of scales that stand at their floor."""
+    plan = closed_form(program)
     with torch.no_grad():
         replay = program.replay(values)
         _, marginals = program.marginals(replay.log_probs)
-        expected = Expected(program, values, replay, marginals)
-        return [note for block in blocks for note in block.warnings(expected)]
+        expected = Expected(plan, program, values, replay, marginals)
+        return [note for block in plan.blocks for note in block.warnings(expected)]
 
 
 def arrived(history: list[float], tolerance: float, eps: float) -> bool:

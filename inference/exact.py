@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from inference.approximation import Conjugate
+from inference.coordinate import Coordinates, State, distinct
 from inference.families import closed_form
-from inference.families.family import Expected
+from inference.families.posteriors import Posterior
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from zoo.declare.data import Source, bind
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
+from zoo.declare.sites import primary
 from zoo.errors import FitError, MethodError
 
 if TYPE_CHECKING:
@@ -40,48 +42,35 @@ class Exact(Method):
         unknown = [s.name for s in program.parameters] + sorted(program.networks)
         if unknown:
             return f"{unknown[0]!r} is a parameter without prior"
-        try:
-            self._posterior(program)
-        except MethodError as error:
-            return str(error)
-        return None
-
-    def _posterior(self, program: Program) -> tuple[dict[str, Any], Values]:
-        """Return the posterior of every latent, and its mean."""
-        blocks, rest = closed_form(program)
-        if rest:
-            site = program.sites[rest[0]]
-            what = ", ".join(f"{k}={f}" for k, f in site.args.items() if f.kind != "constant") or "constant arguments"
-            raise MethodError(
-                f"no conjugate family is recognised for {rest[0]!r} ~ {site.family} ({what}) and what it feeds"
+        plan = closed_form(program)
+        if plan.rest:
+            site = program.sites[plan.rest[0]]
+            what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
+            return (
+                f"no conjugate family is recognised for {site.name!r} ~ {site.family} "
+                f"({what or 'constant arguments'}) and what it feeds"
             )
-        values = program.initial()
-        with torch.no_grad():
-            _, marginals = program.expectations(values)
-            expected = Expected(program, values, program.replay(values), marginals)
-            found: dict[str, Any] = {}
-            for block in blocks:
-                posterior = block.posterior(expected)
-                if posterior is None:
-                    raise MethodError(
-                        f"the joint posterior of {' and '.join(block.unknowns)} is none of the closed forms of exact"
-                    )
-                found.update(posterior)
-        children = [
-            s.name
-            for s in program.observed
-            if sum(n in f.sites for n in found for f in s.args.values())
-            and len({n for f in s.args.values() for n in f.sites}) > 1
-        ]
-        if children:
-            raise MethodError(f"site {children[0]!r} depends on several latents, which are dependent given the data")
-        return found, {n: d.mean for n, d in found.items()}
+        home = {n: i for i, block in enumerate(plan.blocks) for n in block.unknowns}
+        for site in program.sites.values():
+            near = {home[n] for feed in site.args.values() for n in (*feed.sites, site.name) if n in home}
+            if len(near) > 1:
+                return f"site {site.name!r} depends on several latents, which are dependent given the data"
+        return next((why for block in plan.blocks if (why := block.why_not(program)) is not None), None)
+
+    @staticmethod
+    def _posterior(program: Program) -> list[Posterior]:
+        """Return the posterior of every latent."""
+        ascent = Coordinates(program)
+        _, expected = ascent.expect(State(program.initial(), {}))
+        return distinct(ascent.believe(expected).beliefs)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Update every latent once and evaluate the evidence."""
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
-            found, values = self._posterior(program)
-            evidence = [self._evidence(program, found, v) for v in (values, {n: d.sample() for n, d in found.items()})]
+            found = self._posterior(program)
+            middle = {n: v for q in found for n, v in q.mean().items()}
+            drawn = {n: v[0] for q in found for n, v in q.sample(1).items()}
+            evidence = [self._evidence(program, found, v) for v in (middle, drawn)]
             if abs(evidence[0] - evidence[1]) > 1e-4 * (1 + abs(evidence[0])):
                 raise FitError(
                     "the posterior found by conjugacy does not match the model's log density; please report "
@@ -93,10 +82,10 @@ class Exact(Method):
         )
 
     @staticmethod
-    def _evidence(program: Program, found: dict[str, Any], values: Values) -> float:
+    def _evidence(program: Program, found: list[Posterior], values: Values) -> float:
         """log p(x, z) - log p(z | x)."""
         joint = program.log_joint(values).total(program.data.weights)
-        return float(joint - sum(program.weigh(n, d.log_prob(values[n])) for n, d in found.items()))
+        return float(joint - sum(program.weigh(n, v) for q in found for n, v in q.log_prob(values).items()))
 
     def update(self, fit: Fit, new_data: Source) -> Fit:
         """Condition a fit on more data: yesterday's posterior is today's prior.
@@ -131,7 +120,8 @@ class Exact(Method):
             )
         before = fit.program
         data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
-        program = Program(before.model, replace(data, weights=None), fit.approximation.distributions)
+        priors = {n: q for q in fit.approximation.posteriors for n in q.names}
+        program = Program(before.model, replace(data, weights=None), priors, before.structure)
         self.check(program)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fit.seed)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from guides.guide import Start
-from inference.families import Block, closed_form
-from inference.families.family import Expected
+from inference.families import Expected, closed_form
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import ZooError
@@ -62,8 +61,7 @@ def starting_values(program: Program) -> Values:
     marginals = first_marginals(program)
     if marginals is None:
         return values
-    blocks, _ = closed_form(program)
-    better = update(blocks, Expected(program, values, program.replay(values), marginals))
+    better = first_update(program, values, marginals)
     try:
         program.check(better)
     except ZooError:
@@ -71,11 +69,13 @@ def starting_values(program: Program) -> Values:
     return better
 
 
-def update(blocks: list[Block], expected: Expected) -> Values:
-    """One closed-form update of every block. Blocks share no site, so all are updated from the same values."""
-    values = dict(expected.values)
-    for block in blocks:
-        values.update(block.maximize(expected))
+def first_update(program: Program, values: Values, marginals: Values) -> Values:
+    """One closed-form update of every block from a guess of the enumerated sites."""
+    plan = closed_form(program)
+    with torch.no_grad():
+        expected = Expected(plan, program, values, program.replay(values), marginals)
+        for block in plan.blocks:
+            values = {**values, **block.maximize(expected.at(values))}
     return values
 
 

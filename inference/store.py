@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyro.distributions as dist
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,6 +25,8 @@ from torch import Tensor
 
 from guides.guide import Guide, Start
 from inference.approximation import Approximation, Conjugate, PointMass, Trained
+from inference.coordinate import distinct
+from inference.families.posteriors import Posterior, read
 from inference.method import Objective, Outcome, settings_of
 from inference.model_files import import_file
 from inference.posterior import read_tree_summary
@@ -33,14 +34,12 @@ from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import Model
 from zoo.declare.program import Program
-from zoo.declare.sites import base_distribution
 from zoo.errors import DataError, FitError, ModelError, ZooError
 
 if TYPE_CHECKING:
     from inference.result import Fit
 
-FORMAT = 1
-CONJUGATE = ("Beta", "Gamma", "Normal", "Dirichlet")
+FORMAT = 2
 
 
 def save(fit: Fit, folder: Path) -> Path:
@@ -57,7 +56,7 @@ def save(fit: Fit, folder: Path) -> Path:
         tensors["weights"] = data.weights
     approximation, extra = _describe(fit.approximation)
     tensors |= {f"q.{n}": v for n, v in extra.items()}
-    priors, extra = _distributions(fit.program.priors)
+    priors, extra = _posteriors(distinct(fit.program.priors))
     tensors |= {f"prior.{n}": v for n, v in extra.items()}
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
     fit.trace.to_csv(folder / "trace.csv", index=False)
@@ -176,7 +175,7 @@ def _rebuild(
         buffers = dict(instance.named_buffers())
         for name, value in part("buffer.").items():
             buffers[name].copy_(value)
-        program = Program(instance.eval(), data, _read_distributions(described["priors"], part("prior.")))
+        program = Program(instance.eval(), data, _priors(described["priors"], part("prior.")))
         approximation = _approximation(described["approximation"], part("q."), program)
     objective = Objective(**described["objective"])
     outcome = Outcome(
@@ -301,33 +300,32 @@ def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, T
     if isinstance(approximation, PointMass):
         return {"kind": "point"}, approximation.values
     if isinstance(approximation, Conjugate):
-        described, tensors = _distributions(approximation.distributions)
-        return {"kind": "conjugate", "distributions": described}, tensors
+        described, tensors = _posteriors(approximation.posteriors)
+        return {"kind": "conjugate", "posteriors": described}, tensors
     if isinstance(approximation, Trained):
         guide = {"name": type(approximation.guide).__name__, "settings": _settings(approximation.guide)}
         return {"kind": "trained", "guide": guide}, dict(approximation.q.state_dict())
     raise FitError(f"cannot save an approximation of type {type(approximation).__name__}")
 
 
-def _distributions(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    described: dict[str, Any] = {}
+def _posteriors(found: list[Posterior]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    described: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
-    for name, full in found.items():
-        base = base_distribution(full)
-        arguments = [a for a in base.arg_constraints if isinstance(base.__dict__.get(a, getattr(base, a)), Tensor)]
-        described[name] = {"family": type(base).__name__, "event": full.event_dim - base.event_dim}
-        tensors |= {f"{name}.{a}": getattr(base, a) for a in arguments}
+    for i, q in enumerate(found):
+        described.append({"kind": q.kind, "names": list(q.names), "more": q.describe()})
+        tensors |= {f"{i}.{n}": v for n, v in q.tensors().items()}
     return described, tensors
 
 
-def _read_distributions(described: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    found = {}
-    for name, saved in described.items():
-        if saved["family"] not in CONJUGATE:
-            raise DataError(f"unknown distribution {saved['family']!r} in a saved fit")
-        arguments = {n.removeprefix(f"{name}."): v for n, v in tensors.items() if n.startswith(f"{name}.")}
-        made = getattr(dist, saved["family"])(**arguments)
-        found[name] = made.to_event(saved["event"]) if saved["event"] else made
+def _priors(described: list[dict[str, Any]], tensors: dict[str, Tensor]) -> dict[str, Posterior]:
+    return {n: q for q in _read_posteriors(described, tensors) for n in q.names}
+
+
+def _read_posteriors(described: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Posterior]:
+    found = []
+    for i, saved in enumerate(described):
+        own = {n.removeprefix(f"{i}."): v for n, v in tensors.items() if n.startswith(f"{i}.")}
+        found.append(read(saved["kind"], tuple(saved["names"]), saved["more"], own))
     return found
 
 
@@ -335,7 +333,7 @@ def _approximation(described: dict[str, Any], tensors: dict[str, Tensor], progra
     if described["kind"] == "point":
         return PointMass(tensors)
     if described["kind"] == "conjugate":
-        return Conjugate(_read_distributions(described["distributions"], tensors))
+        return Conjugate(_read_posteriors(described["posteriors"], tensors))
     guide: Guide = _instance("guide", described["guide"])
     view, rows = program.view, len(program.data)
     u = torch.zeros(view.global_size, dtype=program.dtype)

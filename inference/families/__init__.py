@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from typing import Any
 
-from inference.families.family import Block, Family
+from inference.families.expected import Expected
+from inference.families.family import Block, Family, Likelihood
+from inference.families.plan import Plan
 from zoo.declare.program import Program
 
 
-def families() -> list[Family]:
-    """One of each family in this package, joint families (of several unknowns) first."""
+def _below(cls: Any) -> list[Any]:
+    return [d for c in cls.__subclasses__() for d in (c, *_below(c))]
+
+
+@cache
+def _found() -> tuple[dict[str, Likelihood], list[Family]]:
+    """Likelihoods by distribution, and families, joint ones (of several unknowns) first."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-
-    def below(cls: Any) -> list[Any]:
-        return [d for c in cls.__subclasses__() for d in (c, *below(c))]
-
-    found: list[Family] = [cls() for cls in below(Family) if cls.likelihoods]
-    return sorted(found, key=lambda family: (family.rank, type(family).__name__))
+    likelihoods = {name: cls() for cls in _below(Likelihood) if cls.distributions for name in cls.distributions}
+    families: list[Family] = [cls() for cls in _below(Family) if not getattr(cls, "__abstractmethods__", None)]
+    return likelihoods, sorted(families, key=lambda family: (family.rank, type(family).__name__))
 
 
-def closed_form(program: Program) -> tuple[list[Block], list[str]]:
-    """Split the unknowns of a program into blocks with a closed-form update and names without one."""
+def closed_form(program: Program) -> Plan:
+    """Find which unknowns of a program have a closed-form update; what is left is in `rest`."""
+    known = program.plans.get("closed_form")
+    if isinstance(known, Plan):
+        return known
+    from inference.families.regression import LinearLikelihood
+
+    likelihoods, families = _found()
+    plan = Plan(program)
+    plan.recognize(likelihoods, LinearLikelihood)
     unknown = [s.name for s in (*program.parameters, *program.latents)]
-    blocks: list[Block] = []
-    for family in families():
-        for block in family.match(program, unknown):
+    for family in families:
+        for block in family.match(plan, unknown):
             if set(block.unknowns) <= set(unknown):
-                blocks.append(block)
+                plan.blocks.append(block)
                 unknown = [n for n in unknown if n not in block.unknowns]
-    return blocks, unknown + sorted(program.networks)
+    order = {site.name: (site.role != "local", i) for i, site in enumerate(program.sites.values())}
+    plan.blocks.sort(key=lambda block: (block.last, min(order[n] for n in block.unknowns)))
+    plan.rest = unknown + sorted(program.networks)
+    program.plans["closed_form"] = plan
+    return plan
 
 
-__all__ = ["Block", "Family", "closed_form", "families"]
+__all__ = ["Block", "Expected", "Family", "Likelihood", "Plan", "closed_form"]

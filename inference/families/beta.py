@@ -8,9 +8,35 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.family import EMPTY
-from inference.families.single import SingleFamily, wrapped
-from zoo.declare.sites import base_distribution
+from inference.families.expected import Expected
+from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.posteriors import Moments
+from inference.families.single import SingleFamily
+from zoo.declare.program import Program
+
+
+class BinomialLikelihood(Likelihood):
+    """x ~ Bernoulli(p) or Binomial(n, p): log p(x) = x log p + (n - x) log(1 - p) + log C(n, x)."""
+
+    distributions: ClassVar[tuple[str, ...]] = ("Bernoulli", "Binomial")
+    inner: ClassVar[tuple[int, ...]] = (0, 0)
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Successes and failures of each entry."""
+        x = value["mean"]
+        return x, (fn.total_count if hasattr(fn, "total_count") else 1.0) - x
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log p and log(1 - p)."""
+        p = argument("probs", "probability")
+        return (p["log"], p["log1m"]), torch.zeros_like(p["log"])
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """log C(n, x)."""
+        if not hasattr(fn, "total_count"):
+            return 0.0
+        x, n = value["mean"], fn.total_count
+        return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
 
 
 class BetaFamily(SingleFamily):
@@ -20,13 +46,14 @@ class BetaFamily(SingleFamily):
     (Gelman et al. 2013, section 2.4).
     """
 
-    likelihoods: ClassVar[dict[str, str]] = {"Bernoulli": "probs", "Binomial": "probs"}
+    arguments: ClassVar[dict[str, str]] = {"Bernoulli": "probs", "Binomial": "probs"}
     prior = "Beta"
 
-    def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:
-        """Successes and failures of each entry."""
-        count = fn.total_count if hasattr(fn, "total_count") else torch.ones_like(value)
-        return value, count - value
+    def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
+        """Successes and failures."""
+        shape = tuple(expected.values[name].shape)
+        _, parts = expected.statistics(use.site, name)
+        return tuple(expected.reduce(use.feed, t, shape) for t in parts)
 
     def maximize(self, statistics: tuple[Tensor, ...], current: Tensor) -> Tensor:
         """Share of successes."""
@@ -34,15 +61,14 @@ class BetaFamily(SingleFamily):
         total = successes + failures
         return torch.where(total > EMPTY, successes / total.clamp_min(EMPTY), current)
 
-    def posterior(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
+    def update(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
         """Beta(a + successes, b + failures)."""
-        base, (successes, failures) = base_distribution(prior), statistics
-        return wrapped(dist.Beta(base.concentration1 + successes, base.concentration0 + failures), prior)
+        successes, failures = statistics
+        return dist.Beta(prior.concentration1 + successes, prior.concentration0 + failures)
 
     def mode(self, posterior: Any) -> Tensor:
         """(a - 1) / (a + b - 2), kept inside (0, 1)."""
-        base = base_distribution(posterior)
-        eps = torch.finfo(base.concentration1.dtype).eps
-        a, b = (base.concentration1 - 1).clamp_min(eps), (base.concentration0 - 1).clamp_min(eps)
+        eps = torch.finfo(posterior.concentration1.dtype).eps
+        a, b = (posterior.concentration1 - 1).clamp_min(eps), (posterior.concentration0 - 1).clamp_min(eps)
         mode: Tensor = a / (a + b)
         return mode

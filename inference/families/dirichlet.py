@@ -8,9 +8,49 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.family import EMPTY
-from inference.families.single import SingleFamily, wrapped
-from zoo.declare.sites import Site, base_distribution
+from inference.families.expected import Expected
+from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.posteriors import Moments
+from inference.families.single import SingleFamily
+from zoo.declare.program import Program
+
+
+class CategoricalLikelihood(Likelihood):
+    """x ~ Categorical(p): log p(x) = sum_j [x = j] log p_j."""
+
+    distributions: ClassVar[tuple[str, ...]] = ("Categorical",)
+    inner: ClassVar[tuple[int, ...]] = (1,)
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Category of each entry as an indicator vector."""
+        return (torch.nn.functional.one_hot(value["mean"].long(), fn.logits.shape[-1]).to(fn.logits.dtype),)
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log p."""
+        p = argument("probs", "simplex")["log"]
+        return (p,), torch.zeros_like(p[..., 0])
+
+
+class MultinomialLikelihood(Likelihood):
+    """x ~ Multinomial(n, p) or OneHotCategorical(p): log p(x) = sum_j x_j log p_j + log n! - sum_j log x_j!."""
+
+    distributions: ClassVar[tuple[str, ...]] = ("Multinomial", "OneHotCategorical")
+    inner: ClassVar[tuple[int, ...]] = (1,)
+    joint: ClassVar[int] = 1
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Count of each category."""
+        return (value["mean"],)
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log p."""
+        p = argument("probs", "simplex")["log"]
+        return (p,), torch.zeros_like(p[..., 0])
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """log n! - sum_j log x_j!."""
+        x = value["mean"]
+        return torch.lgamma(x.sum(-1) + 1) - torch.lgamma(x + 1).sum(-1)
 
 
 class DirichletFamily(SingleFamily):
@@ -20,7 +60,7 @@ class DirichletFamily(SingleFamily):
     (Gelman et al. 2013, section 3.4).
     """
 
-    likelihoods: ClassVar[dict[str, str]] = {
+    arguments: ClassVar[dict[str, str]] = {
         "Categorical": "probs",
         "OneHotCategorical": "probs",
         "Multinomial": "probs",
@@ -28,15 +68,10 @@ class DirichletFamily(SingleFamily):
     prior = "Dirichlet"
     vector = True
 
-    def event_dim(self, site: Site) -> int:
-        """Counts have a dimension of categories, which a category code has not."""
-        return site.event_dim + (1 if site.family == "Categorical" else 0)
-
-    def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:
-        """Category of each entry as an indicator vector, or its counts."""
-        if type(fn).__name__ == "Categorical":
-            return (torch.nn.functional.one_hot(value.long(), fn.probs.shape[-1]).to(fn.probs.dtype),)
-        return (value,)
+    def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
+        """Count of each category."""
+        _, (counts,) = expected.statistics(use.site, name)
+        return (expected.reduce(use.feed, counts, tuple(expected.values[name].shape)),)
 
     def maximize(self, statistics: tuple[Tensor, ...], current: Tensor) -> Tensor:
         """Share of each category."""
@@ -44,13 +79,13 @@ class DirichletFamily(SingleFamily):
         total = counts.sum(-1, keepdim=True)
         return torch.where(total > EMPTY, counts / total.clamp_min(EMPTY), current)
 
-    def posterior(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
+    def update(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
         """Dirichlet(a + counts)."""
-        return wrapped(dist.Dirichlet(base_distribution(prior).concentration + statistics[0]), prior)
+        return dist.Dirichlet(prior.concentration + statistics[0])
 
     def mode(self, posterior: Any) -> Tensor:
         """(a - 1) / sum (a - 1), kept inside the simplex."""
-        concentration = base_distribution(posterior).concentration
+        concentration = posterior.concentration
         above = (concentration - 1).clamp_min(torch.finfo(concentration.dtype).eps)
         mode: Tensor = above / above.sum(-1, keepdim=True)
         return mode

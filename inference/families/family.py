@@ -1,19 +1,26 @@
-"""What a family is, and how statistics of data entries are added up to the shape of the unknown they inform."""
+"""What a family is: a likelihood in exponential-family form, and closed-form updates of what feeds it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from zoo.declare.evaluate import Replay, Values
+from inference.families.posteriors import Moments, Posterior
+from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Feed, Site
 
+if TYPE_CHECKING:
+    from inference.families.expected import Expected
+    from inference.families.plan import Plan
+
 EMPTY = 1e-10  # expected count below which a cell has no data and keeps its value
+
+Argument = Callable[[str, str], Moments]  # (argument, kind of its moments) -> moments, laid out beside the entries
 
 
 @dataclass(frozen=True)
@@ -25,39 +32,83 @@ class Use:
     feed: Feed
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a closed-form update sees: the sites at the current values, and the posterior weight of each entry."""
+class Likelihood(ABC):
+    """An exponential family: log p(x | args) = sum_j <T_j(x), eta_j(args)> + a(args) + h(x).
 
-    program: Program
-    values: Values
-    replay: Replay
-    marginals: Values
+    Entries have the layout (enumeration dims, plates, event dims); T_j and eta_j may have dimensions of their own on
+    the right (a category, a matrix), over which the product is summed.
 
-    def weight(self, site: Site, *, once: bool = False) -> Tensor:
-        """Posterior probability of each entry of a site's log density, times its row's weight unless `once`."""
-        marginal, weights = self.marginals[site.name], self.program.data.weights
-        if not once or weights is None:
-            return marginal
-        axis = site.plate_dims[site.plates.index(self.program.row)]
-        return marginal / weights.reshape([-1, *[1] * (-1 - axis)])
+    Attributes
+    ----------
+    distributions
+        Names of the distributions this is.
+    inner
+        How many dimensions of its own each T_j has.
+    joint
+        How many of the site's event dimensions are among those of T_j (all, for a vector that is one observation).
+    centered
+        Whether T is taken about the mean of the data, for accuracy far from zero.
+    """
 
-    def value(self, site: Site) -> Tensor:
-        """Value of an observed site, or the states of an enumerated one."""
-        return self.replay.seen[site.name]
+    distributions: ClassVar[tuple[str, ...]] = ()
+    inner: ClassVar[tuple[int, ...]] = (0,)
+    joint: ClassVar[int] = 0
+    centered: ClassVar[bool] = False
+
+    @abstractmethod
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """T_j of each entry, from the value's moments ("mean", and "var" where the value is itself uncertain)."""
+
+    @abstractmethod
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """eta_j, and a, from the moments of the arguments."""
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """log h(x) of each entry; 0 unless said otherwise."""
+        return 0.0
+
+    def deviations(
+        self, expected: Expected, site: Site, statistics: tuple[Tensor, tuple[Tensor, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        """Weights of the entries, and weights times E[(x - m)^2], where the likelihood is a Normal."""
+        raise NotImplementedError
+
+    def coefficients(self, expected: Expected) -> Moments:
+        """Moments of the coefficients of a linear predictor, where the likelihood has one."""
+        raise NotImplementedError
 
 
 class Block(ABC):
-    """A closed-form update of some unknowns given the rest."""
+    """A closed-form update of some unknowns given the rest.
+
+    Attributes
+    ----------
+    unknowns
+        What is updated.
+    last
+        Whether this is updated after other blocks: a scale, about the new location.
+    """
 
     unknowns: tuple[str, ...]
+    last: ClassVar[bool] = False
 
     @abstractmethod
     def maximize(self, expected: Expected) -> Values:
         """Return the unknowns' values that maximize the expected log joint."""
 
-    def posterior(self, expected: Expected) -> dict[str, Any] | None:
-        """Return the conjugate posterior of each unknown, a distribution; None if there is none."""
+    def posterior(self, expected: Expected) -> Posterior | None:
+        """Return the conditionally conjugate posterior of the unknowns; None if there is none."""
+        return None
+
+    def why_not(self, program: Program) -> str | None:
+        """Say why the unknowns have no conjugate posterior: a parameter has no prior; None if they have one."""
+        for name in self.unknowns:
+            if program.sites[name].role == "parameter":
+                return f"{name!r} is a parameter without prior"
+        return None
+
+    def log_prior(self, expected: Expected, posterior: Posterior) -> Values | None:
+        """Return E[log p] of the unknowns where it is not that of their own likelihoods, one by one."""
         return None
 
     def warnings(self, expected: Expected) -> list[str]:
@@ -66,27 +117,24 @@ class Block(ABC):
 
 
 class Family(ABC):
-    """A kind of likelihood argument with closed-form updates.
+    """Finds the unknowns of a program that it can update.
 
     Attributes
     ----------
-    likelihoods
-        Distribution name -> the argument that the unknown is.
     rank
         Order in which families claim unknowns; joint families come first.
     """
 
-    likelihoods: ClassVar[Mapping[str, str]] = {}
     rank: ClassVar[int] = 1
 
     @abstractmethod
-    def match(self, program: Program, unknown: Iterable[str]) -> list[Block]:
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
         """Return the blocks this family can update."""
 
 
-def uses(program: Program, name: str) -> list[tuple[Site, dict[str, Feed]]]:
+def uses(program: Program, name: str) -> list[tuple[Site, Mapping[str, Feed]]]:
     """Sites whose distribution depends on `name`, each with the arguments (in every parameterization) that do."""
-    found = []
+    found: list[tuple[Site, Mapping[str, Feed]]] = []
     for site in program.sites.values():
         args = {key: feed for key, feed in site.args.items() if name in feed.sites}
         if args:
@@ -95,68 +143,15 @@ def uses(program: Program, name: str) -> list[tuple[Site, dict[str, Feed]]]:
 
 
 def recognized(feed: Feed) -> bool:
-    """Whether the argument is an unknown itself, indexed or not, unscaled."""
-    return feed.kind in ("site", "indexed") and feed.scale == 1.0
+    """Whether the argument is an unknown itself, indexed or not, times a constant."""
+    return feed.kind in ("site", "indexed")
+
+
+def unscaled(feed: Feed) -> bool:
+    """Whether the argument is an unknown itself, indexed by enumerated sites or not."""
+    return recognized(feed) and feed.scale == 1.0 and not feed.entrywise and not feed.by
 
 
 def explained(site: Site) -> bool:
     """Whether a site's value is known up to enumeration: observed or enumerated."""
     return site.role in ("observed", "enumerated")
-
-
-def sum_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sum a tensor down to a shape it would be broadcast from."""
-    if len(shape) > tensor.ndim:
-        tensor = tensor.reshape((1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape))
-    return tensor.sum_to_size(shape)
-
-
-def add_up(
-    expected: Expected, use: Use, statistic: Tensor, shape: tuple[int, ...], event_dim: int, unknown: str
-) -> Tensor:
-    """Sum weight * statistic over everything the unknown is shared by.
-
-    Parameters
-    ----------
-    statistic
-        One entry per entry of the site: (enumeration dims, plate dims, event dims), broadcastable on the left.
-    shape
-        Shape of the result: that of the unknown.
-    event_dim
-        How many dimensions of `statistic` on the right are not weighted.
-    unknown
-        Name of the unknown: where it is local, a row's weight repeats the unknown too and counts once.
-    """
-    site, feed = use.site, use.feed
-    weight = expected.weight(site, once=expected.program.sites[unknown].role == "local")
-    plates = max((-d for d in site.plate_dims), default=0)
-    enumerated = weight.ndim - plates
-    keep = _enum_axis(expected, feed, weight.ndim)
-    padded = (*shape, *[1] * feed.pad)
-    own_states = site.role == "enumerated"
-    if not own_states and statistic.ndim <= plates + event_dim:  # the statistic knows no states: sum over rows at once
-        if keep is None:
-            weight = weight.sum(list(range(enumerated))) if enumerated > 0 else weight
-            return sum_to(weight[(..., *[None] * event_dim)] * statistic, padded).reshape(shape)
-        weight = weight.movedim(keep, 0)
-        weight = weight.sum(list(range(1, enumerated))) if enumerated > 1 else weight
-        events = statistic.shape[statistic.ndim - event_dim :]
-        flat = statistic.expand(weight.shape[1:] + events).reshape(-1, events.numel())
-        total = (weight.reshape(weight.shape[0], -1) @ flat).reshape(weight.shape[0], *events)
-        return sum_to(total, padded).reshape(shape)
-    if own_states and plates:  # states are the same in every row
-        weight = weight.sum(list(range(enumerated, weight.ndim)), keepdim=True)
-    full = weight[(..., *[None] * event_dim)] * statistic
-    if keep is not None or own_states:
-        keep = None if keep is None else keep + full.ndim - weight.ndim - event_dim
-        axes = [d for d in range(full.ndim - event_dim) if d != keep]
-        full = full.sum(axes) if axes else full
-    return sum_to(full, padded).reshape(shape)
-
-
-def _enum_axis(expected: Expected, feed: Feed, ndim: int) -> int | None:
-    """Position in a weight of `ndim` dimensions of the enumerated site that indexes the unknown."""
-    if not feed.index:
-        return None
-    axis = ndim + expected.program.sites[feed.index[0]].enum_dim
-    return axis if axis >= 0 else None

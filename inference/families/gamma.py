@@ -1,4 +1,4 @@
-"""Poisson and Exponential rates; Gamma prior."""
+"""Poisson and Exponential rates, and rates of Gammas of known shape; Gamma prior."""
 
 from __future__ import annotations
 
@@ -8,25 +8,68 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.family import EMPTY
-from inference.families.single import SingleFamily, wrapped
-from zoo.declare.sites import base_distribution
+from inference.families.expected import Expected
+from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.plan import Plan
+from inference.families.posteriors import Moments
+from inference.families.single import SingleFamily
+from zoo.declare.program import Program
+
+
+class RateLikelihood(Likelihood):
+    """x ~ Poisson(r), Exponential(r) or Gamma(s, r): log p(x) = events log r - exposure r + h(x).
+
+    Events and exposure are x and 1 of a Poisson, 1 and x of an Exponential, s and x of a Gamma.
+    """
+
+    distributions: ClassVar[tuple[str, ...]] = ("Poisson", "Exponential", "Gamma")
+    inner: ClassVar[tuple[int, ...]] = (0, 0)
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Events and exposure of each entry."""
+        x, name = value["mean"], type(fn).__name__
+        if name == "Poisson":
+            return x, torch.ones_like(x)
+        return (torch.ones_like(x) if name == "Exponential" else fn.concentration.expand(x.shape), x)
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log r and -r."""
+        r = argument("rate", "positive")
+        return (r["log"], -r["mean"]), torch.zeros_like(r["mean"])
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """-log x! of a Poisson, (s - 1) log x - log Gamma(s) of a Gamma."""
+        name = type(fn).__name__
+        if name == "Poisson":
+            return -torch.lgamma(value["mean"] + 1)
+        if name == "Exponential":
+            return 0.0
+        log = value["log"] if "log" in value else value["mean"].log()
+        found: Tensor = (fn.concentration - 1) * log - torch.lgamma(fn.concentration)
+        return found
 
 
 class GammaFamily(SingleFamily):
-    """x ~ Poisson(r) or Exponential(r): statistics events (x; 1) and exposure (1; x).
+    """Rate r of x ~ Poisson(c r), Exponential(c r) or Gamma(s, c r): statistics events and exposure.
 
     Maximum events / exposure; with r ~ Gamma(a, b) the posterior is Gamma(a + events, b + exposure)
     (Gelman et al. 2013, section 2.6).
     """
 
-    likelihoods: ClassVar[dict[str, str]] = {"Poisson": "rate", "Exponential": "rate"}
+    arguments: ClassVar[dict[str, str]] = {"Poisson": "rate", "Exponential": "rate", "Gamma": "rate"}
     prior = "Gamma"
+    scalable = True
 
-    def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:
-        """Events and exposure of each entry."""
-        one = torch.ones_like(value)
-        return (value, one) if type(fn).__name__ == "Poisson" else (one, value)
+    def accepts(self, plan: Plan, name: str, use: Use) -> bool:
+        """Whether the shape of a Gamma is known."""
+        return not any(f.sites for k, f in use.site.args.items() if k != "rate")
+
+    def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
+        """Events and exposure."""
+        shape = tuple(expected.values[name].shape)
+        _, (events, exposure) = expected.statistics(use.site, name)
+        exposure = exposure * expected.factor(use.site, use.argument)
+        return expected.reduce(use.feed, events, shape), expected.reduce(use.feed, exposure, shape)
 
     def maximize(self, statistics: tuple[Tensor, ...], current: Tensor) -> Tensor:
         """Events per exposure, kept above zero."""
@@ -34,13 +77,13 @@ class GammaFamily(SingleFamily):
         rate = events / exposure.clamp_min(EMPTY)
         return torch.where(exposure > EMPTY, rate.clamp_min(torch.finfo(rate.dtype).tiny), current)
 
-    def posterior(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
+    def update(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
         """Gamma(a + events, b + exposure)."""
-        base, (events, exposure) = base_distribution(prior), statistics
-        return wrapped(dist.Gamma(base.concentration + events, base.rate + exposure), prior)
+        events, exposure = statistics
+        return dist.Gamma(prior.concentration + events, prior.rate + exposure)
 
     def mode(self, posterior: Any) -> Tensor:
         """(a - 1) / b, kept above zero."""
-        base = base_distribution(posterior)
-        mode: Tensor = (base.concentration - 1).clamp_min(torch.finfo(base.rate.dtype).eps) / base.rate
+        tiny = torch.finfo(posterior.rate.dtype).tiny
+        mode: Tensor = ((posterior.concentration - 1) / posterior.rate).clamp_min(tiny)
         return mode

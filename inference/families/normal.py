@@ -1,69 +1,286 @@
-"""Normal with unknown mean and variance; Normal-Gamma prior."""
+"""Normals: the likelihood, its mean (Normal prior) and its precision (Gamma prior), each given the other."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.family import EMPTY, Block, Expected, sum_to
-from inference.families.location_scale import FLOOR, LocationScaleBlock, LocationScaleFamily, cell_shape
+from inference.families.expected import Expected, Statistics, fn_of
+from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, recognized, uses
+from inference.families.plan import Plan
+from inference.families.posteriors import Moments, Single
+from inference.families.single import wrapped
 from zoo.declare.evaluate import Values
-from zoo.declare.sites import Site
+from zoo.declare.program import Program
+from zoo.declare.sites import Site, base_distribution
+
+FLOOR = 1e-6  # smallest variance, as a share of the data's own along the same column
+SCALES = {"precision": 1, "variance": -1, "scale": -2}  # argument -> power of a constant factor in the precision
 
 
-class NormalFamily(LocationScaleFamily):
-    """x ~ Normal(m, v), independent entries: statistics sum w, sum w x, sum w x^2.
+class NormalLikelihood(Likelihood):
+    """x ~ Normal(m, 1/t): log p(x) = t m x - t x^2 / 2 + (log t - t m^2 - log 2 pi) / 2, x and m about the data's mean.
 
-    Maximum m = sum w x / sum w, v = sum w (x - m)^2 / sum w, pooled over what m and v are shared by. With
-    t = 1/v ~ Gamma(a, b) and m ~ Normal(m0, 1 / (kappa t)) the mode of the Normal-Gamma posterior
-    (Murphy 2007, section 3).
+    (Murphy 2007, section 3.)
     """
 
-    likelihoods: ClassVar[dict[str, str]] = {"Normal": "loc"}
-    scales: ClassVar[dict[str, str]] = {"variance": "", "scale": "", "precision": "Gamma"}
-    joint = "precision"
+    distributions: ClassVar[tuple[str, ...]] = ("Normal",)
+    inner: ClassVar[tuple[int, ...]] = (0, 0)
+    centered: ClassVar[bool] = True
 
-    def block(self, site: Site, names: tuple[str, str], argument: str, kappa: float) -> Block:
-        """Make the block for one site."""
-        return NormalBlock(site, names, argument, kappa)
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """x and x^2."""
+        x = value["mean"]
+        square = x.square()
+        return x, square + value["var"] if "var" in value else square
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """E[t m] and -E[t] / 2; E[log t - t m^2] / 2."""
+        loc, precision = argument("loc", "real"), argument("precision", "positive")
+        m, t = loc["mean"] if center is None else loc["mean"] - center, precision["mean"]
+        spread = loc["quad"] if "quad" in loc else (t * loc["var"] if "var" in loc else 0.0)
+        return (t * m, -0.5 * t), 0.5 * (precision["log"] - t * m.square() - spread)
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """-log(2 pi) / 2."""
+        return -0.5 * math.log(2 * math.pi)
+
+    def deviations(self, expected: Expected, site: Site, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Weights of the entries, and weights times E[(x - m)^2], in the layout of the entries."""
+        count, (first, second) = statistics
+        loc, center = expected.argument(site, "loc", "real"), expected.plan.centers.get(site.name)
+        m = loc["mean"] if center is None else loc["mean"] - center
+        events = site.shape[len(site.shape) - site.event_dim :]
+        count = count.expand((*count.shape[: count.ndim - len(events)], *events))
+        square = second - 2 * m * first + m.square() * count
+        if "var" in loc:
+            square = square + loc["var"] * count
+        return count, square.clamp_min(0.0)
 
 
-class NormalBlock(LocationScaleBlock):
-    """Update of means and variances of independent Normal entries."""
+def as_precision(expected: Expected, use: Use) -> Tensor:
+    """Expected precision of a Normal site's entries, from the current values."""
+    return expected.argument(use.site, "precision", "positive")["mean"]
 
-    def smallest(self, value: Tensor, spread: Tensor) -> Tensor:
-        """Smallest variance over columns."""
-        feed = self.site.args[self.argument]
-        shape = cell_shape(tuple(value.shape), feed, spread.ndim + 1)
-        variance = {"variance": value, "scale": value.square(), "precision": value.reciprocal()}[self.argument]
-        relative = variance.reshape(shape) / spread
-        return relative.reshape(relative.shape[0], -1).amin(-1)
 
-    def update(self, expected: Expected, weight: Tensor, x: Tensor, center: Tensor, spread: Tensor) -> Values:
-        """Update from weights (k, n) and centred entries (n, events)."""
-        k, events = weight.shape[0], center.shape
-        flat = x.reshape(len(x), -1)
-        s0 = weight.sum(1).reshape(k, *[1] * len(events))
-        s1 = (weight @ flat).reshape(k, *events)
-        s2 = (weight @ flat.square()).reshape(k, *events)
-        loc, mean, prior_mean = self.location(expected, s0, s1, center)
-        squares = (s2 - 2 * mean * s1 + mean.square() * s0).clamp_min(0.0)
-        current, feed = expected.values[self.names[1]], self.site.args[self.argument]
-        shape = cell_shape(tuple(current.shape), feed, s1.ndim)
-        count = sum_to(s0.expand_as(s1), shape)
-        floor = FLOOR * sum_to(spread.expand_as(s1), shape) / (s1.numel() / max(1, count.numel()))
-        prior = self.prior(expected)
-        if prior is None:
-            variance = torch.maximum(sum_to(squares, shape) / count.clamp_min(EMPTY), floor)
-            new = {"variance": variance, "scale": variance.sqrt(), "precision": variance.reciprocal()}[self.argument]
-            new = torch.where(count > EMPTY, new, current.reshape(shape))
-        else:
-            rate = prior.rate.reshape(shape) + 0.5 * sum_to(squares, shape)
-            power = prior.concentration.reshape(shape) - 1 + 0.5 * count
-            if self.kappa:
-                rate = rate + 0.5 * self.kappa * sum_to((mean - prior_mean).square(), shape)
-                power = power + 0.5 * (s1.numel() / max(1, count.numel()))
-            new = torch.where(power > 0, power / rate, current.reshape(shape))
-        return {self.names[0]: loc, self.names[1]: new.reshape(current.shape)}
+class NormalMeanFamily(Family):
+    """Mean m of x ~ Normal(c m, 1/t): statistics sum w t c^2 and sum w t c x.
+
+    With m ~ Normal(m0, 1/t0) the posterior is Normal with precision t0 + sum w t c^2 and mean
+    (t0 m0 + sum w t c x) / precision (Gelman et al. 2013, equation 2.12); t and t0 by their expectations where they
+    are unknown too.
+    """
+
+    rank = 3
+
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
+        """Claim parameters, and latents with a Normal prior, that are only ever the mean of a Normal."""
+        blocks: list[Block] = []
+        for name in unknown:
+            site = plan.program.sites[name]
+            if site.role != "parameter" and (site.family != "Normal" or name not in plan.likelihoods):
+                continue
+            found = []
+            for child, args in uses(plan.program, name):
+                feed = args.get("loc")
+                if len(args) > 1 or feed is None or not recognized(feed) or child.family != "Normal":
+                    break
+                if child.name not in plan.likelihoods:
+                    break
+                found.append(Use(child, "loc", feed))
+            else:
+                if found:
+                    blocks.append(NormalMeanBlock(name, tuple(found)))
+        return blocks
+
+
+@dataclass
+class NormalMeanBlock(Block):
+    """The update of one mean from all its uses."""
+
+    name: str
+    found: tuple[Use, ...]
+
+    def __post_init__(self) -> None:
+        """Name what is updated."""
+        self.unknowns = (self.name,)
+
+    def totals(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
+        """Precision, precision times mean about an anchor, and that anchor, in the unknown's shape."""
+        shape = tuple(expected.values[self.name].shape)
+        like = expected.values[self.name]
+        precision, total, anchor = torch.zeros_like(like), torch.zeros_like(like), torch.zeros_like(like)
+        for i, use in enumerate(self.found):
+            count, (first, _) = expected.statistics(use.site, self.name)
+            center = expected.plan.centers.get(use.site.name)
+            factor = expected.factor(use.site, "loc")
+            t = as_precision(expected, use) * factor
+            events = use.site.shape[len(use.site.shape) - use.site.event_dim :]
+            count = count.expand((*count.shape[: count.ndim - len(events)], *events))
+            plain = isinstance(factor, float) and factor == 1.0
+            if center is not None and plain and i == 0:
+                whole = expected.reduce(use.feed, count, shape)
+                anchor = expected.reduce(use.feed, count * center, shape) / whole.clamp_min(EMPTY)
+                anchor = torch.where(whole > EMPTY, anchor, like)
+            about = expected.place(use.feed, anchor)
+            offset = 0.0 if center is None else center
+            moved = first + (offset - factor * about) * count
+            precision = precision + expected.reduce(use.feed, t * factor * count, shape)
+            total = total + expected.reduce(use.feed, t * moved, shape)
+        return precision, total, anchor
+
+    def posterior(self, expected: Expected) -> Single | None:
+        """Normal with added precisions; None for a parameter without prior."""
+        site = expected.program.sites[self.name]
+        if site.role == "parameter":
+            return None
+        precision, total, anchor = self.totals(expected)
+        before, mean = self.prior(expected)
+        after = before + precision
+        loc = anchor + (before * (mean - anchor) + total) / after
+        prior = expected.replay.distributions[self.name]
+        return Single(self.name, wrapped(dist.Normal(loc, after.rsqrt()), prior))
+
+    def prior(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Precision and mean of the prior."""
+        site = expected.program.sites[self.name]
+        return (
+            expected.argument(site, "precision", "positive")["mean"],
+            expected.argument(site, "loc", "real")["mean"],
+        )
+
+    def maximize(self, expected: Expected) -> Values:
+        """Precision-weighted mean, of the prior's too where there is one."""
+        posterior = self.posterior(expected)
+        if posterior is not None:
+            return posterior.mean()
+        precision, total, anchor = self.totals(expected)
+        moved = anchor + total / precision.clamp_min(EMPTY)
+        return {self.name: torch.where(precision > EMPTY, moved, expected.values[self.name])}
+
+
+class PrecisionFamily(Family):
+    """Precision t of x ~ Normal(m, 1/(c t)): statistics sum w / 2 and sum w c (x - m)^2 / 2.
+
+    With t ~ Gamma(a, b) the posterior is Gamma(a + sum w / 2, b + sum w c E[(x - m)^2] / 2)
+    (Gelman et al. 2013, section 2.6). Without a prior the unknown may also be the variance or the scale.
+    """
+
+    rank = 3
+
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
+        """Claim scales without prior, and precisions with a Gamma prior, that are only ever a Normal's."""
+        blocks: list[Block] = []
+        for name in unknown:
+            site = plan.program.sites[name]
+            prior = site.role != "parameter"
+            if prior and (site.family != "Gamma" or name not in plan.likelihoods or _fed(plan, name)):
+                continue
+            found = []
+            for child, args in uses(plan.program, name):
+                names = ("precision",) if prior else tuple(SCALES)
+                argument = next((a for a in names if a in args and recognized(args[a])), None)
+                if argument is None or "loc" in args or child.name not in plan.likelihoods or child.family != "Normal":
+                    break
+                found.append(Use(child, argument, args[argument]))
+            else:
+                if found and len({use.argument for use in found}) == 1:
+                    blocks.append(PrecisionBlock(name, tuple(found)))
+        return blocks
+
+
+def _fed(plan: Plan, name: str) -> bool:
+    """Whether a Gamma prior's shape depends on another unknown, which is not conjugate."""
+    feed = plan.program.sites[name].args["concentration"]
+    return bool(feed.sites or feed.index)
+
+
+@dataclass
+class PrecisionBlock(Block):
+    """The update of one precision (without prior: or variance, or scale) from all its uses."""
+
+    name: str
+    found: tuple[Use, ...]
+    last: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Name what is updated."""
+        self.unknowns = (self.name,)
+
+    def totals(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Count of entries and sum of their squared deviations, in the unknown's shape."""
+        shape = tuple(expected.values[self.name].shape)
+        counts, squares = [], []
+        for use in self.found:
+            statistics = expected.statistics(use.site, self.name)
+            likelihood = expected.plan.likelihoods[use.site.name]
+            count, square = likelihood.deviations(expected, use.site, statistics)
+            factor = expected.factor(use.site, use.argument)
+            factor = factor ** SCALES[use.argument]
+            counts.append(expected.reduce(use.feed, count, shape))
+            squares.append(expected.reduce(use.feed, factor * square, shape))
+        return sum(counts[1:], counts[0]), sum(squares[1:], squares[0])
+
+    def posterior(self, expected: Expected) -> Single | None:
+        """Return Gamma(a + n / 2, b + squares / 2); None for a parameter without prior."""
+        site = expected.program.sites[self.name]
+        if site.role == "parameter":
+            return None
+        count, square = self.totals(expected)
+        base = fn_of(expected, self.name)
+        a, b = base.concentration, expected.argument(site, "rate", "positive")["mean"]
+        prior = expected.replay.distributions[self.name]
+        return Single(self.name, wrapped(dist.Gamma(a + 0.5 * count, b + 0.5 * square), prior))
+
+    def maximize(self, expected: Expected) -> Values:
+        """Mean squared deviation, as a variance, scale or precision; the mode of the posterior with a prior."""
+        current = expected.values[self.name]
+        posterior = self.posterior(expected)
+        if posterior is not None:
+            base = base_distribution(posterior.distribution)
+            power = base.concentration - 1
+            return {self.name: torch.where(power > 0, power / base.rate, current)}
+        count, square = self.totals(expected)
+        variance = torch.maximum(square / count.clamp_min(EMPTY), self.floor(expected))
+        argument = self.found[0].argument
+        new = {"variance": variance, "scale": variance.sqrt(), "precision": variance.reciprocal()}[argument]
+        return {self.name: torch.where(count > EMPTY, new, current)}
+
+    def floor(self, expected: Expected) -> Tensor:
+        """Smallest variance: a share of the data's own, averaged over what the unknown is shared by."""
+        shape = tuple(expected.values[self.name].shape)
+        floors = []
+        for use in self.found:
+            spread = expected.plan.spread(use.site)
+            count, _ = expected.statistics(use.site, self.name)
+            layout = torch.broadcast_shapes(count.shape, spread.shape)
+            count = torch.ones((), dtype=spread.dtype, device=spread.device).expand(layout)
+            shared = expected.reduce(use.feed, count, shape).clamp_min(1.0)
+            floors.append(FLOOR * expected.reduce(use.feed, spread * count, shape) / shared)
+        return torch.stack(floors).amin(0)
+
+    def warnings(self, expected: Expected) -> list[str]:
+        """Say which variances stand at their floor."""
+        if expected.program.sites[self.name].role != "parameter":
+            return []
+        argument = self.found[0].argument
+        value = expected.values[self.name]
+        variance = {"variance": value, "scale": value.square(), "precision": value.reciprocal()}[argument]
+        at_floor = (variance <= 10 * self.floor(expected)).reshape(value.shape[0] if value.ndim else 1, -1).any(-1)
+        return [collapse_note(self.name, k, bool(self.found[0].feed.index)) for k in at_floor.nonzero()[:, 0].tolist()]
+
+
+def collapse_note(name: str, k: int, component: bool) -> str:
+    """Say that a variance stands at its floor."""
+    if not component:
+        return f"the variance in {name!r} is next to its floor"
+    return (
+        f"component {k} has collapsed: the variance in {name!r} is next to its floor, and its likelihood "
+        "says nothing but how small a variance may be; use fewer components or a prior"
+    )

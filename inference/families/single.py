@@ -1,18 +1,20 @@
-"""Families with one unknown: conjugate to one prior, updated from sums of two or so statistics."""
+"""Families with one unknown: conjugate to one prior, updated from sums of one or two statistics."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from inference.families.family import Block, Expected, Family, Use, add_up, explained, recognized, uses
+from inference.families.expected import Expected, fn_of
+from inference.families.family import Block, Family, Use, recognized, uses
+from inference.families.plan import Plan
+from inference.families.posteriors import Single
 from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
-from zoo.declare.sites import Site, base_distribution
+from zoo.declare.sites import base_distribution
 
 
 class SingleFamily(Family):
@@ -20,57 +22,60 @@ class SingleFamily(Family):
 
     Attributes
     ----------
+    arguments
+        Distribution name -> the argument that the unknown is.
     prior
         Name of the conjugate prior's distribution.
-    vector
-        Whether the unknown's last dimension is part of the argument (probabilities of categories).
+    scalable
+        Whether the argument may be a constant times the unknown.
     """
 
+    arguments: ClassVar[Mapping[str, str]]
     prior: ClassVar[str]
-    vector: ClassVar[bool] = False
+    scalable: ClassVar[bool] = False
 
     @abstractmethod
-    def statistics(self, fn: Any, value: Tensor) -> tuple[Tensor, ...]:
-        """Sufficient statistics of each entry, including what counts as exposure."""
+    def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
+        """Weighted sufficient statistics of one use, in the unknown's shape."""
 
     @abstractmethod
     def maximize(self, statistics: tuple[Tensor, ...], current: Tensor) -> Tensor:
         """Maximum-likelihood value; cells without data keep the current one."""
 
     @abstractmethod
-    def posterior(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
+    def update(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
         """Conjugate posterior: the prior's distribution with updated arguments."""
 
     @abstractmethod
     def mode(self, posterior: Any) -> Tensor:
         """Mode of a distribution of the prior's family, in the interior of the support."""
 
-    def accepts(self, name: str, use: Use) -> bool:
-        """Whether the likelihood's other arguments are constant."""
-        others = {k: f for k, f in use.site.args.items() if k not in (use.argument, "logits", "probs")}
-        return all(not f.sites for f in others.values())
+    def accepts(self, plan: Plan, name: str, use: Use) -> bool:
+        """Whether this use is one the family can sum up."""
+        plain = use.feed.scale == 1.0 and not use.feed.entrywise
+        return (plain or self.scalable) and (use.feed.pad == 0 or not self.vector)
 
-    def event_dim(self, site: Site) -> int:
-        """How many dimensions of the statistics are one entry's own."""
-        return site.event_dim
+    vector: ClassVar[bool] = False  # whether the unknown's last dimension is part of the argument
 
-    def match(self, program: Program, unknown: Iterable[str]) -> list[Block]:
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
         """Claim each unknown that is only ever an argument of this likelihood, with the conjugate prior or none."""
         blocks: list[Block] = []
         for name in unknown:
-            site = program.sites[name]
+            site = plan.program.sites[name]
             if site.role != "parameter" and (
-                site.family != self.prior or any(f.sites or f.index for f in site.args.values())
+                site.family != self.prior
+                or name not in plan.plain
+                or any(f.sites or f.index for f in site.args.values())
             ):
                 continue
             found = []
-            for child, args in uses(program, name):
-                argument = self.likelihoods.get(child.family, "")
+            for child, args in uses(plan.program, name):
+                argument = self.arguments.get(child.family, "")
                 feed = args.get(argument)
-                if feed is None or not recognized(feed) or not explained(child) or (feed.pad > 0 and self.vector):
+                if feed is None or not recognized(feed) or child.name not in plan.likelihoods:
                     break
                 use = Use(child, argument, feed)
-                if not self.accepts(name, use):
+                if not self.accepts(plan, name, use):
                     break
                 found.append(use)
             else:
@@ -92,28 +97,23 @@ class SingleBlock(Block):
         self.unknowns = (self.name,)
 
     def totals(self, expected: Expected) -> tuple[Tensor, ...]:
-        """Weighted sufficient statistics in the unknown's shape."""
-        shape = tuple(expected.values[self.name].shape)
-        sums: list[tuple[Tensor, ...]] = []
-        for use in self.found:
-            fn = expected.replay.distributions[use.site.name]
-            statistics = self.family.statistics(base_distribution(fn), expected.value(use.site))
-            event_dim = self.family.event_dim(use.site)
-            sums.append(tuple(add_up(expected, use, s, shape, event_dim, self.name) for s in statistics))
+        """Weighted sufficient statistics of all uses in the unknown's shape."""
+        sums = [self.family.totals(expected, use, self.name) for use in self.found]
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
 
-    def posterior(self, expected: Expected) -> dict[str, Any] | None:
+    def posterior(self, expected: Expected) -> Single | None:
         """Return the conjugate posterior, None for a parameter without prior."""
         if expected.program.sites[self.name].role == "parameter":
             return None
         prior = expected.replay.distributions[self.name]
-        return {self.name: self.family.posterior(prior, self.totals(expected))}
+        base = fn_of(expected, self.name)
+        return Single(self.name, wrapped(self.family.update(base, self.totals(expected)), prior))
 
     def maximize(self, expected: Expected) -> Values:
         """Maximum likelihood without a prior, the posterior's mode with one."""
         posterior = self.posterior(expected)
         if posterior is not None:
-            return {self.name: self.family.mode(posterior[self.name])}
+            return {self.name: self.family.mode(base_distribution(posterior.distribution))}
         return {self.name: self.family.maximize(self.totals(expected), expected.values[self.name])}
 
 

@@ -21,8 +21,9 @@ from itertools import starmap
 import torch
 from torch import Tensor
 
-ENTRIES = 1 << 18  # numbers in a block of rows, for each thread: what a core's cache holds
+ENTRIES = 1 << 19  # numbers in a block of rows, for each thread: what a core's share of the cache holds
 ENTRIES_GPU = 1 << 25
+LEAST = 64  # rows in a block, however wide
 WHOLE = 1 << 21  # statistics that are kept, not made again in every sweep
 NARROW = 128  # fewer columns than these are copied to be contiguous one by one
 SPLIT = 4096  # entries below which a product over many rows is split by rows
@@ -172,11 +173,8 @@ class Stack(Features):
 def block_size(n: int, height: int, device: torch.device) -> int:
     """Rows to a block, `height` numbers to a row: never a power of two, whose strides collide in cache."""
     entries = ENTRIES * torch.get_num_threads() if device.type == "cpu" else ENTRIES_GPU
-    most = max(entries // height, FEW // 2)
-    if n <= most:
-        return n
-    even = -(-n // -(-n // most))
-    return (-(-even // 64) | 1) * 64
+    blocks = -(-n // max(entries // height, LEAST))
+    return n if blocks <= 1 else (-(-n // (32 * blocks)) | 1) * 32
 
 
 @lru_cache(maxsize=64)

@@ -46,17 +46,22 @@ def _product(factors: Iterable[Factor], plates: frozenset[str]) -> Factor:
     return Factor(total, dims, plates)
 
 
-def _sum_out(factors: list[Factor], symbol: str, plates: frozenset[str]) -> list[Factor]:
-    """Eliminate one enumerated symbol from factors in the same plates."""
+def _sum_out(factors: list[Factor], symbol: str, plates: frozenset[str], *, hard: bool) -> list[Factor]:
+    """Eliminate one enumerated symbol from factors in the same plates: by a sum, or a maximum."""
     joined = _product([f for f in factors if symbol in f.dims], plates)
     where = joined.dims.index(symbol)
-    summed = joined.tensor.logsumexp(where)
+    summed = joined.tensor.max(where).values if hard else joined.tensor.logsumexp(where)
     rest = [f for f in factors if symbol not in f.dims]
     return [*rest, Factor(summed, joined.dims[:where] + joined.dims[where + 1 :], plates)]
 
 
 def contract(
-    factors: Iterable[Factor], enumerated: frozenset[str], row: str | None = None, weights: Tensor | None = None
+    factors: Iterable[Factor],
+    enumerated: frozenset[str],
+    row: str | None = None,
+    weights: Tensor | None = None,
+    *,
+    hard: bool = False,
 ) -> dict[frozenset[str], Factor]:
     """Sum out the enumerated symbols; return what is left for each set of plates, without any plate summed.
 
@@ -69,6 +74,8 @@ def contract(
     row, weights
         Symbol of the data plate and the weight of each row. They enter only where an enumerated site outside the
         plate forces the product over rows to be taken here.
+    hard
+        Maximize over the symbols instead.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def contract(
                 return len({d for f in leaf if symbol in f.dims for d in f.dims}), symbol
 
             symbol = min(inside, key=cost)
-            leaf = _sum_out(leaf, symbol, plates)
+            leaf = _sum_out(leaf, symbol, plates, hard=hard)
             inside.remove(symbol)
         finished = [f for f in leaf if not enumerated.intersection(f.dims)]
         if finished:

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from zoo.declare.bijections import CholeskyVector, bijection
 from zoo.declare.data import Data
-from zoo.declare.evaluate import Values, call, is_deterministic, is_plate
+from zoo.declare.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 
@@ -41,7 +41,7 @@ class Discover(Messenger):
         if is_plate(msg) or msg["is_observed"] or is_deterministic(msg):
             return
         if msg["name"] in self.priors:
-            msg["fn"] = self.priors[msg["name"]]
+            msg["fn"] = given(self.priors[msg["name"]], msg["name"], self.values)
         fn, name = msg["fn"], msg["name"]
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})

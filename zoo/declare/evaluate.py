@@ -44,6 +44,8 @@ class Replay(Messenger):
         Draw every latent that has no value.
     observed
         With `simulate`: draw observed sites too.
+    densities
+        Evaluate log densities; without, values and distributions only.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Replay(Messenger):
         *,
         simulate: bool = False,
         observed: bool = True,
+        densities: bool = True,
     ) -> None:
         super().__init__()
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
+        self.densities = densities
         self.now = ""
         self.log_probs: dict[str, Tensor] = {}
         self.chains: dict[str, MarkovChain] = {}
@@ -67,7 +71,7 @@ class Replay(Messenger):
             return
         name = self.now = msg["name"]
         if name in self.priors:
-            msg["fn"] = self.priors[name]
+            msg["fn"] = given(self.priors[name], name, self.seen)
         if name in self.values:
             msg["value"], msg["done"] = self.values[name], True
         elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
@@ -87,6 +91,8 @@ class Replay(Messenger):
         if self.simulate or is_deterministic(msg):
             return
         self.distributions[name] = msg["fn"]
+        if not self.densities:
+            return
         if isinstance(msg["fn"], MarkovChain) and not msg["is_observed"]:
             self.chains[name], self.log_probs[name] = msg["fn"], msg["fn"].table
             return
@@ -99,6 +105,11 @@ class Replay(Messenger):
             msg["value"], msg["done"] = self.values[name], True
         elif len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
             msg["value"], msg["done"] = msg["args"][1], True  # weights of a network, put in place by `call`
+
+
+def given(prior: Any, name: str, values: Mapping[str, Tensor]) -> Any:
+    """Return the distribution that takes the place of a site's own, given the values of the sites before it."""
+    return prior.given(name, values) if hasattr(prior, "given") else prior
 
 
 def _normal_draw(fn: Any) -> Tensor | None:

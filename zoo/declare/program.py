@@ -100,6 +100,7 @@ class Program:
         self.assigned = [s for s in self.enumerated if self.row and s.plates == (self.row,)]  # one state per row
         self.observed = [s for s in self.sites.values() if s.role == "observed"]
         self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
+        self.plans: dict[str, object] = {}  # what methods have worked out about this program
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
         self.chains = {s.name: s for s in self.enumerated if s.family == "MarkovChain"}
         self._firsts: Values = {}  # which rows begin a sequence of each chain, noted when the model runs
@@ -150,9 +151,10 @@ class Program:
 
     # -- densities ---------------------------------------------------------------------------------------------
 
-    def replay(self, values: Values) -> Replay:
+    def replay(self, values: Values, *, densities: bool = True) -> Replay:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded."""
-        with surroundings(self.dtype, self.device), Replay({**values, **self._states}, self.priors) as replay:
+        replay = Replay({**values, **self._states}, self.priors, densities=densities)
+        with surroundings(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
         for name, chain in replay.chains.items():
             self._firsts[name] = chain.first(len(self.data))
@@ -162,8 +164,8 @@ class Program:
         """Log density of every site at these values: enumeration dimensions left, plates right."""
         return self.replay(values).log_probs
 
-    def eliminate(self, log_probs: Values, *, evidence: Values | None = None) -> Terms:
-        """Sum the enumerated sites out of the sites' log densities.
+    def eliminate(self, log_probs: Values, *, hard: bool = False, evidence: Values | None = None) -> Terms:
+        """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them.
 
         `evidence` adds log factors on the states of enumerated sites in the data plate, each (states, rows).
         """
@@ -180,10 +182,10 @@ class Program:
             for name, tensor in (evidence or {}).items():
                 symbols = {-2: self.sites[name].symbols[self.sites[name].enum_dim], -1: row}
                 factors.append(pack(tensor, symbols, frozenset((row,))))
-        left = contract(factors, self._enum_symbols, row, self.data.weights)
+        left = contract(factors, self._enum_symbols, row, self.data.weights, hard=hard)
         if self.chains and row is not None:
             links = [Link(log_probs[n], s.symbols[s.enum_dim], self._firsts[n]) for n, s in self.chains.items()]
-            left = sum_out(left, links, row)
+            left = sum_out(left, links, row, hard=hard)
         rest, rows = rows_and_rest(left, row, len(self.data), like)
         return Terms(rest, rows)
 
@@ -215,7 +217,7 @@ class Program:
         `eliminate`.
         """
         weights = self.data.weights
-        if self._one_state_per_row and not vectorized and evidence is None:
+        if self.one_state_per_row and not vectorized and evidence is None:
             return self._mixture_marginals(log_probs)
         if vectorized:
 
@@ -231,8 +233,20 @@ class Program:
             gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
         return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
 
+    def hard_marginals(self, log_probs: Values) -> tuple[Terms, Values]:
+        """`marginals` at the most probable states instead of the average over them: classification.
+
+        The gradient of the maximum of the log joint with respect to each log factor marks the states that attain it.
+        """
+        weights = self.data.weights
+        with torch.enable_grad():
+            leaves = {n: v.detach().requires_grad_() for n, v in log_probs.items()}
+            terms = self.eliminate(leaves, hard=True)
+            gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
+        return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
+
     @cached_property
-    def _one_state_per_row(self) -> bool:
+    def one_state_per_row(self) -> bool:
         """Whether the only enumerated site is one per row, which needs no elimination but a log-sum-exp."""
         if len(self.enumerated) != 1 or self.chained:
             return False

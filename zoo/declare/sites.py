@@ -25,18 +25,23 @@ class Feed:
     Attributes
     ----------
     kind
-        "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by an
-        enumerated site) or "function" (anything else).
+        "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by enumerated
+        sites or by categories in the data), "linear" (an affine function of sites, jointly) or "function" (anything
+        else).
     sites
         Latents and parameters it depends on.
     index
-        Enumerated sites it depends on.
+        Enumerated sites it depends on; for "indexed", in the order of the value's dimensions.
     data
         Data fields it depends on.
     scale
         For "site" and "indexed": the argument is this constant times the value.
     pad
         For "site" and "indexed": how many event dimensions the value is broadcast over on the right.
+    by
+        For "indexed": the data field of categories that the value is indexed by, if it is one.
+    entrywise
+        For "site" and "indexed": the constant is one for each entry (an exposure, say) and not `scale`.
     """
 
     kind: str
@@ -45,16 +50,21 @@ class Feed:
     data: tuple[str, ...] = ()
     scale: float = 1.0
     pad: int = 0
+    by: str = ""
+    entrywise: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words."""
         factor = "" if self.scale == 1.0 else f"{self.scale:.4g} * "
+        if self.entrywise:
+            factor = " * ".join((*(d for d in self.data if d != self.by), "")) or "constants * "
         if self.kind == "site":
             return factor + self.sites[0]
         if self.kind == "indexed":
-            return f"{factor}{self.sites[0]}[{self.index[0]}]"
+            return f"{factor}{self.sites[0]}[{self.by or ', '.join(self.index)}]"
         sources = ", ".join((*self.sites, *self.index, *self.data))
-        return f"function of {sources}" if sources else "constant"
+        kind = "linear in" if self.kind == "linear" else "function of"
+        return f"{kind} {sources}" if sources else "constant"
 
 
 @dataclass(frozen=True)
@@ -123,10 +133,18 @@ class Site:
 
 @dataclass(frozen=True)
 class Structure:
-    """The sites of a model in the order of its story, and the symbol of each plate."""
+    """The sites of a model in the order of its story, and the symbol of each plate.
+
+    Attributes
+    ----------
+    example, example_rows
+        Made-up values of latents and parameters, and the rows of the data they go with (None for all).
+    """
 
     sites: dict[str, Site]
     plates: dict[str, str]
+    example: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    example_rows: Tensor | None = None
 
 
 def base_distribution(fn: Any) -> Any:
@@ -160,7 +178,7 @@ def primary(args: dict[str, Feed]) -> dict[str, Feed]:
     for group in ALTERNATIVES:
         present = [n for n in args if n in group]
         if len(present) > 1:
-            rank = {"site": 0, "indexed": 0, "constant": 1, "function": 2}
+            rank = {"site": 0, "indexed": 0, "linear": 1, "constant": 1, "function": 2}
             best = min(present, key=lambda n: rank[args[n].kind])
             for name in present:
                 if name != best:

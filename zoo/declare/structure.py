@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.transforms import identity_transform
 
+from zoo.declare.bijections import bijection
 from zoo.declare.chain import check_chain
 from zoo.declare.data import Data
 from zoo.declare.discover import (
@@ -53,9 +56,10 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         depth = max([depth, *(-f.dim for f in frames_of(node))])
         check_plates(model, data, name, node)
         check_chain(data, name, node)
-    part = data
+    part, rows = data, None
     if data.row and len(data) > SAMPLE_ROWS:
-        part = data.take(torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long())
+        rows = torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long()
+        part = data.take(rows)
     runs = _Runs(model, networks, priors, -1 - depth)
     try:
         seen = _compare(runs, data, part)
@@ -65,7 +69,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         if part is data:
             raise
         seen = _compare(runs, data, data)
-    return _describe(data, plain, first, seen)
+    described = _describe(data, plain, first, seen)
+    return replace(described, example=seen.values, example_rows=rows if seen.part is part else None)
 
 
 def _same_shapes(plain: Any, sampled: Any, row: str) -> bool:
@@ -105,18 +110,31 @@ class _Seen:
 
     Attributes
     ----------
-    base, values
-        The first run under enumeration, and its values.
+    base, values, part
+        The first run under enumeration, its values and data.
     sources
         (site, argument) -> what it depends on.
     again
-        Runs at other values, with those values, in which what was seen must hold too.
+        Runs at other values, with those values and their data, in which what was seen must hold too.
+    affine
+        Runs that tell affine functions from others, if any argument may be one.
     """
 
     base: Any
     values: Values
+    part: Data
     sources: dict[tuple[str, str], set[str]]
-    again: list[tuple[Any, Values]]
+    again: list[tuple[Any, Values, Data]]
+    affine: _Affine | None = None
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """Runs with all real sites at 0, at a, at b and at a + b; and with only the first entry of one site changed."""
+
+    moved: tuple[str, ...]
+    runs: tuple[Any, Any, Any, Any]
+    first_entry: dict[str, Any]
 
 
 def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
@@ -173,17 +191,42 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
                 note(f"data {name}", runs(other_data, values)[0])
             except ModelError:  # these made-up data do not fit the model, which says nothing about the real ones
                 continue
-    again: list[tuple[Any, Values]] = [] if part is data else [_kept(runs(data))]
+    again: list[tuple[Any, Values, Data]] = [] if part is data else [_kept(runs(data), data)]
     for spread in SPREADS:
         try:
-            again.append(_kept(runs(part, spread=spread)))
+            again.append(_kept(runs(part, spread=spread), part))
         except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
             continue
-    return _Seen(base, values, sources, again)
+    return _Seen(base, values, part, sources, again, _affine_runs(runs, part, values, messenger.supports, sources))
 
 
-def _kept(done: tuple[Any, Discover]) -> tuple[Any, Values]:
-    return done[0], done[1].values
+def _kept(done: tuple[Any, Discover], data: Data) -> tuple[Any, Values, Data]:
+    return done[0], done[1].values, data
+
+
+def _affine_runs(
+    runs: _Runs, part: Data, values: Values, supports: dict[str, Any], sources: dict[tuple[str, str], set[str]]
+) -> _Affine | None:
+    """Run with the real sites that feed a location moved, if a location depends on any with data or other sites."""
+    real = [n for n in values if bijection(supports[n], n) is identity_transform]
+    feeding = {n for (_, key), found in sources.items() if key == "loc" and len(found) > 1 for n in found}
+    moved = tuple(n for n in real if n in feeding)
+    if not moved:
+        return None
+    a = {n: values[n] for n in moved}
+    b = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
+    points = ({n: torch.zeros_like(v) for n, v in a.items()}, a, b, {n: a[n] + b[n] for n in moved})
+    try:
+        done = [runs(part, {**values, **at})[0] for at in points]
+        first_entry = {}
+        for name in moved:
+            if values[name].ndim:
+                other = values[name].clone()
+                other[0] = b[name][0]
+                first_entry[name] = runs(part, {**values, name: other})[0]
+    except ModelError:
+        return None
+    return _Affine(moved, (done[0], done[1], done[2], done[3]), first_entry)
 
 
 def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
@@ -213,7 +256,7 @@ def _compact(view: Tensor) -> Tensor:
     return view
 
 
-def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states: Values) -> Feed:
+def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states: Values, part: Data) -> Feed:
     """Compare one argument with the values of the sites it depends on."""
     data = tuple(sorted(o.removeprefix("data ") for o in sources if o.startswith("data ")))
     nets = tuple(sorted(o for o in sources if o.startswith("network ")))
@@ -221,36 +264,128 @@ def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states
     index = tuple(n for n, code in states.items() if _varies(view, batch_dim, code))
     if not origin and not index and not nets:
         return Feed("constant", data=data)
-    if len(origin) == 1 and len(index) <= 1 and not nets and not data:
-        value = sites[origin[0]]
-        if index:
-            code = states[index[0]].long()
-            if value.ndim == 0 or int(code.max()) >= value.shape[0]:
-                return Feed("function", origin, index, data)
-            value = value[code]
-        for pad in range(view.ndim - batch_dim + 1):
-            scale = _ratio(view, value[(..., *[None] * pad)])
-            if scale is not None:
-                return Feed("indexed" if index else "site", origin, index, data, scale, pad)
+    if len(origin) == 1 and not nets:
+        for feed, value in _placements(sites[origin[0]], origin, index, data, states, part):
+            if data and data != (feed.by,):
+                continue
+            for pad in range(view.ndim - batch_dim + 1):
+                scale = _ratio(view, value[(..., *[None] * pad)])
+                if scale is not None:
+                    return replace(feed, scale=scale, pad=pad)
     return Feed("function", origin + nets, index, data)
 
 
-def _feeds(name: str, seen: _Seen, states: Values) -> dict[str, Feed]:
+def _placements(
+    value: Tensor, origin: tuple[str, ...], index: tuple[str, ...], data: tuple[str, ...], states: Values, part: Data
+) -> Iterator[tuple[Feed, Tensor]]:
+    """Yield the ways in which a site's value may be laid out in an argument: itself, or indexed."""
+    if not index:
+        yield Feed("site", origin, (), data), value
+        for name in data:
+            codes = part.values[name]
+            if not codes.is_floating_point() and value.ndim and codes.numel() and int(codes.max()) < value.shape[0]:
+                yield Feed("indexed", origin, (), data, by=name), value[codes]
+        return
+    for order in permutations(index):
+        by = [states[n].long() for n in order]
+        if value.ndim >= len(by) and all(int(c.max()) < value.shape[i] for i, c in enumerate(by)):
+            yield Feed("indexed", origin, order, data), value[tuple(by)]
+
+
+def _entrywise(view: Tensor, batch_dim: int, feed: Feed, sites: Values, states: Values, part: Data) -> list[Any]:
+    """Return (feed, ratio) for each way in which an argument may be a site's value times a constant per entry."""
+    found = []
+    for candidate, value in _placements(sites[feed.sites[0]], feed.sites, feed.index, feed.data, states, part):
+        for pad in range(view.ndim - batch_dim + 1):
+            padded = value[(..., *[None] * pad)].to(view.dtype)
+            try:
+                if torch.broadcast_shapes(view.shape, padded.shape) != view.shape:
+                    continue
+            except RuntimeError:
+                continue
+            if bool((padded != 0).all()):
+                found.append((replace(candidate, pad=pad, entrywise=True), view / padded))
+    return found
+
+
+def _feeds(name: str, seen: _Seen, states: Values, part: Data) -> dict[str, Feed]:
     """Say what feeds each argument of a site, if it holds in every run; else that it is a function of its sources."""
     fn = seen.base.nodes[name]["fn"]
     batch_dim, args = len(fn.batch_shape), {}
     first = {key: _compact(view) for key, view in views(fn).items()}
     for key, view in first.items():
-        args[key] = _feed(view, batch_dim, seen.sources[name, key], seen.values, states)
-    for other, values in seen.again:
+        args[key] = _feed(view, batch_dim, seen.sources[name, key], seen.values, states, part)
+    for other, values, its in seen.again:
         for key, view in views(other.nodes[name]["fn"]).items():
             feed, view = args[key], _compact(view)
             if feed.kind in ("site", "indexed"):
-                if not _same(feed, _feed(view, batch_dim, seen.sources[name, key], values, states)):
-                    args[key] = replace(feed, kind="function", scale=1.0, pad=0)
+                if not _same(feed, _feed(view, batch_dim, seen.sources[name, key], values, states, its)):
+                    args[key] = Feed("function", feed.sites, feed.index, feed.data)
             elif feed.kind == "constant" and not feed.data and not _equal(view, first[key]):
                 args[key] = Feed("function", tuple(seen.values), data=feed.data)
+    for key, feed in args.items():
+        if feed.kind == "function" and len(feed.sites) == 1 and feed.sites[0] in seen.values:
+            args[key] = _scaled(name, key, feed, first[key], batch_dim, seen, states, part) or feed
+    for key in ("loc",):
+        if key in args and args[key].kind == "function":
+            args[key] = _linear(name, key, args[key], seen, states) or args[key]
     return args
+
+
+def _scaled(
+    name: str, key: str, feed: Feed, view: Tensor, batch_dim: int, seen: _Seen, states: Values, part: Data
+) -> Feed | None:
+    """Recognize a site's value times a constant per entry: the ratio is the same whatever the value."""
+    candidates = _entrywise(view, batch_dim, feed, seen.values, states, part)
+    confirmed = 0
+    for other, values, its in seen.again:
+        if its is not part:
+            continue
+        again: Tensor = _compact(views(other.nodes[name]["fn"])[key])
+        ratios = _entrywise(again, batch_dim, feed, values, states, its)
+        confirmed += 1
+        tolerance = 1e-9 if view.dtype == torch.float64 else 1e-4
+        candidates = [
+            (f, r)
+            for f, r in candidates
+            if any(f == g and r.shape == q.shape and torch.allclose(r, q, rtol=tolerance) for g, q in ratios)
+        ]
+    return candidates[0][0] if candidates and confirmed else None
+
+
+def _linear(name: str, key: str, feed: Feed, seen: _Seen, states: Values) -> Feed | None:
+    """Recognize an affine function of real sites jointly: f(a + b) - f(a) - f(b) + f(0) = 0."""
+    if seen.affine is None or not feed.sites or not set(feed.sites) <= set(seen.affine.moved):
+        return None
+    zero, a, b, both = (views(run.nodes[name]["fn"])[key] for run in seen.affine.runs)
+    if not all(v.shape == zero.shape for v in (a, b, both)):
+        return None
+    size = max(float(v.abs().max()) for v in (zero, a, b, both))
+    tolerance = 1e-9 if zero.dtype == torch.float64 else 1e-4
+    if float((both - a - b + zero).abs().max()) > tolerance * size:
+        return None
+    if len(feed.index) > 1:
+        return None
+    if feed.index and not all(_own_state(name, key, s, feed.index[0], seen, states) for s in feed.sites):
+        return None
+    return Feed("linear", feed.sites, feed.index, feed.data)
+
+
+def _own_state(name: str, key: str, source: str, index: str, seen: _Seen, states: Values) -> bool:
+    """Whether entry k of a coefficient matters in state k only."""
+    assert seen.affine is not None
+    code = states[index]
+    if seen.values[source].ndim == 0 or seen.values[source].shape[0] != len(code):
+        return False
+    changed = seen.affine.first_entry.get(source)
+    if changed is None:
+        return False
+    before, after = (views(run.nodes[name]["fn"])[key] for run in (seen.base, changed))
+    if before.shape != after.shape:
+        return False
+    axis = len(seen.base.nodes[name]["fn"].batch_shape) - code.ndim
+    moved = (before != after).movedim(axis, 0)
+    return bool(moved[0].any()) and not bool(moved[1:].any())
 
 
 def _equal(view: Tensor, other: Tensor) -> bool:
@@ -308,7 +443,7 @@ def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure
     states = {n: node["value"].clone() for n, node in sample_sites(base) if is_enumerated(node["infer"])}
     plates: dict[str, str] = {}
     for name, node in sample_sites(plain):
-        if any(name not in made.nodes for made in (base, *(again for again, _ in seen.again))):
+        if any(name not in made.nodes for made in (base, *(again for again, *_ in seen.again))):
             raise ModelError(
                 f"site {name!r} comes and goes between runs; the sites of a model must be the same in every run"
             )
@@ -319,7 +454,7 @@ def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure
         fn = base_distribution(node["fn"])
         # With pyro.markov a dimension serves several enumerated sites; those in scope are the ones with its symbol.
         scope = {n: v for n, v in states.items() if symbol_of(base.nodes[n]) in symbols.values()}
-        args = {} if is_deterministic(node) else _feeds(name, seen, scope)
+        args = {} if is_deterministic(node) else _feeds(name, seen, scope, seen.part)
         if is_deterministic(node):
             role = "deterministic"
         elif node["is_observed"]:

@@ -1,0 +1,156 @@
+"""Coordinate ascent on L(q, theta) = E_q[log p(x, z; theta)] - E_q[log q(z)]: what EM, CAVI and Exact share.
+
+Each step takes the posterior of the enumerated sites given the rest (exactly), then updates the unknowns block by
+block: to a point (EM) or to a posterior (CAVI). Both raise L, so it never falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from inference.families import Expected, Plan, closed_form
+from inference.families.mixture import Mixture
+from inference.families.plan import log_factor
+from inference.families.posteriors import Posterior, Single
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.declare.sites import base_distribution
+
+
+@dataclass
+class State:
+    """Where coordinate ascent is: a value for every unknown, and a posterior for those that have one.
+
+    Attributes
+    ----------
+    values
+        Points; means of the unknowns with a posterior.
+    beliefs
+        Unknown -> the posterior of its block.
+    """
+
+    values: Values
+    beliefs: dict[str, Posterior]
+
+
+class Coordinates:
+    """E-steps and updates of one program.
+
+    Parameters
+    ----------
+    program
+        The program.
+    hard
+        Give each row to its most probable state (classification EM).
+    """
+
+    def __init__(self, program: Program, *, hard: bool = False) -> None:
+        self.program, self.hard = program, hard
+        self.plan: Plan = closed_form(program)
+        self.mixture: Mixture | None = None
+
+    def prepare(self, state: State) -> None:
+        """Lay out the rows for sweeps, if the program is a mixture all of whose updates are in closed form."""
+        if not self.plan.rest:
+            with torch.no_grad():
+                self.mixture = Mixture.of(self.plan, self.program, state.values)
+
+    # -- E-step ------------------------------------------------------------------------------------------------
+
+    def expect(self, state: State) -> tuple[Tensor, Expected]:
+        """Return L at the current state, with the enumerated sites at their posterior, and what updates see."""
+        with torch.no_grad():
+            if self.mixture is not None:
+                found = self._swept(self.mixture, state)
+                if found is not None:
+                    return found
+            replay = self.program.replay(state.values)
+            expected = Expected(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
+            factors = {**replay.log_probs, **self._factors(expected)}
+            terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
+            expected.marginals = marginals
+            return terms.total(self.program.data.weights), expected
+
+    def _swept(self, mixture: Mixture, state: State) -> tuple[Tensor, Expected] | None:
+        """`expect` by one sweep over the rows; None where that would not be accurate."""
+        from inference.families.sweep import sweep
+
+        replay = mixture.probe.replay(state.values)
+        expected = Expected(self.plan, mixture.probe, state.values, replay, beliefs=state.beliefs)
+        natural, constant, shared = mixture.natural(expected)
+        if mixture.careful(constant):
+            return None
+        swept = sweep(
+            mixture.features, natural[None], constant[None], weights=self.program.data.weights, hard=self.hard
+        )
+        outside = {**replay.log_probs, **self._factors(expected, outside=True)}
+        value = swept.value[0] + shared + mixture.base + mixture.rest(outside)
+        expected.sums = mixture.statistics(swept.counts[0], swept.sums[0])
+        return value, expected
+
+    def _factors(self, expected: Expected, *, outside: bool = False) -> Values:
+        """Expected log densities of the sites that an uncertain unknown feeds, and minus KL of the unknowns."""
+        found: Values = {}
+        for block in self.plan.blocks:
+            belief = expected.beliefs.get(block.unknowns[0])
+            if belief is not None:
+                found.update(negative_kl(block, expected, belief))
+        for site in self.program.sites.values():
+            if site.name in found or (outside and self.program.row in site.plates):
+                continue
+            if any(n in expected.beliefs for feed in site.args.values() for n in feed.sites):
+                found[site.name] = log_factor(expected, site)
+        return found
+
+    # -- updates -----------------------------------------------------------------------------------------------
+
+    def maximize(self, expected: Expected) -> Values:
+        """M-step: each block to its maximum, one after the other."""
+        with torch.no_grad():
+            values = dict(expected.values)
+            for block in self.plan.blocks:
+                values.update(block.maximize(expected.at(values)))
+            return values
+
+    def believe(self, expected: Expected) -> State:
+        """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
+        with torch.no_grad():
+            values, beliefs = dict(expected.values), dict(expected.beliefs)
+            for block in self.plan.blocks:
+                now = expected.at(values, beliefs)
+                posterior = block.posterior(now)
+                if posterior is None:
+                    values.update(block.maximize(now))
+                    continue
+                values.update(posterior.mean())
+                beliefs.update(dict.fromkeys(block.unknowns, posterior))
+            return State(values, beliefs)
+
+
+def negative_kl(block: object, expected: Expected, posterior: Posterior) -> Values:
+    """E[log p(u)] + H[q(u)] of the unknowns of a block, in the layout of their log densities."""
+    priors = block.log_prior(expected, posterior) or {}  # type: ignore[attr-defined]
+    entropy, found = posterior.entropy(), {}
+    for name in posterior.names:
+        site = expected.program.sites[name]
+        if name in priors:
+            found[name] = priors[name] + entropy[name]
+        elif name in expected.plan.likelihoods:
+            found[name] = log_factor(expected, site) + entropy[name]
+        else:
+            assert isinstance(posterior, Single)
+            q, p = base_distribution(posterior.distribution), base_distribution(expected.replay.distributions[name])
+            kl = kl_divergence(q, p)
+            extra = posterior.distribution.event_dim - q.event_dim
+            found[name] = -(kl.sum(list(range(-extra, 0))) if extra else kl)
+    return found
+
+
+def distinct(beliefs: Mapping[str, Posterior]) -> list[Posterior]:
+    """Return the posteriors, each once."""
+    return list({id(p): p for p in beliefs.values()}.values())

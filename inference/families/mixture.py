@@ -1,0 +1,277 @@
+"""The E-step of a mixture in one sweep: every row site an exponential family whose arguments depend on z only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.families.expected import Expected, Statistics
+from inference.families.plan import Plan, log_factor
+from inference.families.posteriors import Moments
+from inference.families.sweep import Features, Linear, Quadratic, Stack, Swept, pack, sweep, total, unpack
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.declare.sites import Site, base_distribution
+
+PROBE = 2  # rows of the program on which arguments are evaluated
+ACCURACY = {torch.float64: 1e-6, torch.float32: 1e-3}  # error of a log density, in nats, beyond which to take more care
+
+
+@dataclass
+class Piece:
+    """One statistic T_j of one site, flattened, and how its coefficients and sums are laid out.
+
+    Attributes
+    ----------
+    site, order
+        Which statistic of which site.
+    shape
+        Shape of one row's T_j: event dimensions, then its own.
+    matrix
+        Whether it is an outer product x x^T, of which only x_i x_j with i <= j are kept.
+    repeated
+        Over how many columns T_j is summed, because they share a coefficient; 1 for none.
+    own
+        Whether coefficients differ by component; else only the total matters.
+    width
+        How many numbers are kept.
+    """
+
+    site: Site
+    order: int
+    shape: tuple[int, ...]
+    matrix: bool
+    repeated: int
+    own: bool
+    width: int
+
+    def coefficients(self, eta: Tensor) -> Tensor:
+        """Coefficients (k or 1, width) from eta of shape (k or 1, *shape), broadcast."""
+        if self.matrix:
+            return pack(eta.expand(eta.shape[0], *self.shape))
+        if self.repeated > 1:
+            return eta.reshape(eta.shape[0], 1)
+        return eta.expand(eta.shape[0], *self.shape).reshape(eta.shape[0], -1)
+
+    def sums(self, flat: Tensor) -> Tensor:
+        """Sums (k or 1, 1, *shape) from (k or 1, width)."""
+        if self.matrix:
+            return unpack(flat)[:, None]
+        if self.repeated > 1:
+            spread = (flat / self.repeated).reshape(flat.shape[0], 1, *[1] * len(self.shape))
+            return spread.expand(flat.shape[0], 1, *self.shape)
+        return flat.reshape(flat.shape[0], 1, *self.shape)
+
+
+class Mixture:
+    """Sufficient statistics of all rows of a mixture, and the sweep over them.
+
+    Use `Mixture.of`, which returns None where a program is none of this kind.
+    """
+
+    def __init__(self, plan: Plan, program: Program, values: Values) -> None:
+        self.plan, self.program = plan, program
+        self.z = program.enumerated[0]
+        rows = len(program.data)
+        self.probe = program.rebind(program.data.take(torch.arange(min(PROBE, rows), device=program.device)))
+        with torch.no_grad():
+            replay = program.replay(_rows_of(program, values), densities=False)
+            start = Expected(plan, self.probe, values, self.probe.replay(values))
+            self.pieces: list[Piece] = []
+            own: list[Features] = []
+            self.totals: list[Tensor | None] = []
+            self.base = 0.0
+            weights = program.data.weights
+            for site in self.sites:
+                fn = base_distribution(replay.distributions[site.name])
+                value: Moments = {"mean": replay.seen[site.name]}
+                self.base += self._base(site, fn, value, weights)
+                center = plan.centers.get(site.name)
+                if center is not None:
+                    value = {"mean": value["mean"] - center}
+                eta, _ = self._natural(start, site)
+                pieces, features = self._site(site, fn, value, eta)
+                self.pieces += pieces
+                for piece, feature in zip(pieces, features, strict=True):
+                    if piece.own and feature is not None:
+                        own.append(feature)
+                    self.totals.append(None if piece.own or feature is None else total(feature, weights))
+            self.features = Stack(own) if len(own) != 1 else own[0]
+            self._untangle()
+
+    @property
+    def sites(self) -> list[Site]:
+        """Observed sites in the data plate."""
+        return [s for s in self.program.observed if self.program.row in s.plates]
+
+    @classmethod
+    def of(cls, plan: Plan, program: Program, values: Values) -> Mixture | None:
+        """Lay out a program's rows, if its log joint at these values is what the sweep gives on some of them."""
+        if not program.one_state_per_row or program.locals or not program.row:
+            return None
+        z = program.enumerated[0]
+        inside = [s for s in program.sites.values() if program.row in s.plates and s.role != "deterministic"]
+        if any(s.name not in plan.likelihoods or s.name not in plan.collapsible for s in inside):
+            return None
+        if any(s.role == "observed" and program.row not in s.plates for s in program.sites.values()):
+            return None
+        rows = len(program.data)
+        some = torch.linspace(0, rows - 1, min(rows, 64), device=program.device).long()
+        sample = program.rebind(program.data.take(some))
+        trial = cls(plan, sample, values)
+        if not trial.features.width or not z.cardinality > 1:
+            return None
+        with torch.no_grad():
+            terms = sample.log_joint(values)
+            known = terms.total(sample.data.weights)
+            swept, _, shared = trial.sweep(values)
+            rest = trial.rest(trial.probe.replay(values).log_probs)
+            found = swept.value[0] + shared + trial.base + rest
+        if not bool((found - known).abs() <= ACCURACY[program.dtype] * (1 + known.abs())):
+            return None
+        return cls(plan, program, values)
+
+    def rest(self, log_probs: Values) -> Tensor:
+        """Sum of the log densities of the sites outside the data plate."""
+        sites = self.program.sites
+        outside = [v.sum() for n, v in log_probs.items() if self.program.row not in sites[n].plates]
+        return torch.stack(outside).sum() if outside else torch.zeros((), dtype=self.program.dtype)
+
+    def sweep(self, values: Values, *, hard: bool = False) -> tuple[Swept, Expected, Tensor]:
+        """Sweep at point values; return sums, what arguments were, and the part of the value all components share."""
+        expected = Expected(self.plan, self.probe, values, self.probe.replay(values))
+        natural, constant, shared = self.natural(expected)
+        swept = sweep(
+            self.features, natural[None], constant[None], weights=self.program.data.weights, hard=hard
+        )
+        return swept, expected, shared
+
+    def natural(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
+        """eta (k, p) and c (k) of each component, and the value of what does not differ by component (scalar)."""
+        k = self.z.cardinality
+        constant = self._states(log_factor(expected, self.z), 0)
+        own, shared, at = [], constant.new_zeros(()), 0
+        for site in self.sites:
+            eta, a = self._natural(expected, site)
+            outer = site.event_dim - self.plan.likelihoods[site.name].joint
+            events = site.shape[len(site.shape) - site.event_dim :][:outer]
+            a = a.expand(a.shape[0], *events)
+            constant = constant + (a.flatten(1).sum(-1) if outer else a)
+            for _ in eta:
+                piece, known = self.pieces[at], self.totals[at]
+                coefficients = piece.coefficients(eta[piece.order])
+                if piece.own:
+                    own.append(coefficients.expand(k, piece.width))
+                elif known is not None:
+                    shared = shared + (coefficients[0] * known.to(coefficients.dtype)).sum()
+                at += 1
+        natural = torch.cat(own, 1) if own else constant.new_zeros(k, 0)
+        return natural, constant.expand(k), shared
+
+    def careful(self, constant: Tensor) -> bool:
+        """Whether rounding in the expanded squares would show: a component far tighter than its distance."""
+        size = constant.abs().masked_fill(constant.isinf(), 0.0).max()
+        return bool(size * torch.finfo(constant.dtype).eps > ACCURACY[self.program.dtype])
+
+    def statistics(self, counts: Tensor, sums: Tensor) -> dict[str, Statistics]:
+        """Statistics of every site from counts (k,) and sums (k, p): rows are one entry."""
+        counts, sums = counts.to(self.program.dtype), sums.to(self.program.dtype)
+        k = len(counts)
+        found: dict[str, Statistics] = {self.z.name: (counts[:, None], (torch.diag_embed(counts)[:, None, :],))}
+        start = 0
+        parts: dict[str, dict[int, Tensor]] = {s.name: {} for s in self.sites}
+        for piece, known in zip(self.pieces, self.totals, strict=True):
+            if piece.own:
+                flat = sums[:, start : start + piece.width]
+                start += piece.width
+            else:
+                flat = counts.new_zeros(1, piece.width) if known is None else known.to(counts.dtype)[None]
+            parts[piece.site.name][piece.order] = piece.sums(flat)
+        for site in self.sites:
+            outer = site.event_dim - self.plan.likelihoods[site.name].joint
+            count = counts.reshape(k, 1, *[1] * outer)
+            found[site.name] = count, tuple(parts[site.name][j] for j in sorted(parts[site.name]))
+        return found
+
+    # -- layout ------------------------------------------------------------------------------------------------
+
+    def _natural(self, expected: Expected, site: Site) -> tuple[list[Tensor], Tensor]:
+        """eta_j (k or 1, event dims, own dims) and a (k or 1, event dims) of one site."""
+        likelihood = self.plan.likelihoods[site.name]
+        fn = base_distribution(expected.replay.distributions[site.name])
+        center = self.plan.centers.get(site.name)
+        eta, a = likelihood.natural(fn, lambda name, kind: expected.argument(site, name, kind), center)
+        outer = site.event_dim - likelihood.joint
+        found = [self._states(e, outer + inner) for inner, e in zip(likelihood.inner, eta, strict=True)]
+        return found, self._states(a, outer)
+
+    @staticmethod
+    def _states(tensor: Tensor, events: int) -> Tensor:
+        """Take the first row of (states, rows, events), the number of states 1 where they do not differ."""
+        lead = tensor.ndim - events
+        return tensor[(None,) * max(0, 2 - lead)][:, 0]
+
+    def _site(
+        self, site: Site, fn: object, value: Moments, eta: list[Tensor]
+    ) -> tuple[list[Piece], list[Features | None]]:
+        """Statistics of one site: outer products as monomials, the rest flat."""
+        likelihood = self.plan.likelihoods[site.name]
+        rows, pieces = len(self.program.data), []
+        features: list[Features | None] = []
+        own = [e.shape[0] > 1 for e in eta]
+        if likelihood.inner == (1, 2):  # x and x x^T
+            x = value["mean"]
+            d = x.shape[-1]
+            pieces.append(Piece(site, 0, (d,), False, 1, own[0], d))
+            pieces.append(Piece(site, 1, (d, d), True, 1, own[1], d * (d + 1) // 2))
+            return pieces, [Quadratic(x), None] if all(own) else [Linear(x), _Products(x)]
+        if likelihood.inner == (2,):
+            v = likelihood.vectors(self.program)  # type: ignore[attr-defined]
+            p = v.shape[-1]
+            pieces.append(Piece(site, 0, (p, p), True, 1, own[0], p * (p + 1) // 2))
+            return pieces, [_Products(v)]
+        for j, t in enumerate(likelihood.statistics(fn, value, self.program)):
+            inner, outer = likelihood.inner[j], site.event_dim - likelihood.joint
+            shape = tuple(t.shape[t.ndim - inner - outer :])
+            t = t.expand(rows, *shape)
+            single = math.prod(shape) > 1 and all(size == 1 for size in eta[j].shape[1:])
+            flat = t.reshape(rows, -1).sum(1, keepdim=True) if single else t.reshape(rows, -1)
+            pieces.append(Piece(site, j, shape, False, math.prod(shape) if single else 1, own[j], flat.shape[1]))
+            features.append(Linear(flat))
+        return pieces, features
+
+    def _untangle(self) -> None:
+        """Check that widths fit: a Quadratic holds two pieces."""
+        width = sum(p.width for p in self.pieces if p.own)
+        assert width == self.features.width, (width, self.features.width)
+
+    def _base(self, site: Site, fn: object, value: Moments, weights: Tensor | None) -> float:
+        """sum_i w_i h(x_i)."""
+        base = self.plan.likelihoods[site.name].base(fn, value)
+        outer = site.event_dim - self.plan.likelihoods[site.name].joint
+        events = site.shape[len(site.shape) - site.event_dim :][:outer]
+        full = torch.as_tensor(base, dtype=self.program.dtype, device=self.program.device)
+        full = full.expand(len(self.program.data), *events) if full.ndim <= outer else full
+        rows = full.reshape(len(self.program.data), -1).sum(1)
+        return float((rows if weights is None else rows * weights).sum())
+
+
+class _Products(Features):
+    """The products x_i x_j of a `Quadratic` without x itself."""
+
+    def __init__(self, x: Tensor) -> None:
+        d = x.shape[1]
+        super().__init__(x.shape[0], d * (d + 1) // 2, x.dtype, x.device)
+        self.whole, self.dimension = Quadratic(x), d
+
+    def write(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the statistics of rows start to stop, shape (p, stop - start)."""
+        out.copy_(self.whole.block(start, stop)[self.dimension :])
+
+
+def _rows_of(program: Program, values: Values) -> Values:
+    """Values without those of other rows."""
+    return {n: v for n, v in values.items() if n not in {s.name for s in program.locals}}

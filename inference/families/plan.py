@@ -1,0 +1,167 @@
+"""How the unknowns of a program are updated: which likelihoods its sites are, and which blocks have a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.families.expected import Expected
+from inference.families.family import Block, Likelihood
+from zoo.declare.evaluate import Replay, Values
+from zoo.declare.program import Program
+from zoo.declare.sites import ALTERNATIVES, Feed, Site, base_distribution
+
+
+@dataclass
+class Plan:
+    """What is updated how, and what does not change from step to step.
+
+    Attributes
+    ----------
+    program
+        The fit's program.
+    likelihoods
+        Site -> its exponential family, where its log density was seen to be that family's.
+    plain
+        Sites whose log density is that of their distribution, neither scaled nor masked.
+    collapsible
+        Sites whose arguments are the same in all entries of their plates, so that statistics can be summed first.
+    blocks
+        Closed-form updates, local unknowns first.
+    rest
+        Unknowns without one.
+    codes
+        Enumerated site -> its states, laid out along its dimension, as indices.
+    centers
+        Observed site -> the mean of its data, that statistics are taken about.
+    spreads
+        Observed site -> the variance of its data, that floors are relative to.
+    """
+
+    program: Program
+    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
+    plain: frozenset[str] = frozenset()
+    collapsible: frozenset[str] = frozenset()
+    blocks: list[Block] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+    codes: Values = field(default_factory=dict)
+    centers: Values = field(default_factory=dict)
+    spreads: Values = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Lay out states."""
+        self.codes = {s.name: s.states.long() for s in self.program.enumerated if s.states is not None}
+
+    def recognize(
+        self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood]
+    ) -> None:
+        """Match sites with likelihoods, and keep those whose formula gives the site's own log density."""
+        structure, program = self.program.structure, self.program
+        data = program.data
+        if structure.example_rows is not None:
+            data = data.take(structure.example_rows.to(program.device))
+        sample = program.rebind(data)
+        values = {**structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
+        values = {n: v.to(program.device) for n, v in values.items()}
+        with torch.no_grad():
+            replay = sample.replay(values)
+            expected = Expected(self, sample, values, replay)
+            for site in program.sites.values():
+                if site.name not in replay.distributions:
+                    continue
+                full = replay.distributions[site.name]
+                if _same(full.log_prob(replay.seen[site.name]), replay.log_probs[site.name]):
+                    self.plain |= {site.name}
+                fn = base_distribution(full)
+                found = likelihoods.get(type(fn).__name__)
+                if site.family == "Normal" and site.args["loc"].kind == "linear" and site.field is not None:
+                    found = linear(self, site)
+                if found is None or site.name not in self.plain:
+                    continue
+                self.likelihoods[site.name] = found
+                skip = ("loc",) if site.args.get("loc", Feed("")).kind == "linear" else ()
+                if _row_free(fn, site, skip):
+                    self.collapsible |= {site.name}
+                self._center(site, replay)
+                if not _same(log_factor(expected, site), replay.log_probs[site.name]):
+                    del self.likelihoods[site.name]
+
+    def _center(self, site: Site, replay: Replay) -> None:
+        """Note the mean of a site's data, one number per column of an event."""
+        likelihood = self.likelihoods[site.name]
+        if not likelihood.centered or site.role != "observed":
+            return
+        value = self.program.data.values[site.field] if site.field else replay.seen[site.name]
+        if not value.is_floating_point():
+            return
+        flat = value.reshape(-1, *value.shape[value.ndim - site.event_dim :])
+        anchor = flat[0]
+        center = (flat - anchor).mean(0)
+        self.centers[site.name] = anchor + center
+        spread = (flat - anchor - center).square().mean(0)
+        self.spreads[site.name] = torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def spread(self, site: Site) -> Tensor:
+        """Variance of a site's data, one number per column of an event; 1 where it is not known."""
+        if site.name in self.spreads:
+            return self.spreads[site.name]
+        shape = site.shape[len(site.shape) - site.event_dim :]
+        return torch.ones(shape, dtype=self.program.dtype, device=self.program.device)
+
+
+def log_factor(expected: Expected, site: Site) -> Tensor:
+    """E[log p] of each entry of a site, in the layout of its log density."""
+    likelihood = expected.plan.likelihoods[site.name]
+    fn = base_distribution(expected.replay.distributions[site.name])
+    value, center = expected.value(site), expected.plan.centers.get(site.name)
+    base = likelihood.base(fn, value)
+    if center is not None:
+        value = {**value, "mean": value["mean"] - center}
+    parts = likelihood.statistics(fn, value, expected.program)
+    eta, constant = likelihood.natural(fn, lambda name, kind: expected.argument(site, name, kind), center)
+    entries = constant + base
+    for inner, t, e in zip(likelihood.inner, parts, eta, strict=True):
+        product = torch.where(t == 0, 0.0, t * e)  # no count of what is impossible is no surprise
+        entries = entries + (product.sum(list(range(-inner, 0))) if inner else product)
+    outer = site.event_dim - likelihood.joint
+    if not outer:
+        return entries
+    shape = torch.broadcast_shapes(entries.shape, value["mean"].shape[value["mean"].ndim - site.event_dim :][:outer])
+    return entries.expand(shape).sum(list(range(-outer, 0)))
+
+
+def _same(mine: Tensor, own: Tensor) -> bool:
+    """Whether two log densities agree up to rounding."""
+    try:
+        shape = torch.broadcast_shapes(mine.shape, own.shape)
+    except RuntimeError:
+        return False
+    mine, own = mine.expand(shape), own.expand(shape)
+    tolerance = 1e-7 if own.dtype == torch.float64 else 1e-2
+    return bool(((mine - own).abs() <= tolerance * (1 + own.abs())).logical_or(mine == own).all())
+
+
+def _row_free(fn: Any, site: Site, skip: tuple[str, ...]) -> bool:
+    """Whether no argument of a distribution varies along the plates of its site."""
+    given = [n for n in fn.arg_constraints if isinstance(fn.__dict__.get(n), Tensor) and n not in skip]
+    for name in given:
+        # Of alternatives (probs or logits) one is derived from the other, entry by entry.
+        others = next((group for group in ALTERNATIVES if name in group), {name})
+        if not any(_without_rows(fn, fn.__dict__[n], site) for n in given if n in others):
+            return False
+    return True
+
+
+def _without_rows(fn: Any, value: Tensor, site: Site) -> bool:
+    """Whether an argument is the same all along the plates."""
+    # Dimensions on the right that are an event: those of the base distribution, and those wrapped around it.
+    events = value.ndim - len(fn.batch_shape) + max(site.event_dim - len(fn.event_shape), 0)
+    for dim in range(max((-d for d in site.plate_dims), default=0)):
+        axis = value.ndim - events - 1 - dim
+        if axis >= 0 and value.shape[axis] > 1 and value.stride(axis) != 0:
+            return False
+    return True

@@ -1,0 +1,338 @@
+"""What coordinate updates find: a distribution over the unknowns of one block, its moments, entropy and draws."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from zoo.declare.evaluate import Values
+from zoo.declare.sites import base_distribution
+from zoo.errors import DataError
+
+Moments = dict[str, Tensor]
+SINGLE = ("Beta", "Dirichlet", "Gamma", "Normal", "MultivariateNormal", "Wishart")
+
+
+class Posterior(ABC):
+    """q over the unknowns of one block.
+
+    Attributes
+    ----------
+    names
+        The unknowns, in the order in which they can be drawn.
+    """
+
+    names: tuple[str, ...]
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def mean(self) -> Values:
+        """Mean of each unknown."""
+
+    @abstractmethod
+    def sample(self, count: int) -> Values:
+        """Draw the unknowns together, stacked along a new dimension 0."""
+
+    @abstractmethod
+    def log_prob(self, values: Values) -> Values:
+        """Log density by unknown, each given the ones before it, in the shape of its site's log density."""
+
+    @abstractmethod
+    def entropy(self) -> Values:
+        """Entropy by unknown, each given the ones before it, in the shape of its site's log density."""
+
+    @abstractmethod
+    def moments(self, name: str) -> Moments:
+        """Expected sufficient statistics of one unknown."""
+
+    @abstractmethod
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """Distribution of one unknown given the ones before it, to serve as its prior."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The numbers it is made of, by name."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What else `read` needs to make it again, as JSON."""
+
+
+@dataclass
+class Single(Posterior):
+    """One unknown with a Beta, Dirichlet, Gamma, (multivariate) Normal or Wishart distribution."""
+
+    name: str
+    distribution: Any
+
+    kind: ClassVar[str] = "single"
+
+    def __post_init__(self) -> None:
+        """Name what it is over."""
+        self.names = (self.name,)
+
+    def mean(self) -> Values:
+        """Mean of the distribution."""
+        return {self.name: self.distribution.mean}
+
+    def sample(self, count: int) -> Values:
+        """Independent draws."""
+        return {self.name: self.distribution.sample((count,))}
+
+    def log_prob(self, values: Values) -> Values:
+        """Log density of the distribution."""
+        return {self.name: self.distribution.log_prob(values[self.name])}
+
+    def entropy(self) -> Values:
+        """Differential entropy of the distribution."""
+        base = base_distribution(self.distribution)
+        entropy = base.entropy()
+        extra = self.distribution.event_dim - base.event_dim
+        return {self.name: entropy.sum(list(range(-extra, 0))) if extra else entropy}
+
+    def moments(self, name: str) -> Moments:
+        """Moments that likelihoods are linear in."""
+        return moments_of(base_distribution(self.distribution))
+
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """The distribution itself."""
+        return self.distribution
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Arguments of the distribution."""
+        base = base_distribution(self.distribution)
+        own = {"MultivariateNormal": ("loc", "scale_tril"), "Wishart": ("df", "scale_tril")}
+        names = own.get(type(base).__name__, tuple(base.arg_constraints))
+        return {a: getattr(base, a) for a in names}
+
+    def describe(self) -> dict[str, Any]:
+        """Name of the distribution and how many dimensions are one event."""
+        base = base_distribution(self.distribution)
+        return {"family": type(base).__name__, "event": self.distribution.event_dim - base.event_dim}
+
+
+def moments_of(base: Any) -> Moments:
+    """Expected sufficient statistics under a distribution.
+
+    Beta: E[log p], E[log (1 - p)]. Dirichlet: E[log p_j]. Gamma: E[t], E[log t]. Normal: mean and variance.
+    MultivariateNormal: mean and covariance. Wishart: E[P], E[log |P|] (Bishop 2006, equations B.7, B.21, B.30, B.80,
+    B.81).
+    """
+    name = type(base).__name__
+    if name == "Beta":
+        a, b = base.concentration1, base.concentration0
+        total = torch.digamma(a + b)
+        return {"mean": a / (a + b), "log": torch.digamma(a) - total, "log1m": torch.digamma(b) - total}
+    if name == "Dirichlet":
+        a = base.concentration
+        return {"mean": a / a.sum(-1, keepdim=True), "log": torch.digamma(a) - torch.digamma(a.sum(-1, keepdim=True))}
+    if name == "Gamma":
+        a, b = torch.broadcast_tensors(base.concentration, base.rate)
+        return {"mean": a / b, "log": torch.digamma(a) - b.log()}
+    if name == "Normal":
+        loc, scale = torch.broadcast_tensors(base.loc, base.scale)
+        return {"mean": loc, "var": scale.square()}
+    if name == "MultivariateNormal":
+        return {"mean": base.loc, "cov": base.covariance_matrix}
+    tril, df = base.scale_tril, base.df
+    return {"mean": df[..., None, None] * (tril @ tril.mT), "logdet": wishart_log_det(df, tril)}
+
+
+def wishart_log_det(df: Tensor, tril: Tensor) -> Tensor:
+    """E[log |P|] = sum_i digamma((df + 1 - i) / 2) + d log 2 + log |V|, V = L L^T (Bishop 2006, equation B.81)."""
+    d = tril.shape[-1]
+    steps = torch.arange(d, dtype=tril.dtype, device=tril.device)
+    log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.digamma(0.5 * (df[..., None] - steps)).sum(-1) + d * math.log(2.0) + log_det
+
+
+@dataclass
+class NormalGamma(Posterior):
+    """t ~ Gamma(a, b), m given t ~ Normal(loc, (kappa t)^-1): the conjugate prior of a Normal's mean and precision.
+
+    `loc` and `kappa` have the shape of the mean's value, `a` and `b` that of the precision's, which is broadcast to it
+    with `pad` dimensions appended; `events` dimensions on the right are one event of each (Murphy 2007, section 3).
+    """
+
+    names: tuple[str, str]
+    loc: Tensor
+    kappa: Tensor
+    a: Tensor
+    b: Tensor
+    events: tuple[int, int]
+    pad: int = 0
+
+    kind: ClassVar[str] = "normal_gamma"
+
+    def _gamma(self) -> Any:
+        return dist.Gamma(self.a, self.b).to_event(self.events[1])
+
+    def _normal(self, precision: Tensor) -> Any:
+        return dist.Normal(self.loc, (self.kappa * precision).rsqrt())
+
+    def mean(self) -> Values:
+        """The location, and a / b."""
+        return {self.names[1]: self.a / self.b, self.names[0]: self.loc}
+
+    def sample(self, count: int) -> Values:
+        """Precisions first, then means given them."""
+        t = self._gamma().sample((count,))
+        return {self.names[1]: t, self.names[0]: self._normal(self._lift(t)).sample()}
+
+    def _lift(self, t: Tensor) -> Tensor:
+        """Lay precisions out beside the means."""
+        return t[(..., *[None] * self.pad)]
+
+    def log_prob(self, values: Values) -> Values:
+        """log Normal(m; loc, (kappa t)^-1) and log Gamma(t; a, b)."""
+        t = values[self.names[1]]
+        normal = self._normal(self._lift(t)).to_event(self.events[0])
+        return {self.names[1]: self._gamma().log_prob(t), self.names[0]: normal.log_prob(values[self.names[0]])}
+
+    def entropy(self) -> Values:
+        """H[t], and E[H[m given t]] = (log 2 pi e - log kappa - E[log t]) / 2."""
+        gamma = dist.Gamma(self.a, self.b)
+        log = self._lift(torch.digamma(self.a) - self.b.log())
+        normal = 0.5 * (math.log(2 * math.pi * math.e) - self.kappa.log() - log).expand(self.loc.shape)
+        return {
+            self.names[1]: total(gamma.entropy(), self.events[1]),
+            self.names[0]: total(normal, self.events[0]),
+        }
+
+    def moments(self, name: str) -> Moments:
+        """E[t], E[log t]; the mean, and E[t (m - E m)^2] = 1 / kappa as `quad`."""
+        if name == self.names[1]:
+            return {"mean": self.a / self.b, "log": torch.digamma(self.a) - self.b.log()}
+        rate = self._lift(self.b / (self.a - 1).clamp_min(1e-8))
+        return {
+            "mean": self.loc,
+            "quad": self.kappa.reciprocal().expand(self.loc.shape),
+            "var": (rate / self.kappa).expand(self.loc.shape),
+        }
+
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """Gamma of the precision; Normal of the mean given the precision's value."""
+        if name == self.names[1]:
+            return self._gamma()
+        return self._normal(self._lift(values[self.names[1]])).to_event(self.events[0])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """loc, kappa, a, b."""
+        return {"loc": self.loc, "kappa": self.kappa, "a": self.a, "b": self.b}
+
+    def describe(self) -> dict[str, Any]:
+        """Event dimensions."""
+        return {"events": list(self.events), "pad": self.pad}
+
+
+@dataclass
+class NormalWishart(Posterior):
+    """P ~ Wishart(df, V), m given P ~ Normal(loc, (kappa P)^-1) (Murphy 2007, section 8).
+
+    `loc` (..., d), `kappa` and `df` (...), `tril` the Cholesky factor of V (..., d, d).
+    """
+
+    names: tuple[str, str]
+    loc: Tensor
+    kappa: Tensor
+    df: Tensor
+    tril: Tensor
+
+    kind: ClassVar[str] = "normal_wishart"
+
+    def _wishart(self) -> Any:
+        return dist.Wishart(self.df, scale_tril=self.tril)
+
+    def _normal(self, precision: Tensor) -> Any:
+        return dist.MultivariateNormal(self.loc, precision_matrix=self.kappa[..., None, None] * precision)
+
+    def mean(self) -> Values:
+        """The location, and df V."""
+        return {self.names[1]: self.df[..., None, None] * (self.tril @ self.tril.mT), self.names[0]: self.loc}
+
+    def sample(self, count: int) -> Values:
+        """Draw precisions by Bartlett's decomposition, then means given them."""
+        precision = bartlett(count, self.df, self.tril)
+        return {self.names[1]: precision, self.names[0]: self._normal(precision).sample()}
+
+    def log_prob(self, values: Values) -> Values:
+        """log Normal(m; loc, (kappa P)^-1) and log Wishart(P; df, V)."""
+        precision = values[self.names[1]]
+        return {
+            self.names[1]: self._wishart().log_prob(precision),
+            self.names[0]: self._normal(precision).log_prob(values[self.names[0]]),
+        }
+
+    def entropy(self) -> Values:
+        """H[P], and E[H[m given P]] = (d log 2 pi e - d log kappa - E[log |P|]) / 2."""
+        d = self.loc.shape[-1]
+        log_det = wishart_log_det(self.df, self.tril)
+        normal = 0.5 * (d * math.log(2 * math.pi * math.e) - d * self.kappa.log() - log_det)
+        return {self.names[1]: self._wishart().entropy(), self.names[0]: normal}
+
+    def moments(self, name: str) -> Moments:
+        """E[P], E[log |P|]; the mean, and E[(m - E m)^T P (m - E m)] = d / kappa as `quad`."""
+        if name == self.names[1]:
+            return {"mean": self.mean()[name], "logdet": wishart_log_det(self.df, self.tril)}
+        d = self.loc.shape[-1]
+        excess = (self.df - d - 1).clamp_min(1e-8)
+        inverse = torch.cholesky_inverse(self.tril) / excess[..., None, None]
+        return {"mean": self.loc, "quad": d / self.kappa, "cov": inverse / self.kappa[..., None, None]}
+
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """Wishart of the precision; Normal of the mean given the precision's value."""
+        return self._wishart() if name == self.names[1] else self._normal(values[self.names[1]])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """loc, kappa, df, tril."""
+        return {"loc": self.loc, "kappa": self.kappa, "df": self.df, "tril": self.tril}
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing else."""
+        return {}
+
+
+def bartlett(count: int, df: Tensor, tril: Tensor) -> Tensor:
+    """Draw Wishart(df, L L^T) matrices as L A A^T L^T, A lower triangular (Bartlett 1933), shape (count, ..., d, d)."""
+    d = tril.shape[-1]
+    steps = torch.arange(d, dtype=tril.dtype, device=tril.device)
+    chi = torch._standard_gamma((0.5 * (df[..., None] - steps)).expand(count, *df.shape, d)) * 2
+    noise = torch.randn(count, *df.shape, d, d, dtype=tril.dtype, device=tril.device).tril(-1)
+    root = tril @ (noise + torch.diag_embed(chi.sqrt()))
+    return root @ root.mT
+
+
+def total(tensor: Tensor, events: int) -> Tensor:
+    """Sum over event dimensions."""
+    return tensor.sum(list(range(-events, 0))) if events else tensor
+
+
+def read(kind: str, names: tuple[str, ...], described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Posterior:
+    """Make a posterior again from what `describe` and `tensors` gave.
+
+    Raises
+    ------
+    DataError
+        If the kind or its distribution is unknown.
+    """
+    if kind == "single":
+        if described["family"] not in SINGLE:
+            raise DataError(f"unknown distribution {described['family']!r} in a saved fit")
+        base = getattr(dist, described["family"])(**tensors)
+        return Single(names[0], base.to_event(described["event"]) if described["event"] else base)
+    kinds: dict[str, Any] = {cls.kind: cls for cls in Posterior.__subclasses__()}
+    if kind not in kinds:
+        raise DataError(f"unknown posterior {kind!r} in a saved fit")
+    made: Posterior = kinds[kind](names, **tensors, **{n: _tuples(v) for n, v in described.items()})
+    return made
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,512 @@
+"""Linear-Gaussian regression: coefficients of a linear predictor, with their noise precision or given it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from inference.families.expected import Expected, Statistics, fn_of
+from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, uses
+from inference.families.plan import Plan
+from inference.families.posteriors import Moments, Posterior
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.declare.sites import Feed, Site, base_distribution
+
+
+class LinearLikelihood(Likelihood):
+    """y_i ~ Normal(c_i + d_i^T beta, 1/t): log p = -t/2 (y - c - d^T beta)^2 + (log t - log 2 pi) / 2.
+
+    T = v v^T with v = (d', y - c - d^T beta_0), where d' are orthogonal combinations of the columns of d over all data
+    and beta_0 the least-squares coefficients: sums of squares are then as accurate as a QR decomposition's.
+    """
+
+    inner: ClassVar[tuple[int, ...]] = (2,)
+
+    def __init__(self, plan: Plan, site: Site) -> None:
+        self.site, self.feed = site, site.args["loc"]
+        self.sizes = [math.prod(self._own(plan.program.sites[n].shape)) for n in self.feed.sites]
+        self.known: tuple[Program, Tensor, Tensor] | None = None
+        d, offset, y = self.rows(plan.program)
+        flat, target = d.reshape(-1, d.shape[-1]), (y - offset).expand(d.shape[:-1]).reshape(-1)
+        keep = flat.isfinite().all(-1) & target.isfinite()
+        q, r = torch.linalg.qr(flat[keep])
+        size = float(keep.sum()) ** 0.5
+        diagonal = r.diagonal().abs()
+        if len(q) < d.shape[-1] or bool((diagonal <= 1e-10 * diagonal.max()).any()):
+            self.rotate = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+            self.start = torch.zeros(d.shape[-1], dtype=d.dtype, device=d.device)
+        else:
+            eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+            self.rotate = size * torch.linalg.solve_triangular(r, eye, upper=True)
+            self.start = torch.linalg.solve_triangular(r, (q.mT @ target[keep])[:, None], upper=True)[:, 0]
+
+    def _own(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the coefficients of one state."""
+        return shape[1:] if self.feed.index else shape
+
+    def rows(self, program: Program) -> tuple[Tensor, Tensor, Tensor]:
+        """Columns d_i (..., P), offsets c_i and values y_i of the program's rows: the model run at unit vectors."""
+        if self.known is not None and self.known[0] is program:
+            return self.known[1], self.known[2], program_value(program, self.site)
+        structure = program.structure
+        values = {**structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
+        values = {n: v.to(program.device) for n, v in values.items()}
+        values.update({n: torch.zeros_like(values[n]) for n in self.feed.sites})
+        for site in program.locals:
+            values[site.name] = torch.zeros(program.site_shape(site), dtype=program.dtype, device=program.device)
+
+        def location() -> Tensor:
+            fn = base_distribution(program.replay(values, densities=False).distributions[self.site.name])
+            loc: Tensor = fn.loc
+            if self.feed.index:  # the same columns serve every state
+                axis = loc.ndim + program.sites[self.feed.index[0]].enum_dim - self.site.event_dim
+                loc = loc.select(axis, 0).unsqueeze(axis) if axis >= 0 else loc
+            keep = max((-d for d in self.site.plate_dims), default=0) + self.site.event_dim
+            return loc.reshape(loc.shape[max(0, loc.ndim - keep) :])
+
+        with torch.no_grad():
+            offset, columns = location(), []
+            for name, size in zip(self.feed.sites, self.sizes, strict=True):
+                shape = values[name].shape
+                for j in range(size):
+                    unit = torch.zeros(self._own(tuple(shape)), dtype=program.dtype, device=program.device)
+                    unit.view(-1)[j] = 1.0
+                    values[name] = unit.expand(shape).clone()
+                    columns.append(location() - offset)
+                values[name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
+        d = torch.stack(torch.broadcast_tensors(*columns), -1)
+        self.known = program, d, offset
+        return d, offset, program_value(program, self.site)
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Return v v^T."""
+        v = self.vectors(program)
+        return (v[..., :, None] * v[..., None, :],)
+
+    def vectors(self, program: Program) -> Tensor:
+        """Return v = (d', y - c - d^T beta_0) of each entry, shape (..., P + 1)."""
+        d, offset, y = self.rows(program)
+        rest = y - offset - d @ self.start
+        rotated = d @ self.rotate
+        return torch.cat([rotated.expand(*rest.shape, -1), rest[..., None]], -1)
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """-(t u u^T + Q) / 2 with u = (gamma, -1), gamma the rotated coefficients and Q = E[t] cov[gamma]."""
+        loc, precision = argument("loc", "coefficients"), argument("precision", "positive")
+        t = precision["mean"]
+        u = torch.cat([loc["mean"], -torch.ones_like(loc["mean"][..., :1])], -1)
+        matrix = t[..., None, None] * (u[..., :, None] * u[..., None, :])
+        spread = loc["quad"] if "quad" in loc else (t[..., None, None] * loc["cov"] if "cov" in loc else None)
+        if spread is not None:
+            matrix = matrix + torch.nn.functional.pad(spread, (0, 1, 0, 1))
+        return (-0.5 * matrix,), 0.5 * precision["log"]
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """-log(2 pi) / 2."""
+        return -0.5 * math.log(2 * math.pi)
+
+    def coefficients(self, expected: Expected) -> Moments:
+        """Moments of the rotated coefficients about the starting ones, laid out by state."""
+        names = self.feed.sites
+        belief = expected.beliefs.get(names[0])
+        parts = [expected.values[n] for n in names]
+        found: Moments = {"mean": self.rotated(self.flat(parts))}
+        if belief is not None:
+            inverse = torch.linalg.inv(self.rotate)
+            for name, matrix in belief.moments(names[0]).items():
+                if name in ("cov", "quad"):
+                    found[name] = inverse @ matrix @ inverse.mT
+        return {n: self.by_state(expected, m, 1 if n == "mean" else 2) for n, m in found.items()}
+
+    def flat(self, parts: list[Tensor]) -> Tensor:
+        """Put the coefficients of all sites side by side, shape (P,) or (states, P)."""
+        lead = 1 if self.feed.index else 0
+        return torch.cat([p.reshape(*p.shape[:lead], -1) for p in parts], -1)
+
+    def rotated(self, beta: Tensor) -> Tensor:
+        """Return gamma with beta = beta_0 + rotate gamma."""
+        gamma: Tensor = torch.linalg.solve_triangular(self.rotate, (beta - self.start)[..., None], upper=True)[..., 0]
+        return gamma
+
+    def by_state(self, expected: Expected, value: Tensor, own: int) -> Tensor:
+        """Lay per-state numbers out along the dimension of the enumerated site."""
+        if not self.feed.index:
+            return value
+        placed: Tensor = value[expected.plan.codes[self.feed.index[0]]]
+        events = self.site.event_dim
+        if not events:
+            return placed
+        at = placed.ndim - own
+        return placed.reshape(*placed.shape[:at], *[1] * events, *placed.shape[at:])
+
+    def deviations(self, expected: Expected, site: Site, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Weights of the entries, and weights times E[(y - c - d^T beta)^2], from weighted v v^T."""
+        count, (second,) = statistics
+        events = site.shape[len(site.shape) - site.event_dim :]
+        count = count.expand((*count.shape[: count.ndim - len(events)], *events))
+        loc = self.coefficients(expected)
+        u = torch.cat([loc["mean"], -torch.ones_like(loc["mean"][..., :1])], -1)
+        squares = (second * (u[..., :, None] * u[..., None, :])).sum((-1, -2))
+        if "cov" in loc:
+            squares = squares + (second[..., :-1, :-1] * loc["cov"]).sum((-1, -2))
+        return count, squares.clamp_min(0.0)
+
+
+def program_value(program: Program, site: Site) -> Tensor:
+    """Observed values of a site."""
+    if site.field is None:
+        raise NotImplementedError(site.name)
+    return program.data.values[site.field]
+
+
+class RegressionFamily(Family):
+    """Coefficients of y ~ Normal(c + d^T beta, 1/t): statistics sum w d d^T, sum w d y.
+
+    With beta ~ Normal(m0, L0^-1) the posterior given t is Normal with precision L = L0 + t sum w d d^T. With
+    beta ~ Normal(m0, (t L0)^-1) and t ~ Gamma(a, b) the posterior is Normal-Gamma: beta given t ~ Normal(m, (t L)^-1),
+    t ~ Gamma(a + n/2, b + (y^T y + m0^T L0 m0 - m^T L m) / 2) (Bishop 2006, section 3.3 and exercise 3.12). Without
+    priors beta is the weighted least-squares solution.
+    """
+
+    rank = 0
+
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
+        """Claim the sites of each linear predictor together."""
+        unknown = list(unknown)
+        blocks: list[Block] = []
+        for site in plan.program.sites.values():
+            likelihood = plan.likelihoods.get(site.name)
+            if not isinstance(likelihood, LinearLikelihood):
+                continue
+            names = site.args["loc"].sites
+            if not set(names) <= set(unknown) or not all(self._fits(plan, site, n) for n in names):
+                continue
+            precision = self._joint(plan, site, names)
+            if precision is not None and precision not in unknown:
+                precision = None
+            blocks.append(RegressionBlock(site, names, precision))
+        return blocks
+
+    def _fits(self, plan: Plan, site: Site, name: str) -> bool:
+        """Whether a site's only use is this predictor, and its prior is Normal or none."""
+        own = plan.program.sites[name]
+        if own.role == "local" or {s.name for s, _ in uses(plan.program, name)} != {site.name}:
+            return False
+        return own.role == "parameter" or (own.family == "Normal" and name in plan.likelihoods)
+
+    def _joint(self, plan: Plan, site: Site, names: tuple[str, ...]) -> str | None:
+        """Precision latent of the noise that is also the unit of the coefficients' prior precision."""
+        feed = site.args.get("precision")
+        if feed is None or feed.kind != "site" or feed.scale != 1.0 or feed.entrywise or site.args["loc"].index:
+            return None
+        latent = plan.program.sites[feed.sites[0]]
+        fed = {s.name for s, _ in uses(plan.program, latent.name)}
+        plain = all(f.kind == "constant" for f in latent.args.values())
+        if latent.family != "Gamma" or not plain or latent.shape or fed != {site.name, *names}:
+            return None
+        for name in names:
+            args = plan.program.sites[name].args
+            prior = args.get("precision")
+            if args["loc"].kind != "constant" or prior is None or prior.kind != "site":
+                return None
+        return latent.name
+
+
+@dataclass
+class RegressionBlock(Block):
+    """The update of the coefficients of one linear predictor, with the precision where they share a prior."""
+
+    site: Site
+    names: tuple[str, ...]
+    precision: str | None
+
+    def __post_init__(self) -> None:
+        """Name what is updated."""
+        self.unknowns = self.names if self.precision is None else (*self.names, self.precision)
+
+    def posterior(self, expected: Expected) -> LinearPosterior | None:
+        """Normal (with a Gamma precision: Normal-Gamma) posterior; None where a coefficient has no prior."""
+        sites = expected.program.sites
+        if any(sites[n].role == "parameter" for n in self.names):
+            return None
+        before, mean = self._prior(expected)
+        return self._solve(expected, before, mean)
+
+    def _prior(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Prior precision (in units of the noise's, if it is joint) and mean, each (..., P) or (..., P, P)."""
+        likelihood = self._likelihood(expected)
+        earlier = expected.priors.get(self.names[0])
+        if isinstance(earlier, LinearPosterior):
+            return earlier.precision(), earlier.loc
+        precisions, means = [], []
+        for name in self.names:
+            site, shape = expected.program.sites[name], expected.values[name].shape
+            if site.role == "parameter":
+                zero = torch.zeros_like(expected.values[name])
+                precisions.append(zero)
+                means.append(zero)
+                continue
+            precision = expected.argument(site, "precision", "positive")["mean"]
+            if self.precision is not None:
+                precision = precision / expected.argument(self.site, "precision", "positive")["mean"]
+            precisions.append(precision.expand(shape))
+            means.append(expected.argument(site, "loc", "real")["mean"].expand(shape))
+        return torch.diag_embed(likelihood.flat(precisions)), likelihood.flat(means)
+
+    def _likelihood(self, expected: Expected) -> LinearLikelihood:
+        likelihood = expected.plan.likelihoods[self.site.name]
+        assert isinstance(likelihood, LinearLikelihood)
+        return likelihood
+
+    def _moments(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Weighted sums of v v^T, in units of precision unless that is joint, by state; and the count of entries."""
+        count, (second,) = expected.statistics(self.site)
+        events = self.site.shape[len(self.site.shape) - self.site.event_dim :]
+        count = count.expand((*count.shape[: count.ndim - len(events)], *events))
+        if self.precision is None:
+            t = expected.argument(self.site, "precision", "positive")["mean"]
+            second = second * t[..., None, None]
+        feed = self.site.args["loc"]
+        own = tuple(second.shape[-2:])
+        if feed.index:
+            states = len(expected.plan.codes[feed.index[0]])
+            return expected.reduce(_plain(feed), second, (states, *own)), count
+        return second.reshape(-1, *own).sum(0), count
+
+    def _solve(self, expected: Expected, before: Tensor, mean: Tensor) -> LinearPosterior:
+        likelihood = self._likelihood(expected)
+        rotate, start = likelihood.rotate, likelihood.start
+        second, count = self._moments(expected)
+        lead = torch.broadcast_shapes(second.shape[:-2], mean.shape[:-1])
+        inner = second[..., :-1, :-1] + rotate.mT @ before @ rotate
+        away = mean - start
+        right = second[..., :-1, -1] + ((before @ away[..., None])[..., 0] @ rotate)
+        p = inner.shape[-1]
+        inner = inner.expand(*lead, p, p)
+        inner = 0.5 * (inner + inner.mT)
+        root = torch.linalg.cholesky(inner)
+        gamma = torch.cholesky_solve(right.expand(*lead, p)[..., None], root)[..., 0]
+        loc = start + gamma @ rotate.mT
+        tril = torch.linalg.cholesky(rotate @ torch.cholesky_inverse(root) @ rotate.mT)
+        shapes = tuple(tuple(expected.values[n].shape) for n in self.names)
+        a = b = None
+        if self.precision is not None:
+            # (y - d beta)^T (y - d beta) + (beta - m0)^T L0 (beta - m0) at the posterior mean
+            u = torch.cat([gamma, -torch.ones_like(gamma[..., :1])], -1)
+            squares = (second * (u[..., :, None] * u[..., None, :])).sum((-1, -2)).clamp_min(0.0)
+            gap = loc - mean
+            squares = squares + (gap * (before @ gap[..., None])[..., 0]).sum(-1)
+            prior = fn_of(expected, self.precision)
+            a0, b0 = prior.concentration, prior.rate
+            earlier = expected.priors.get(self.precision)
+            if isinstance(earlier, LinearPosterior) and earlier.a is not None and earlier.b is not None:
+                a0, b0 = earlier.a, earlier.b
+            a, b = a0 + 0.5 * count.sum(), b0 + 0.5 * squares
+        names = self.names if self.precision is None else (self.precision, *self.names)
+        return LinearPosterior(names, shapes, loc, tril, a, b)
+
+    def maximize(self, expected: Expected) -> Values:
+        """Weighted least squares, ridge with priors; with a joint precision its mode too."""
+        before, mean = self._prior(expected)
+        likelihood = self._likelihood(expected)
+        second, count = self._moments(expected)
+        p = second.shape[-1] - 1
+        inner = second[..., :-1, :-1] + likelihood.rotate.mT @ before @ likelihood.rotate
+        right = second[..., :-1, -1] + (
+            (before @ (mean - likelihood.start)[..., None])[..., 0] @ likelihood.rotate
+        )
+        size = inner.diagonal(dim1=-2, dim2=-1).sum(-1) / p
+        alive = size > EMPTY
+        ridge = torch.where(alive, 1e-12 * size, torch.ones_like(size))[..., None, None]
+        eye = torch.eye(p, dtype=inner.dtype, device=inner.device)
+        gamma = torch.linalg.solve(inner + ridge * eye, right[..., None])[..., 0]
+        beta = likelihood.start + gamma @ likelihood.rotate.mT
+        current = likelihood.flat([expected.values[n] for n in self.names])
+        beta = torch.where(alive[..., None], beta, current)
+        found = split(beta, tuple(tuple(expected.values[n].shape) for n in self.names), bool(likelihood.feed.index))
+        values = dict(zip(self.names, found, strict=True))
+        if self.precision is not None:
+            posterior = self._solve(expected, before, mean)
+            assert posterior.a is not None
+            assert posterior.b is not None
+            power = posterior.a - 1 + 0.5 * p
+            values[self.precision] = torch.where(power > 0, power / posterior.b, expected.values[self.precision])
+        return values
+
+    def log_prior(self, expected: Expected, posterior: Posterior) -> Values | None:
+        """E[log p(beta, t)] under a joint posterior; coefficients together."""
+        assert isinstance(posterior, LinearPosterior)
+        before, mean = self._prior(expected)
+        p = posterior.loc.shape[-1]
+        gap = posterior.loc - mean
+        fit = (gap * (before @ gap[..., None])[..., 0]).sum(-1)
+        trace = (before * (posterior.tril @ posterior.tril.mT)).sum((-1, -2))
+        log_det = torch.linalg.slogdet(before)[1]
+        found: Values = {n: torch.zeros_like(log_det) for n in self.names[1:]}
+        constant = log_det - p * math.log(2 * math.pi)
+        if self.precision is None:
+            found[self.names[0]] = 0.5 * (constant - fit - trace)
+            return found
+        assert posterior.a is not None
+        assert posterior.b is not None
+        t, log_t = posterior.a / posterior.b, torch.digamma(posterior.a) - posterior.b.log()
+        found[self.names[0]] = 0.5 * (constant + p * log_t - t * fit - trace)
+        prior = fn_of(expected, self.precision)
+        a0, b0 = prior.concentration, prior.rate
+        earlier = expected.priors.get(self.precision)
+        if isinstance(earlier, LinearPosterior) and earlier.a is not None and earlier.b is not None:
+            a0, b0 = earlier.a, earlier.b
+        found[self.precision] = a0 * b0.log() - torch.lgamma(a0) + (a0 - 1) * log_t - b0 * t
+        return found
+
+
+def _plain(feed: Feed) -> Feed:
+    """Index of a linear predictor as that of an indexed unknown."""
+    return Feed("indexed", feed.sites, feed.index)
+
+
+def split(beta: Tensor, shapes: tuple[tuple[int, ...], ...], indexed: bool) -> list[Tensor]:
+    """Cut coefficients (..., P) into the values of their sites."""
+    lead = 1 if indexed else 0
+    sizes = [math.prod(s[lead:]) for s in shapes]
+    return [part.reshape((*part.shape[: part.ndim - 1 - lead], *s)) for part, s in
+            zip(beta.split(sizes, -1), shapes, strict=True)]
+
+
+@dataclass
+class LinearPosterior(Posterior):
+    """beta ~ Normal(loc, C), all coefficients of a predictor together; C = L L^T, divided by t ~ Gamma(a, b) if joint.
+
+    `loc` (..., P), `tril` the factor L (..., P, P), with a dimension of states on the left where there are states.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    loc: Tensor
+    tril: Tensor
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+    kind: ClassVar[str] = "linear"
+
+    @property
+    def joint(self) -> bool:
+        """Whether the noise precision is part of it."""
+        return self.a is not None
+
+    @property
+    def _sites(self) -> tuple[str, ...]:
+        return self.names[1:] if self.joint else self.names
+
+    def _split(self, beta: Tensor) -> Values:
+        return dict(zip(self._sites, split(beta, self.shapes, self.loc.ndim > 1), strict=True))
+
+    def _join(self, values: Mapping[str, Tensor]) -> Tensor:
+        indexed = 1 if self.loc.ndim > 1 else 0
+        parts = []
+        for name, shape in zip(self._sites, self.shapes, strict=True):
+            v = values[name]
+            lead = v.ndim - len(shape)
+            parts.append(v.reshape(*v.shape[: lead + indexed], -1))
+        return torch.cat(parts, -1)
+
+    def precision(self) -> Tensor:
+        """Inverse of C."""
+        return torch.cholesky_inverse(self.tril)
+
+    def mean(self) -> Values:
+        """The location; a / b."""
+        found = self._split(self.loc)
+        if self.a is not None and self.b is not None:
+            found[self.names[0]] = self.a / self.b
+        return found
+
+    def sample(self, count: int) -> Values:
+        """The precision first, then all coefficients given it."""
+        noise = torch.randn(count, *self.loc.shape, 1, dtype=self.loc.dtype, device=self.loc.device)
+        away = (self.tril @ noise)[..., 0]
+        if self.a is None or self.b is None:
+            return self._split(self.loc + away)
+        t = dist.Gamma(self.a, self.b).sample((count,))
+        return {self.names[0]: t, **self._split(self.loc + away * t[..., None].rsqrt())}
+
+    def log_prob(self, values: Values) -> Values:
+        """Log density of all coefficients, under the first one's name; that of the precision."""
+        gap = self._join(values) - self.loc
+        p = self.loc.shape[-1]
+        white = torch.linalg.solve_triangular(self.tril.expand(*gap.shape, p), gap[..., None], upper=False)[..., 0]
+        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        square, extra, found = white.square().sum(-1), torch.zeros(()), {}
+        if self.a is not None and self.b is not None:
+            t = values[self.names[0]]
+            found[self.names[0]] = dist.Gamma(self.a, self.b).log_prob(t)
+            square, extra = square * t, 0.5 * p * t.log()
+        density = extra - 0.5 * square - log_det - 0.5 * p * math.log(2 * math.pi)
+        return {**found, **{n: torch.zeros_like(density) for n in self._sites[1:]}, self._sites[0]: density}
+
+    def entropy(self) -> Values:
+        """(P log 2 pi e + log |C| - P E[log t]) / 2, under the first site's name; that of the precision."""
+        p = self.loc.shape[-1]
+        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        own = 0.5 * p * math.log(2 * math.pi * math.e) + log_det
+        found = {n: torch.zeros_like(own) for n in self._sites[1:]}
+        if self.a is not None and self.b is not None:
+            found[self.names[0]] = dist.Gamma(self.a, self.b).entropy()
+            own = own - 0.5 * p * (torch.digamma(self.a) - self.b.log())
+        return {**found, self._sites[0]: own}
+
+    def moments(self, name: str) -> Moments:
+        """E[t], E[log t]; of one coefficient site mean and var; `cov` (or `quad` = E[t] cov, joint) of them all."""
+        if self.a is not None and self.b is not None and name == self.names[0]:
+            return {"mean": self.a / self.b, "log": torch.digamma(self.a) - self.b.log()}
+        cov = self.tril @ self.tril.mT
+        unit = torch.ones((), dtype=cov.dtype, device=cov.device)
+        if self.a is not None and self.b is not None:
+            unit = self.b / (self.a - 1).clamp_min(1e-8)
+        variance = self._split(cov.diagonal(dim1=-2, dim2=-1) * unit)
+        found = {"mean": self._split(self.loc)[name], "var": variance[name]}
+        return {**found, "quad": cov} if self.joint else {**found, "cov": cov}
+
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """Gamma of the precision; Normal of one site's coefficients given those of the sites before it."""
+        if self.a is not None and self.b is not None and name == self.names[0]:
+            return dist.Gamma(self.a, self.b)
+        lead = 1 if self.loc.ndim > 1 else 0
+        sizes = [math.prod(s[lead:]) for s in self.shapes]
+        at = self._sites.index(name)
+        start, stop = sum(sizes[:at]), sum(sizes[: at + 1])
+        cov = self.tril @ self.tril.mT
+        if self.a is not None:
+            cov = cov / values[self.names[0]]
+        loc, own = self.loc[..., start:stop], cov[..., start:stop, start:stop]
+        if start:
+            known = torch.cat([values[n].reshape(*values[n].shape[:lead], -1) for n in self._sites[:at]], -1)
+            across = torch.linalg.solve(cov[..., :start, :start], cov[..., :start, start:stop]).mT
+            loc = loc + (across @ (known - self.loc[..., :start])[..., None])[..., 0]
+            own = own - across @ cov[..., :start, start:stop]
+        shape = self.shapes[at]
+        if not shape[lead:]:
+            return dist.Normal(loc.reshape(shape), own.reshape(shape).sqrt()).to_event(lead)
+        flat = dist.MultivariateNormal(loc, own)
+        if len(shape) == lead + 1:
+            return flat.to_event(lead)
+        shaped = torch.distributions.ReshapeTransform(loc.shape[-1:], torch.Size(shape[lead:]))
+        return dist.TransformedDistribution(flat, [shaped]).to_event(lead)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """loc, tril, and a, b where the precision is part of it."""
+        found = {"loc": self.loc, "tril": self.tril}
+        return found if self.a is None or self.b is None else {**found, "a": self.a, "b": self.b}
+
+    def describe(self) -> dict[str, Any]:
+        """Shapes of the sites."""
+        return {"shapes": [list(s) for s in self.shapes]}
+
+
