@@ -11,7 +11,8 @@ from torch import Tensor
 from inference.families.expected import Expected, Statistics
 from inference.families.plan import Plan, log_factor
 from inference.families.posteriors import Moments
-from inference.families.sweep import Features, Linear, Quadratic, Stack, Swept, pack, sweep, total, unpack
+from inference.families.features import Features, Linear, Quadratic, Stack, pack, unpack
+from inference.families.sweep import Swept, sweep, total
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution
@@ -144,9 +145,7 @@ class Mixture:
         """Sweep at point values; return sums, what arguments were, and the part of the value all components share."""
         expected = Expected(self.plan, self.probe, values, self.probe.replay(values))
         natural, constant, shared = self.natural(expected)
-        swept = sweep(
-            self.features, natural[None], constant[None], weights=self.program.data.weights, hard=hard
-        )
+        swept = sweep(self.features, natural[None], constant[None], weights=self.program.data.weights, hard=hard)
         return swept, expected, shared
 
     def natural(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:

@@ -152,8 +152,7 @@ class MultivariateMeanBlock(Block):
             count, total, center = self.totals(expected, plain=True)
             return {self.name: torch.where(count > EMPTY, center + total / count.clamp_min(EMPTY), current)}
         precision, total, center = self.totals(expected)
-        size = precision.diagonal(dim1=-2, dim2=-1).sum(-1)
-        alive = size > EMPTY
+        alive = self.totals(expected, plain=True)[0][..., 0] > EMPTY
         eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
         safe = torch.where(alive[..., None, None], precision, eye)
         moved = center + torch.linalg.solve(safe, total[..., None])[..., 0]
@@ -330,6 +329,5 @@ def floored(covariance: Tensor, unit: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(scaled)
     raised = (vectors * values.clamp_min(FLOOR)[..., None, :]) @ vectors.mT
     low = values[..., :1, None] < FLOOR
-    return torch.where(low, raised, scaled) * scale
-
-
+    found: Tensor = torch.where(low, raised, scaled) * scale
+    return found

@@ -111,11 +111,11 @@ class NormalMeanBlock(Block):
         """Name what is updated."""
         self.unknowns = (self.name,)
 
-    def totals(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
-        """Precision, precision times mean about an anchor, and that anchor, in the unknown's shape."""
+    def totals(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Precision, precision times mean about an anchor, that anchor, and the count, in the unknown's shape."""
         shape = tuple(expected.values[self.name].shape)
         like = expected.values[self.name]
-        precision, total, anchor = torch.zeros_like(like), torch.zeros_like(like), torch.zeros_like(like)
+        precision, total, anchor, number = (torch.zeros_like(like) for _ in range(4))
         for i, use in enumerate(self.found):
             count, (first, _) = expected.statistics(use.site, self.name)
             center = expected.plan.centers.get(use.site.name)
@@ -124,8 +124,9 @@ class NormalMeanBlock(Block):
             events = use.site.shape[len(use.site.shape) - use.site.event_dim :]
             count = count.expand((*count.shape[: count.ndim - len(events)], *events))
             plain = isinstance(factor, float) and factor == 1.0
+            whole = expected.reduce(use.feed, count, shape)
+            number = number + whole
             if center is not None and plain and i == 0:
-                whole = expected.reduce(use.feed, count, shape)
                 anchor = expected.reduce(use.feed, count * center, shape) / whole.clamp_min(EMPTY)
                 anchor = torch.where(whole > EMPTY, anchor, like)
             about = expected.place(use.feed, anchor)
@@ -133,14 +134,14 @@ class NormalMeanBlock(Block):
             moved = first + (offset - factor * about) * count
             precision = precision + expected.reduce(use.feed, t * factor * count, shape)
             total = total + expected.reduce(use.feed, t * moved, shape)
-        return precision, total, anchor
+        return precision, total, anchor, number
 
     def posterior(self, expected: Expected) -> Single | None:
         """Normal with added precisions; None for a parameter without prior."""
         site = expected.program.sites[self.name]
         if site.role == "parameter":
             return None
-        precision, total, anchor = self.totals(expected)
+        precision, total, anchor, _ = self.totals(expected)
         before, mean = self.prior(expected)
         after = before + precision
         loc = anchor + (before * (mean - anchor) + total) / after
@@ -160,9 +161,10 @@ class NormalMeanBlock(Block):
         posterior = self.posterior(expected)
         if posterior is not None:
             return posterior.mean()
-        precision, total, anchor = self.totals(expected)
-        moved = anchor + total / precision.clamp_min(EMPTY)
-        return {self.name: torch.where(precision > EMPTY, moved, expected.values[self.name])}
+        precision, total, anchor, number = self.totals(expected)
+        alive = number > EMPTY
+        moved = anchor + total / torch.where(alive, precision, torch.ones_like(precision))
+        return {self.name: torch.where(alive, moved, expected.values[self.name])}
 
 
 class PrecisionFamily(Family):

@@ -56,9 +56,7 @@ class Plan:
         """Lay out states."""
         self.codes = {s.name: s.states.long() for s in self.program.enumerated if s.states is not None}
 
-    def recognize(
-        self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood]
-    ) -> None:
+    def recognize(self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood]) -> None:
         """Match sites with likelihoods, and keep those whose formula gives the site's own log density."""
         structure, program = self.program.structure, self.program
         data = program.data

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, Statistics, fn_of
-from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, uses
+from inference.families.family import Argument, Block, Family, Likelihood, uses
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Posterior
 from zoo.declare.evaluate import Values
@@ -319,11 +319,9 @@ class RegressionBlock(Block):
         second, count = self._moments(expected)
         p = second.shape[-1] - 1
         inner = second[..., :-1, :-1] + likelihood.rotate.mT @ before @ likelihood.rotate
-        right = second[..., :-1, -1] + (
-            (before @ (mean - likelihood.start)[..., None])[..., 0] @ likelihood.rotate
-        )
+        right = second[..., :-1, -1] + ((before @ (mean - likelihood.start)[..., None])[..., 0] @ likelihood.rotate)
         size = inner.diagonal(dim1=-2, dim2=-1).sum(-1) / p
-        alive = size > EMPTY
+        alive = size > 0
         ridge = torch.where(alive, 1e-12 * size, torch.ones_like(size))[..., None, None]
         eye = torch.eye(p, dtype=inner.dtype, device=inner.device)
         gamma = torch.linalg.solve(inner + ridge * eye, right[..., None])[..., 0]
@@ -376,8 +374,10 @@ def split(beta: Tensor, shapes: tuple[tuple[int, ...], ...], indexed: bool) -> l
     """Cut coefficients (..., P) into the values of their sites."""
     lead = 1 if indexed else 0
     sizes = [math.prod(s[lead:]) for s in shapes]
-    return [part.reshape((*part.shape[: part.ndim - 1 - lead], *s)) for part, s in
-            zip(beta.split(sizes, -1), shapes, strict=True)]
+    return [
+        part.reshape((*part.shape[: part.ndim - 1 - lead], *s))
+        for part, s in zip(beta.split(sizes, -1), shapes, strict=True)
+    ]
 
 
 @dataclass
@@ -508,5 +508,3 @@ class LinearPosterior(Posterior):
     def describe(self) -> dict[str, Any]:
         """Shapes of the sites."""
         return {"shapes": [list(s) for s in self.shapes]}
-
-
