@@ -16,7 +16,7 @@ from zoo.data_checks import check_components, check_range, rank
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import SEED_ROWS
+from zoo.initial import SEED_ROWS, column_moments
 
 TRIES, STEPS = 10, 10  # random starts of the clustering by lines, and its steps from each
 RIDGE = 1e-6  # of the mean square of a standardized column: keeps a line through too few rows defined
@@ -28,7 +28,9 @@ class MixtureOfRegressions(Model):
     Generative story::
 
         z_i                ~ Categorical(weights)                                          i = 1 .. n
-        y_i | z_i = k      ~ Normal(intercepts_k + x_i . coefficients_k, scales_k)
+        y_i | z_i = k      ~ Normal(intercepts_k + (x_i - m) . coefficients_k, scales_k)
+
+    with m the means of the columns of x, so intercepts are what y is expected to be there; without intercept m is 0.
 
     ============  ================  ==================================
     symbol        site              shape
@@ -66,6 +68,7 @@ class MixtureOfRegressions(Model):
         "intercepts": ("component",),
         "scales": ("component",),
     }
+    center: Tensor
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse too few rows, columns that depend on each other, and a response that does not vary."""
@@ -90,6 +93,11 @@ class MixtureOfRegressions(Model):
                 f"field 'x': {len(x)} rows determine {found} of the {design.shape[1]} unknowns of a line; {what}"
             )
 
+    def setup(self, x: Tensor, y: Tensor) -> None:
+        """Take the means of the columns, so that intercepts and slopes are told apart however far these are from 0."""
+        center = column_moments(x, self.row_weights)[0]
+        self.register_buffer("center", center if self.intercept else torch.zeros_like(center))
+
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start from the best of several clusterings by lines (Späth 1979), each from lines through a few rows."""
         pick = torch.randperm(len(x), device=x.device)[:SEED_ROWS]
@@ -105,7 +113,7 @@ class MixtureOfRegressions(Model):
         coefficients = lines[:, : x.shape[1]] / scale
         start = {"weights": (size + 1) / (size + 1).sum(), "coefficients": coefficients, "scales": variances.sqrt()}
         if self.intercept:
-            start["intercepts"] = level + lines[:, -1] - coefficients @ center
+            start["intercepts"] = level + lines[:, -1] + coefficients @ (self.center - center)
         return start
 
     def _design(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +133,7 @@ class MixtureOfRegressions(Model):
         scales = pyro.param("scales", torch.ones(k), constraint=constraints.positive)
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
-            loc = (x * coefficients[z]).sum(-1)
+            loc = ((x - self.center) * coefficients[z]).sum(-1)
             loc = loc + intercepts[z] if self.intercept else loc
             pyro.sample("y", dist.Normal(loc, scales[z]), obs=y)
 
