@@ -383,6 +383,23 @@ def test_the_evidence_is_the_marginal_density(name, model, data):
     assert found.objective.value == pytest.approx(EVIDENCES[name](model, data), rel=1e-7)
 
 
+@pytest.mark.parametrize(("given", "shift"), [(2.0**-20, 0.0), (2.0**10, 1e9)], ids=["small", "far"])
+@pytest.mark.parametrize("method", ["em", "exact"])
+@every_model
+def test_the_units_of_the_data_do_not_matter(name, method, given, shift):
+    """In units c times as small, n numbers have a density c^n times as small: default priors and starts go along."""
+    model, data = ZOO_CASES[name][0]
+    observed = list(model.fields)[-1]
+    if not isinstance(model.fields[observed], zoo.Real) or QUICK[method].why_not(prepare(model, data)):
+        return
+    fields = {n: np.asarray(v) for n, v in (data if isinstance(data, dict) else {observed: data}).items()}
+    scales = dict.fromkeys(fields, given) | {observed: 2.0**10}  # powers of 2, which round nothing
+    units = {n: scales[n] * v + shift for n, v in fields.items()}
+    plain, other = (fit(model, d, method=method, seed=0, progress=False).objective.value for d in (fields, units))
+    # Numbers next to 1e9 are kept to 1e-7, one part in 1e9 of a spread of 100.
+    assert other == pytest.approx(plain - fields[observed].size * 10 * np.log(2), rel=1e-8 if shift == 0 else 1e-6)
+
+
 # -- rows of counts with totals of their own -----------------------------------------------------------------------
 
 
