@@ -17,40 +17,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.declare.rings import CELLS, Best, Scaled, arithmetic, compose, prefix
+from zoo.declare.rings import CELLS, Best, Scaled, arithmetic, before_each, compose
 
 WIDTH = 1 << 13  # numbers in one step over all blocks: enough to outweigh the call, few enough for the cache
+PIECE = 1 << 19  # numbers in one piece of the rows, which is filtered and smoothed before the next is
 
 
 class Blocks:
-    """The rows of a chain laid out in blocks, (row in block, batch, states, block), to be filtered side by side.
+    """A piece of the rows of a chain in blocks, (row in block, batch, states, block), which are filtered side by side.
 
     Parameters
     ----------
     ring
         Arithmetic.
-    transition
-        log transition probabilities, shape (batch, states, states).
-    density
-        log emission densities, initial probabilities included where a sequence begins, (batch, states, rows).
-    first
-        Which rows begin a sequence, shape (rows,).
+    step
+        Transition matrices from the second state to the first, (batch, states, states).
+    initial
+        log initial probabilities, shape (batch, states).
+    evidence
+        log p(x_t | z_t = k), shape (batch, states, rows).
+    begins, ends
+        Which rows are the first and the last of their sequence, shape (rows,).
+    size
+        Rows in a block.
     """
 
-    def __init__(self, ring: Scaled, transition: Tensor, density: Tensor, first: Tensor) -> None:
-        batch, states, self.rows = density.shape
-        self.ring, self.batch = ring, batch
-        self.step = ring.of(transition).mT.contiguous()  # from the second state to the first
-        self.size = min(ring.longest, max(1, batch * self.rows * states**2 // WIDTH))
-        self.count, self.tail = -(-self.rows // self.size), self.rows % self.size
-        self.begins = self.fold(first, False)
-        self.begins[0, 0] = True
+    def __init__(
+        self, ring: Scaled, step: Tensor, initial: Tensor, evidence: Tensor, begins: Tensor, ends: Tensor, size: int
+    ) -> None:
+        self.ring, self.step, self.size, self.rows = ring, step, size, evidence.shape[-1]
+        self.count, self.tail = -(-self.rows // size), self.rows % size
+        begin = evidence[..., begins] + initial[..., None]
+        top = evidence.amax(-2, keepdim=True)
+        top[..., begins] = begin.amax(-2, keepdim=True)
+        top = torch.where(top.isneginf(), 0.0, top)  # a row that is impossible in every state
+        density = evidence - top
+        density[..., begins] = begin - top[..., begins]
+        self.top = top[:, 0]
+        self.density = self.fold(ring.of(density), ring.one)  # relative to the largest of each row
+        self.begins, self.ends = self.fold(begins, False), self.fold(ends, False)
         if self.tail:
             self.begins[self.tail, -1] = True  # the filling, which is none of the chain's rows
-        self.ends = self.fold(torch.cat([first[1:], first.new_ones(1)]), False)
-        self.density = self.fold(ring.of(density), ring.one)
-        edges = self._edges() if self.count > 1 else density.new_full((2 * batch, states, 1), ring.one)
-        self.start, self.end = edges[:batch], edges[batch:]
 
     def fold(self, x: Tensor, fill: Any) -> Tensor:
         """Lay out (..., rows) as (row in block, ..., block), the last block filled up."""
@@ -67,28 +74,11 @@ class Blocks:
         """Undo `fold`."""
         return x.movedim(0, -1).flatten(-2)[..., : self.rows]
 
-    def filter(self) -> Tensor:
-        """alpha_t(k) up to a factor per block."""
-        x, found = self.start, torch.empty_like(self.density)
-        for at, begins in enumerate(self.begins.any(-1).tolist()):
-            x = self.ring.product(self.step, x, out=found[at])
-            if begins:
-                x.masked_fill_(self.begins[at], self.ring.one)
-            self.ring.times(x, self.density[at], out=x)
-        return found
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """What takes the filter before each block to its end, and the future behind it to its beginning.
 
-    def future(self) -> Tensor:
-        """p(x_{t+1}, x_{t+2}, ... | z_t = k) up to a factor per block."""
-        x, found, step = self.end, torch.empty_like(self.density), self.step.mT.contiguous()
-        for at, ends in reversed(list(enumerate(self.ends.any(-1).tolist()))):
-            self.ring.product(step, x, out=found[at])
-            if ends:
-                found[at].masked_fill_(self.ends[at], self.ring.one)
-            x = self.ring.times(found[at], self.density[at])
-        return found
-
-    def _edges(self) -> Tensor:
-        """Filter at the row before each block, then the future seen from there on, (2 * batch, states, blocks)."""
+        To be multiplied from the left by row vectors, (batch, blocks, states, states) each.
+        """
         ring, step = self.ring, self.step
         eye = torch.eye(step.shape[-1], dtype=torch.bool, device=step.device)[..., None]
         held = torch.where(eye, self.density[0][:, :, None], ring.zero)  # (batch, state now, state at first, block)
@@ -102,24 +92,50 @@ class Blocks:
         held = ring.unit(held.permute(0, 3, 1, 2))
         enter = torch.where(self.begins[0][:, None, None], ring.one, step[:, None])
         leave = torch.where(self.ends[-1][:, None, None], ring.one, step.mT[:, None])
-        forward, backward = ring.product(held, enter).mT, ring.product(held.mT, leave).mT.flip(1)
-        vectors = prefix(ring, torch.cat([forward, backward]))[..., 0, :].mT
-        edges = torch.full_like(vectors, ring.one)
-        edges[: self.batch, :, 1:] = vectors[: self.batch, :, :-1]
-        edges[self.batch :, :, :-1] = vectors[self.batch :, :, :-1].flip(-1)
-        return edges
+        return ring.product(held, enter).mT, ring.product(held.mT, leave).mT
+
+    def filter(self, start: Tensor) -> Tensor:
+        """alpha_t(k) up to a factor per block, from the filter before each block, (batch, states, blocks)."""
+        x, found = start, torch.empty_like(self.density)
+        for at, begins in enumerate(self.begins.any(-1).tolist()):
+            x = self.ring.product(self.step, x, out=found[at])
+            if begins:
+                x.masked_fill_(self.begins[at], self.ring.one)
+            self.ring.times(x, self.density[at], out=x)
+        return found
+
+    def future(self, end: Tensor) -> Tensor:
+        """p(x_{t+1}, x_{t+2}, ... | z_t = k) up to a factor per block, from the future behind each block."""
+        x, found, step = end, torch.empty_like(self.density), self.step.mT.contiguous()
+        for at, ends in reversed(list(enumerate(self.ends.any(-1).tolist()))):
+            self.ring.product(step, x, out=found[at])
+            if ends:
+                found[at].masked_fill_(self.ends[at], self.ring.one)
+            x = self.ring.times(found[at], self.density[at])
+        return found
 
 
-def emissions(initial: Tensor, evidence: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the initial probabilities to the rows that begin a sequence; take out the largest of each row's states."""
-    starts = first.nonzero()[:, 0]
-    begin = evidence[..., starts] + initial[..., None]
-    top = evidence.amax(-2, keepdim=True)
-    top[..., starts] = begin.amax(-2, keepdim=True)
-    top = torch.where(top.isneginf(), 0.0, top)  # a row that is impossible in every state
-    density = evidence - top
-    density[..., starts] = begin - top[..., starts]
-    return density, top[..., 0, :]
+def pieces(
+    ring: Scaled, table: Tensor, evidence: Tensor, first: Tensor
+) -> tuple[list[Blocks], list[tuple[Tensor, Tensor]]]:
+    """Lay out a chain in pieces, and find the filter before and the future behind each block of each piece."""
+    batch, states, rows = evidence.shape
+    step = ring.of(table[:, 1:]).mT.contiguous()
+    size = min(ring.longest, max(1, batch * rows * states**2 // WIDTH))
+    width = max(1, PIECE // (batch * states * size)) * size
+    last = torch.cat([first[1:], first.new_ones(1)])
+    parts = [
+        Blocks(ring, step, table[:, 0], *(x[..., at : at + width] for x in (evidence, first, last)), size)
+        for at in range(0, rows, width)
+    ]
+    edge = evidence.new_full((2 * batch, states), ring.one)
+    counts = [p.count for p in parts]
+    if sum(counts) == 1:
+        return parts, [(edge[:batch, :, None], edge[batch:, :, None])]
+    forward, backward = (torch.cat(m, 1) for m in zip(*(p.matrices() for p in parts), strict=True))
+    edges = before_each(ring, edge, torch.cat([forward[:, :-1], backward.flip(1)[:, :-1]])).mT
+    starts, ends = edges[:batch].split(counts, -1), edges[batch:].flip(-1).split(counts, -1)
+    return parts, list(zip(starts, ends, strict=True))
 
 
 def smooth(table: Tensor, evidence: Tensor, first: Tensor, weight: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -142,47 +158,45 @@ def smooth(table: Tensor, evidence: Tensor, first: Tensor, weight: Tensor | None
         log p(x_t | x_1 .. x_{t-1}) of the row's sequence, (batch, rows); p(z_t = k | x), (batch, states, rows); and the
         expected counts of what `table` holds, in its shape.
     """
-    shift = table[:, 1:].amax((-2, -1), keepdim=True)
-    ring = arithmetic(table[:, 1:] - shift)
-    density, top = emissions(table[:, 0], evidence, first)
-    blocks = Blocks(ring, table[:, 1:] - shift, density, first)
-    begins = blocks.begins[:, None, None]
-    filtered, future = blocks.filter(), blocks.future()
-
-    mass = ring.log(ring.total(filtered))
-    before = torch.cat([ring.log(ring.total(blocks.start))[None], mass[:-1]]).masked_fill_(begins, 0.0)
-    conditional = blocks.unfold((mass - before)[:, :, 0]) + top + torch.where(first, 0.0, shift[:, 0])
+    shift = torch.zeros_like(table[:, :1, :1]) + table[:, 1:].amax((-2, -1), keepdim=True)
+    table = torch.cat([table[:, :1], table[:, 1:] - shift], 1)
+    ring = arithmetic(table[:, 1:])
+    conditional, smoothed = torch.empty_like(evidence[:, 0]), torch.empty_like(evidence)
+    moves, at = torch.zeros_like(table[:, 1:]), 0
+    parts, edges = pieces(ring, table, evidence, first)
+    for part, (start, end) in zip(parts, edges, strict=True):
+        rows = slice(at, at + part.rows)
+        at += part.rows
+        filtered, future = part.filter(start), part.future(end)
+        begins = part.begins[:, None, None]
+        mass = ring.log(ring.total(filtered))
+        before = torch.cat([ring.log(ring.total(start))[None], mass[:-1]]).masked_fill_(begins, 0.0)
+        conditional[:, rows] = part.unfold((mass - before)[:, :, 0]) + part.top
+        joint = ring.times(filtered, future)
+        norm = ring.total(joint)
+        smoothed[..., rows] = part.unfold(ring.plain(ring.over(joint, norm)))
+        after = ring.over(ring.times(part.density, future, out=future), norm).masked_fill_(begins, ring.zero)
+        if part.tail:
+            after[part.tail :, ..., -1] = ring.zero
+        if weight is not None:
+            after = ring.times(after, ring.of(part.fold(weight[:, rows], 1.0).log())[:, :, None])
+        moves += ring.pairs(start, part.step, after[0]) + ring.pairs(filtered[:-1], part.step, after[1:]).sum(0)
+    conditional += torch.where(first, 0.0, shift[:, 0])
     dead = conditional.isneginf()
     if bool(dead.any()):  # what follows an impossible row is conditioned on nothing
         conditional = torch.where(conditional.isnan() & (dead.cumsum(-1) > 0), -math.inf, conditional)
-
-    joint = ring.times(filtered, future)
-    norm = ring.total(joint)
-    smoothed = blocks.unfold(ring.plain(ring.over(joint, norm)))
-    after = ring.over(ring.times(blocks.density, future, out=future), norm)
-    at, block = blocks.begins.nonzero(as_tuple=True)
-    after[at, ..., block] = ring.zero
-    if blocks.tail:
-        after[blocks.tail :, ..., -1] = ring.zero
-    opening = smoothed[..., first]
-    if weight is not None:
-        after = ring.times(after, ring.of(blocks.fold(weight, 1.0).log())[:, :, None])
-        opening = opening * weight[:, None, first]
-    moves = ring.pairs(blocks.start, blocks.step, after[0]) + ring.pairs(filtered[:-1], blocks.step, after[1:]).sum(0)
+    opening = smoothed[..., first] if weight is None else smoothed[..., first] * weight[:, None, first]
     return conditional, smoothed, torch.cat([opening.sum(-1)[:, None], moves], 1)
 
 
 def scan(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
     """`smooth`'s log p(x_t | x_1 .. x_{t-1}) as plain products of one matrix per row, which torch differentiates."""
-    ring = Scaled()
-    transition = table[:, 1:].exp()
     begin = table[:, 0, :, None] + evidence
     top = torch.where(first, begin, evidence).detach().amax(-2, keepdim=True)
     density = (torch.where(first, begin, evidence) - top).exp().mT[:, :, None]
-    steps = torch.where(first[:, None, None], 1.0, transition[:, None]) * density
-    filtered = prefix(ring, steps)[..., 0, :]
-    filtered = filtered / filtered.sum(-1, keepdim=True)
-    before = torch.cat([torch.full_like(filtered[:, :1], 1 / filtered.shape[-1]), filtered[:, :-1]], 1)
+    steps = torch.where(first[:, None, None], 1.0, table[:, None, 1:].exp()) * density
+    before = before_each(Scaled(), torch.ones_like(table[:, 0]), steps[:, :-1])
+    before = before / before.sum(-1, keepdim=True)
     return (before[:, :, None] @ steps).sum((-2, -1)).log() + top[:, 0]
 
 
@@ -250,8 +264,8 @@ class _Gradient(torch.autograd.Function):
         begins = first.clone()
         begins[0] = True
         own = gradient[:, begins]
-        if bool((own == own[:, :1]).all()) and bool((gradient == own[:, :1]).all()):
-            return own[:, :1, None] * counts, own[:, :1, None] * smoothed
+        if bool((gradient == 1).all()):
+            return counts.clone(), smoothed.clone()
         if bool((gradient == own[:, begins.cumsum(0) - 1]).all()):
             return smooth(table, evidence, first, gradient)[2], gradient[:, None] * smoothed
         return _differentiate(table, evidence, first, gradient)
@@ -292,10 +306,10 @@ def best_path(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
 
 def viterbi(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
     """Most probable path given all rows of its sequence, shape (rows,); each row is traced back from the next."""
-    density, _ = emissions(table[None, 0], evidence[None], first)
-    blocks = Blocks(Best(), table[None, 1:], density, first)
-    score = blocks.unfold(blocks.filter())[0]
+    parts, edges = pieces(Best(), table[None], evidence[None], first)
+    score = torch.cat([p.unfold(p.filter(start)) for p, (start, _) in zip(parts, edges, strict=True)], -1)[0]
     last = torch.cat([first[1:], first.new_ones(1)])
-    parts = [(s[:, None] + table[1:, :, None]).argmax(0) for s in score.split(max(1, CELLS // table.numel()), -1)]
-    back = torch.where(last, score.argmax(0), torch.cat(parts, -1))  # state at a row by the state at the next
+    width = max(1, CELLS // table.numel())
+    before = torch.cat([(s[:, None] + table[1:, :, None]).argmax(0) for s in score.split(width, -1)], -1)
+    back = torch.where(last, score.argmax(0), before)  # state at a row by the state at the next
     return compose(back.T.flip(0)[None])[0].flip(0)

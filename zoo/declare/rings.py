@@ -128,17 +128,22 @@ def arithmetic(transition: Tensor) -> Scaled:
     return Scaled(int(min(LONGEST, room / max(depth, 1e-3) - 1))) if 2 * depth < room else Logs()
 
 
-def prefix(ring: Scaled, matrices: Tensor) -> Tensor:
-    """Product of the first 1, 2, ... matrices along dimension -3, each up to a factor, in log2(length) rounds."""
+def before_each(ring: Scaled, vector: Tensor, matrices: Tensor) -> Tensor:
+    """Row vector times the first 0, 1, 2, ... matrices along dimension -3, each up to a factor, in log2(length) rounds.
+
+    Pairs of neighbours are multiplied until one is left; on the way back the vectors in between are filled in
+    (Blelloch 1990).
+    """
     count = matrices.shape[-3]
-    if count == 1:
-        return matrices
-    even, odd = matrices[..., 0::2, :, :], matrices[..., 1::2, :, :]
-    done = prefix(ring, ring.unit(ring.product(even[..., : count // 2, :, :], odd)))
-    rest = ring.unit(ring.product(done[..., : (count - 1) // 2, :, :], even[..., 1:, :, :]))
-    even = torch.cat([even[..., :1, :, :], rest], -3)
-    woven = torch.stack([even[..., : count // 2, :, :], done], -3).flatten(-4, -3)
-    return torch.cat([woven, even[..., -1:, :, :]], -3) if count % 2 else woven
+    if count == 0:
+        return vector[..., None, :]
+    even = matrices[..., 0::2, :, :]
+    pairs = ring.unit(ring.product(even[..., : count // 2, :, :], matrices[..., 1::2, :, :]))
+    found = before_each(ring, vector, pairs)
+    half = found[..., : (count + 1) // 2, None, :]
+    between = ring.unit(ring.product(half, even))[..., 0, :]
+    woven = torch.stack([half[..., 0, :], between], -2).flatten(-3, -2)
+    return woven if count % 2 else torch.cat([woven, found[..., -1:, :]], -2)
 
 
 def compose(maps: Tensor) -> Tensor:
