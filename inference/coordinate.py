@@ -47,11 +47,13 @@ class Coordinates:
         The program.
     hard
         Give each row to its most probable state (classification EM).
+    plan
+        The plan of the same model on other rows; None to find it.
     """
 
-    def __init__(self, program: Program, *, hard: bool = False) -> None:
+    def __init__(self, program: Program, *, hard: bool = False, plan: Plan | None = None) -> None:
         self.program, self.hard = program, hard
-        self.plan: Plan = closed_form(program)
+        self.plan: Plan = closed_form(program) if plan is None else plan
         self.mixture: Mixture | None = None
 
     def prepare(self, state: State) -> None:
@@ -106,6 +108,10 @@ class Coordinates:
             if any(n in expected.beliefs for feed in site.args.values() for n in feed.sites):
                 found[site.name] = log_factor(expected, site)
         return found
+
+    def step(self, state: State) -> State:
+        """One E-step, and one update of each block."""
+        return self.believe(self.expect(state)[1])
 
     # -- updates -----------------------------------------------------------------------------------------------
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 
 from inference.approximation import Conjugate
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import closed_form
 from inference.families.posteriors import Posterior
+from inference.cavi import no_update
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
-from zoo.declare.data import Source, bind
+from zoo.declare.data import Source
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.sites import primary
-from zoo.errors import FitError, MethodError
+from zoo.errors import FitError
 
 if TYPE_CHECKING:
     from inference.result import Fit
@@ -44,12 +43,7 @@ class Exact(Method):
             return f"{unknown[0]!r} is a parameter without prior"
         plan = closed_form(program)
         if plan.rest:
-            site = program.sites[plan.rest[0]]
-            what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
-            return (
-                f"no conjugate family is recognised for {site.name!r} ~ {site.family} "
-                f"({what or 'constant arguments'}) and what it feeds"
-            )
+            return no_update(program, plan.rest[0])
         home = {n: i for i, block in enumerate(plan.blocks) for n in block.unknowns}
         for site in program.sites.values():
             near = {home[n] for feed in site.args.values() for n in (*feed.sites, site.name) if n in home}
@@ -107,24 +101,6 @@ class Exact(Method):
         MethodError
             If the fit is not one of `Exact`, or a latent belongs to the earlier rows.
         """
-        from inference.result import Fit
+        from inference.updating import conditioned
 
-        if not isinstance(fit.approximation, Conjugate):
-            raise MethodError(
-                f"Exact().update continues a fit made by Exact(); this one was made by {type(fit.method).__name__}"
-            )
-        if fit.program.locals:
-            raise MethodError(
-                f"site {fit.program.locals[0].name!r} is local: new rows have latents of their own, so "
-                "the old posterior is no prior for them"
-            )
-        before = fit.program
-        data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
-        priors = {n: q for q in fit.approximation.posteriors for n in q.names}
-        program = Program(before.model, replace(data, weights=None), priors, before.structure)
-        self.check(program)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fit.seed)
-            outcome = self.run(program)
-        total = pd.concat([fit.trace, outcome.trace.assign(step=len(fit.trace) + 1)], ignore_index=True)
-        return Fit(program, self, replace(outcome, trace=total), fit.seed, 0.0)
+        return conditioned(self, fit, new_data)

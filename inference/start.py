@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from guides.guide import Start
+from inference.coordinate import State
 from inference.families import Expected, closed_form
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
@@ -42,6 +43,24 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
 
     _, marginals = program.marginals(log_probs)
     return marginals
+
+
+def start_state(program: Program, kind: str = "kmeans", *, again: bool = False) -> State:
+    """Where coordinate ascent starts: the model's own proposal, else one update from a guess of the enumerated sites.
+
+    Parameters
+    ----------
+    kind
+        "kmeans" or "random": how the guess is made.
+    again
+        Whether this is not the first start.
+    """
+    values = program.initial()
+    if kind == "random" or not proposes(program):
+        marginals = first_marginals(program, random=kind == "random")
+        if marginals is not None:
+            values = first_update(program, values, marginals)
+    return State(values, {})
 
 
 def proposes(program: Program) -> bool:

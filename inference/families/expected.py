@@ -159,7 +159,7 @@ class Expected:
             value = {**value, "mean": value["mean"] - center}
         parts = likelihood.statistics(base_distribution(fn), value, self.program)
         outer = site.event_dim - likelihood.joint
-        if site.name in self.plan.collapsible and site.role == "observed":
+        if site.name in self.plan.collapsible and not site.latent:
             return self._collapsed(site, weight, parts, likelihood.inner, outer)
         weight = weight[(..., *[None] * outer)]
         return weight, tuple(weight[(..., *[None] * i)] * t for i, t in zip(likelihood.inner, parts, strict=True))
@@ -173,6 +173,9 @@ class Expected:
         lead = weight.shape[: weight.ndim - plates]
         flat = weight.reshape(lead.numel(), -1)
         sums = []
+        if site.role == "enumerated":  # its states are the same in every row
+            whole = flat.sum(-1).reshape(*lead, *[1] * plates)[(..., *[None] * outer)]
+            return whole, tuple(whole[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
         for i, t in zip(inner, parts, strict=True):
             own = t.shape[t.ndim - outer - i :]
             t = t.expand(*weight.shape[weight.ndim - plates :], *own)

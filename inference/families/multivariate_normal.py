@@ -25,9 +25,9 @@ SCALES = ("precision_matrix", "covariance_matrix", "scale_tril")
 
 
 class MultivariateNormalLikelihood(Likelihood):
-    """x ~ Normal(m, P^-1): log p = x^T P m - x^T P x / 2 + (log |P| - m^T P m - d log 2 pi) / 2 (Murphy 2007, section 8).
+    """x ~ Normal(m, P^-1): log p = x^T P m - x^T P x / 2 + (log |P| - m^T P m - d log 2 pi) / 2.
 
-    x and m are taken about the mean of the data.
+    x and m are taken about the mean of the data (Murphy 2007, section 8).
     """
 
     distributions: ClassVar[tuple[str, ...]] = ("MultivariateNormal",)

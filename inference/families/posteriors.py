@@ -17,6 +17,11 @@ from zoo.declare.sites import base_distribution
 from zoo.errors import DataError
 
 Moments = dict[str, Tensor]
+CONCENTRATIONS = {
+    "Beta": ("concentration1", "concentration0"),
+    "Dirichlet": ("concentration",),
+    "Gamma": ("concentration", "rate"),
+}
 SINGLE = ("Beta", "Dirichlet", "Gamma", "Normal", "MultivariateNormal", "Wishart")
 
 
@@ -55,6 +60,10 @@ class Posterior(ABC):
     @abstractmethod
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Distribution of one unknown given the ones before it, to serve as its prior."""
+
+    @abstractmethod
+    def blend(self, other: Any, rate: float) -> Posterior:
+        """(1 - rate) times its natural parameters plus rate times another's: a natural-gradient step."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -104,6 +113,30 @@ class Single(Posterior):
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """The distribution itself."""
         return self.distribution
+
+    def blend(self, other: Single, rate: float) -> Single:
+        """Mix concentrations and rates; precisions and precision-weighted means; degrees and inverse scales."""
+        p, q = base_distribution(self.distribution), base_distribution(other.distribution)
+        name = type(p).__name__
+        made: Any
+        if name == "Normal":
+            a, b = p.scale.square().reciprocal(), q.scale.square().reciprocal()
+            precision = mix(a, b, rate)
+            made = dist.Normal(mix(a * p.loc, b * q.loc, rate) / precision, precision.rsqrt())
+        elif name == "MultivariateNormal":
+            a, b = torch.cholesky_inverse(p.scale_tril), torch.cholesky_inverse(q.scale_tril)
+            root = torch.linalg.cholesky(mix(a, b, rate))
+            right = mix((a @ p.loc[..., None]), (b @ q.loc[..., None]), rate)
+            loc = torch.cholesky_solve(right, root)[..., 0]
+            made = dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(torch.cholesky_inverse(root)))
+        elif name == "Wishart":
+            inverse = mix(torch.cholesky_inverse(p.scale_tril), torch.cholesky_inverse(q.scale_tril), rate)
+            tril = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(inverse)))
+            made = dist.Wishart(mix(p.df, q.df, rate), scale_tril=tril)
+        else:
+            made = type(p)(*(mix(getattr(p, a), getattr(q, a), rate) for a in CONCENTRATIONS[name]))
+        extra = self.distribution.event_dim - made.event_dim
+        return Single(self.name, made.to_event(extra) if extra else made)
 
     def tensors(self) -> dict[str, Tensor]:
         """Arguments of the distribution."""
@@ -223,6 +256,18 @@ class NormalGamma(Posterior):
             return self._gamma()
         return self._normal(self._lift(values[self.names[1]])).to_event(self.events[0])
 
+    def blend(self, other: NormalGamma, rate: float) -> NormalGamma:
+        """Mix kappa, kappa m, a, and b + kappa m^2 / 2 about a common center."""
+        kappa = mix(self.kappa, other.kappa, rate)
+        loc = mix(self.kappa * self.loc, other.kappa * other.loc, rate) / kappa
+        b = mix(self.b + self._gap(self, loc), other.b + self._gap(other, loc), rate)
+        return NormalGamma(self.names, loc, kappa, mix(self.a, other.a, rate), b, self.events, self.pad)
+
+    def _gap(self, one: NormalGamma, loc: Tensor) -> Tensor:
+        """Return kappa (m - m')^2 / 2 in the shape of the precision."""
+        gap = 0.5 * one.kappa * (one.loc - loc).square()
+        return gap.sum_to_size((*self.b.shape, *[1] * self.pad)).reshape(self.b.shape)
+
     def tensors(self) -> dict[str, Tensor]:
         """loc, kappa, a, b."""
         return {"loc": self.loc, "kappa": self.kappa, "a": self.a, "b": self.b}
@@ -290,6 +335,19 @@ class NormalWishart(Posterior):
         """Wishart of the precision; Normal of the mean given the precision's value."""
         return self._wishart() if name == self.names[1] else self._normal(values[self.names[1]])
 
+    def blend(self, other: NormalWishart, rate: float) -> NormalWishart:
+        """Mix kappa, kappa m, df, and V^-1 + kappa m m^T about a common center."""
+        kappa = mix(self.kappa, other.kappa, rate)
+        loc = mix(self.kappa[..., None] * self.loc, other.kappa[..., None] * other.loc, rate) / kappa[..., None]
+        inverses = []
+        for one in (self, other):
+            gap = one.loc - loc
+            outer = one.kappa[..., None, None] * (gap[..., :, None] * gap[..., None, :])
+            inverses.append(torch.cholesky_inverse(one.tril) + outer.sum_to_size(one.tril.shape))
+        inverse = mix(inverses[0], inverses[1], rate)
+        tril = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(inverse)))
+        return NormalWishart(self.names, loc, kappa, mix(self.df, other.df, rate), tril)
+
     def tensors(self) -> dict[str, Tensor]:
         """loc, kappa, df, tril."""
         return {"loc": self.loc, "kappa": self.kappa, "df": self.df, "tril": self.tril}
@@ -307,6 +365,11 @@ def bartlett(count: int, df: Tensor, tril: Tensor) -> Tensor:
     noise = torch.randn(count, *df.shape, d, d, dtype=tril.dtype, device=tril.device).tril(-1)
     root = tril @ (noise + torch.diag_embed(chi.sqrt()))
     return root @ root.mT
+
+
+def mix(a: Tensor, b: Tensor, rate: float) -> Tensor:
+    """(1 - rate) a + rate b."""
+    return (1 - rate) * a + rate * b
 
 
 def total(tensor: Tensor, events: int) -> Tensor:

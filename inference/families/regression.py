@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.families.expected import Expected, Statistics, fn_of
 from inference.families.family import Argument, Block, Family, Likelihood, uses
 from inference.families.plan import Plan
-from inference.families.posteriors import Moments, Posterior
+from inference.families.posteriors import Moments, Posterior, mix
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Feed, Site, base_distribution
@@ -316,7 +316,7 @@ class RegressionBlock(Block):
         """Weighted least squares, ridge with priors; with a joint precision its mode too."""
         before, mean = self._prior(expected)
         likelihood = self._likelihood(expected)
-        second, count = self._moments(expected)
+        second, _ = self._moments(expected)
         p = second.shape[-1] - 1
         inner = second[..., :-1, :-1] + likelihood.rotate.mT @ before @ likelihood.rotate
         right = second[..., :-1, -1] + ((before @ (mean - likelihood.start)[..., None])[..., 0] @ likelihood.rotate)
@@ -499,6 +499,22 @@ class LinearPosterior(Posterior):
             return flat.to_event(lead)
         shaped = torch.distributions.ReshapeTransform(loc.shape[-1:], torch.Size(shape[lead:]))
         return dist.TransformedDistribution(flat, [shaped]).to_event(lead)
+
+    def blend(self, other: LinearPosterior, rate: float) -> LinearPosterior:
+        """Mix precisions, precision-weighted means, a, and b + m^T L m / 2 about a common center."""
+        own, theirs = self.precision(), other.precision()
+        root = torch.linalg.cholesky(mix(own, theirs, rate))
+        right = mix(own @ self.loc[..., None], theirs @ other.loc[..., None], rate)
+        loc = torch.cholesky_solve(right, root)[..., 0]
+        tril = torch.linalg.cholesky(torch.cholesky_inverse(root))
+        if self.a is None or self.b is None or other.a is None or other.b is None:
+            return LinearPosterior(self.names, self.shapes, loc, tril)
+        gaps = []
+        for one, precision in ((self, own), (other, theirs)):
+            gap = one.loc - loc
+            gaps.append(0.5 * (gap * (precision @ gap[..., None])[..., 0]).sum(-1))
+        b = mix(self.b + gaps[0], other.b + gaps[1], rate)
+        return LinearPosterior(self.names, self.shapes, loc, tril, mix(self.a, other.a, rate), b)
 
     def tensors(self) -> dict[str, Tensor]:
         """loc, tril, and a, b where the precision is part of it."""

@@ -156,8 +156,7 @@ class Program:
         replay = Replay({**values, **self._states}, self.priors, densities=densities)
         with surroundings(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
-        for name, chain in replay.chains.items():
-            self._firsts[name] = chain.first(len(self.data))
+        self._firsts.update(replay.firsts)
         return replay
 
     def log_probs(self, values: Values) -> Values:
@@ -288,7 +287,7 @@ class Program:
         if self.chained:
             return program.smoothed(values)
         _, marginals = program.expectations(values, vectorized=vectorized)
-        return {s.name: self._per_row(marginals[s.name], s) for s in self.assigned}
+        return {s.name: self.per_row(marginals[s.name], s) for s in self.assigned}
 
     def smoothed(self, values: Values) -> dict[str, Tensor]:
         """`responsibilities` as the gradient with respect to evidence on each row's states, given all other rows."""
@@ -316,7 +315,7 @@ class Program:
             log_prob = log_prob * weights.reshape([-1, *[1] * (-1 - axis)])
         return log_prob.reshape(*log_prob.shape[:lead], -1).sum(-1)
 
-    def _per_row(self, marginal: Tensor, site: Site) -> Tensor:
+    def per_row(self, marginal: Tensor, site: Site) -> Tensor:
         """Reduce a factor's marginal to (rows, states)."""
         row_axis = marginal.ndim + site.plate_dims[site.plates.index(self.row)]
         enum_axis = marginal.ndim + site.enum_dim

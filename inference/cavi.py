@@ -1,0 +1,261 @@
+"""Coordinate-ascent variational inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from inference.approximation import Conjugate
+from inference.coordinate import Coordinates, State, distinct
+from inference.em import arrived, collapsed
+from inference.families import Expected, closed_form
+from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.start import start_state
+from zoo.declare.data import Source
+from zoo.declare.program import Program
+from zoo.errors import FitError
+
+if TYPE_CHECKING:
+    from inference.result import Fit
+
+EMPTY_ROWS = 0.5  # rows in effect below which a component is said to be empty
+
+
+@dataclass(frozen=True)
+class CAVI(Method):
+    """Coordinate-ascent variational inference: conjugate updates of a factorized posterior, one block after the other.
+
+    q(z, u) = q(z) prod_b q(u_b); each step sets q(z) of the enumerated sites to their exact posterior under the expected
+    log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family (Bishop 2006,
+    equation 10.9). The ELBO, every constant kept, never decreases. Unknowns whose priors are conjugate together
+    (Normal-Gamma, Normal-Wishart, all coefficients of a linear predictor) share one block. Parameters without prior are
+    set to the maximum of the ELBO.
+
+    Parameters
+    ----------
+    restarts
+        Number of starts, of which the best end is kept.
+    tolerance
+        Stop when the ELBO is within this many nats of its limit, judged by Aitken extrapolation.
+    max_steps
+        Most steps from each start; passes over the data with `batch_size`.
+    batch_size
+        Rows per step of the stochastic variant: natural-gradient steps of size (step + delay)^-forgetting
+        (Hoffman et al. 2013, algorithm 1). None for all rows.
+    forgetting, delay
+        Of that step size; 0.5 < forgetting <= 1.
+    start
+        "kmeans" or "random" for the first guess of the enumerated sites.
+    """
+
+    restarts: PositiveInt = 1
+    tolerance: PositiveFloat = 1e-6
+    max_steps: PositiveInt = 1000
+    batch_size: PositiveInt | None = None
+    forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
+    delay: PositiveFloat = 1.0
+    start: Literal["kmeans", "random"] = "kmeans"
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse models with no latent to have a posterior, or one without conjugate updates."""
+        if (reason := unsupported(program)) is not None:
+            return reason
+        if not program.latents:
+            return "there is no continuous latent to have a posterior: its unknowns are parameters without prior"
+        plan = closed_form(program)
+        if plan.rest:
+            return no_update(program, plan.rest[0])
+        for block in plan.blocks:
+            roles = {program.sites[n].role == "parameter" for n in block.unknowns}
+            if len(roles) > 1:
+                return f"{' and '.join(block.unknowns)} are updated together, and not all have a prior"
+        if self.batch_size is not None and program.locals:
+            return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
+        if self.batch_size is not None and program.chained:
+            return "batch_size breaks a chain of rows; leave it out"
+        return None
+
+    def how(self, program: Program) -> str:
+        """Say which latents share a block."""
+        blocks = [block.unknowns for block in closed_form(program).blocks]
+        return "blocks: " + "; ".join(", ".join(names) for names in blocks)
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Climb from each start; keep the best end."""
+        best: tuple[float, State, Monitor, bool, int, Expected] | None = None
+        failed: list[str] = []
+        for start in range(self.restarts):
+            with Monitor(f"cavi {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
+                try:
+                    state = start_state(program, self.start if start % 2 == 0 else "random", again=start > 0)
+                    climb = self._climb if self.batch_size is None else self._climb_by_batches
+                    state, converged, steps, expected = climb(program, state, monitor)
+                except (FitError, RuntimeError) as error:
+                    if not isinstance(error, FitError) and "linalg" not in str(error):
+                        raise
+                    failed.append(str(error))
+                    continue
+            value = monitor.rows[-1][2]
+            if best is None or value > best[0]:
+                best = value, state, monitor, converged, steps, expected
+        if best is None:
+            raise FitError(f"cavi broke down from every start: {failed[0]}. Try weaker data or a stronger prior")
+        value, state, monitor, converged, steps, expected = best
+        reason = (
+            f"within {self.tolerance:g} of the limit after {steps} steps"
+            if converged
+            else f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
+        )
+        warnings = [] if converged else [reason]
+        if failed:
+            warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
+        latents = {s.name for s in program.latents}
+        points = {n: v for n, v in state.values.items() if n not in latents}
+        if points:
+            warnings += collapsed(program, state.values)
+        return Outcome(
+            Conjugate(distinct(state.beliefs)),
+            points,
+            Objective(value, "elbo"),
+            monitor.trace,
+            steps,
+            converged,
+            reason,
+            warnings + empty_components(program, expected),
+        )
+
+    def _climb(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, Expected]:
+        """Update all blocks from all rows until the ELBO stands still."""
+        ascent = Coordinates(program)
+        ascent.prepare(state)
+        history: list[float] = []
+        _, expected = ascent.expect(state)
+        state = ascent.believe(expected)
+        for step in range(1, self.max_steps + 1):
+            value, expected = ascent.expect(state)
+            history.append(checked(float(value), step))
+            monitor.record(step, history[-1])
+            if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
+                return state, True, step, expected
+            if step < self.max_steps:
+                state = ascent.believe(expected)
+        return state, False, self.max_steps, expected
+
+    def _climb_by_batches(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, Expected]:
+        """Take natural-gradient steps from mini-batches; the ELBO of all rows is evaluated after each pass."""
+        assert self.batch_size is not None
+        whole, rows, step = Coordinates(program), len(program.data), 0
+        whole.prepare(state)
+        size = min(self.batch_size, rows)
+        weights = program.data.weights
+        if weights is None:
+            weights = torch.ones(rows, dtype=program.dtype, device=program.device)
+        history: list[float] = []
+        best: tuple[float, State] | None = None
+        for epoch in range(1, self.max_steps + 1):
+            for at in torch.randperm(rows, device=program.device).split(size):
+                if len(at) < size:
+                    continue
+                part = program.rebind(program.data.batch(at, weights[at] * (weights.sum() / weights[at].sum())))
+                target = Coordinates(part, plan=whole.plan).step(state)
+                step += 1
+                state = blended(state, target, (step + self.delay) ** -self.forgetting)
+            value, expected = whole.expect(state)
+            history.append(checked(float(value), epoch))
+            monitor.record(epoch, history[-1])
+            if best is None or history[-1] > best[0]:
+                best = history[-1], state
+            # Passes differ by noise: settled when the mean gain of the last passes is within it.
+            recent = torch.tensor(history[-6:], dtype=torch.float64).diff()
+            if len(recent) == 5 and float(recent.mean()) < max(self.tolerance, 0.1 * float(recent.std())):
+                break
+        assert best is not None
+        value, expected = whole.expect(best[1])
+        monitor.record(epoch + 1, float(value))
+        return best[1], epoch < self.max_steps, epoch, expected
+
+    def update(self, fit: Fit, new_data: Source) -> Fit:
+        """Condition a fit on more data: yesterday's posterior is today's prior (Broderick et al. 2013).
+
+        Parameters
+        ----------
+        fit
+            A fit by `CAVI` (or `Exact`).
+        new_data
+            Rows that are independent of the earlier ones given the latents.
+
+        Returns
+        -------
+        Fit
+            Its objective bounds log p(new data | earlier data), as far as the earlier posterior is right.
+
+        Raises
+        ------
+        MethodError
+            If the fit has no conjugate posterior, or a latent belongs to the earlier rows.
+        """
+        from inference.updating import conditioned
+
+        return conditioned(self, fit, new_data)
+
+
+def checked(value: float, step: int) -> float:
+    """Return a number, or raise if it is none."""
+    if value != value:
+        raise FitError(f"the ELBO is not a number after {step} steps")
+    return value
+
+
+def no_update(program: Program, name: str) -> str:
+    """Say that an unknown has no conjugate update."""
+    from zoo.declare.sites import primary
+
+    if name not in program.sites:
+        return f"{name!r} belongs to a network, which has no closed-form update"
+    site = program.sites[name]
+    what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
+    return (
+        f"no conjugate family is recognised for {site.name!r} ~ {site.family or site.support} "
+        f"({what or 'constant arguments'}) and what it feeds"
+    )
+
+
+def blended(state: State, target: State, rate: float) -> State:
+    """Move posteriors by `rate` of the way in natural parameters, and points likewise in their own units."""
+    values, beliefs = dict(state.values), dict(state.beliefs)
+    for posterior in distinct(target.beliefs):
+        before = state.beliefs.get(posterior.names[0])
+        mixed = posterior if before is None else before.blend(posterior, rate)
+        beliefs.update(dict.fromkeys(posterior.names, mixed))
+        values.update(mixed.mean())
+    for name, value in target.values.items():
+        if name not in beliefs:
+            values[name] = value if not state.beliefs else (1 - rate) * state.values[name] + rate * value
+    return State(values, beliefs)
+
+
+def component_sizes(program: Program, expected: Expected) -> dict[str, Tensor]:
+    """Rows in effect that each state of each enumerated site of a row holds."""
+    found = {}
+    for site in program.assigned:
+        if site.name in expected.sums:
+            found[site.name] = expected.sums[site.name][0].reshape(-1)
+        elif site.name in expected.marginals:
+            found[site.name] = program.per_row(expected.marginals[site.name], site).sum(0)
+    return found
+
+
+def empty_components(program: Program, expected: Expected) -> list[str]:
+    """Report components that hold no rows, by number and effective size: the model has pruned them."""
+    notes = []
+    for name, sizes in component_sizes(program, expected).items():
+        notes += [
+            f"component {k} of {name!r} is empty ({size:.2g} rows in effect): its posterior is its prior"
+            for k, size in enumerate(sizes.tolist())
+            if size < EMPTY_ROWS
+        ]
+    return notes

@@ -1,0 +1,70 @@
+"""Initial and transition probabilities of a hidden Markov chain; Dirichlet priors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from inference.families.dirichlet import DirichletFamily
+from inference.families.expected import Expected
+from inference.families.family import Argument, Likelihood, Use
+from inference.families.plan import Plan
+from inference.families.posteriors import Moments
+from zoo.declare.program import Program
+
+
+class ChainLikelihood(Likelihood):
+    """z ~ MarkovChain(p, A): log p(z) = sum_k first_k log p_k + sum_jk moves_jk log A_jk.
+
+    Its log factor has an entry for each first state and each move, whose weights are expected counts.
+    """
+
+    distributions: ClassVar[tuple[str, ...]] = ("MarkovChain",)
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """Each entry happens once where it happens."""
+        return (torch.ones_like(torch.cat([fn.initial[None], fn.transition])),)
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log p above log A."""
+        initial, transition = (argument(name, "simplex")["log"] for name in ("initial", "transition"))
+        table = torch.cat([initial[None], transition])
+        return (table,), torch.zeros_like(table)
+
+
+class ChainFamily(DirichletFamily):
+    """What the first states and the moves of a chain have in common: counts of categories (Baum et al. 1970).
+
+    Attributes
+    ----------
+    rows
+        Which rows of the chain's log factor the unknown feeds.
+    """
+
+    rows: ClassVar[slice | int]
+
+    def accepts(self, plan: Plan, name: str, use: Use) -> bool:
+        """Whether the unknown is this argument and feeds no other: a stationary start depends on the transitions."""
+        others = [feed for key, feed in use.site.args.items() if key != use.argument]
+        return super().accepts(plan, name, use) and all(name not in feed.sites for feed in others)
+
+    def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
+        """Expected count of each first state, or of each move."""
+        counts, _ = expected.statistics(use.site, name)
+        return (counts[self.rows],)
+
+
+class InitialFamily(ChainFamily):
+    """z_1 ~ p: maximum first_k / sequences; with p ~ Dirichlet(a) the posterior is Dirichlet(a + first)."""
+
+    arguments: ClassVar[dict[str, str]] = {"MarkovChain": "initial"}
+    rows = 0
+
+
+class TransitionFamily(ChainFamily):
+    """z_t ~ A_j after z_{t-1} = j: maximum moves_jk / moves_j.; with A_j ~ Dirichlet(a) it is Dirichlet(a + moves_j)."""
+
+    arguments: ClassVar[dict[str, str]] = {"MarkovChain": "transition"}
+    rows = slice(1, None)
