@@ -64,7 +64,7 @@ class InitialFamily(ChainFamily):
 
 
 class TransitionFamily(ChainFamily):
-    """z_t ~ A_j after z_{t-1} = j: maximum moves_jk / moves_j.; with A_j ~ Dirichlet(a) it is Dirichlet(a + moves_j)."""
+    """z_t ~ A_j after j: maximum moves_jk / sum_k moves_jk; with A_j ~ Dirichlet(a) it is Dirichlet(a + moves_j)."""
 
     arguments: ClassVar[dict[str, str]] = {"MarkovChain": "transition"}
     rows = slice(1, None)

@@ -97,29 +97,35 @@ class MarkovChain(TorchDistribution):
         table = torch.cat([self.initial[None], self.transition])
         return torch.where(table > 0, table, 1.0).log().masked_fill(table == 0, -math.inf)
 
-    def first(self, rows: int) -> Tensor:
-        """Which of the rows begin a sequence, shape (rows,)."""
-        return firsts(self.start, rows, self.initial.device)
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.batch_shape[-1] if self.batch_shape else 1
+
+    @property
+    def first(self) -> Tensor:
+        """Which rows begin a sequence, shape (rows,)."""
+        return firsts(self.start, len(self), self.initial.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(z_t | z_{t-1}) of each row of a path, or of several."""
-        value = torch.broadcast_tensors(value.long(), torch.empty(self.batch_shape, device=value.device))[0].long()
-        rows = value.shape[-1] if value.ndim else 1
-        path = value.reshape(-1, rows)
-        before = torch.where(self.first(rows), 0, path.roll(1, -1) + 1)
+        """log p(z_t | z_{t-1}) of each row of a path; of the states as they are enumerated, the `table`."""
+        states = self.enumerate_support(expand=False)
+        if self.batch_shape and value.shape == states.shape and (len(self) > 1 or torch.equal(value.long(), states)):
+            return self.table
+        value = value.long().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        path = value.reshape(-1, len(self))
+        before = torch.where(self.first, 0, path.roll(1, -1) + 1)
         return self.table[before, path].reshape(value.shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw paths: each row maps every state to a next one, and the maps are composed."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        rows = shape[-1] if shape else 1
-        u = torch.rand(shape.numel() // rows, rows, dtype=self.initial.dtype, device=self.initial.device)
+        u = torch.rand(shape.numel() // len(self), len(self), dtype=self.initial.dtype, device=self.initial.device)
         total = torch.cat([self.initial[None], self.transition]).detach().cumsum(-1)
         total = total / total[:, -1:]
         moves = torch.searchsorted(total, u.reshape(1, -1).expand(len(total), -1).contiguous(), right=True)
-        begin, follow = moves[:1].T, moves[1:].T
-        maps = torch.where(self.first(rows).repeat(len(u))[:, None], begin, follow)
-        return compose(maps.reshape(len(u), rows, -1)).reshape(shape)
+        first = self.first.repeat(len(u))[:, None]
+        maps = torch.where(first, moves[:1].mT, moves[1:].mT)
+        return compose(maps.reshape(len(u), len(self), -1)).reshape(shape)
 
 
 def firsts(start: Tensor | None, rows: int, device: torch.device) -> Tensor:
@@ -164,10 +170,9 @@ def check_chain(data: Data, name: str, node: Any) -> None:
             "explain"
         )
     if data.weights is not None:
-        first = chain.first(len(data))
-        begins = first.nonzero()[:, 0]
+        first = chain.first
         weights = data.weights.to(first.device)
-        wrong = weights != weights[begins][first.cumsum(0) - 1]
+        wrong = weights != weights[first][first.cumsum(0) - 1]
         if bool(wrong.any()):
             row = data.coords[data.row][int(wrong.nonzero()[0])]
             raise DataError(

@@ -62,7 +62,7 @@ class Replay(Messenger):
         self.densities = densities
         self.now = ""
         self.log_probs: dict[str, Tensor] = {}
-        self.chains: dict[str, MarkovChain] = {}
+        self.firsts: Values = {}
         self.seen: Values = {}
         self.distributions: dict[str, Any] = {}
 
@@ -91,10 +91,9 @@ class Replay(Messenger):
         if self.simulate or is_deterministic(msg):
             return
         self.distributions[name] = msg["fn"]
+        if isinstance(msg["fn"], MarkovChain):
+            self.firsts[name] = msg["fn"].first
         if not self.densities:
-            return
-        if isinstance(msg["fn"], MarkovChain) and not msg["is_observed"]:
-            self.chains[name], self.log_probs[name] = msg["fn"], msg["fn"].table
             return
         log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
