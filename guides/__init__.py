@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 from zoo import catalogue as _catalogue
 
 if TYPE_CHECKING:  # names for type checkers and editors; at run time they are imported when first used
-    from guides.encoder import Encoder
-    from guides.full_rank import FullRank
     from guides.guide import Guide
-    from guides.mean_field import MeanField
-    from guides.point import Point
 
 __getattr__ = _catalogue.lazy(__name__, "guide", {"Guide": "guides.guide"})
 
-__all__ = ["Encoder", "FullRank", "Guide", "MeanField", "Point"]
+__all__ = ["Guide"]
+__all__ += sorted(_catalogue.entries("guide"))
 
 
 def __dir__() -> list[str]:

@@ -8,13 +8,9 @@ from zoo import catalogue as _catalogue
 
 if TYPE_CHECKING:  # names for type checkers and editors; at run time they are imported when first used
     from inference.comparison import Comparison, compare
-    from inference.em import EM
-    from inference.exact import Exact
     from inference.fitting import fit
-    from inference.map import MAP
     from inference.method import Method
     from inference.result import Fit
-    from inference.svi import SVI
 
 _EXPORTS = {
     "Comparison": "inference.comparison",
@@ -25,7 +21,8 @@ _EXPORTS = {
 }
 __getattr__ = _catalogue.lazy(__name__, "method", _EXPORTS)
 
-__all__ = ["EM", "MAP", "SVI", "Comparison", "Exact", "Fit", "Method", "compare", "fit"]
+__all__ = ["Comparison", "Fit", "Method", "compare", "fit"]
+__all__ += sorted(_catalogue.entries("method"))
 
 
 def __dir__() -> list[str]:

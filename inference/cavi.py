@@ -10,8 +10,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from inference.approximation import Conjugate
+from inference.convergence import arrived, settled
 from inference.coordinate import Coordinates, State, distinct
-from inference.em import arrived, collapsed
+from inference.em import collapsed
 from inference.families import Expected, closed_form
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.start import start_state
@@ -27,10 +28,10 @@ EMPTY_ROWS = 0.5  # rows in effect below which a component is said to be empty
 
 @dataclass(frozen=True)
 class CAVI(Method):
-    """Coordinate-ascent variational inference: conjugate updates of a factorized posterior, one block after the other.
+    """Coordinate-ascent variational inference: conjugate updates of a factorized posterior, block by block.
 
-    q(z, u) = q(z) prod_b q(u_b); each step sets q(z) of the enumerated sites to their exact posterior under the expected
-    log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family (Bishop 2006,
+    q(z, u) = q(z) prod_b q(u_b); each step sets q(z) of the enumerated sites to their exact posterior under the
+    expected log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family (Bishop 2006,
     equation 10.9). The ELBO, every constant kept, never decreases. Unknowns whose priors are conjugate together
     (Normal-Gamma, Normal-Wishart, all coefficients of a linear predictor) share one block. Parameters without prior are
     set to the maximum of the ELBO.
@@ -91,7 +92,8 @@ class CAVI(Method):
         for start in range(self.restarts):
             with Monitor(f"cavi {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
                 try:
-                    state = start_state(program, self.start if start % 2 == 0 else "random", again=start > 0)
+                    random = self.start == "random" or (start % 2 == 1 and not program.proposes)
+                    state = start_state(program, "random" if random else "kmeans")
                     climb = self._climb if self.batch_size is None else self._climb_by_batches
                     state, converged, steps, expected = climb(program, state, monitor)
                 except (FitError, RuntimeError) as error:
@@ -169,9 +171,7 @@ class CAVI(Method):
             monitor.record(epoch, history[-1])
             if best is None or history[-1] > best[0]:
                 best = history[-1], state
-            # Passes differ by noise: settled when the mean gain of the last passes is within it.
-            recent = torch.tensor(history[-6:], dtype=torch.float64).diff()
-            if len(recent) == 5 and float(recent.mean()) < max(self.tolerance, 0.1 * float(recent.std())):
+            if settled(history, self.tolerance):
                 break
         assert best is not None
         value, expected = whole.expect(best[1])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from inference.approximation import PointMass
+from inference.convergence import arrived, settled
 from inference.coordinate import Coordinates, State
 from inference.families import Expected, closed_form
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
-from inference.start import first_marginals, first_update, proposes
+from inference.restarts import climb_together
+from inference.start import start_state
+from inference.stepwise import Memory
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import FitError
@@ -32,18 +37,40 @@ class EM(Method):
     Parameters
     ----------
     restarts
-        Number of starts, of which the best end is kept.
+        Number of starts, of which the best end is kept; all in one tensor program where every update is in closed form.
     tolerance
         Stop when the objective is within this many nats of its limit, judged by Aitken extrapolation (McLachlan and
         Krishnan 2008, section 4.9).
     max_steps
-        Most steps from each start.
+        Most steps from each start; passes over the data with `batch_size`.
+    start
+        "kmeans" (k-means++, or the model's own proposal), "random", or a dict from parameter or latent to value; what
+        a dict leaves out starts as with "kmeans".
+    hard
+        Classification EM (Celeux and Govaert 1992): give each row to its most probable state. The objective is then
+        max_z log p(x, z, theta); with equal spherical components this is k-means.
+    gradient
+        Climb everything by gradient, also what has a closed form.
+    matrices
+        How a gradient step keeps covariance matrices positive definite: "log_cholesky" (L L^T, log diagonal of L),
+        "cholesky" (L L^T, any diagonal), "additive" (A A^T + c I), "matrix_log" (exp of a symmetric matrix).
+    batch_size
+        Rows per step of stepwise EM (Cappe and Moulines 2009): expected statistics are averaged over mini-batches with
+        step size (step + delay)^-forgetting. None for all rows at once.
+    forgetting, delay
+        Of that step size; 0.5 < forgetting <= 1.
     """
 
     restarts: PositiveInt = 1
     tolerance: PositiveFloat = 1e-6
     max_steps: PositiveInt = 1000
+    start: Literal["kmeans", "random"] | Mapping[str, Any] = "kmeans"
     hard: bool = False
+    gradient: bool = False
+    matrices: Literal["log_cholesky", "cholesky", "additive", "matrix_log"] = "log_cholesky"
+    batch_size: PositiveInt | None = None
+    forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
+    delay: PositiveFloat = 1.0
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with nothing to enumerate or with continuous local latents."""
@@ -53,7 +80,7 @@ class EM(Method):
             return "nothing to enumerate: it has no discrete latent"
         if program.locals:
             return f"site {program.locals[0].name!r} is a continuous local latent, which the E-step cannot sum over"
-        return None
+        return None if self.batch_size is None else Memory.why_not(program, gradient=self.gradient)
 
     def how(self, program: Program) -> str:
         """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
@@ -64,61 +91,80 @@ class EM(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
-        climb = GradientStep(program, closed_form(program).rest)
-        best: tuple[float, Values, Monitor, bool, int] | None = None
-        failed: list[str] = []
-        for start in range(self.restarts):
-            with Monitor(f"em {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
-                try:
-                    values, converged, steps = self._climb(program, climb, monitor, random=start % 2 == 1)
-                except (FitError, RuntimeError) as error:
-                    if not isinstance(error, FitError) and "linalg" not in str(error):
-                        raise
-                    failed.append(str(error))
-                    continue
-            value = monitor.rows[-1][2]
-            if best is None or value > best[0]:
-                best = value, values, monitor, converged, steps
-        if best is None:
+        ends, failed = self._ends(program, progress=progress)
+        if not ends:
             raise FitError(
                 f"em broke down from every start: {failed[0]}. Try fewer components, a prior, or EM(restarts=10)"
             )
-        value, values, monitor, converged, steps = best
-        kind = "log_posterior" if program.latents else "log_likelihood"
-        points = {n: values[n] for n in values if n not in {s.name for s in program.latents}}
+        best = max(ends, key=lambda end: end.value)
+        values = best.values
+        kind = "log_posterior" if program.latents or self.hard else "log_likelihood"
         latents = {s.name: values[s.name] for s in program.latents}
-        reason = (
-            f"within {self.tolerance:g} of the limit after {steps} steps"
-            if converged
-            else f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
-        )
-        warnings = [] if converged else [reason]
+        warnings = [] if best.converged else [best.reason]
         if failed:
             warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
         return Outcome(
             PointMass(latents),
-            points,
-            Objective(value, kind),
-            monitor.trace,
-            steps,
-            converged,
-            reason,
+            {n: v for n, v in values.items() if n not in latents},
+            Objective(best.value, kind),
+            best.monitor.trace,
+            best.steps,
+            best.converged,
+            best.reason,
             warnings + thin_components(program, values) + collapsed(program, values),
         )
 
+    def _ends(self, program: Program, *, progress: bool) -> tuple[list[End], list[str]]:
+        """Where each start leads, and what stopped the others."""
+        ends: list[End] = []
+        failed: list[str] = []
+        plan = closed_form(program)
+        climb = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
+        together = self.restarts > 1 and not climb.names and self.batch_size is None
+        if together:
+            states = [self._start(program, climb, i) for i in range(self.restarts)]
+            with Monitor("em", self.max_steps, show=progress) as monitor:
+                found = climb_together(program, states, self.tolerance, self.max_steps, monitor, hard=self.hard)
+            if found is not None:
+                return [self._end(v, m, steps, done) for v, m, steps, done in found], failed
+        for i in range(self.restarts):
+            with Monitor(f"em {i + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
+                try:
+                    state = states[i] if together else self._start(program, climb, i)
+                    take = self._climb if self.batch_size is None else self._climb_by_batches
+                    values, converged, steps = take(program, climb, state.values, monitor)
+                    ends.append(self._end(values, monitor, steps, converged))
+                except (FitError, RuntimeError) as error:
+                    if not isinstance(error, FitError) and "linalg" not in str(error):
+                        raise
+                    failed.append(str(error))
+        return ends, failed
+
+    def _end(self, values: Values, monitor: Monitor, steps: int, converged: bool) -> End:
+        what = f"within {self.tolerance:g} of the limit after {steps} steps"
+        if self.batch_size is not None:
+            what = f"the objective stands still within its noise after {steps} passes"
+        if not converged:
+            what = f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
+        return End(monitor.rows[-1][2], values, monitor, converged, steps, what)
+
+    def _start(self, program: Program, climb: GradientStep, index: int) -> State:
+        """Starting values of one start: every second one from a random guess."""
+        kind = self.start if isinstance(self.start, str) else "kmeans"
+        if index % 2 == 1 and not program.proposes:
+            kind = "random"
+        given = {} if isinstance(self.start, str) else dict(self.start)
+        rounds = FIRST_ROUNDS if climb.names else 1
+        return start_state(program, kind, given=given, rounds=rounds, improve=climb)
+
     def _climb(
-        self, program: Program, climb: GradientStep, monitor: Monitor, *, random: bool
+        self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
     ) -> tuple[Values, bool, int]:
         """Take steps from one start until the objective stands still."""
-        values = program.initial()
-        if not proposes(program):
-            marginals = first_marginals(program, random=random)
-            for _ in range(FIRST_ROUNDS if climb.names and marginals is not None else 1):
-                if marginals is not None:
-                    values = climb(first_update(program, values, marginals), marginals)
         values = climb.admit(values)
         ascent = Coordinates(program, hard=self.hard)
-        ascent.prepare(State(values, {}))
+        if not self.gradient:
+            ascent.prepare(State(values, {}))
         history: list[float] = []
         for step in range(self.max_steps + 1):
             objective, expected = ascent.expect(State(values, {}))
@@ -130,8 +176,44 @@ class EM(Method):
             if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
                 return values, True, step
             if step < self.max_steps:
-                values = climb(ascent.maximize(expected), expected.marginals)
+                values = climb(expected.values if self.gradient else ascent.maximize(expected), expected.marginals)
         return values, False, self.max_steps
+
+    def _climb_by_batches(
+        self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
+    ) -> tuple[Values, bool, int]:
+        """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
+        assert self.batch_size is not None
+        memory = Memory(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
+        whole = Coordinates(program, hard=self.hard)
+        whole.prepare(State(values, {}))
+        history: list[float] = []
+        best = float("-inf"), values
+        for epoch in range(self.max_steps + 1):
+            value = float(whole.expect(State(values, {}))[0])
+            if value != value:
+                raise FitError(f"the objective is not a number after {epoch} passes")
+            history.append(value)
+            monitor.record(epoch, value)
+            best = max(best, (value, values), key=lambda pair: pair[0])
+            if settled(history, self.tolerance) or epoch == self.max_steps:
+                break
+            for part in memory.batches(program, self.batch_size):
+                values = memory.step(part, values)
+        monitor.record(epoch + 1, best[0])
+        return best[1], epoch < self.max_steps, epoch
+
+
+@dataclass
+class End:
+    """Where one start led."""
+
+    value: float
+    values: Values
+    monitor: Monitor
+    converged: bool
+    steps: int
+    reason: str
 
 
 def collapsed(program: Program, values: Values) -> list[str]:
@@ -142,17 +224,6 @@ def collapsed(program: Program, values: Values) -> list[str]:
         _, marginals = program.marginals(replay.log_probs)
         expected = Expected(plan, program, values, replay, marginals)
         return [note for block in plan.blocks for note in block.warnings(expected)]
-
-
-def arrived(history: list[float], tolerance: float, eps: float) -> bool:
-    """Tell whether a sequence with linear convergence is within `tolerance` of its limit (Aitken extrapolation)."""
-    if len(history) < 3:
-        return False
-    before, now = history[-2] - history[-3], history[-1] - history[-2]
-    if abs(now) <= 8 * eps * abs(history[-1]):
-        return True
-    rate = now / before if before > 0 else 1.0
-    return 0 <= rate < 1 and now * rate / (1 - rate) < tolerance
 
 
 def thin_components(program: Program, values: Values) -> list[str]:

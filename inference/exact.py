@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.approximation import Conjugate
+from inference.cavi import no_update
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import closed_form
 from inference.families.posteriors import Posterior
-from inference.cavi import no_update
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from zoo.declare.data import Source
 from zoo.declare.evaluate import Values

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.transforms import Transform
 
+from inference.matrices import POSITIVE_DEFINITE
 from zoo.declare.bijections import PositiveDefiniteVector, bijection
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
@@ -18,8 +20,8 @@ INNER_STEPS = 10
 class GradientStep:
     """Climbs E[log p(x, z, theta)] over some unknowns with L-BFGS, in unconstrained space.
 
-    Positive-definite matrices are L L^T + floor * I with log-Cholesky L, so they stay positive definite whatever the
-    step. A step that does not raise the expected log joint is not taken.
+    Positive-definite matrices are a map of unconstrained numbers plus floor * I, so they stay positive definite
+    whatever the step. A step that does not raise the expected log joint is not taken.
 
     Parameters
     ----------
@@ -27,14 +29,19 @@ class GradientStep:
         The program.
     names
         Unknowns without a closed form: latents, parameters, network weights.
+    matrices
+        The map from unconstrained numbers to positive-definite matrices.
     """
 
-    def __init__(self, program: Program, names: list[str]) -> None:
+    def __init__(self, program: Program, names: list[str], matrices: str = "log_cholesky") -> None:
         self.program = program
         self.floors: dict[str, Tensor] = {}
-        self.transforms = {
-            n: bijection(program.sites[n].support if n in program.sites else constraints.real, n) for n in names
-        }
+        self.transforms: dict[str, Transform] = {}
+        for name in names:
+            support = program.sites[name].support if name in program.sites else constraints.real
+            found = bijection(support, name)
+            positive = isinstance(found, PositiveDefiniteVector)
+            self.transforms[name] = POSITIVE_DEFINITE[matrices]() if positive else found
         self.names = [n for n in names if n not in program.sites or self._free(program.sites[n])]
 
     def _free(self, site: Site) -> bool:
@@ -44,7 +51,7 @@ class GradientStep:
     def admit(self, values: Values) -> Values:
         """Note the floors of positive-definite matrices from their starting values."""
         for name in self.names:
-            if isinstance(self.transforms[name], PositiveDefiniteVector) and name not in self.floors:
+            if isinstance(self.transforms[name], tuple(POSITIVE_DEFINITE.values())) and name not in self.floors:
                 matrix = values[name]
                 mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
                 eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,9 @@ def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
         )
     data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
     priors = {n: q for q in fit.approximation.posteriors for n in q.names}
-    program = Program(before.model, replace(data, weights=None), priors, before.structure)
+    model = copy.deepcopy(before.model)
+    model.coords, model.row_weights = data.coords, None
+    program = Program(model, replace(data, weights=None), priors, before.structure)
     with seeded(fit.seed, before.device), threads_for(program):
         method.check(program)
         outcome = method.run(program)

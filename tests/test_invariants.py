@@ -246,7 +246,8 @@ def test_rows_are_drawn_in_the_shape_and_support_of_the_data(case, method):
         if isinstance(drawn, dict):
             values = np.asarray(drawn[name])
         else:
-            values = np.asarray(drawn[name] if name in drawn.columns else drawn)
+            rest = drawn.drop(columns=[n for n in model.fields if n in drawn.columns])
+            values = np.asarray(drawn[name] if name in drawn.columns else rest)
         assert len(values) == 7
         shape = found.program.data.values[name].shape[1:]
         assert values.reshape(7, -1).shape[1] == max(1, int(np.prod(shape)))

@@ -9,14 +9,10 @@ from zoo.errors import DataError, FitError, MethodError, ModelError, UnknownName
 
 if TYPE_CHECKING:  # names for type checkers and editors; at run time they are imported when first used
     from zoo import datasets
-    from zoo.bayesian_gmm import BayesianGMM
-    from zoo.beta_bernoulli import BetaBernoulli
     from zoo.declare.chain import MarkovChain
     from zoo.declare.explain import explain
     from zoo.declare.fields import Binary, Category, Count, Positive, Real, UnitInterval
     from zoo.declare.model import Model, model
-    from zoo.gmm import GMM
-    from zoo.vae import VAE
 
 __version__ = "0.1.0"
 
@@ -40,10 +36,6 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "GMM",
-    "VAE",
-    "BayesianGMM",
-    "BetaBernoulli",
     "Binary",
     "Category",
     "Count",
@@ -63,3 +55,4 @@ __all__ = [
     "model",
     "models",
 ]
+__all__ += sorted(_catalogue.entries("model"))

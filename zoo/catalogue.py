@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import unknown
 
@@ -95,10 +96,10 @@ def find(kind: str, name: str) -> type:
     raise unknown(kind, name, known)
 
 
-def lazy(package: str, kind: str | None, exports: dict[str, str]) -> Callable[[str], object]:
+def lazy(package: str, kind: str | None, exports: dict[str, str]) -> Callable[[str], Any]:
     """Make a module `__getattr__` that imports an exported name, or a class of this kind, when it is first used."""
 
-    def __getattr__(name: str) -> object:
+    def __getattr__(name: str) -> Any:
         if name in exports:
             module = importlib.import_module(exports[name])
             return getattr(module, name, module)  # a module of another name than what it holds, or a subpackage

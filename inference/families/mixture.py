@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, Statistics
+from inference.families.features import Features, Linear, Quadratic, Stack, pack, unpack
 from inference.families.plan import Plan, log_factor
 from inference.families.posteriors import Moments
-from inference.families.features import Features, Linear, Quadratic, Stack, pack, unpack
 from inference.families.sweep import Swept, sweep, total
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program

@@ -56,6 +56,11 @@ class Plan:
         """Lay out states."""
         self.codes = {s.name: s.states.long() for s in self.program.enumerated if s.states is not None}
 
+    @property
+    def names(self) -> list[str]:
+        """All unknowns."""
+        return [*(n for block in self.blocks for n in block.unknowns), *self.rest]
+
     def recognize(self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood]) -> None:
         """Match sites with likelihoods, and keep those whose formula gives the site's own log density."""
         structure, program = self.program.structure, self.program

@@ -45,7 +45,8 @@ def from_frame(
     if expected is not None and set(expected) <= set(rest.columns):
         rest = rest[list(expected)]
     else:
-        text = [c for c in rest.columns if _is_text(rest[c])]
+        labels = fields[matrices[0]].integer  # a matrix of categories may hold labels
+        text = [] if labels else [c for c in rest.columns if _is_text(rest[c])]
         rest = rest.drop(columns=text)
         if text:
             notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",)

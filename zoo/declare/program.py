@@ -370,6 +370,13 @@ class Program:
             self.check(values)
         return values
 
+    @cached_property
+    def proposes(self) -> bool:
+        """Whether the model proposes starting values for every global and parameter itself."""
+        with torch.random.fork_rng(devices=[]):
+            proposed = self.model.initial(**self.data.values)
+        return all(s.name in proposed for s in (*self.globals, *self.parameters))
+
     def _proposed(self) -> Values:
         """Return the model's proposal, checked."""
         proposed = self.model.initial(**self.data.values)

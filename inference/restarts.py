@@ -1,0 +1,95 @@
+"""All restarts of EM in one tensor program: one sweep over the rows serves them all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inference.convergence import arrived
+from inference.coordinate import Coordinates, State
+from inference.families import Expected
+from inference.families.mixture import Mixture
+from inference.families.sweep import sweep
+from inference.method import Monitor
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+
+Found = list[tuple[Values, Monitor, int, bool]]
+
+
+def climb_together(
+    program: Program, states: list[State], tolerance: float, max_steps: int, monitor: Monitor, *, hard: bool
+) -> Found | None:
+    """Climb from all starts at once; None where the program is no mixture that can be swept, or cannot be vectorized.
+
+    Returns
+    -------
+    list
+        For each start that did not break down: values, its trace, steps, and whether it converged.
+    """
+    ascent = Coordinates(program, hard=hard)
+    ascent.prepare(states[0])
+    mixture = ascent.mixture
+    if mixture is None:
+        return None
+    try:
+        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=hard)
+    except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
+        return None
+
+
+def _climb(
+    mixture: Mixture,
+    ascent: Coordinates,
+    states: list[State],
+    tolerance: float,
+    max_steps: int,
+    monitor: Monitor,
+    *,
+    hard: bool,
+) -> Found | None:
+    eps = torch.finfo(mixture.program.dtype).eps
+    values = {n: torch.stack([s.values[n] for s in states]) for n in states[0].values}
+    monitors = [Monitor("em", max_steps, show=False) for _ in states]
+    histories: list[list[float]] = [[] for _ in states]
+    active = list(range(len(states)))
+    done: Found = []
+
+    def natural(at: Values) -> tuple[Tensor, Tensor, Tensor]:
+        replay = mixture.probe.replay(at)
+        expected = Expected(mixture.plan, mixture.probe, at, replay)
+        eta, constant, shared = mixture.natural(expected)
+        return eta, constant, shared + mixture.rest(replay.log_probs)
+
+    def maximize(at: Values, counts: Tensor, sums: Tensor) -> Values:
+        expected = Expected(mixture.plan, mixture.probe, at, mixture.probe.replay(at))
+        expected.sums = mixture.statistics(counts, sums)
+        return ascent.maximize(expected)
+
+    for step in range(max_steps + 1):
+        with torch.no_grad():
+            eta, constant, rest = torch.vmap(natural)(values)
+            if mixture.careful(constant):
+                return None
+            swept = sweep(mixture.features, eta, constant, weights=mixture.program.data.weights, hard=hard)
+            objective = (swept.value + rest + mixture.base).tolist()
+        keep = []
+        for row, (index, value) in enumerate(zip(active, objective, strict=True)):
+            if value != value:
+                continue
+            histories[index].append(value)
+            monitors[index].record(step, value)
+            converged = arrived(histories[index], tolerance, eps)
+            if converged or step == max_steps:
+                done.append(({n: v[row].clone() for n, v in values.items()}, monitors[index], step, converged))
+            else:
+                keep.append(row)
+        if not keep:
+            break
+        monitor.record(step, max(objective))
+        if len(keep) < len(active):
+            active = [active[row] for row in keep]
+            values = {n: v[keep] for n, v in values.items()}
+        with torch.no_grad():
+            values = torch.vmap(maximize)(values, swept.counts[keep], swept.sums[keep])
+    return done
