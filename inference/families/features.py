@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 ENTRIES = 1 << 19  # numbers in a block of rows, for each thread: what a core's share of the cache holds
-ENTRIES_GPU = 1 << 25
+ENTRIES_GPU = 1 << 25  # the same on a GPU, where large blocks keep it busy
 LEAST = 64  # rows in a block, however wide
 WHOLE = 1 << 21  # statistics that are kept, not made again in every sweep
 NARROW = 128  # fewer columns than these are copied to be contiguous one by one
@@ -124,7 +124,11 @@ class Products(Features):
 
 
 class Quadratic(Products):
-    """T = [x, x_i x_j], width d + d(d+1)/2, from x of shape (n, d), centred: Normals, linear regression."""
+    """T = [x, x_i x_j], width d + d(d+1)/2, from x of shape (n, d), centred: Normals, linear regression.
+
+    An expanded square loses digits where a component is far tighter than its distance from zero: the error of a log
+    density is about eps |P| |x|^2 with precision matrix P.
+    """
 
     def __init__(self, x: Tensor) -> None:
         super().__init__(x)

@@ -37,7 +37,7 @@ __all__ = [
 
 SPLIT = 4096  # entries below which a product over many rows is split by rows
 FEW = 512  # rows that are not worth splitting
-GPU_PIECES = 64
+GPU_PIECES = 64  # into how many products one is split on a GPU
 LOWEST = {torch.float64: -1e150, torch.float32: -1e30}  # stands for -inf
 LN2 = math.log(2)
 
