@@ -18,20 +18,23 @@ from zoo.declare.program import Program
 class ChainLikelihood(Likelihood):
     """z ~ MarkovChain(p, A): log p(z) = sum_k first_k log p_k + sum_jk moves_jk log A_jk.
 
-    Its log factor has an entry for each first state and each move, whose weights are expected counts.
+    Its log factor has an entry for beginning in k, and below it one for moving from j to k; their weights are expected
+    counts.
     """
 
     distributions: ClassVar[tuple[str, ...]] = ("MarkovChain",)
+    inner: ClassVar[tuple[int, ...]] = (1,)
 
     def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
-        """Each entry happens once where it happens."""
-        return (torch.ones_like(torch.cat([fn.initial[None], fn.transition])),)
+        """Where from, as an indicator vector: the beginning, or a state."""
+        origins = len(fn.initial) + 1
+        eye = torch.eye(origins, dtype=fn.initial.dtype, device=fn.initial.device)
+        return (eye.reshape(origins, *[1] * (value["mean"].ndim - 1), origins),)
 
     def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """log p above log A."""
+        """log p and log A, by where to and where from."""
         initial, transition = (argument(name, "simplex")["log"] for name in ("initial", "transition"))
-        table = torch.cat([initial[None], transition])
-        return (table,), torch.zeros_like(table)
+        return (torch.cat([initial[None], transition]).mT,), torch.zeros_like(initial)
 
 
 class ChainFamily(DirichletFamily):
@@ -52,7 +55,7 @@ class ChainFamily(DirichletFamily):
 
     def totals(self, expected: Expected, use: Use, name: str) -> tuple[Tensor, ...]:
         """Expected count of each first state, or of each move."""
-        counts, _ = expected.statistics(use.site, name)
+        counts = expected.weight(use.site).flatten(0, -2)
         return (counts[self.rows],)
 
 

@@ -107,10 +107,15 @@ class MarkovChain(TorchDistribution):
         return firsts(self.start, len(self), self.initial.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(z_t | z_{t-1}) of each row of a path; of the states as they are enumerated, the `table`."""
-        states = self.enumerate_support(expand=False)
-        if self.batch_shape and value.shape == states.shape and (len(self) > 1 or torch.equal(value.long(), states)):
-            return self.table
+        """log p(z_t | z_{t-1}) of each row of a path; of the states as they are enumerated, the `table`.
+
+        The table stands where the states do: its rows along their dimension, its columns along that of the plate.
+        """
+        states = self.enumerate_support(expand=False).flatten()
+        dims = value.ndim - 1
+        enumerated = 0 < len(self.batch_shape) <= dims and value.shape == (len(states), *[1] * dims)
+        if enumerated and (len(self) > 1 or torch.equal(value.flatten().long(), states)):
+            return self.table.reshape(-1, *[1] * (dims - 1), len(states))
         value = value.long().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         path = value.reshape(-1, len(self))
         before = torch.where(self.first, 0, path.roll(1, -1) + 1)
@@ -183,7 +188,7 @@ def check_chain(data: Data, name: str, node: Any) -> None:
 
 @dataclass(frozen=True)
 class Link:
-    """A chain to sum out: its table, the symbol of its states, and which rows begin a sequence."""
+    """A chain to sum out: its log factor, the symbol of its states, and which rows begin a sequence."""
 
     table: Tensor
     symbol: str
@@ -217,7 +222,7 @@ def sum_out(
         gone = [i for i, d in enumerate(factor.dims) if d not in target]
         tensor = factor.tensor.sum(gone) if gone else factor.tensor
         evidence = evidence + Factor(tensor, tuple(d for d in factor.dims if d in target), plates).aligned(target)
-    table = _together([link.table for link in links])
+    table = _together([link.table.flatten(0, -2) for link in links])
     sum_rows = best_path if hard else log_evidence
     rest[frozenset((row,))] = Factor(sum_rows(table, evidence.flatten(0, -2), first), (row,), frozenset((row,)))
     return rest

@@ -1,0 +1,559 @@
+"""Hidden Markov chains: sums over all paths by other means, paths drawn, models fitted to published numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import stats
+from scipy.special import logsumexp
+from torch.distributions import constraints
+
+import zoo
+from inference import EM, MAP, fit
+from zoo import Count, MarkovChain, Real
+from zoo.declare import blocks, forward_backward
+from zoo.declare.chain import stationary
+from zoo.declare.explain import prepare
+from zoo.declare.forward_backward import best_path, log_evidence, scan, smooth, viterbi
+from zoo.declare.rings import Logs, Scaled, arithmetic
+
+
+def chain(rows, states, sequences=1, *, forbid=False, seed=0):
+    """A table, evidence, and which rows begin a sequence; with `forbid`, states only go up."""
+    rng = np.random.default_rng(seed)
+    transition = rng.dirichlet(np.ones(states), states) + 0.5 * np.eye(states)
+    transition = np.triu(transition) if forbid else transition
+    table = np.vstack([rng.dirichlet(np.ones(states)), transition / transition.sum(1, keepdims=True)])
+    first = np.zeros(rows, bool)
+    first[:: -(-rows // sequences)] = True
+    with np.errstate(divide="ignore"):
+        log_table = torch.as_tensor(np.log(table))
+    return log_table, torch.as_tensor(3 * rng.standard_normal((states, rows))), torch.as_tensor(first)
+
+
+def paths(table, evidence, first):
+    """Every path with its log density, differentiable."""
+    states, rows = evidence.shape
+    every = torch.tensor(list(itertools.product(range(states), repeat=rows)))
+    value = torch.zeros(len(every), dtype=table.dtype)
+    for t in range(rows):
+        now = every[:, t]
+        before = torch.zeros_like(now) if first[t] else every[:, t - 1] + 1
+        value = value + table[before, now] + evidence[now, t]
+    return every, value
+
+
+def recursion(table, evidence, first):
+    """log p(x_t | x_1 .. x_{t-1}), row by row, in logarithms."""
+    table, evidence = table.numpy(), evidence.numpy()
+    found, alpha = [], None
+    with np.errstate(divide="ignore"):
+        for t in range(evidence.shape[1]):
+            alpha = (table[0] if first[t] else logsumexp(alpha[:, None] + table[1:], axis=0)) + evidence[:, t]
+            found.append(logsumexp(alpha))
+            alpha = alpha - found[-1]
+    return np.array(found)
+
+
+SMALL = [(1, 3, 1, False), (6, 2, 1, False), (6, 3, 2, False), (7, 3, 3, False), (6, 3, 1, True), (5, 1, 2, False)]
+everywhere = pytest.mark.parametrize(("rows", "states", "sequences", "forbid"), SMALL)
+
+
+@pytest.fixture(params=["as it comes", "logarithms", "tiny blocks", "tiny blocks of logarithms"])
+def layout(request, monkeypatch):
+    """Every way in which the same sums are done."""
+    if "logarithms" in request.param:
+        monkeypatch.setattr(forward_backward, "arithmetic", lambda transition: Logs())
+    if "tiny" in request.param:
+        monkeypatch.setattr(blocks, "WIDTH", 4)
+        monkeypatch.setattr(blocks, "PIECE", 16)
+
+
+# -- sums over paths ---------------------------------------------------------------------------------------------
+
+
+@everywhere
+def test_sums_are_those_over_all_paths(rows, states, sequences, forbid, layout):
+    table, evidence, first = chain(rows, states, sequences, forbid=forbid)
+    conditional, smoothed, counts = (x[0] for x in smooth(table[None], evidence[None], first))
+    every, value = paths(table, evidence, first)
+    torch.testing.assert_close(conditional.sum(), value.logsumexp(0))
+    torch.testing.assert_close(conditional, torch.as_tensor(recursion(table, evidence, first)))
+    share = value.softmax(0)
+    for k in range(states):
+        torch.testing.assert_close(smoothed[k], (share[:, None] * (every == k)).sum(0))
+    expected = torch.zeros_like(table)
+    for t in range(rows):
+        before = torch.zeros(len(every)).long() if first[t] else every[:, t - 1] + 1
+        expected.index_put_((before, every[:, t]), share, accumulate=True)
+    torch.testing.assert_close(counts, expected)
+
+
+@everywhere
+def test_the_most_probable_path_is_the_best_of_all(rows, states, sequences, forbid, layout):
+    table, evidence, first = chain(rows, states, sequences, forbid=forbid)
+    every, value = paths(table, evidence, first)
+    assert torch.equal(viterbi(table, evidence, first), every[value.argmax()])
+    torch.testing.assert_close(best_path(table, evidence, first).sum(), value.max())
+
+
+WEIGHTS = {
+    "one": lambda first: torch.ones(len(first)).double(),
+    "all alike": lambda first: torch.full((len(first),), -0.25).double(),
+    "by sequence": lambda first: -1.0 * first.cumsum(0),
+    "but for one sequence": lambda first: 2.0 * (first.cumsum(0) > 1),
+    "by row": lambda first: torch.linspace(-1.0, 2.0, len(first)).double(),
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize(("rows", "states", "sequences"), [(1, 3, 1), (5, 2, 2), (6, 3, 1)])
+def test_gradients_of_both_orders_are_those_of_the_sum_over_paths(rows, states, sequences, weights, layout):
+    table, evidence, first = chain(rows, states, sequences)
+    weight = WEIGHTS[weights](first).double()
+
+    def by_paths(table, evidence):
+        upto = [paths(table, evidence[:, :t], first[:t])[1].logsumexp(0) for t in range(1, rows + 1)]
+        return torch.stack(upto) - torch.stack([torch.zeros(()).double(), *upto[:-1]])
+
+    gradients = []
+    for function in (lambda t, e: log_evidence(t, e, first), by_paths):
+        inputs = [table.clone().requires_grad_(), evidence.clone().requires_grad_()]
+        one = torch.autograd.grad((weight * function(*inputs)).sum(), inputs, create_graph=True)
+        size = sum((g * torch.arange(g.numel()).reshape(g.shape)).sum() for g in one)
+        gradients.append((*one, *torch.autograd.grad(size, inputs)))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_chains_are_vectorized(layout):
+    table, evidence, first = chain(40, 3, 3)
+    tables = torch.log_softmax(table + torch.randn(4, 4, 3, generator=torch.Generator().manual_seed(0)), -1).double()
+
+    def total(table):
+        return log_evidence(table, evidence, first).sum()
+
+    both = torch.vmap(torch.func.grad_and_value(total))(tables)
+    for i, one in enumerate(tables):
+        gradient, value = torch.func.grad_and_value(total)(one)
+        torch.testing.assert_close(both[0][i], gradient)
+        torch.testing.assert_close(both[1][i], value)
+    several = torch.stack([evidence, evidence.flip(1)])
+    found = log_evidence(table, several, first)
+    torch.testing.assert_close(found[1], log_evidence(table, several[1], first))
+    curvature = torch.func.jacrev(torch.func.grad(total))(table)
+    torch.testing.assert_close(curvature, torch.autograd.functional.hessian(total, table))
+
+
+@pytest.mark.parametrize("forbid", [False, True])
+@pytest.mark.parametrize("sequences", [1, 50])
+def test_long_chains_are_the_recursion_row_by_row(forbid, sequences):
+    table, evidence, first = chain(20_000, 3, sequences, forbid=forbid)
+    found = log_evidence(table, evidence, first)
+    np.testing.assert_allclose(found, recursion(table, evidence, first), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(scan(table[None], evidence[None], first)[0], found)
+
+
+def test_nothing_underflows_in_a_hundred_thousand_improbable_rows():
+    table, evidence, first = chain(100_000, 4)
+    plain = log_evidence(table, evidence, first).sum()
+    torch.testing.assert_close(log_evidence(table, evidence - 700.0, first).sum(), plain - 700.0 * 100_000)
+
+
+def test_a_chain_that_cannot_change_its_state_forgets_none_of_them():
+    """Rows favour state 0 by e^4000, then state 1 by e^9000: plain numbers would have lost state 1 by then."""
+    with np.errstate(divide="ignore"):
+        table = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]).double().log()
+    evidence = torch.zeros(2, 3000).double()
+    evidence[1, :1000], evidence[0, 1000:] = -4.0, -4.5
+    first = torch.arange(3000) == 0
+    _, smoothed, counts = smooth(table[None], evidence[None], first)
+    assert float(log_evidence(table, evidence, first).sum()) == pytest.approx(np.log(0.5) - 4000)
+    assert smoothed[0, 1].min() == 1
+    torch.testing.assert_close(counts[0], torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 2999.0]]).double())
+
+
+def test_rows_far_from_every_state_are_told_apart():
+    """Densities that differ by more than numbers hold decide for the state that is nearest."""
+    table, _, first = chain(500, 2)
+    evidence = torch.full((2, 500), -1e6).double()
+    evidence[0, ::2] -= 1e5
+    evidence[1, 1::2] -= 1e5
+    np.testing.assert_allclose(log_evidence(table, evidence, first), recursion(table, evidence, first), rtol=1e-12)
+
+
+def test_arithmetic_follows_the_smallest_transition():
+    table, _, _ = chain(1, 3)
+    assert type(arithmetic(table[1:])) is Scaled
+    assert type(arithmetic(chain(1, 3, forbid=True)[0][1:])) is Logs
+    assert type(arithmetic(table[1:].clone().index_fill_(1, torch.tensor([0]), -1e3))) is Logs
+    tiny = torch.tensor([[0.0, -50.0], [-50.0, 0.0]]).double()
+    assert 1 < arithmetic(tiny).longest < arithmetic(table[1:]).longest
+
+
+def test_barely_possible_transitions_are_exact():
+    table, evidence, first = chain(300, 2)
+    table[1:] = torch.tensor([[0.0, -100.0], [-120.0, 0.0]])
+    evidence *= 60
+    np.testing.assert_allclose(log_evidence(table, evidence, first), recursion(table, evidence, first), rtol=1e-10)
+
+
+def test_an_impossible_row_has_density_zero_and_nothing_is_not_a_number(layout):
+    table, evidence, first = chain(12, 2, 2)
+    evidence[:, 4] = -torch.inf
+    found = log_evidence(table, evidence, first)
+    assert not found.isnan().any()
+    assert found[:4].isfinite().all()
+    assert float(found.sum()) == -np.inf
+
+
+def test_single_precision_agrees():
+    table, evidence, first = chain(5000, 3)
+    single = log_evidence(table.float(), evidence.float(), first)
+    np.testing.assert_allclose(single, log_evidence(table, evidence, first), rtol=2e-4, atol=2e-4)
+
+
+# -- the distribution --------------------------------------------------------------------------------------------
+
+START, MOVES = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.25, 0.25, 0.5]])
+
+
+def test_a_path_is_as_probable_as_its_moves():
+    path = torch.tensor([1, 2, 0, 0, 2, 1])
+    plain = MarkovChain(START, MOVES).expand([6]).log_prob(path)
+    expected = [START[1], MOVES[1, 2], MOVES[2, 0], MOVES[0, 0], MOVES[0, 2], MOVES[2, 1]]
+    torch.testing.assert_close(plain, torch.stack(expected).log())
+    cut = MarkovChain(START, MOVES, start=torch.tensor([0, 0, 0, 1, 0, 0])).expand([6]).log_prob(path)
+    torch.testing.assert_close(cut[3], START[0].log())
+    torch.testing.assert_close(torch.cat([cut[:3], cut[4:]]), torch.cat([plain[:3], plain[4:]]))
+    several = torch.stack([path, path.flip(0)])
+    assert MarkovChain(START, MOVES).expand([6]).log_prob(several).shape == (2, 6)
+
+
+def test_states_as_they_are_enumerated_have_the_table_as_their_density():
+    table = torch.cat([START[None], MOVES]).log()
+    for rows in (1, 5):
+        law = MarkovChain(START, MOVES).expand([rows])
+        states = law.enumerate_support(expand=False)
+        assert states.shape == (3, 1)
+        torch.testing.assert_close(law.log_prob(states), table)
+        assert law.enumerate_support().shape == (3, rows)
+    assert law.has_enumerate_support
+    assert law.support.check(torch.arange(3)).all()
+
+
+@pytest.mark.parametrize("start", [None, [1, 0, 0, 0, 1, 0, 0]])
+def test_paths_are_drawn_as_often_as_they_are_probable(start):
+    """Each move's share of 40,000 paths is within five standard errors; no impossible move is ever made."""
+    start = None if start is None else torch.tensor(start)
+    law = MarkovChain(START, MOVES, start).expand([7])
+    torch.manual_seed(0)
+    drawn = law.sample((40_000,))
+    assert drawn.shape == (40_000, 7)
+    first = law.first
+    for t in range(7):
+        for j in range(1 if first[t] else 3):
+            now = drawn[:, t] if first[t] else drawn[drawn[:, t - 1] == j, t]
+            share = torch.bincount(now, minlength=3) / len(now)
+            p = START if first[t] else MOVES[j]
+            assert ((share - p).abs() <= 5 * (p * (1 - p) / len(now)).sqrt()).all()
+            assert (share[p == 0] == 0).all()
+
+
+def test_a_chain_without_plate_is_its_first_state():
+    torch.manual_seed(0)
+    drawn = MarkovChain(START, MOVES).sample((20_000,))
+    assert drawn.shape == (20_000,)
+    share = torch.bincount(drawn) / 20_000
+    assert ((share - START).abs() <= 5 * (START * (1 - START) / 20_000).sqrt()).all()
+
+
+def test_the_stationary_distribution_is_kept():
+    found = stationary(MOVES.double())
+    torch.testing.assert_close(found @ MOVES.double(), found)
+    torch.testing.assert_close(found.sum(), torch.ones(()).double())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((START, MOVES[:2]), r"shape \(states, states\), not \(3,\) and \(2, 3\)"),
+        ((START[:2], MOVES), r"not \(2,\) and \(3, 3\)"),
+        ((START[None], MOVES), r"not \(1, 3\) and \(3, 3\)"),
+        ((START[:0], MOVES[:0, :0]), r"not \(0,\)"),
+        ((START, MOVES, torch.ones(2, 2)), r"has shape \(2, 2\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(zoo.ModelError, match=message):
+        MarkovChain(*arguments)
+
+
+def test_a_start_of_another_length_is_refused():
+    with pytest.raises(zoo.ModelError, match="the plate has 4 rows; give one entry per row"):
+        MarkovChain(START, MOVES, torch.tensor([1, 0, 0])).expand([4])
+
+
+# -- declared models ---------------------------------------------------------------------------------------------
+
+COUNTS = [3, 0, 7, 8, 1, 2]
+VALUES = {
+    "first": torch.tensor([0.3, 0.7]).double(),
+    "move": torch.tensor([[0.8, 0.2], [0.35, 0.65]]).double(),
+    "rate": torch.tensor([1.5, 6.0]).double(),
+}
+
+
+def parameters(states):
+    first = pyro.param("first", torch.full((states,), 1 / states), constraint=constraints.simplex)
+    move = pyro.param("move", torch.full((states, states), 1 / states), constraint=constraints.simplex)
+    return first, move, pyro.param("rate", torch.linspace(1.0, 2.0, states), constraint=constraints.positive)
+
+
+class Chain(zoo.Model):
+    """Counts whose rate follows a chain, in one statement; `ids` says which sequence a row is of."""
+
+    x = Count("time")
+    ids = Real("time")
+
+    def initial(self, x, ids):
+        return {n: v.to(x) for n, v in VALUES.items()}
+
+    def forward(self, x, ids):
+        first, move, rate = parameters(2)
+        start = torch.cat([ids.new_ones(1), (ids[1:] != ids[:-1]).to(ids)])
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", MarkovChain(first, move, start))
+            pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+
+@zoo.model(x=Count("time"))
+def step_by_step(x):
+    """The same for one sequence, one site per step."""
+    first, move, rate = parameters(2)
+    z = None
+    for t in pyro.markov(range(len(x))):
+        z = pyro.sample(f"z_{t}", dist.Categorical(first if z is None else move[z]))
+        pyro.sample(f"x_{t}", dist.Poisson(rate[z]), obs=x[t])
+
+
+def one_sequence(x):
+    return {"x": x, "ids": [0.0] * len(x)}
+
+
+def test_a_chain_in_one_statement_is_that_of_one_site_per_step():
+    together, apart = prepare(Chain(), one_sequence(COUNTS)), prepare(step_by_step(), COUNTS)
+    values = [{n: v.clone().requires_grad_() for n, v in VALUES.items()} for _ in range(2)]
+    totals = [p.log_joint(v).total() for p, v in zip((together, apart), values, strict=True)]
+    torch.testing.assert_close(*totals)
+    gradients = [torch.autograd.grad(t, list(v.values())) for t, v in zip(totals, values, strict=True)]
+    for name, mine, theirs in zip(VALUES, *gradients, strict=True):
+        if name != "rate":  # along the simplex, where alone probabilities can move
+            mine, theirs = mine - mine.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True)
+        torch.testing.assert_close(mine, theirs)
+    _, marginals = together.expectations(VALUES)
+    _, steps = apart.expectations(VALUES)
+    smoothed = together.responsibilities(VALUES)["z"]
+    torch.testing.assert_close(smoothed, torch.stack([steps[f"x_{t}"].flatten() for t in range(len(COUNTS))]))
+    torch.testing.assert_close(marginals["x"].mT, smoothed)
+    moves = sum(steps[f"z_{t}"].reshape(2, 2) if t % 2 == 0 else steps[f"z_{t}"].reshape(2, 2).mT for t in range(1, 6))
+    torch.testing.assert_close(marginals["z"][0], smoothed[0])
+    torch.testing.assert_close(marginals["z"][1:], moves)
+
+
+def test_what_a_program_finds_is_the_same_in_and_out_of_vectorized_calls():
+    program = prepare(Chain(), {"x": COUNTS, "ids": [0.0, 0.0, 1.0, 1.0, 1.0, 2.0]})
+    for vectorized in (False, True):
+        terms, marginals = program.expectations(VALUES, vectorized=vectorized)
+        torch.testing.assert_close(terms.total(), program.log_joint(VALUES).total())
+        torch.testing.assert_close(marginals["z"].sum(), torch.tensor(6.0).double())
+        torch.testing.assert_close(marginals["z"][0].sum(), torch.tensor(3.0).double())
+    stacked = {n: torch.stack([v, v.flip(0)]) for n, v in VALUES.items()}
+    found = torch.vmap(lambda v: program.responsibilities(v, vectorized=True)["z"])(stacked)
+    torch.testing.assert_close(found[0], program.responsibilities(VALUES)["z"])
+
+
+def test_sequences_below_each_other_are_sequences_apart():
+    cut = [2, 1, 3]
+    ids = np.repeat([5.0, 1.0, 7.0], cut)
+    program = prepare(Chain(), {"x": COUNTS, "ids": ids})
+    parts = [prepare(Chain(), one_sequence(part)) for part in np.split(np.array(COUNTS), np.cumsum(cut)[:-1])]
+    torch.testing.assert_close(program.log_joint(VALUES).rows, torch.cat([p.log_joint(VALUES).rows for p in parts]))
+    counts = [p.expectations(VALUES)[1]["z"] for p in (program, *parts)]
+    torch.testing.assert_close(counts[0], sum(counts[1:]))
+
+
+def test_a_weight_of_two_is_a_sequence_twice():
+    data = {"x": COUNTS, "ids": [0.0, 0.0, 1.0, 1.0, 1.0, 2.0]}
+    weighted = prepare(Chain(), data, weights=[2.0, 2.0, 1.0, 1.0, 1.0, 0.0])
+    twice = prepare(Chain(), {"x": [3, 0, 3, 0, 7, 8, 1], "ids": [0.0, 0.0, 9.0, 9.0, 1.0, 1.0, 1.0]})
+    terms, marginals = weighted.expectations(VALUES)
+    expected, plain = twice.expectations(VALUES)
+    torch.testing.assert_close(terms.total(weighted.data.weights), expected.total())
+    torch.testing.assert_close(marginals["z"], plain["z"])
+    assert weighted.responsibilities(VALUES)["z"].sum(1).numpy() == pytest.approx(np.ones(5))
+
+
+def test_weights_of_single_rows_are_refused():
+    with pytest.raises(zoo.DataError, match="row 1 has another weight than the row its sequence begins with"):
+        prepare(Chain(), one_sequence(COUNTS), weights=[1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+
+
+class Mixed(zoo.Model):
+    """Two chains at once, and a component within the first: x is Normal about the sum of what they say."""
+
+    x = Real("time")
+
+    def forward(self, x):
+        with pyro.plate("time", len(x)):
+            a = pyro.sample("a", MarkovChain(START, MOVES))
+            b = pyro.sample("b", MarkovChain(torch.tensor([0.4, 0.6]), torch.tensor([[0.7, 0.3], [0.1, 0.9]])))
+            w = pyro.sample("w", dist.Categorical(torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]])[a]))
+            pyro.sample("x", dist.Normal(a + 2.0 * b - 3.0 * w, 1.0), obs=x)
+
+
+def test_several_chains_are_a_chain_over_the_combinations_of_their_states():
+    x = [0.3, -2.0, 1.5]
+    program = prepare(Mixed(), x)
+    a = MarkovChain(START.double(), MOVES.double()).expand([3])
+    b = MarkovChain(torch.tensor([0.4, 0.6]).double(), torch.tensor([[0.7, 0.3], [0.1, 0.9]]).double()).expand([3])
+    given = np.log([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]])
+    total, share = [], {n: np.zeros((3, k)) for n, k in (("a", 3), ("b", 2), ("w", 2))}
+    for p, q, w in itertools.product(*(list(itertools.product(range(k), repeat=3)) for k in (3, 2, 2))):
+        value = float(a.log_prob(torch.tensor(p)).sum() + b.log_prob(torch.tensor(q)).sum())
+        value += given[list(p), list(w)].sum()
+        value += stats.norm(np.array(p) + 2.0 * np.array(q) - 3.0 * np.array(w)).logpdf(x).sum()
+        total.append(value)
+        for name, path in (("a", p), ("b", q), ("w", w)):
+            share[name][range(3), path] += np.exp(value)
+    assert float(program.log_joint({}).total()) == pytest.approx(logsumexp(total))
+    found = program.responsibilities({})
+    for name, value in share.items():
+        np.testing.assert_allclose(found[name], value / np.exp(logsumexp(total)), rtol=1e-5)
+    hard, _ = program.hard_marginals(program.log_probs({}))
+    assert float(hard.total()) == pytest.approx(max(total))
+
+
+@zoo.model(x=Real("time", "item"))
+def several_items(x):
+    """Several columns in a plate of their own inside that of time."""
+    with pyro.plate("time", len(x)):
+        z = pyro.sample("z", MarkovChain(START[:2] / START[:2].sum(), torch.tensor([[0.8, 0.2], [0.3, 0.7]])))
+        with pyro.plate("item", x.shape[1]):
+            pyro.sample("x", dist.Normal(z.to(x), 1.0), obs=x.T)
+
+
+def test_what_a_chain_explains_may_have_plates_of_its_own():
+    x = np.array([[0.1, 0.4], [1.2, 0.7], [0.9, -0.3], [2.0, 1.0]])
+    program = prepare(several_items(), x)
+    table = np.vstack([START[:2] / START[:2].sum(), [[0.8, 0.2], [0.3, 0.7]]])
+    evidence = np.stack([stats.norm(k).logpdf(x).sum(1) for k in (0, 1)])
+    rows = recursion(torch.as_tensor(np.log(table)), torch.as_tensor(evidence), [True, False, False, False])
+    np.testing.assert_allclose(program.log_joint({}).rows, rows, rtol=1e-6)
+
+
+def test_states_may_be_observed():
+    @zoo.model(z=zoo.Category("time", levels=3))
+    def visible(z):
+        move = pyro.param("move", torch.full((3, 3), 1 / 3), constraint=constraints.simplex)
+        with pyro.plate("time", len(z)):
+            pyro.sample("z", MarkovChain(torch.full((3,), 1 / 3), move), obs=z)
+
+    path = [0, 0, 1, 2, 2, 2, 1, 0, 0]
+    found = fit(visible(), path, method=MAP(steps=3000), seed=0, device="cpu")
+    moves = np.zeros((3, 3))
+    np.add.at(moves, (path[:-1], path[1:]), 1)
+    np.testing.assert_allclose(found.points["move"], moves / moves.sum(1, keepdims=True), atol=0.02)
+
+
+def refused(body, **fields):
+    def forward(self, **data):
+        return body(**data)
+
+    made = type("Refused", (zoo.Model,), {**(fields or {"x": Real("time")}), "forward": forward})
+    return made()
+
+
+def outside(x):
+    z = pyro.sample("z", MarkovChain(START, MOVES))
+    with pyro.plate("time", len(x)):
+        pyro.sample("x", dist.Normal(z.to(x), 1.0), obs=x)
+
+
+def in_another_plate(x):
+    with pyro.plate("time", len(x)), pyro.plate("other", 2):
+        z = pyro.sample("z", MarkovChain(START, MOVES))
+        pyro.sample("x", dist.Normal(z.to(x), 1.0), obs=x.expand(2, -1))
+
+
+def masked(x):
+    with pyro.plate("time", len(x)):
+        z = pyro.sample("z", MarkovChain(START, MOVES).mask(x > 0))
+        pyro.sample("x", dist.Normal(z.to(x), 1.0), obs=x)
+
+
+def with_a_switch(x):
+    on = pyro.sample("on", dist.Bernoulli(0.5))
+    with pyro.plate("time", len(x)):
+        z = pyro.sample("z", MarkovChain(START, MOVES))
+        pyro.sample("x", dist.Normal(z * on, 1.0), obs=x)
+
+
+def begun_apart(x):
+    with pyro.plate("time", len(x)):
+        a = pyro.sample("a", MarkovChain(START, MOVES))
+        b = pyro.sample("b", MarkovChain(START, MOVES, start=torch.tensor([1, 0, 1, 0])))
+        pyro.sample("x", dist.Normal((a + b).to(x), 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (outside, r"has to be in the plate 'time' and no other \(its plates: none\)"),
+        (in_another_plate, r"its plates: \['time', 'other'\]"),
+        (masked, "cannot be masked, scaled or made part of an event"),
+        (with_a_switch, "'on' is discrete and outside the plate of a MarkovChain"),
+        (begun_apart, "must begin at the same rows"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_chains_that_cannot_be_summed_out_are_refused(body, message):
+    with pytest.raises(zoo.ModelError, match=message):
+        prepare(refused(body), [0.1, 2.0, 0.5, 1.0]).initial()
+
+
+# -- the model of the zoo ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_log_likelihoods_of_the_example_of_posteriordb(which, reference, references):
+    case = reference("small_exact.json")["hmm_example_loglik"][which]
+    x = reference("posteriordb/hmm_example.json")["y"]
+    program = prepare(zoo.HiddenMarkov(components=2, covariance="spherical"), x)
+    values = {
+        "initial": torch.full((2,), 0.5),
+        "transition": torch.tensor(case["A"]),
+        "means": torch.tensor(case["mu"])[:, None],
+        "covariances": torch.full((2,), float(case["sigma"]) ** 2),
+    }
+    found = program.log_joint({n: v.double() for n, v in values.items()}).total()
+    # There the first state has no probability of its own, which is a factor of 2 to a uniform one.
+    assert float(found) + np.log(2) == pytest.approx(case["loglik"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("states", "value", "rates"),
+    [(2, 342.3183, [15.472, 26.125]), (3, 329.4603, [13.146, 19.721, 29.714])],
+)
+def test_earthquakes_have_the_published_likelihood(states, value, rates, reference):
+    """Zucchini, MacDonald and Langrock (2016), table 3.1 and section 3.3: stationary Poisson chains."""
+    model = zoo.HiddenMarkov(components=states, emission="poisson", stationary=True)
+    found = fit(model, reference("data/earthquakes.json")["counts"], method=EM(restarts=3), seed=0, device="cpu")
+    assert found.converged
+    assert -found.objective.value == pytest.approx(value, abs=2e-4)
+    assert sorted(found.points["rates"].flatten().tolist()) == pytest.approx(rates, abs=5e-3)
