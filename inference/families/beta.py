@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected
-from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.family import EMPTY, Argument, Likelihood, Use, beside
 from inference.families.posteriors import Moments
 from inference.families.single import SingleFamily
 from zoo.declare.program import Program
@@ -24,7 +24,7 @@ class BinomialLikelihood(Likelihood):
     def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
         """Successes and failures of each entry."""
         x = value["mean"]
-        return x, (fn.total_count if hasattr(fn, "total_count") else 1.0) - x
+        return x, (beside(fn.total_count, x) if hasattr(fn, "total_count") else 1.0) - x
 
     def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
         """log p and log(1 - p)."""
@@ -35,7 +35,7 @@ class BinomialLikelihood(Likelihood):
         """log C(n, x)."""
         if not hasattr(fn, "total_count"):
             return 0.0
-        x, n = value["mean"], fn.total_count
+        x, n = value["mean"], beside(fn.total_count, value["mean"])
         return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
 
 

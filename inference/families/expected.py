@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +78,7 @@ class Expected:
         feed = site.args[name]
         if not feed.entrywise:
             return feed.scale
-        view = views(self.replay.distributions[site.name])[name]
-        placed = self.place(feed, self.replay.values[feed.sites[0]])
-        return view / placed
+        return self._view(site, name) / self.place(feed, self.replay.values[feed.sites[0]])
 
     def argument(self, site: Site, name: str, kind: str) -> Moments:
         """Return the moments of an argument of a site: of its posterior where it has one, else of its value."""
@@ -89,7 +87,8 @@ class Expected:
             return self.plan.likelihoods[site.name].coefficients(self)
         replaced = site.name in self.priors  # by yesterday's posterior, whose arguments are constants
         if feed is None or replaced or feed.kind not in ("site", "indexed") or feed.sites[0] not in self.values:
-            return point(kind, self._view(site, name))
+            other = None if replaced else self._alternative(site, name)
+            return point(kind, self._view(site, name)) if other is None else other
         unknown, factor = feed.sites[0], self.factor(site, name)
         belief = self.beliefs.get(unknown)
         if belief is None:
@@ -98,6 +97,15 @@ class Expected:
         if "quad" in moments and not self._shared(site, belief):
             moments = {n: m for n, m in moments.items() if n != "quad"}
         return scaled(kind, {n: self.place(feed, m) for n, m in moments.items()}, factor)
+
+    def _alternative(self, site: Site, name: str) -> Moments | None:
+        """Moments of an argument of which another parameterization is a known unknown: a precision from a scale."""
+        for other, moments_of in ALTERNATIVE_POINTS.get(name, {}).items():
+            feed = site.args.get(other)
+            if feed is not None and feed.kind in ("site", "indexed") and feed.sites[0] not in self.beliefs:
+                if feed.sites[0] in self.values:
+                    return moments_of(self.factor(site, other) * self.place(feed, self.values[feed.sites[0]]))
+        return None
 
     def _view(self, site: Site, name: str) -> Tensor:
         """Value of an argument, one entry for all rows where it does not vary by row."""
@@ -178,6 +186,10 @@ class Expected:
             return whole, tuple(whole[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
         for i, t in zip(inner, parts, strict=True):
             own = t.shape[t.ndim - outer - i :]
+            if t.ndim > plates + len(own):  # it differs by state
+                dims = list(range(-plates - len(own), -len(own)))
+                sums.append((weight[(..., *[None] * len(own))] * t).sum(dims, keepdim=True))
+                continue
             t = t.expand(*weight.shape[weight.ndim - plates :], *own)
             sums.append((flat @ t.reshape(flat.shape[1], -1)).reshape(*lead, *[1] * plates, *own))
         count = flat.sum(-1).reshape(*lead, *[1] * plates)
@@ -192,13 +204,19 @@ def reduce(entries: Tensor, codes: tuple[Tensor, ...], padded: tuple[int, ...], 
     """Sum `entries` to `padded`, scattering by codes where the unknown is indexed; return it in `shape`."""
     if not codes:
         return sum_to(entries, padded).reshape(shape)
-    layout = torch.broadcast_shapes(*(c.shape for c in codes))
+    layout = broadcast(*(c.shape for c in codes))
     placed = sum_to(entries, (*layout, *padded[len(codes) :]))
     if placed.shape[: len(layout)].numel() == torch.Size(padded[: len(codes)]).numel() and _in_order(codes):
         return placed.reshape(shape)
     out = placed.new_zeros(padded)
     out = out.index_put(tuple(c.expand(layout) for c in codes), placed, accumulate=True)
     return out.reshape(shape)
+
+
+def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
+    """Shape that shapes which fit are broadcast to; `torch.broadcast_shapes` takes ten times as long."""
+    ndim = max(len(s) for s in shapes)
+    return torch.Size(max(s[len(s) - i] if i <= len(s) else 1 for s in shapes) for i in range(ndim, 0, -1))
 
 
 def _in_order(codes: tuple[Tensor, ...]) -> bool:
@@ -227,6 +245,24 @@ def point(kind: str, value: Tensor) -> Moments:
     return {"mean": value}
 
 
+def _from_covariance(value: Tensor) -> Moments:
+    return _from_tril(torch.linalg.cholesky(value))
+
+
+def _from_tril(tril: Tensor) -> Moments:
+    logdet = -2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return {"mean": torch.cholesky_inverse(tril), "logdet": logdet}
+
+
+ALTERNATIVE_POINTS: dict[str, dict[str, Callable[[Tensor], Moments]]] = {
+    "precision": {
+        "variance": lambda v: {"mean": v.reciprocal(), "log": -v.log()},
+        "scale": lambda s: {"mean": s.square().reciprocal(), "log": -2 * s.log()},
+    },
+    "precision_matrix": {"covariance_matrix": _from_covariance, "scale_tril": _from_tril},
+}
+
+
 def scaled(kind: str, moments: Moments, factor: Tensor | float) -> Moments:
     """Moments of a constant times an unknown."""
     if isinstance(factor, float) and factor == 1.0:
@@ -239,7 +275,7 @@ def scaled(kind: str, moments: Moments, factor: Tensor | float) -> Moments:
         if name in moments:
             found[name] = c.square() * moments[name]
     if "logdet" in moments:
-        found["logdet"] = moments["logdet"] + moments["mean"].shape[-1] * c.log().reshape(c.shape[: max(0, c.ndim - 2)])
+        found["logdet"] = moments["logdet"] + moments["mean"].shape[-1] * (c[..., 0, 0] if c.ndim > 1 else c).log()
     return found
 
 

@@ -132,6 +132,13 @@ class Family(ABC):
         """Return the blocks this family can update."""
 
 
+def beside(argument: Tensor, value: Tensor) -> Tensor:
+    """A known argument, without the dimensions left of the value's along which it only repeats itself."""
+    while argument.ndim > value.ndim and (argument.shape[0] == 1 or argument.stride(0) == 0):
+        argument = argument[0]
+    return argument
+
+
 def uses(program: Program, name: str) -> list[tuple[Site, Mapping[str, Feed]]]:
     """Sites whose distribution depends on `name`, each with the arguments (in every parameterization) that do."""
     found: list[tuple[Site, Mapping[str, Feed]]] = []

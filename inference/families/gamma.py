@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected
-from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.family import EMPTY, Argument, Likelihood, Use, beside
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments
 from inference.families.single import SingleFamily
@@ -30,7 +30,7 @@ class RateLikelihood(Likelihood):
         x, name = value["mean"], type(fn).__name__
         if name == "Poisson":
             return x, torch.ones_like(x)
-        return (torch.ones_like(x) if name == "Exponential" else fn.concentration.expand(x.shape), x)
+        return (torch.ones_like(x) if name == "Exponential" else beside(fn.concentration, x), x)
 
     def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
         """log r and -r."""
@@ -45,7 +45,8 @@ class RateLikelihood(Likelihood):
         if name == "Exponential":
             return 0.0
         log = value["log"] if "log" in value else value["mean"].log()
-        found: Tensor = (fn.concentration - 1) * log - torch.lgamma(fn.concentration)
+        shape = beside(fn.concentration, value["mean"])
+        found: Tensor = (shape - 1) * log - torch.lgamma(shape)
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from inference.families.expected import Expected, Statistics
 from inference.families.features import Features, Linear, Quadratic, Stack, pack, unpack
-from inference.families.plan import Plan, log_factor
-from inference.families.posteriors import Moments
-from inference.families.sweep import Swept, sweep, total
-from zoo.declare.evaluate import Values
+from inference.families.plan import Plan, known_without_running, log_factor
+from inference.families.posteriors import Moments, Posterior
+from inference.families.sweep import sweep, total
+from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution
 
@@ -80,7 +81,10 @@ class Mixture:
         self.probe = program.rebind(program.data.take(torch.arange(min(PROBE, rows), device=program.device)))
         with torch.no_grad():
             replay = program.replay(_rows_of(program, values), densities=False)
-            start = Expected(plan, self.probe, values, self.probe.replay(values))
+            self.once: Replay | None = None
+            start = self.expected(values)
+            if all(known_without_running(plan, s) for s in program.sites.values() if s.args):
+                self.once = start.replay  # constant arguments are read from it ever after
             self.pieces: list[Piece] = []
             own: list[Features] = []
             self.totals: list[Tensor | None] = []
@@ -128,25 +132,35 @@ class Mixture:
         with torch.no_grad():
             terms = sample.log_joint(values)
             known = terms.total(sample.data.weights)
-            swept, _, shared = trial.sweep(values)
-            rest = trial.rest(trial.probe.replay(values).log_probs)
-            found = swept.value[0] + shared + trial.base + rest
+            expected = trial.expected(values)
+            natural, constant, shared = trial.natural(expected)
+            swept = sweep(trial.features, natural[None], constant[None], weights=sample.data.weights)
+            found = swept.value[0] + shared + trial.base + trial.rest(expected)
         if not bool((found - known).abs() <= ACCURACY[program.dtype] * (1 + known.abs())):
             return None
         return cls(plan, program, values)
 
-    def rest(self, log_probs: Values) -> Tensor:
-        """Sum of the log densities of the sites outside the data plate."""
-        sites = self.program.sites
-        outside = [v.sum() for n, v in log_probs.items() if self.program.row not in sites[n].plates]
-        return torch.stack(outside).sum() if outside else torch.zeros((), dtype=self.program.dtype)
+    def expected(self, values: Values, beliefs: Mapping[str, Posterior] | None = None) -> Expected:
+        """What updates see at these values; the model is run only if arguments do not follow from the unknowns."""
+        replay = self.probe.replay(values) if self.once is None else self.once
+        return Expected(self.plan, self.probe, values, replay, beliefs=beliefs or {})
 
-    def sweep(self, values: Values, *, hard: bool = False) -> tuple[Swept, Expected, Tensor]:
-        """Sweep at point values; return sums, what arguments were, and the part of the value all components share."""
-        expected = Expected(self.plan, self.probe, values, self.probe.replay(values))
-        natural, constant, shared = self.natural(expected)
-        swept = sweep(self.features, natural[None], constant[None], weights=self.program.data.weights, hard=hard)
-        return swept, expected, shared
+    def rest(self, expected: Expected, known: Values | None = None) -> Tensor:
+        """Sum of the log densities of the sites outside the data plate, some of which are known."""
+        total, known = torch.zeros((), dtype=self.program.dtype, device=self.program.device), known or {}
+        for site in self.program.sites.values():
+            if self.program.row in site.plates or site.role in ("parameter", "deterministic"):
+                continue
+            if site.name in known:
+                value = known[site.name]
+            elif self.once is None:
+                value = expected.replay.log_probs[site.name]
+            elif all(feed.kind == "constant" for feed in site.args.values()):
+                value = expected.replay.distributions[site.name].log_prob(expected.values[site.name])
+            else:
+                value = log_factor(expected, site)
+            total = total + value.sum()
+        return total
 
     def natural(self, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
         """eta (k, p) and c (k) of each component, and the value of what does not differ by component (scalar)."""
@@ -187,7 +201,9 @@ class Mixture:
                 flat = sums[:, start : start + piece.width]
                 start += piece.width
             else:
-                flat = counts.new_zeros(1, piece.width) if known is None else known.to(counts.dtype)[None]
+                # Components share it, and only its sum over them is ever used: an equal part each.
+                flat = counts.new_zeros(piece.width) if known is None else known.to(counts.dtype) / k
+                flat = flat.expand(k, piece.width)
             parts[piece.site.name][piece.order] = piece.sums(flat)
         for site in self.sites:
             outer = site.event_dim - self.plan.likelihoods[site.name].joint

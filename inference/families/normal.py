@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.expected import Expected, Statistics, fn_of
+from inference.families.expected import Expected, Statistics, broadcast, fn_of
 from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, recognized, uses
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Single
@@ -61,7 +61,7 @@ class NormalLikelihood(Likelihood):
         square = second - 2 * m * first + m.square() * count
         if "var" in loc:
             square = square + loc["var"] * count
-        return count, square.clamp_min(0.0)
+        return count, square
 
 
 def as_precision(expected: Expected, use: Use) -> Tensor:
@@ -227,7 +227,7 @@ class PrecisionBlock(Block):
             factor = factor ** SCALES[use.argument]
             counts.append(expected.reduce(use.feed, count, shape))
             squares.append(expected.reduce(use.feed, factor * square, shape))
-        return sum(counts[1:], counts[0]), sum(squares[1:], squares[0])
+        return sum(counts[1:], counts[0]), sum(squares[1:], squares[0]).clamp_min(0.0)
 
     def posterior(self, expected: Expected) -> Single | None:
         """Return Gamma(a + n / 2, b + squares / 2); None for a parameter without prior."""
@@ -261,7 +261,7 @@ class PrecisionBlock(Block):
         for use in self.found:
             spread = expected.plan.spread(use.site)
             count, _ = expected.statistics(use.site, self.name)
-            layout = torch.broadcast_shapes(count.shape, spread.shape)
+            layout = broadcast(count.shape, spread.shape)
             count = torch.ones((), dtype=spread.dtype, device=spread.device).expand(layout)
             shared = expected.reduce(use.feed, count, shape).clamp_min(1.0)
             floors.append(FLOOR * expected.reduce(use.feed, spread * count, shape) / shared)

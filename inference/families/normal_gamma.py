@@ -101,11 +101,11 @@ class NormalGammaBlock(Block):
         kappa = kappa0 + whole
         away = (kappa0 * (m0 - start) + expected.reduce(loc_use.feed, first + offset * count, mean)) / kappa
         m = expected.place(loc_use.feed, away) - offset  # about the site's own center
-        square = (second - 2 * m * first + m.square() * count).clamp_min(0.0)
+        square = expected.reduce(use.feed, second - 2 * m * first + m.square() * count, unit).clamp_min(0.0)
         gap = kappa0 * (start + away - m0).square()
         prior_feed = prior_use.feed
         a = a0 + 0.5 * expected.reduce(use.feed, count, unit)
-        b = b0 + 0.5 * (expected.reduce(use.feed, square, unit) + expected.reduce(prior_feed, gap, unit))
+        b = b0 + 0.5 * (square + expected.reduce(prior_feed, gap, unit))
         # Where several means share a precision, its exponent counts rows once: each mean's own density cancels.
         sites = expected.program.sites
         dims = (sites[self.names[0]].event_dim, sites[self.names[1]].event_dim)

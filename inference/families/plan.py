@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.families.expected import Expected
+from inference.families.expected import ALTERNATIVE_POINTS, Expected
 from inference.families.family import Block, Likelihood
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
@@ -116,6 +116,25 @@ class Plan:
         return torch.ones(shape, dtype=self.program.dtype, device=self.program.device)
 
 
+def known_without_running(plan: Plan, site: Site) -> bool:
+    """Whether every argument of a site follows from the unknowns' values, or is constant."""
+    for name, feed in site.args.items():
+        if feed.kind in ("constant", "site", "indexed", "linear"):
+            continue
+        group = next((g for g in ALTERNATIVES if name in g), set())
+        others = [site.args[n].kind for n in group if n in site.args]
+        if not any(kind in ("site", "indexed", "constant") for kind in others):
+            return False
+    needed = {"Normal": "precision", "MultivariateNormal": "precision_matrix"}.get(site.family)
+    if needed is None:
+        return all(f.kind != "function" for n, f in site.args.items() if n in ("probs", "rate", "concentration"))
+    return any(
+        site.args[n].kind in ("constant", "site", "indexed")
+        for n in (needed, *ALTERNATIVE_POINTS[needed])
+        if n in site.args
+    )
+
+
 def log_factor(expected: Expected, site: Site) -> Tensor:
     """E[log p] of each entry of a site, in the layout of its log density."""
     likelihood = expected.plan.likelihoods[site.name]
@@ -131,10 +150,11 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
         product = torch.where(t == 0, 0.0, t * e)  # no count of what is impossible is no surprise
         entries = entries + (product.sum(list(range(-inner, 0))) if inner else product)
     outer = site.event_dim - likelihood.joint
-    if not outer:
-        return entries
-    shape = torch.broadcast_shapes(entries.shape, value["mean"].shape[value["mean"].ndim - site.event_dim :][:outer])
-    return entries.expand(shape).sum(list(range(-outer, 0)))
+    if outer:
+        events = value["mean"].shape[value["mean"].ndim - site.event_dim :][:outer]
+        entries = entries.expand(torch.broadcast_shapes(entries.shape, events)).sum(list(range(-outer, 0)))
+    own = expected.replay.log_probs.get(site.name)
+    return entries if own is None else entries.expand(torch.broadcast_shapes(entries.shape, own.shape))
 
 
 def _same(mine: Tensor, own: Tensor) -> bool:
