@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from zoo.declare.evaluate import Values
 from zoo.declare.sites import base_distribution
@@ -54,6 +55,13 @@ class Posterior(ABC):
         """Entropy by unknown, each given the ones before it, in the shape of its site's log density."""
 
     @abstractmethod
+    def kl(self, other: Any) -> Values:
+        """KL(self || other) = E[log self - log other] by unknown, each given the ones before it, laid out as `entropy`.
+
+        `other` is of the same class over the same unknowns, a prior say.
+        """
+
+    @abstractmethod
     def moments(self, name: str) -> Moments:
         """Expected sufficient statistics of one unknown."""
 
@@ -93,6 +101,9 @@ class Single(Posterior):
 
     def sample(self, count: int) -> Values:
         """Independent draws."""
+        base = base_distribution(self.distribution)
+        if type(base).__name__ == "Wishart":
+            return {self.name: bartlett(count, base.df, base.scale_tril)}
         return {self.name: self.distribution.sample((count,))}
 
     def log_prob(self, values: Values) -> Values:
@@ -102,9 +113,14 @@ class Single(Posterior):
     def entropy(self) -> Values:
         """Differential entropy of the distribution."""
         base = base_distribution(self.distribution)
-        entropy = base.entropy()
-        extra = self.distribution.event_dim - base.event_dim
-        return {self.name: entropy.sum(list(range(-extra, 0))) if extra else entropy}
+        return {self.name: total(base.entropy(), self.distribution.event_dim - base.event_dim)}
+
+    def kl(self, other: Single) -> Values:
+        """The divergence of the distributions."""
+        q, p = base_distribution(self.distribution), base_distribution(other.distribution)
+        matrix = type(q).__name__ == "Wishart"
+        kl = wishart_kl(q.df, q.scale_tril, p.df, p.scale_tril) if matrix else kl_divergence(q, p)
+        return {self.name: total(kl, self.distribution.event_dim - q.event_dim)}
 
     def moments(self, name: str) -> Moments:
         """Moments that likelihoods are linear in."""
@@ -186,6 +202,22 @@ def wishart_log_det(df: Tensor, tril: Tensor) -> Tensor:
     return torch.digamma(0.5 * (df[..., None] - steps)).sum(-1) + d * math.log(2.0) + log_det
 
 
+def wishart_kl(df: Tensor, tril: Tensor, other_df: Tensor, other_tril: Tensor) -> Tensor:
+    """KL(Wishart(df, V) || Wishart(nu, U)) (Penny 2001).
+
+    nu (log |U| - log |V|) / 2 + df (tr(U^-1 V) - d) / 2 + log G(nu/2) - log G(df/2) + (df - nu) psi(df/2) / 2, where G
+    is the multivariate gamma function and psi the derivative of its logarithm.
+    """
+    d = tril.shape[-1]
+    steps = torch.arange(d, dtype=tril.dtype, device=tril.device)
+    log_dets = [t.diagonal(dim1=-2, dim2=-1).log().sum(-1) for t in (tril, other_tril)]
+    root = torch.linalg.solve_triangular(other_tril, tril, upper=False)
+    trace = root.square().sum((-1, -2))
+    slope = torch.digamma(0.5 * (df[..., None] - steps)).sum(-1)
+    gammas = torch.mvlgamma(0.5 * other_df, d) - torch.mvlgamma(0.5 * df, d)
+    return other_df * (log_dets[1] - log_dets[0]) + 0.5 * df * (trace - d) + gammas + 0.5 * (df - other_df) * slope
+
+
 @dataclass
 class NormalGamma(Posterior):
     """t ~ Gamma(a, b), m given t ~ Normal(loc, (kappa t)^-1): the conjugate prior of a Normal's mean and precision.
@@ -220,8 +252,10 @@ class NormalGamma(Posterior):
         return {self.names[1]: t, self.names[0]: self._normal(self._lift(t)).sample()}
 
     def _lift(self, t: Tensor) -> Tensor:
-        """Lay precisions out beside the means."""
-        return t[(..., *[None] * self.pad)]
+        """Lay precisions, or draws of them, out beside the means."""
+        draws = t.ndim - self.a.ndim
+        shared = self.loc.ndim - self.a.ndim - self.pad
+        return t[(*[slice(None)] * draws, *[None] * shared, ..., *[None] * self.pad)]
 
     def log_prob(self, values: Values) -> Values:
         """log Normal(m; loc, (kappa t)^-1) and log Gamma(t; a, b)."""
@@ -237,6 +271,16 @@ class NormalGamma(Posterior):
         return {
             self.names[1]: total(gamma.entropy(), self.events[1]),
             self.names[0]: total(normal, self.events[0]),
+        }
+
+    def kl(self, other: NormalGamma) -> Values:
+        """KL of the Gammas; (log(kappa / kappa') + kappa' / kappa - 1 + kappa' E[t] (m - m')^2) / 2 of the Normals."""
+        ratio = other.kappa / self.kappa
+        gap = other.kappa * self._lift(self.a / self.b) * (self.loc - other.loc).square()
+        gamma = kl_divergence(dist.Gamma(self.a, self.b), dist.Gamma(other.a, other.b))
+        return {
+            self.names[1]: total(gamma, self.events[1]),
+            self.names[0]: total(0.5 * (ratio - 1 - ratio.log() + gap), self.events[0]),
         }
 
     def moments(self, name: str) -> Moments:
@@ -296,6 +340,8 @@ class NormalWishart(Posterior):
         return dist.Wishart(self.df, scale_tril=self.tril)
 
     def _normal(self, precision: Tensor) -> Any:
+        draws, shared = precision.ndim - self.tril.ndim, self.kappa.ndim - self.df.ndim
+        precision = precision[(*[slice(None)] * draws, *[None] * shared)]
         return dist.MultivariateNormal(self.loc, precision_matrix=self.kappa[..., None, None] * precision)
 
     def mean(self) -> Values:
@@ -321,6 +367,13 @@ class NormalWishart(Posterior):
         log_det = wishart_log_det(self.df, self.tril)
         normal = 0.5 * (d * math.log(2 * math.pi * math.e) - d * self.kappa.log() - log_det)
         return {self.names[1]: self._wishart().entropy(), self.names[0]: normal}
+
+    def kl(self, other: NormalWishart) -> Values:
+        """KL of the Wisharts; (d (log(k / k') + k' / k - 1) + k' (m - m')^T E[P] (m - m')) / 2 of the Normals."""
+        ratio, gap = other.kappa / self.kappa, (self.loc - other.loc)[..., None, :] @ self.tril
+        square = other.kappa * self.df * gap.square().sum((-1, -2))
+        normal = 0.5 * (self.loc.shape[-1] * (ratio - 1 - ratio.log()) + square)
+        return {self.names[1]: wishart_kl(self.df, self.tril, other.df, other.tril), self.names[0]: normal}
 
     def moments(self, name: str) -> Moments:
         """E[P], E[log |P|]; the mean, and E[(m - E m)^T P (m - E m)] = d / kappa as `quad`."""
