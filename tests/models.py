@@ -177,6 +177,13 @@ ZOO_CASES = {
     "FactorAnalysis": [(zoo.FactorAnalysis(), SIZES), (zoo.FactorAnalysis(factors=2), SIZES)],
     "PPCA": [(zoo.PPCA(), SIZES), (zoo.PPCA(factors=2), SIZES)],
     "KMeans": [(zoo.KMeans(), ROWS), (zoo.KMeans(clusters=3), ROWS), (zoo.KMeans(clusters=1), ROWS)],
+    "HiddenMarkov": [
+        *((zoo.HiddenMarkov(covariance=c), SIZES) for c in ("full", "diag", "tied", "spherical")),
+        (zoo.HiddenMarkov(components=3, emission="poisson"), COUNTS),
+        (zoo.HiddenMarkov(emission="poisson", stationary=True), COUNTS),
+        (zoo.HiddenMarkov(emission="categorical", lengths=(1, 3)), PIXELS),
+        (zoo.HiddenMarkov(components=1, emission="categorical"), BITS),
+    ],
 }
 OWN_CASES = [
     (EightSchools(), SCHOOLS),
