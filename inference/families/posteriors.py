@@ -215,7 +215,8 @@ def wishart_kl(df: Tensor, tril: Tensor, other_df: Tensor, other_tril: Tensor) -
     trace = root.square().sum((-1, -2))
     slope = torch.digamma(0.5 * (df[..., None] - steps)).sum(-1)
     gammas = torch.mvlgamma(0.5 * other_df, d) - torch.mvlgamma(0.5 * df, d)
-    return other_df * (log_dets[1] - log_dets[0]) + 0.5 * df * (trace - d) + gammas + 0.5 * (df - other_df) * slope
+    found: Tensor = other_df * (log_dets[1] - log_dets[0]) + 0.5 * df * (trace - d) + gammas
+    return found + 0.5 * (df - other_df) * slope
 
 
 @dataclass

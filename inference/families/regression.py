@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.expected import Expected, Statistics, fn_of
+from inference.families.expected import Expected, Statistics, broadcast, fn_of
 from inference.families.family import Argument, Block, Family, Likelihood, uses
+from inference.families.linear_posterior import LinearPosterior, split
 from inference.families.plan import Plan
-from inference.families.posteriors import Moments, Posterior, mix
+from inference.families.posteriors import Moments, Posterior
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Feed, Site, base_distribution
@@ -277,6 +277,8 @@ class RegressionBlock(Block):
         own = tuple(second.shape[-2:])
         if feed.index:
             states = len(expected.plan.codes[feed.index[0]])
+            if events:
+                second = second.sum(list(range(-2 - len(events), -2)))
             return expected.reduce(_plain(feed), second, (states, *own)), count
         return second.reshape(-1, *own).sum(0), count
 
@@ -284,7 +286,7 @@ class RegressionBlock(Block):
         likelihood = self._likelihood(expected)
         rotate, start = likelihood.rotate, likelihood.start
         second, count = self._moments(expected)
-        lead = torch.broadcast_shapes(second.shape[:-2], mean.shape[:-1])
+        lead = broadcast(second.shape[:-2], mean.shape[:-1])
         inner = second[..., :-1, :-1] + rotate.mT @ before @ rotate
         away = mean - start
         right = second[..., :-1, -1] + ((before @ away[..., None])[..., 0] @ rotate)
@@ -303,14 +305,11 @@ class RegressionBlock(Block):
             squares = (second * (u[..., :, None] * u[..., None, :])).sum((-1, -2)).clamp_min(0.0)
             gap = loc - mean
             squares = squares + (gap * (before @ gap[..., None])[..., 0]).sum(-1)
-            prior = fn_of(expected, self.precision)
-            a0, b0 = prior.concentration, prior.rate
-            earlier = expected.priors.get(self.precision)
-            if isinstance(earlier, LinearPosterior) and earlier.a is not None and earlier.b is not None:
-                a0, b0 = earlier.a, earlier.b
+            a0, b0 = self._gamma_prior(expected)
             a, b = a0 + 0.5 * count.sum(), b0 + 0.5 * squares
         names = self.names if self.precision is None else (self.precision, *self.names)
-        return LinearPosterior(names, shapes, loc, tril, a, b)
+        sites = expected.program.sites
+        return LinearPosterior(names, shapes, tuple(sites[n].event_dim for n in self.names), loc, tril, a, b)
 
     def maximize(self, expected: Expected) -> Values:
         """Weighted least squares, ridge with priors; with a joint precision its mode too."""
@@ -339,188 +338,33 @@ class RegressionBlock(Block):
         return values
 
     def log_prior(self, expected: Expected, posterior: Posterior) -> Values | None:
-        """E[log p(beta, t)] under a joint posterior; coefficients together."""
+        """E[log p(beta, t)] under a joint prior, of all coefficients together; None where each has its own."""
         assert isinstance(posterior, LinearPosterior)
+        joint = self.precision is not None
+        if not joint and not isinstance(expected.priors.get(self.names[0]), LinearPosterior):
+            return None
         before, mean = self._prior(expected)
-        p = posterior.loc.shape[-1]
         gap = posterior.loc - mean
         fit = (gap * (before @ gap[..., None])[..., 0]).sum(-1)
         trace = (before * (posterior.tril @ posterior.tril.mT)).sum((-1, -2))
-        log_det = torch.linalg.slogdet(before)[1]
-        found: Values = {n: torch.zeros_like(log_det) for n in self.names[1:]}
-        constant = log_det - p * math.log(2 * math.pi)
+        constant = torch.linalg.slogdet(before)[1] - posterior.loc.shape[-1] * math.log(2 * math.pi)
         if self.precision is None:
-            found[self.names[0]] = 0.5 * (constant - fit - trace)
-            return found
-        assert posterior.a is not None
-        assert posterior.b is not None
-        t, log_t = posterior.a / posterior.b, torch.digamma(posterior.a) - posterior.b.log()
-        found[self.names[0]] = 0.5 * (constant + p * log_t - t * fit - trace)
-        prior = fn_of(expected, self.precision)
-        a0, b0 = prior.concentration, prior.rate
-        earlier = expected.priors.get(self.precision)
+            return posterior.laid_out(0.5 * (constant - fit - trace))
+        t = posterior.moments(self.precision)
+        density = 0.5 * (constant + posterior.loc.shape[-1] * t["log"] - t["mean"] * fit - trace)
+        a0, b0 = self._gamma_prior(expected)
+        gamma = a0 * b0.log() - torch.lgamma(a0) + (a0 - 1) * t["log"] - b0 * t["mean"]
+        return {self.precision: gamma, **posterior.laid_out(density)}
+
+    def _gamma_prior(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Shape and rate of the precision's prior."""
+        assert self.precision is not None
+        prior, earlier = fn_of(expected, self.precision), expected.priors.get(self.precision)
         if isinstance(earlier, LinearPosterior) and earlier.a is not None and earlier.b is not None:
-            a0, b0 = earlier.a, earlier.b
-        found[self.precision] = a0 * b0.log() - torch.lgamma(a0) + (a0 - 1) * log_t - b0 * t
-        return found
+            return earlier.a, earlier.b
+        return prior.concentration, prior.rate
 
 
 def _plain(feed: Feed) -> Feed:
     """Index of a linear predictor as that of an indexed unknown."""
     return Feed("indexed", feed.sites, feed.index)
-
-
-def split(beta: Tensor, shapes: tuple[tuple[int, ...], ...], indexed: bool) -> list[Tensor]:
-    """Cut coefficients (..., P) into the values of their sites."""
-    lead = 1 if indexed else 0
-    sizes = [math.prod(s[lead:]) for s in shapes]
-    return [
-        part.reshape((*part.shape[: part.ndim - 1 - lead], *s))
-        for part, s in zip(beta.split(sizes, -1), shapes, strict=True)
-    ]
-
-
-@dataclass
-class LinearPosterior(Posterior):
-    """beta ~ Normal(loc, C), all coefficients of a predictor together; C = L L^T, divided by t ~ Gamma(a, b) if joint.
-
-    `loc` (..., P), `tril` the factor L (..., P, P), with a dimension of states on the left where there are states.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    loc: Tensor
-    tril: Tensor
-    a: Tensor | None = None
-    b: Tensor | None = None
-
-    kind: ClassVar[str] = "linear"
-
-    @property
-    def joint(self) -> bool:
-        """Whether the noise precision is part of it."""
-        return self.a is not None
-
-    @property
-    def _sites(self) -> tuple[str, ...]:
-        return self.names[1:] if self.joint else self.names
-
-    def _split(self, beta: Tensor) -> Values:
-        return dict(zip(self._sites, split(beta, self.shapes, self.loc.ndim > 1), strict=True))
-
-    def _join(self, values: Mapping[str, Tensor]) -> Tensor:
-        indexed = 1 if self.loc.ndim > 1 else 0
-        parts = []
-        for name, shape in zip(self._sites, self.shapes, strict=True):
-            v = values[name]
-            lead = v.ndim - len(shape)
-            parts.append(v.reshape(*v.shape[: lead + indexed], -1))
-        return torch.cat(parts, -1)
-
-    def precision(self) -> Tensor:
-        """Inverse of C."""
-        return torch.cholesky_inverse(self.tril)
-
-    def mean(self) -> Values:
-        """The location; a / b."""
-        found = self._split(self.loc)
-        if self.a is not None and self.b is not None:
-            found[self.names[0]] = self.a / self.b
-        return found
-
-    def sample(self, count: int) -> Values:
-        """The precision first, then all coefficients given it."""
-        noise = torch.randn(count, *self.loc.shape, 1, dtype=self.loc.dtype, device=self.loc.device)
-        away = (self.tril @ noise)[..., 0]
-        if self.a is None or self.b is None:
-            return self._split(self.loc + away)
-        t = dist.Gamma(self.a, self.b).sample((count,))
-        return {self.names[0]: t, **self._split(self.loc + away * t[..., None].rsqrt())}
-
-    def log_prob(self, values: Values) -> Values:
-        """Log density of all coefficients, under the first one's name; that of the precision."""
-        gap = self._join(values) - self.loc
-        p = self.loc.shape[-1]
-        white = torch.linalg.solve_triangular(self.tril.expand(*gap.shape, p), gap[..., None], upper=False)[..., 0]
-        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        square, extra, found = white.square().sum(-1), torch.zeros(()), {}
-        if self.a is not None and self.b is not None:
-            t = values[self.names[0]]
-            found[self.names[0]] = dist.Gamma(self.a, self.b).log_prob(t)
-            square, extra = square * t, 0.5 * p * t.log()
-        density = extra - 0.5 * square - log_det - 0.5 * p * math.log(2 * math.pi)
-        return {**found, **{n: torch.zeros_like(density) for n in self._sites[1:]}, self._sites[0]: density}
-
-    def entropy(self) -> Values:
-        """(P log 2 pi e + log |C| - P E[log t]) / 2, under the first site's name; that of the precision."""
-        p = self.loc.shape[-1]
-        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        own = 0.5 * p * math.log(2 * math.pi * math.e) + log_det
-        found = {n: torch.zeros_like(own) for n in self._sites[1:]}
-        if self.a is not None and self.b is not None:
-            found[self.names[0]] = dist.Gamma(self.a, self.b).entropy()
-            own = own - 0.5 * p * (torch.digamma(self.a) - self.b.log())
-        return {**found, self._sites[0]: own}
-
-    def moments(self, name: str) -> Moments:
-        """E[t], E[log t]; of one coefficient site mean and var; `cov` (or `quad` = E[t] cov, joint) of them all."""
-        if self.a is not None and self.b is not None and name == self.names[0]:
-            return {"mean": self.a / self.b, "log": torch.digamma(self.a) - self.b.log()}
-        cov = self.tril @ self.tril.mT
-        unit = torch.ones((), dtype=cov.dtype, device=cov.device)
-        if self.a is not None and self.b is not None:
-            unit = self.b / (self.a - 1).clamp_min(1e-8)
-        variance = self._split(cov.diagonal(dim1=-2, dim2=-1) * unit)
-        found = {"mean": self._split(self.loc)[name], "var": variance[name]}
-        return {**found, "quad": cov} if self.joint else {**found, "cov": cov}
-
-    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
-        """Gamma of the precision; Normal of one site's coefficients given those of the sites before it."""
-        if self.a is not None and self.b is not None and name == self.names[0]:
-            return dist.Gamma(self.a, self.b)
-        lead = 1 if self.loc.ndim > 1 else 0
-        sizes = [math.prod(s[lead:]) for s in self.shapes]
-        at = self._sites.index(name)
-        start, stop = sum(sizes[:at]), sum(sizes[: at + 1])
-        cov = self.tril @ self.tril.mT
-        if self.a is not None:
-            cov = cov / values[self.names[0]]
-        loc, own = self.loc[..., start:stop], cov[..., start:stop, start:stop]
-        if start:
-            known = torch.cat([values[n].reshape(*values[n].shape[:lead], -1) for n in self._sites[:at]], -1)
-            across = torch.linalg.solve(cov[..., :start, :start], cov[..., :start, start:stop]).mT
-            loc = loc + (across @ (known - self.loc[..., :start])[..., None])[..., 0]
-            own = own - across @ cov[..., :start, start:stop]
-        shape = self.shapes[at]
-        if not shape[lead:]:
-            return dist.Normal(loc.reshape(shape), own.reshape(shape).sqrt()).to_event(lead)
-        flat = dist.MultivariateNormal(loc, own)
-        if len(shape) == lead + 1:
-            return flat.to_event(lead)
-        shaped = torch.distributions.ReshapeTransform(loc.shape[-1:], torch.Size(shape[lead:]))
-        return dist.TransformedDistribution(flat, [shaped]).to_event(lead)
-
-    def blend(self, other: LinearPosterior, rate: float) -> LinearPosterior:
-        """Mix precisions, precision-weighted means, a, and b + m^T L m / 2 about a common center."""
-        own, theirs = self.precision(), other.precision()
-        root = torch.linalg.cholesky(mix(own, theirs, rate))
-        right = mix(own @ self.loc[..., None], theirs @ other.loc[..., None], rate)
-        loc = torch.cholesky_solve(right, root)[..., 0]
-        tril = torch.linalg.cholesky(torch.cholesky_inverse(root))
-        if self.a is None or self.b is None or other.a is None or other.b is None:
-            return LinearPosterior(self.names, self.shapes, loc, tril)
-        gaps = []
-        for one, precision in ((self, own), (other, theirs)):
-            gap = one.loc - loc
-            gaps.append(0.5 * (gap * (precision @ gap[..., None])[..., 0]).sum(-1))
-        b = mix(self.b + gaps[0], other.b + gaps[1], rate)
-        return LinearPosterior(self.names, self.shapes, loc, tril, mix(self.a, other.a, rate), b)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """loc, tril, and a, b where the precision is part of it."""
-        found = {"loc": self.loc, "tril": self.tril}
-        return found if self.a is None or self.b is None else {**found, "a": self.a, "b": self.b}
-
-    def describe(self) -> dict[str, Any]:
-        """Shapes of the sites."""
-        return {"shapes": [list(s) for s in self.shapes]}
