@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guides.guide import Guide, Variational
+from inference.coordinate import Coordinates, State
+from inference.families import Expected
 from inference.families.posteriors import Posterior
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
+
+LOCAL_ROUNDS = 20  # of updates of several blocks of local latents of new rows
 
 
 class Approximation(ABC):
@@ -36,11 +40,15 @@ class Approximation(ABC):
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Return `count` draws of the latents, stacked along dimension 0, and log q of each, shape (count,)."""
 
-    def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
+    def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Return `count` draws of the locals of the program's rows and log q per row, (count, rows).
 
         None if q says nothing of these rows, so that the model's own prior has to propose.
         """
+        return None
+
+    def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
+        """Return q(z_i = k) of each enumerated site of a row, (rows, states); None if q does not say."""
         return None
 
 
@@ -78,6 +86,44 @@ class Conjugate(Approximation):
             for name, density in q.log_prob(values).items():
                 log_q = log_q + program.weigh(name, density, lead=1)
         return {s.name: values[s.name] for s in program.latents}, log_q
+
+    def _state(self, program: Program, points: Values) -> State:
+        """Points and posteriors of everything that is not local."""
+        kept = [q for q in self.posteriors if not any(program.sites[n].role == "local" for n in q.names)]
+        values = {**points, **{n: v for q in kept for n, v in q.mean().items()}}
+        return State(values, {n: q for q in kept for n in q.names})
+
+    def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
+        """Draw locals from their posterior given the rest, updated for these rows."""
+        if program.enumerated:
+            return None
+        state = self._state(program, points)
+        for site in program.locals:
+            state.values[site.name] = torch.zeros(program.site_shape(site), dtype=program.dtype, device=program.device)
+        ascent = Coordinates(program)
+        with torch.no_grad():
+            replay = program.replay(state.values, densities=False)
+            replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
+            expected = Expected(ascent.plan, program, state.values, replay, beliefs=state.beliefs)
+            for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
+                expected = ascent.over_locals(expected)
+            values: Values = {}
+            log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
+            for block in ascent.local_blocks:
+                q = expected.beliefs[block.unknowns[0]]
+                values.update(q.sample(count))
+                for name, density in q.log_prob(values).items():
+                    axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
+                    log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
+        return values, log_q
+
+    def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
+        """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""
+        if program.locals or not program.assigned:
+            return None
+        plain = program if program.data.weights is None else program.rebind(replace(program.data, weights=None))
+        _, expected = Coordinates(plain).expect(self._state(program, points))
+        return {s.name: plain.per_row(expected.marginals[s.name], s) for s in plain.assigned}
 
 
 @dataclass
@@ -124,7 +170,7 @@ class Trained(Approximation):
             values, log_q = stack(one, quasi_normal(count, self.q.noise_size, program), program)
         return values, log_q
 
-    def propose(self, program: Program, count: int) -> tuple[Values, Tensor] | None:
+    def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
         known = program.data is self.data
         if self.point or not self.q.covers_rows or not (self.q.amortized or known):

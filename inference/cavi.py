@@ -31,10 +31,10 @@ class CAVI(Method):
     """Coordinate-ascent variational inference: conjugate updates of a factorized posterior, block by block.
 
     q(z, u) = q(z) prod_b q(u_b); each step sets q(z) of the enumerated sites to their exact posterior under the
-    expected log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family (Bishop 2006,
-    equation 10.9). The ELBO, every constant kept, never decreases. Unknowns whose priors are conjugate together
-    (Normal-Gamma, Normal-Wishart, all coefficients of a linear predictor) share one block. Parameters without prior are
-    set to the maximum of the ELBO.
+    expected log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family
+    (Bishop 2006, equation 10.9). The ELBO, every constant kept, never decreases. Unknowns whose priors are conjugate
+    together (Normal-Gamma, Normal-Wishart, all coefficients of a linear predictor) share one block. Parameters without
+    prior are set to the maximum of the ELBO.
 
     Parameters
     ----------

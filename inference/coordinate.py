@@ -17,6 +17,7 @@ from inference.families import Expected, Plan, closed_form
 from inference.families.mixture import Mixture
 from inference.families.plan import log_factor
 from inference.families.posteriors import Posterior, Single
+from inference.families.sweep import sweep
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import base_distribution
@@ -47,14 +48,19 @@ class Coordinates:
         The program.
     hard
         Give each row to its most probable state (classification EM).
+    averaged
+        Take expectations over the posterior of the local latents too (EM), instead of keeping what the state says.
     plan
         The plan of the same model on other rows; None to find it.
     """
 
-    def __init__(self, program: Program, *, hard: bool = False, plan: Plan | None = None) -> None:
-        self.program, self.hard = program, hard
+    def __init__(
+        self, program: Program, *, hard: bool = False, averaged: bool = False, plan: Plan | None = None
+    ) -> None:
+        self.program, self.hard, self.averaged = program, hard, averaged
         self.plan: Plan = closed_form(program) if plan is None else plan
         self.mixture: Mixture | None = None
+        self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
 
     def prepare(self, state: State) -> None:
         """Lay out the rows for sweeps, if the program is a mixture all of whose updates are in closed form."""
@@ -73,25 +79,43 @@ class Coordinates:
                     return found
             replay = self.program.replay(state.values)
             expected = Expected(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
+            if self.averaged:
+                expected = self.over_locals(expected)
             factors = {**replay.log_probs, **self._factors(expected)}
             terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
             expected.marginals = marginals
             return terms.total(self.program.data.weights), expected
 
+    def over_locals(self, expected: Expected) -> Expected:
+        """Update the posterior of the local latents given everything else."""
+        expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
+        values, beliefs = dict(expected.values), dict(expected.beliefs)
+        for block in self.local_blocks:
+            posterior = block.posterior(expected.at(values, beliefs))
+            assert posterior is not None
+            values.update(posterior.mean())
+            beliefs.update(dict.fromkeys(block.unknowns, posterior))
+        return expected.at(values, beliefs)
+
+    def _once(self, name: str, log_prob: Tensor) -> Tensor:
+        """Weight of each entry of a site without enumerated sites: that of its row."""
+        site, weights = self.program.sites[name], self.program.data.weights
+        if weights is None or self.program.row not in site.plates:
+            return torch.ones_like(log_prob)
+        axis = site.plate_dims[site.plates.index(self.program.row)]
+        return weights.reshape([-1, *[1] * (-1 - axis)]).expand(log_prob.shape)
+
     def _swept(self, mixture: Mixture, state: State) -> tuple[Tensor, Expected] | None:
         """`expect` by one sweep over the rows; None where that would not be accurate."""
-        from inference.families.sweep import sweep
-
-        replay = mixture.probe.replay(state.values)
-        expected = Expected(self.plan, mixture.probe, state.values, replay, beliefs=state.beliefs)
+        expected = mixture.expected(state.values, state.beliefs)
         natural, constant, shared = mixture.natural(expected)
         if mixture.careful(constant):
             return None
         swept = sweep(
             mixture.features, natural[None], constant[None], weights=self.program.data.weights, hard=self.hard
         )
-        outside = {**replay.log_probs, **self._factors(expected, outside=True)}
-        value = swept.value[0] + shared + mixture.base + mixture.rest(outside)
+        rest = mixture.rest(expected, self._factors(expected, outside=True) if state.beliefs else None)
+        value = swept.value[0] + shared + mixture.base + rest
         expected.sums = mixture.statistics(swept.counts[0], swept.sums[0])
         return value, expected
 
@@ -120,7 +144,8 @@ class Coordinates:
         with torch.no_grad():
             values = dict(expected.values)
             for block in self.plan.blocks:
-                values.update(block.maximize(expected.at(values)))
+                if block not in self.local_blocks:
+                    values.update(block.maximize(expected.at(values)))
             return values
 
     def believe(self, expected: Expected) -> State:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from inference.approximation import PointMass
+from inference.approximation import Approximation, Conjugate, PointMass
 from inference.convergence import arrived, settled
-from inference.coordinate import Coordinates, State
+from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
@@ -27,12 +27,13 @@ FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from
 
 @dataclass(frozen=True)
 class EM(Method):
-    """Expectation maximization: the discrete latents exactly, the rest as points.
+    """Expectation maximization: discrete latents (and conjugate local ones) exactly, the rest as points.
 
     theta_{t+1} = argmax_theta E_{p(z | x, theta_t)}[log p(x, z, theta)] (Dempster, Laird and Rubin 1977). The E-step
-    enumerates the discrete latents exactly. The M-step is in closed form wherever the structure of the model shows one;
-    what is left is climbed by gradient (generalized EM). Latents with priors are set to their mode, so the objective is
-    the log likelihood plus the log prior (MAP-EM). The objective never decreases.
+    enumerates the discrete latents exactly; where there are none, it takes the exact posterior of continuous local
+    latents that are conjugate given the rest (factor models, random effects). The M-step is in closed form wherever the
+    structure of the model shows one; what is left is climbed by gradient (generalized EM). Latents with priors are set
+    to their mode, so the objective is the log likelihood plus the log prior (MAP-EM). The objective never decreases.
 
     Parameters
     ----------
@@ -76,11 +77,30 @@ class EM(Method):
         """Refuse models with nothing to enumerate or with continuous local latents."""
         if (reason := unsupported(program)) is not None:
             return reason
+        if program.locals:
+            return self._over_locals(program)
         if not program.enumerated:
             return "nothing to enumerate: it has no discrete latent"
-        if program.locals:
-            return f"site {program.locals[0].name!r} is a continuous local latent, which the E-step cannot sum over"
         return None if self.batch_size is None else Memory.why_not(program, gradient=self.gradient)
+
+    def _over_locals(self, program: Program) -> str | None:
+        """Say why the E-step has no exact posterior of the continuous local latents, None if it has."""
+        first = program.locals[0].name
+        plan = closed_form(program)
+        local = {s.name for s in program.locals}
+        blocks = [b for b in plan.blocks if local & set(b.unknowns)]
+        if program.enumerated or len(blocks) != 1 or set(blocks[0].unknowns) != local:
+            return f"site {first!r} is a continuous local latent, which the E-step cannot sum over"
+        if plan.rest:
+            return f"{plan.rest[0]!r} has no closed-form update given the posterior of the local {first!r}"
+        if program.globals:
+            return (
+                f"it averages over the local {first!r}, and {program.globals[0].name!r} has a prior: em needs "
+                "parameters there"
+            )
+        if self.batch_size is not None or self.gradient or self.hard:
+            return f"batch_size, gradient and hard need a model without local latents such as {first!r}"
+        return None
 
     def how(self, program: Program) -> str:
         """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
@@ -98,13 +118,17 @@ class EM(Method):
             )
         best = max(ends, key=lambda end: end.value)
         values = best.values
-        kind = "log_posterior" if program.latents or self.hard else "log_likelihood"
+        kind = "log_posterior" if program.globals or self.hard else "log_likelihood"
         latents = {s.name: values[s.name] for s in program.latents}
         warnings = [] if best.converged else [best.reason]
         if failed:
             warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
+        approximation: Approximation = PointMass(latents)
+        if program.locals:
+            _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
+            approximation = Conjugate(distinct(expected.beliefs))
         return Outcome(
-            PointMass(latents),
+            approximation,
             {n: v for n, v in values.items() if n not in latents},
             Objective(best.value, kind),
             best.monitor.trace,
@@ -162,7 +186,7 @@ class EM(Method):
     ) -> tuple[Values, bool, int]:
         """Take steps from one start until the objective stands still."""
         values = climb.admit(values)
-        ascent = Coordinates(program, hard=self.hard)
+        ascent = Coordinates(program, hard=self.hard, averaged=bool(program.locals))
         if not self.gradient:
             ascent.prepare(State(values, {}))
         history: list[float] = []

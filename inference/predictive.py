@@ -34,7 +34,7 @@ def local_draws(
 
     From the guide where it covers these rows; else from the model's prior given each draw of the globals.
     """
-    proposed = approximation.propose(program, count)
+    proposed = approximation.propose(program, points, count)
     if proposed is not None:
         return proposed
     names = [s.name for s in program.locals]
@@ -117,6 +117,9 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
     `fresh` rows were not part of the fit: each draw counts by how well it explains them.
     """
     with fit.running(2):
+        known = fit.approximation.responsibilities(program, fit.points)
+        if known is not None:
+            return certain(known[site.name], program)
         count = 1 if fit.is_point else fit.draw_count
         draws = fit.globals(count)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from inference.convergence import arrived
 from inference.coordinate import Coordinates, State
-from inference.families import Expected
 from inference.families.mixture import Mixture
 from inference.families.sweep import sweep
 from inference.method import Monitor
@@ -56,13 +55,12 @@ def _climb(
     done: Found = []
 
     def natural(at: Values) -> tuple[Tensor, Tensor, Tensor]:
-        replay = mixture.probe.replay(at)
-        expected = Expected(mixture.plan, mixture.probe, at, replay)
+        expected = mixture.expected(at)
         eta, constant, shared = mixture.natural(expected)
-        return eta, constant, shared + mixture.rest(replay.log_probs)
+        return eta, constant, shared + mixture.rest(expected)
 
     def maximize(at: Values, counts: Tensor, sums: Tensor) -> Values:
-        expected = Expected(mixture.plan, mixture.probe, at, mixture.probe.replay(at))
+        expected = mixture.expected(at)
         expected.sums = mixture.statistics(counts, sums)
         return ascent.maximize(expected)
 

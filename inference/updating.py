@@ -46,6 +46,7 @@ def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
     model = copy.deepcopy(before.model)
     model.coords, model.row_weights = data.coords, None
     program = Program(model, replace(data, weights=None), priors, before.structure)
+    program.plans = before.plans
     with seeded(fit.seed, before.device), threads_for(program):
         method.check(program)
         outcome = method.run(program)

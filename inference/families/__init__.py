@@ -9,6 +9,7 @@ from typing import Any
 
 from inference.families.expected import Expected
 from inference.families.family import Block, Family, Likelihood
+from inference.families.linear_posterior import LinearPosterior
 from inference.families.plan import Plan
 from zoo.declare.program import Program
 
@@ -50,4 +51,4 @@ def closed_form(program: Program) -> Plan:
     return plan
 
 
-__all__ = ["Block", "Expected", "Family", "Likelihood", "Plan", "closed_form"]
+__all__ = ["Block", "Expected", "Family", "Likelihood", "LinearPosterior", "Plan", "closed_form"]

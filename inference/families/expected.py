@@ -102,9 +102,10 @@ class Expected:
         """Moments of an argument of which another parameterization is a known unknown: a precision from a scale."""
         for other, moments_of in ALTERNATIVE_POINTS.get(name, {}).items():
             feed = site.args.get(other)
-            if feed is not None and feed.kind in ("site", "indexed") and feed.sites[0] not in self.beliefs:
-                if feed.sites[0] in self.values:
-                    return moments_of(self.factor(site, other) * self.place(feed, self.values[feed.sites[0]]))
+            if feed is None or feed.kind not in ("site", "indexed") or feed.sites[0] in self.beliefs:
+                continue
+            if feed.sites[0] in self.values:
+                return moments_of(self.factor(site, other) * self.place(feed, self.values[feed.sites[0]]))
         return None
 
     def _view(self, site: Site, name: str) -> Tensor:

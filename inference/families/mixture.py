@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, Statistics
-from inference.families.features import Features, Linear, Quadratic, Stack, pack, unpack
+from inference.families.features import Features, Linear, Products, Quadratic, Stack, pack, unpack
 from inference.families.plan import Plan, known_without_running, log_factor
 from inference.families.posteriors import Moments, Posterior
 from inference.families.sweep import sweep, total
@@ -85,6 +85,9 @@ class Mixture:
             start = self.expected(values)
             if all(known_without_running(plan, s) for s in program.sites.values() if s.args):
                 self.once = start.replay  # constant arguments are read from it ever after
+            z = base_distribution(start.replay.distributions[self.z.name])
+            own_states: Moments = {"mean": start.replay.seen[self.z.name]}
+            self.states = plan.likelihoods[self.z.name].statistics(z, own_states, program)
             self.pieces: list[Piece] = []
             own: list[Features] = []
             self.totals: list[Tensor | None] = []
@@ -126,6 +129,8 @@ class Mixture:
         rows = len(program.data)
         some = torch.linspace(0, rows - 1, min(rows, 64), device=program.device).long()
         sample = program.rebind(program.data.take(some))
+        if any(cls._differs(plan, sample, s, values) for s in inside if s.role == "observed"):
+            return None
         trial = cls(plan, sample, values)
         if not trial.features.width or not z.cardinality > 1:
             return None
@@ -139,6 +144,17 @@ class Mixture:
         if not bool((found - known).abs() <= ACCURACY[program.dtype] * (1 + known.abs())):
             return None
         return cls(plan, program, values)
+
+    @staticmethod
+    def _differs(plan: Plan, program: Program, site: Site, values: Values) -> bool:
+        """Whether statistics differ by state, or are not one vector per row."""
+        likelihood = plan.likelihoods[site.name]
+        if likelihood.inner == (2,):
+            return site.event_dim > 0
+        replay, outer = program.replay(values, densities=False), site.event_dim - likelihood.joint
+        fn, value = base_distribution(replay.distributions[site.name]), replay.seen[site.name]
+        parts = likelihood.statistics(fn, {"mean": value}, program)
+        return any(t.ndim > 1 + outer + i for i, t in zip(likelihood.inner, parts, strict=True))
 
     def expected(self, values: Values, beliefs: Mapping[str, Posterior] | None = None) -> Expected:
         """What updates see at these values; the model is run only if arguments do not follow from the unknowns."""
@@ -193,7 +209,10 @@ class Mixture:
         """Statistics of every site from counts (k,) and sums (k, p): rows are one entry."""
         counts, sums = counts.to(self.program.dtype), sums.to(self.program.dtype)
         k = len(counts)
-        found: dict[str, Statistics] = {self.z.name: (counts[:, None], (torch.diag_embed(counts)[:, None, :],))}
+        count = counts[:, None]
+        inner = self.plan.likelihoods[self.z.name].inner
+        whole = tuple(count[(..., *[None] * i)] * t for i, t in zip(inner, self.states, strict=True))
+        found: dict[str, Statistics] = {self.z.name: (count, whole)}
         start = 0
         parts: dict[str, dict[int, Tensor]] = {s.name: {} for s in self.sites}
         for piece, known in zip(self.pieces, self.totals, strict=True):
@@ -242,12 +261,12 @@ class Mixture:
             d = x.shape[-1]
             pieces.append(Piece(site, 0, (d,), False, 1, own[0], d))
             pieces.append(Piece(site, 1, (d, d), True, 1, own[1], d * (d + 1) // 2))
-            return pieces, [Quadratic(x), None] if all(own) else [Linear(x), _Products(x)]
+            return pieces, [Quadratic(x), None] if all(own) else [Linear(x), Products(x)]
         if likelihood.inner == (2,):
             v = likelihood.vectors(self.program)  # type: ignore[attr-defined]
             p = v.shape[-1]
             pieces.append(Piece(site, 0, (p, p), True, 1, own[0], p * (p + 1) // 2))
-            return pieces, [_Products(v)]
+            return pieces, [Products(v)]
         for j, t in enumerate(likelihood.statistics(fn, value, self.program)):
             inner, outer = likelihood.inner[j], site.event_dim - likelihood.joint
             shape = tuple(t.shape[t.ndim - inner - outer :])
@@ -272,19 +291,6 @@ class Mixture:
         full = full.expand(len(self.program.data), *events) if full.ndim <= outer else full
         rows = full.reshape(len(self.program.data), -1).sum(1)
         return float((rows if weights is None else rows * weights).sum())
-
-
-class _Products(Features):
-    """The products x_i x_j of a `Quadratic` without x itself."""
-
-    def __init__(self, x: Tensor) -> None:
-        d = x.shape[1]
-        super().__init__(x.shape[0], d * (d + 1) // 2, x.dtype, x.device)
-        self.whole, self.dimension = Quadratic(x), d
-
-    def write(self, start: int, stop: int, out: Tensor) -> None:
-        """Write the statistics of rows start to stop, shape (p, stop - start)."""
-        out.copy_(self.whole.block(start, stop)[self.dimension :])
 
 
 def _rows_of(program: Program, values: Values) -> Values:

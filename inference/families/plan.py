@@ -147,14 +147,26 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
     eta, constant = likelihood.natural(fn, lambda name, kind: expected.argument(site, name, kind), center)
     entries = constant + base
     for inner, t, e in zip(likelihood.inner, parts, eta, strict=True):
-        product = torch.where(t == 0, 0.0, t * e)  # no count of what is impossible is no surprise
-        entries = entries + (product.sum(list(range(-inner, 0))) if inner else product)
+        entries = entries + _product(t, e, inner)
     outer = site.event_dim - likelihood.joint
     if outer:
         events = value["mean"].shape[value["mean"].ndim - site.event_dim :][:outer]
         entries = entries.expand(torch.broadcast_shapes(entries.shape, events)).sum(list(range(-outer, 0)))
     own = expected.replay.log_probs.get(site.name)
     return entries if own is None else entries.expand(torch.broadcast_shapes(entries.shape, own.shape))
+
+
+def _product(t: Tensor, eta: Tensor, inner: int) -> Tensor:
+    """<T, eta> over the `inner` dimensions on the right; of all rows under all states by one matrix product."""
+    if not inner:
+        return torch.where(t == 0, 0.0, t * eta)  # no count of what is impossible is no surprise
+    own = t.shape[t.ndim - inner :].numel()
+    lead, rows = eta.shape[: eta.ndim - inner], t.shape[: t.ndim - inner]
+    same = len(rows) <= len(lead) and all(size == 1 for size in lead[len(lead) - len(rows) :])
+    if same and not torch._C._functorch.is_batchedtensor(eta) and bool(eta.isfinite().all()):
+        product = eta.reshape(-1, own) @ t.reshape(-1, own).mT
+        return product.reshape(*lead[: len(lead) - len(rows)], *rows)
+    return torch.where(t == 0, 0.0, t * eta).sum(list(range(-inner, 0)))
 
 
 def _same(mine: Tensor, own: Tensor) -> bool:

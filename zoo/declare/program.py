@@ -139,8 +139,10 @@ class Program:
         return bool(self.chains)
 
     def rebind(self, data: Data) -> Program:
-        """Return the same program on other rows; nothing is traced again."""
-        return Program(self.model, data, self.priors, self.structure)
+        """Return the same program on other rows; nothing is traced or planned again."""
+        other = Program(self.model, data, self.priors, self.structure)
+        other.plans = self.plans
+        return other
 
     def site_shape(self, site: Site, rows: int | None = None) -> tuple[int, ...]:
         """Shape of a site's value on `rows` rows (default: those of the data)."""
