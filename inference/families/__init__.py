@@ -12,6 +12,7 @@ from inference.families.family import Block, Family, Likelihood
 from inference.families.linear_posterior import LinearPosterior
 from inference.families.plan import Plan
 from zoo.declare.program import Program
+from zoo.declare.sites import Site
 
 
 def _below(cls: Any) -> list[Any]:
@@ -28,16 +29,24 @@ def _found() -> tuple[dict[str, Likelihood], list[Family]]:
     return likelihoods, sorted(families, key=lambda family: (family.rank, type(family).__name__))
 
 
+def predictor(plan: Plan, site: Site) -> Likelihood | None:
+    """Return the likelihood of a Normal site whose location is affine in unknowns, None if there is none."""
+    from inference.families.regression import LinearLikelihood
+
+    feed = site.args["loc"]
+    if feed.kind != "linear" or any(plan.program.sites[n].role == "local" for n in feed.sites):
+        return None
+    return LinearLikelihood(plan, site)
+
+
 def closed_form(program: Program) -> Plan:
     """Find which unknowns of a program have a closed-form update; what is left is in `rest`."""
     known = program.plans.get("closed_form")
     if isinstance(known, Plan):
         return known
-    from inference.families.regression import LinearLikelihood
-
     likelihoods, families = _found()
     plan = Plan(program)
-    plan.recognize(likelihoods, LinearLikelihood)
+    plan.recognize(likelihoods, predictor)
     unknown = [s.name for s in (*program.parameters, *program.latents)]
     for family in families:
         for block in family.match(plan, unknown):

@@ -165,7 +165,7 @@ def _product(t: Tensor, eta: Tensor, inner: int) -> Tensor:
     same = len(rows) <= len(lead) and all(size == 1 for size in lead[len(lead) - len(rows) :])
     if same and not torch._C._functorch.is_batchedtensor(eta) and bool(eta.isfinite().all()):
         product = eta.reshape(-1, own) @ t.reshape(-1, own).mT
-        return product.reshape(*lead[: len(lead) - len(rows)], *rows)
+        return product.reshape((*lead[: len(lead) - len(rows)], *rows))
     return torch.where(t == 0, 0.0, t * eta).sum(list(range(-inner, 0)))
 
 
