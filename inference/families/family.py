@@ -155,8 +155,13 @@ def recognized(feed: Feed) -> bool:
 
 
 def unscaled(feed: Feed) -> bool:
-    """Whether the argument is an unknown itself, indexed by enumerated sites or not."""
-    return recognized(feed) and feed.scale == 1.0 and not feed.entrywise and not feed.by
+    """Whether the argument is an unknown itself, indexed or not."""
+    return recognized(feed) and feed.scale == 1.0 and not feed.entrywise
+
+
+def within(feed: Feed, other: Feed) -> bool:
+    """Whether entries that share a cell of what feeds one argument share one of what feeds another."""
+    return set(feed.index) <= set(other.index) and feed.by in ("", other.by)
 
 
 def explained(site: Site) -> bool:

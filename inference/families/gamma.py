@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.families.expected import Expected
+from inference.families.expected import Expected, fn_of
 from inference.families.family import EMPTY, Argument, Likelihood, Use, beside
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments
@@ -60,6 +60,12 @@ class GammaFamily(SingleFamily):
     arguments: ClassVar[dict[str, str]] = {"Poisson": "rate", "Exponential": "rate", "Gamma": "rate"}
     prior = "Gamma"
     scalable = True
+    fed = ("rate",)
+
+    def prior_of(self, expected: Expected, name: str) -> Any:
+        """Gamma(a, b), b by its expectation where it is unknown too."""
+        rate = expected.argument(expected.program.sites[name], "rate", "positive")["mean"]
+        return dist.Gamma(fn_of(expected, name).concentration, rate)
 
     def accepts(self, plan: Plan, name: str, use: Use) -> bool:
         """Whether the shape of a Gamma is known."""

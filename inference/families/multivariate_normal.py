@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
-from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, unscaled, uses
+from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, recognized, unscaled, uses
 from inference.families.normal import FLOOR, collapse_note
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Posterior, Single
 from inference.families.single import wrapped
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
-from zoo.declare.sites import base_distribution
+from zoo.declare.sites import Site, base_distribution
 
 SCALES = ("precision_matrix", "covariance_matrix", "scale_tril")
 
@@ -194,11 +194,20 @@ def _uses_scaled(plan: Plan, name: str) -> tuple[Use, ...]:
     found: list[Use] = []
     for child, args in uses(plan.program, name):
         feed = args.get("precision_matrix")
-        good = feed is not None and feed.kind in ("site", "indexed") and feed.pad == 0 and "loc" not in args
+        good = feed is not None and recognized(feed) and feed.pad == 0 and "loc" not in args
+        good = good and one_factor(plan, child, "precision_matrix")
         if feed is None or not good or child.family != "MultivariateNormal" or child.name not in plan.likelihoods:
             return ()
         found.append(Use(child, "precision_matrix", feed))
     return tuple(found)
+
+
+def one_factor(plan: Plan, site: Site, argument: str) -> bool:
+    """Whether the constant that multiplies a matrix is one number, or one for each matrix."""
+    if not site.args[argument].entrywise or plan.example is None:
+        return True
+    factor = torch.as_tensor(plan.example.factor(site, argument))
+    return torch.allclose(factor, factor[..., :1, :1].expand_as(factor), rtol=1e-9, atol=0.0)
 
 
 @dataclass
@@ -306,7 +315,8 @@ def wishart_cross_entropy(df: Tensor, inverse_scale: Tensor, moments: Moments) -
 
 def inverse_root(matrix: Tensor) -> Tensor:
     """Cholesky factor of the inverse of a positive-definite matrix."""
-    return torch.linalg.cholesky(inverse(matrix))
+    root: Tensor = torch.linalg.cholesky(inverse(matrix))
+    return root
 
 
 def inverse(matrix: Tensor) -> Tensor:

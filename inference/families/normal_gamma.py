@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
-from inference.families.family import Block, Family, Use, recognized, unscaled, uses
+from inference.families.family import Block, Family, Use, unscaled, uses, within
 from inference.families.normal import NormalMeanBlock, PrecisionBlock
 from inference.families.plan import Plan
 from inference.families.posteriors import NormalGamma, Posterior, total
@@ -43,7 +43,7 @@ class NormalGammaFamily(Family):
                 continue
             plain = all(f.kind == "constant" for f in (mean.args["loc"], *t.args.values()))
             alone = {s.name for n in names for s, _ in uses(plan.program, n)} == {site.name, mean.name}
-            if plain and alone and set(precision.index) <= set(loc.index) and recognized(prior):
+            if plain and alone and within(precision, loc):
                 blocks.append(NormalGammaBlock(site, names))
         return blocks
 

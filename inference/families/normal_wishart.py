@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
-from inference.families.family import Block, Family, Use, unscaled, uses
+from inference.families.family import Block, Family, Use, unscaled, uses, within
 from inference.families.multivariate_normal import (
     MultivariateMeanBlock,
     WishartBlock,
     inverse_root,
+    one_factor,
     wishart_cross_entropy,
     wishart_prior,
 )
@@ -50,7 +51,9 @@ class NormalWishartFamily(Family):
             plain = all(f.kind == "constant" for f in (mean.args["loc"], *p.args.values()))
             alone = {s.name for n in names for s, _ in uses(plan.program, n)} == {site.name, mean.name}
             whole = mean.shape[-1] == site.shape[-1]
-            if plain and alone and whole and set(precision.index) <= set(loc.index) and mean.name in plan.likelihoods:
+            if not one_factor(plan, mean, "precision_matrix") or mean.name not in plan.likelihoods:
+                continue
+            if plain and alone and whole and within(precision, loc):
                 blocks.append(NormalWishartBlock(site, names))
         return blocks
 

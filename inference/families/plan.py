@@ -40,6 +40,8 @@ class Plan:
         Observed site -> the mean of its data, that statistics are taken about.
     spreads
         Observed site -> the variance of its data, that floors are relative to.
+    example
+        A few rows at made-up values.
     """
 
     program: Program
@@ -51,6 +53,7 @@ class Plan:
     codes: Values = field(default_factory=dict)
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
+    example: Expected | None = None
 
     def __post_init__(self) -> None:
         """Lay out states."""
@@ -61,7 +64,7 @@ class Plan:
         """All unknowns."""
         return [*(n for block in self.blocks for n in block.unknowns), *self.rest]
 
-    def recognize(self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood]) -> None:
+    def recognize(self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood | None]) -> None:
         """Match sites with likelihoods, and keep those whose formula gives the site's own log density."""
         structure, program = self.program.structure, self.program
         data = program.data
@@ -72,7 +75,7 @@ class Plan:
         values = {n: v.to(program.device) for n, v in values.items()}
         with torch.no_grad():
             replay = sample.replay(values)
-            expected = Expected(self, sample, values, replay)
+            expected = self.example = Expected(self, sample, values, replay)
             for site in program.sites.values():
                 if site.name not in replay.distributions:
                     continue

@@ -14,7 +14,7 @@ from inference.families.family import Block, Family, Use, recognized, uses
 from inference.families.plan import Plan
 from inference.families.posteriors import Single
 from zoo.declare.evaluate import Values
-from zoo.declare.sites import base_distribution
+from zoo.declare.sites import Feed, base_distribution
 
 
 class SingleFamily(Family):
@@ -50,12 +50,22 @@ class SingleFamily(Family):
     def mode(self, posterior: Any) -> Tensor:
         """Mode of a distribution of the prior's family, in the interior of the support."""
 
+    def prior_of(self, expected: Expected, name: str) -> Any:
+        """Prior of an unknown."""
+        return fn_of(expected, name)
+
     def accepts(self, plan: Plan, name: str, use: Use) -> bool:
         """Whether this use is one the family can sum up."""
         plain = use.feed.scale == 1.0 and not use.feed.entrywise
         return (plain or self.scalable) and (use.feed.pad == 0 or not self.vector)
 
     vector: ClassVar[bool] = False  # whether the unknown's last dimension is part of the argument
+    fed: ClassVar[tuple[str, ...]] = ()  # arguments of the prior that may be an unknown themselves
+
+    def known(self, argument: str, feed: Feed) -> bool:
+        """Whether an argument of the prior is constant, or one that may be an unknown itself."""
+        plain = not (feed.sites or feed.index)
+        return plain or (argument in self.fed and recognized(feed) and not feed.index)
 
     def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
         """Claim each unknown that is only ever an argument of this likelihood, with the conjugate prior or none."""
@@ -65,7 +75,7 @@ class SingleFamily(Family):
             if site.role != "parameter" and (
                 site.family != self.prior
                 or name not in plan.plain
-                or any(f.sites or f.index for f in site.args.values())
+                or any(not self.known(argument, feed) for argument, feed in site.args.items())
             ):
                 continue
             found = []
@@ -106,7 +116,7 @@ class SingleBlock(Block):
         if expected.program.sites[self.name].role == "parameter":
             return None
         prior = expected.replay.distributions[self.name]
-        base = fn_of(expected, self.name)
+        base = self.family.prior_of(expected, self.name)
         return Single(self.name, wrapped(self.family.update(base, self.totals(expected)), prior))
 
     def maximize(self, expected: Expected) -> Values:
