@@ -26,8 +26,8 @@ class Feed:
     ----------
     kind
         "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by enumerated
-        sites or by categories in the data), "linear" (an affine function of sites, jointly) or "function" (anything
-        else).
+        sites or by categories in the data), "linear" (an affine function of sites, jointly), "bilinear" (affine in one
+        local site given the others, and in these jointly given that one) or "function" (anything else).
     sites
         Latents and parameters it depends on.
     index
@@ -63,7 +63,7 @@ class Feed:
         if self.kind == "indexed":
             return f"{factor}{self.sites[0]}[{self.by or ', '.join(self.index)}]"
         sources = ", ".join((*self.sites, *self.index, *self.data))
-        kind = "linear in" if self.kind == "linear" else "function of"
+        kind = f"{self.kind} in" if self.kind in ("linear", "bilinear") else "function of"
         return f"{kind} {sources}" if sources else "constant"
 
 
@@ -178,7 +178,7 @@ def primary(args: dict[str, Feed]) -> dict[str, Feed]:
     for group in ALTERNATIVES:
         present = [n for n in args if n in group]
         if len(present) > 1:
-            rank = {"site": 0, "indexed": 0, "linear": 1, "constant": 1, "function": 2}
+            rank = {"site": 0, "indexed": 0, "linear": 1, "bilinear": 1, "constant": 1, "function": 2}
             best = min(present, key=lambda n: rank[args[n].kind])
             for name in present:
                 if name != best:

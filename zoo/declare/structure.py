@@ -130,11 +130,17 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Affine:
-    """Runs with all real sites at 0, at a, at b and at a + b; and with only the first entry of one site changed."""
+    """Runs with all real sites at 0, at a, at b and at a + b; and with only the first entry of one site changed.
+
+    Where local sites are among them, `apart` has such runs with the local sites moved alone, the others staying at a,
+    and with the others moved alone.
+    """
 
     moved: tuple[str, ...]
-    runs: tuple[Any, Any, Any, Any]
+    runs: tuple[Any, ...]
     first_entry: dict[str, Any]
+    local: frozenset[str] = frozenset()
+    apart: tuple[tuple[Any, ...], ...] = ()
 
 
 def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
@@ -197,7 +203,11 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
             again.append(_kept(runs(part, spread=spread), part))
         except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
             continue
-    return _Seen(base, values, part, sources, again, _affine_runs(runs, part, values, messenger.supports, sources))
+    local = frozenset(
+        n for n, node in sample_sites(base) if n in values and part.row in (f.name for f in frames_of(node))
+    )
+    affine = _affine_runs(runs, part, values, messenger.supports, sources, local)
+    return _Seen(base, values, part, sources, again, affine)
 
 
 def _kept(done: tuple[Any, Discover], data: Data) -> tuple[Any, Values, Data]:
@@ -205,19 +215,30 @@ def _kept(done: tuple[Any, Discover], data: Data) -> tuple[Any, Values, Data]:
 
 
 def _affine_runs(
-    runs: _Runs, part: Data, values: Values, supports: dict[str, Any], sources: dict[tuple[str, str], set[str]]
+    runs: _Runs,
+    part: Data,
+    values: Values,
+    supports: dict[str, Any],
+    sources: dict[tuple[str, str], set[str]],
+    local: frozenset[str],
 ) -> _Affine | None:
-    """Run with the real sites that feed a location moved, if a location depends on any with data or other sites."""
+    """Run with the real sites that feed a location moved, if one depends on any with others or data, or on a local."""
     real = [n for n in values if bijection(supports[n], n) is identity_transform]
-    feeding = {n for (_, key), found in sources.items() if key == "loc" and len(found) > 1 for n in found}
+    feeding = {
+        n for (_, key), found in sources.items() if key == "loc" and (len(found) > 1 or found & local) for n in found
+    }
     moved = tuple(n for n in real if n in feeding)
     if not moved:
         return None
     a = {n: values[n] for n in moved}
     b = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
     points = ({n: torch.zeros_like(v) for n, v in a.items()}, a, b, {n: a[n] + b[n] for n in moved})
+    apart = []
     try:
         done = [runs(part, {**values, **at})[0] for at in points]
+        for group in (local.intersection(moved), frozenset(moved) - local) if local.intersection(moved) else ():
+            moves = [{**values, **{n: at[n] for n in group}} for at in points]
+            apart.append(tuple(done[1] if at is a else runs(part, to)[0] for at, to in zip(points, moves, strict=True)))
         first_entry = {}
         for name in moved:
             if values[name].ndim:
@@ -226,7 +247,7 @@ def _affine_runs(
                 first_entry[name] = runs(part, {**values, name: other})[0]
     except ModelError:
         return None
-    return _Affine(moved, (done[0], done[1], done[2], done[3]), first_entry)
+    return _Affine(moved, tuple(done), first_entry, local, tuple(apart))
 
 
 def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
@@ -328,7 +349,8 @@ def _feeds(name: str, seen: _Seen, states: Values, part: Data) -> dict[str, Feed
             args[key] = _scaled(name, key, feed, first[key], batch_dim, seen, states, part) or feed
     for key in ("loc",):
         if key in args and args[key].kind == "function":
-            args[key] = _linear(name, key, args[key], seen, states) or args[key]
+            feed = args[key]
+            args[key] = _linear(name, key, feed, seen, states) or _bilinear(name, key, feed, seen) or feed
     return args
 
 
@@ -357,18 +379,32 @@ def _linear(name: str, key: str, feed: Feed, seen: _Seen, states: Values) -> Fee
     """Recognize an affine function of real sites jointly: f(a + b) - f(a) - f(b) + f(0) = 0."""
     if seen.affine is None or not feed.sites or not set(feed.sites) <= set(seen.affine.moved):
         return None
-    zero, a, b, both = (views(run.nodes[name]["fn"])[key] for run in seen.affine.runs)
-    if not all(v.shape == zero.shape for v in (a, b, both)):
-        return None
-    size = max(float(v.abs().max()) for v in (zero, a, b, both))
-    tolerance = 1e-9 if zero.dtype == torch.float64 else 1e-4
-    if float((both - a - b + zero).abs().max()) > tolerance * size:
-        return None
-    if len(feed.index) > 1:
+    if not _additive(name, key, seen.affine.runs) or len(feed.index) > 1:
         return None
     if feed.index and not all(_own_state(name, key, s, feed.index[0], seen, states) for s in feed.sites):
         return None
     return Feed("linear", feed.sites, feed.index, feed.data)
+
+
+def _bilinear(name: str, key: str, feed: Feed, seen: _Seen) -> Feed | None:
+    """Recognize a function affine in one local real site given the others, and affine in these given that one."""
+    if seen.affine is None or not seen.affine.apart or feed.index or not set(feed.sites) <= set(seen.affine.moved):
+        return None
+    if len(seen.affine.local.intersection(feed.sites)) != 1:
+        return None
+    if not all(_additive(name, key, runs) for runs in seen.affine.apart):
+        return None
+    return Feed("bilinear", feed.sites, (), feed.data)
+
+
+def _additive(name: str, key: str, runs: tuple[Any, ...]) -> bool:
+    """Tell whether f(a + b) - f(a) - f(b) + f(0) = 0, from runs at 0, a, b and a + b."""
+    zero, a, b, both = (views(run.nodes[name]["fn"])[key] for run in runs)
+    if not all(v.shape == zero.shape for v in (a, b, both)):
+        return False
+    size = max(float(v.abs().max()) for v in (zero, a, b, both))
+    tolerance = 1e-9 if zero.dtype == torch.float64 else 1e-4
+    return float((both - a - b + zero).abs().max()) <= tolerance * size
 
 
 def _own_state(name: str, key: str, source: str, index: str, seen: _Seen, states: Values) -> bool:
