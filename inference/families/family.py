@@ -73,6 +73,10 @@ class Likelihood(ABC):
         """Weights of the entries, and weights times E[(x - m)^2], where the likelihood is a Normal."""
         raise NotImplementedError
 
+    def location(self, expected: Expected) -> Tensor | None:
+        """Location of each entry by a linear predictor, None where the likelihood has none."""
+        return None
+
     def coefficients(self, expected: Expected) -> Moments:
         """Moments of the coefficients of a linear predictor, where the likelihood has one."""
         raise NotImplementedError

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from inference.families.expected import ALTERNATIVE_POINTS, Expected
 from inference.families.family import Block, Likelihood
+from inference.families.verify import mistaken
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
 from zoo.declare.sites import ALTERNATIVES, Feed, Site, base_distribution
+from zoo.errors import MethodError
 
 
 @dataclass
@@ -64,6 +66,26 @@ class Plan:
         """All unknowns."""
         return [*(n for block in self.blocks for n in block.unknowns), *self.rest]
 
+    def summed(self, program: Program) -> list[Site]:
+        """Sites of the data plate whose statistics are sums over its rows.
+
+        Raises
+        ------
+        MethodError
+            If a site's arguments vary by row, so that its rows cannot be summed first.
+        """
+        found = []
+        for site in program.sites.values():
+            if program.row not in site.plates or site.role not in ("observed", "enumerated"):
+                continue
+            if site.name not in self.collapsible or site.name not in self.likelihoods:
+                raise MethodError(
+                    f"rows in parts (a stream, several processes) need arguments that do not vary by row; those of "
+                    f"{site.name!r} do, or have no closed form"
+                )
+            found.append(site)
+        return found
+
     def recognize(self, likelihoods: dict[str, Likelihood], linear: Callable[[Plan, Site], Likelihood | None]) -> None:
         """Match sites with likelihoods, and keep those whose formula gives the site's own log density."""
         structure, program = self.program.structure, self.program
@@ -95,6 +117,15 @@ class Plan:
                 self._center(site, replay)
                 if not _same(log_factor(expected, site), replay.log_probs[site.name]):
                     del self.likelihoods[site.name]
+            if structure.example_rows is not None:
+                for name in mistaken(program, values, self._predicted):
+                    self.plain -= {name}
+                    self.likelihoods.pop(name, None)
+
+    def _predicted(self, site: Site, values: Values, replay: Replay) -> Tensor | None:
+        """Location of a site by its linear predictor, if it has one."""
+        likelihood = self.likelihoods.get(site.name)
+        return None if likelihood is None else likelihood.location(Expected(self, self.program, values, replay))
 
     def _center(self, site: Site, replay: Replay) -> None:
         """Note the mean of a site's data, one number per column of an event."""
@@ -157,6 +188,21 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
         entries = entries.expand(torch.broadcast_shapes(entries.shape, events)).sum(list(range(-outer, 0)))
     own = expected.replay.log_probs.get(site.name)
     return entries if own is None else entries.expand(torch.broadcast_shapes(entries.shape, own.shape))
+
+
+def log_density_of(expected: Expected, site: Site, statistics: Statistics) -> Tensor:
+    """sum_i E[log p(x_i)] without the base measure, a scalar, from sums over the rows of a site."""
+    likelihood = expected.plan.likelihoods[site.name]
+    fn, center = base_distribution(expected.replay.distributions[site.name]), expected.plan.centers.get(site.name)
+    eta, constant = likelihood.natural(fn, lambda name, kind: expected.argument(site, name, kind), center)
+    count, parts = statistics
+    outer = site.event_dim - likelihood.joint
+    events = site.shape[len(site.shape) - site.event_dim :][:outer]
+    entries = torch.where(count == 0, 0.0, count * constant)
+    total = entries.expand(broadcast(entries.shape, events)).sum()
+    for t, e in zip(parts, eta, strict=True):
+        total = total + torch.where(t == 0, 0.0, t * e).sum()
+    return total
 
 
 def _product(t: Tensor, eta: Tensor, inner: int) -> Tensor:

@@ -112,6 +112,13 @@ class LinearLikelihood(Likelihood):
         """-log(2 pi) / 2."""
         return -0.5 * math.log(2 * math.pi)
 
+    def location(self, expected: Expected) -> Tensor:
+        """Return c + d^T beta of each entry."""
+        d, offset, _ = self.rows(expected.program)
+        beta = self.flat([expected.values[n] for n in self.feed.sites])
+        found: Tensor = offset + (d * self.by_state(expected, beta, 1)).sum(-1)
+        return found
+
     def coefficients(self, expected: Expected) -> Moments:
         """Moments of the rotated coefficients about the starting ones, laid out by state."""
         names = self.feed.sites
