@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.families.expected import ALTERNATIVE_POINTS, Expected
+from inference.families.expected import ALTERNATIVE_POINTS, Expected, Statistics, broadcast
 from inference.families.family import Block, Likelihood
 from inference.families.verify import mistaken
 from zoo.declare.evaluate import Replay, Values
