@@ -14,12 +14,15 @@ from scipy.special import logsumexp
 from torch.distributions import constraints
 
 import zoo
-from inference import EM, MAP, fit
+from inference import EM, MAP, Fit, fit
+from tests.models import ZOO_CASES
 from zoo import Count, MarkovChain, Real
 from zoo.declare import blocks, forward_backward
 from zoo.declare.chain import stationary
+from zoo.declare.discover import made_up
 from zoo.declare.explain import prepare
 from zoo.declare.forward_backward import best_path, log_evidence, scan, smooth, viterbi
+from zoo.declare.program import surroundings
 from zoo.declare.rings import Logs, Scaled, arithmetic
 
 
@@ -557,3 +560,164 @@ def test_earthquakes_have_the_published_likelihood(states, value, rates, referen
     assert found.converged
     assert -found.objective.value == pytest.approx(value, abs=2e-4)
     assert sorted(found.points["rates"].flatten().tolist()) == pytest.approx(rates, abs=5e-3)
+
+
+HIDDEN = ZOO_CASES["HiddenMarkov"]
+hidden = pytest.mark.parametrize("case", range(len(HIDDEN)))
+
+
+def anywhere(program, seed=0):
+    """Random values of the parameters, inside their supports."""
+    with torch.random.fork_rng(), surroundings(program.dtype, program.device):
+        torch.manual_seed(seed)
+        return {s.name: made_up(s.support, s.shape, s.name) for s in program.parameters}
+
+
+def told(model, v, x):
+    """Log density of each row in each state as the card has it, (states, rows)."""
+    x = np.asarray(x, float).reshape(len(x), -1)
+    states, d = model.components, x.shape[1]
+    if model.emission == "poisson":
+        return np.stack([stats.poisson(v["rates"][k]).logpmf(x).sum(1) for k in range(states)])
+    if model.emission == "categorical":
+        return np.stack([np.log(v["probs"][k, range(d), x.astype(int)]).sum(1) for k in range(states)])
+    spread = {
+        "full": lambda c, k: c[k],
+        "tied": lambda c, k: c,
+        "diag": lambda c, k: np.diag(c[k]),
+        "spherical": lambda c, k: c[k] * np.eye(d),
+    }[model.covariance]
+    laws = [stats.multivariate_normal(v["means"][k], spread(v["covariances"], k)) for k in range(states)]
+    return np.stack([law.logpdf(x) for law in laws])
+
+
+@hidden
+@pytest.mark.parametrize("seed", range(2))
+def test_the_log_joint_of_a_hidden_markov_model_is_that_of_its_story(case, seed):
+    model, data = HIDDEN[case]
+    program = prepare(model, data)
+    values = anywhere(program, seed)
+    v = {n: t.numpy() for n, t in values.items()}
+    initial = v["initial"] if "initial" in v else stationary(values["transition"]).numpy()
+    table = torch.as_tensor(np.log(np.vstack([initial, v["transition"]])))
+    first = np.zeros(len(data), bool)
+    first[np.cumsum([0, *(model.lengths or ())])[: len(model.lengths or (1,))]] = True
+    every, value = paths(table, torch.as_tensor(told(model, v, data)), first)
+    assert float(program.log_joint(values).total()) == pytest.approx(float(value.logsumexp(0)))
+    found = program.responsibilities(values)["z"]
+    for k in range(model.components):
+        np.testing.assert_allclose(found[:, k], (value.softmax(0)[:, None] * (every == k)).sum(0), atol=1e-12)
+
+
+@hidden
+def test_expectation_maximization_climbs_to_where_its_gradient_vanishes(case):
+    model, data = HIDDEN[case]
+    if model.emission == "normal":  # few rows have no maximum: a state closes in on one
+        data = np.random.default_rng(1).normal(size=(60, 2)) + np.repeat([[0.0, 0.0], [3.0, 2.0], [0.0, 0.0]], 20, 0)
+    method = EM(tolerance=1e-10, max_steps=5000)
+    found = fit(model, data, method=method, seed=0, device="cpu", progress=False)
+    steps = found.trace["value"].to_numpy()
+    assert (np.diff(steps) >= -1e-9 * np.abs(steps[1:])).all()
+    view = found.program.parameter_view
+    u = view.unconstrain_globals(found.points).clone().requires_grad_()
+    gradient = torch.autograd.grad(found.program.log_joint(view.constrain_globals(u)[0]).total(), u)[0]
+    assert float(gradient.abs().max()) < 1e-3
+    assert found.objective.value == pytest.approx(float(found.log_prob().sum()), rel=1e-10)
+
+
+def test_what_counts_the_moves_is_the_closed_form():
+    program = prepare(*HIDDEN[0])
+    text = zoo.explain(*HIDDEN[0])
+    assert "MarkovChain(initial=initial, transition=transition)" in text
+    assert "closed form: transition, initial, means, covariances)" in text
+    assert "gradient: transition" in zoo.explain(zoo.HiddenMarkov(stationary=True), HIDDEN[0][1])
+    values = program.initial()
+    _, marginals = program.expectations(values)
+    climbed = fit(*HIDDEN[0], method=EM(max_steps=1), seed=0, device="cpu").program
+    assert climbed.chained
+    counts = marginals["z"]
+    assert counts.shape == (3, 2)
+    torch.testing.assert_close(counts.sum(), torch.tensor(float(len(HIDDEN[0][1]))).double())
+
+
+def regimes(rows=400, seed=0):
+    """Rows about 0 or 4 that stay where they are nine times in ten, with the states they came from."""
+    rng = np.random.default_rng(seed)
+    z = np.cumsum(rng.random(rows) < 0.1) % 2
+    return 4.0 * z[:, None] + rng.normal(size=(rows, 1)), z
+
+
+def test_states_are_found_and_rows_assigned():
+    x, z = regimes()
+    found = fit(zoo.HiddenMarkov(), x, method="em", seed=0, device="cpu")
+    assert found.converged
+    states = found.assign().to_numpy().argmax(1)
+    assert max((states == z).mean(), (states != z).mean()) > 0.98
+    stays = sorted((z[1:][z[:-1] == k] == k).mean() for k in (0, 1))
+    assert sorted(found.points["transition"].diagonal().tolist()) == pytest.approx(stays, abs=0.02)
+    alone = found.assign(x[:50]).to_numpy()  # a sequence of its own, of which the rest is not known
+    assert (states[:50] == alone.argmax(1)).mean() > 0.9
+    pointwise = found.log_prob(x[:50])
+    np.testing.assert_allclose(pointwise, found.log_prob()[:50], rtol=1e-9)
+
+
+def test_gradient_ascent_ends_where_expectation_maximization_does():
+    x, _ = regimes(150)
+    best = fit(zoo.HiddenMarkov(covariance="diag"), x, method="em", seed=0, device="cpu").objective.value
+    found = fit(zoo.HiddenMarkov(covariance="diag"), x, method="map", seed=0, device="cpu", progress=False)
+    assert found.objective.value == pytest.approx(best, abs=0.05)
+    assert found.objective.value < best + 1e-6
+
+
+def test_lengths_are_sequences():
+    x, _ = regimes(60)
+    model = zoo.HiddenMarkov(lengths=(20, 25, 15))
+    program = prepare(model, x)
+    values = program.initial()
+    parts = [prepare(zoo.HiddenMarkov(), part) for part in np.split(x, [20, 45])]
+    torch.testing.assert_close(
+        program.log_joint(values).rows, torch.cat([p.log_joint(values).rows for p in parts]), rtol=1e-9, atol=1e-9
+    )
+    weighted = fit(model, x, method="em", seed=0, device="cpu", weights=np.repeat([2.0, 1.0, 1.0], [20, 25, 15]))
+    twice = zoo.HiddenMarkov(lengths=(20, 20, 25, 15))
+    repeated = fit(twice, np.vstack([x[:20], x]), method="em", seed=0, device="cpu")
+    assert weighted.objective.value == pytest.approx(repeated.objective.value, rel=1e-6)
+
+
+def test_hard_em_counts_the_most_probable_path():
+    x, _ = regimes()
+    found = fit(zoo.HiddenMarkov(covariance="spherical"), x, method=EM(hard=True), seed=0, device="cpu")
+    path = found.program.hard_marginals(found.program.log_probs(found.points))[1]["x"].argmax(0)
+    moves = np.zeros((2, 2))
+    np.add.at(moves, (path[:-1], path[1:]), 1)
+    np.testing.assert_allclose(found.points["transition"], moves / moves.sum(1, keepdims=True), rtol=1e-6)
+    for k in (0, 1):
+        np.testing.assert_allclose(found.points["means"][k], x[path.numpy() == k].mean(0), rtol=1e-6)
+
+
+def test_a_saved_fit_gives_the_same_answers(tmp_path):
+    x, _ = regimes(80)
+    found = fit(zoo.HiddenMarkov(lengths=(50, 30)), x, method="em", seed=0, device="cpu")
+    loaded = Fit.load(found.save(tmp_path / "fit"))
+    assert loaded.log_prob().equals(found.log_prob())
+    assert loaded.assign(x[:9]).equals(found.assign(x[:9]))
+    assert loaded.model.lengths == (50, 30)
+
+
+BAD = {
+    "lengths": (zoo.HiddenMarkov(lengths=(2, 3)), np.arange(6.0), "lengths add up to 5, but there are 6 rows"),
+    "counts": (zoo.HiddenMarkov(emission="poisson"), [1.0, 2.5, 3.0], r"expects counts 0, 1, 2, \.\.\., found 2.5"),
+    "codes": (zoo.HiddenMarkov(emission="categorical"), [0.0, -1.0, 3.0], "expects category codes .*, found -1"),
+    "large codes": (zoo.HiddenMarkov(emission="categorical"), [0.0, 5e6], r"codes below 1000, found 5e\+06"),
+    "no counts": (zoo.HiddenMarkov(emission="poisson"), [[0, 1], [0, 2], [0, 0]], "column 0: all counts are 0"),
+    "states": (zoo.HiddenMarkov(4), np.arange(3.0), r"more components \(4\)"),
+    "states of counts": (zoo.HiddenMarkov(4, emission="poisson"), [1, 2, 2, 1], r"components \(4\)"),
+    "a constant column": (zoo.HiddenMarkov(), [[1.0, 2.0], [2.0, 2.0], [3.0, 2.0]], "column 1 is constant"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_data_that_the_emission_cannot_explain_are_refused(what):
+    model, data, message = BAD[what]
+    with pytest.raises(zoo.DataError, match=message):
+        prepare(model, data)

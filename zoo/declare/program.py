@@ -286,18 +286,24 @@ class Program:
     def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
         """p(z_i = k | x_i, globals) of each enumerated site with one state per row, shape (rows, states)."""
         program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
-        if self.chained:
-            return program.smoothed(values)
         _, marginals = program.expectations(values, vectorized=vectorized)
-        return {s.name: self.per_row(marginals[s.name], s) for s in self.assigned}
+        return {s.name: program.states_of(marginals, s) for s in self.assigned}
 
-    def smoothed(self, values: Values) -> dict[str, Tensor]:
-        """`responsibilities` as the gradient with respect to evidence on each row's states, given all other rows."""
-        log_probs = {n: v.detach() for n, v in self.log_probs(values).items()}
-        like = next(iter(log_probs.values()))
-        nothing = {s.name: like.new_zeros(s.cardinality, len(self.data)) for s in self.assigned}
-        found = torch.func.grad(lambda evidence: self.eliminate(log_probs, evidence=evidence).total())(nothing)
-        return {n: v.mT for n, v in found.items()}
+    def states_of(self, marginals: Values, site: Site) -> Tensor:
+        """Posterior probability of the states of each row, times its weight, from `marginals`: (rows, states).
+
+        A chain has the counts of its moves there, so its states are read off what they feed.
+        """
+        if site.name not in self.chains:
+            return self.per_row(marginals[site.name], site)
+        for name, marginal in marginals.items():
+            other, dim = self.sites[name], site.enum_dim
+            feels = other.symbols.get(dim) == site.symbols[dim] and self.row in other.plates and name != site.name
+            if feels and marginal.ndim >= -dim and marginal.shape[dim] == site.cardinality:
+                found = self.per_row(marginal, site)
+                found = found / found.sum(1, keepdim=True)  # in plates of its own, a site says the same several times
+                return found if self.data.weights is None else self.data.weights[:, None] * found
+        raise ModelError(f"nothing depends on the states of the chain {site.name!r}, so there is nothing to assign")
 
     @cached_property
     def shared(self) -> list[Site]:
