@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -15,6 +15,7 @@ from inference.coordinate import Coordinates, State, distinct
 from inference.em import collapsed
 from inference.families import Expected, closed_form
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.source import Rows
 from inference.start import start_state
 from zoo.declare.data import Source
 from zoo.declare.program import Program
@@ -51,6 +52,9 @@ class CAVI(Method):
         Of that step size; 0.5 < forgetting <= 1.
     start
         "kmeans" or "random" for the first guess of the enumerated sites.
+    distributed
+        Each process of a `torch.distributed` group works on its share of the rows, and statistics are summed; as for
+        `EM`.
     """
 
     restarts: PositiveInt = 1
@@ -60,6 +64,9 @@ class CAVI(Method):
     forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
     delay: PositiveFloat = 1.0
     start: Literal["kmeans", "random"] = "kmeans"
+    distributed: bool = False
+
+    streams: ClassVar[bool] = True
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with no latent to have a posterior, or one without conjugate updates."""
@@ -78,6 +85,8 @@ class CAVI(Method):
             return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
         if self.batch_size is not None and program.chained:
             return "batch_size breaks a chain of rows; leave it out"
+        if self.batch_size is not None and self.distributed:
+            return "batch_size and distributed do not go together"
         return None
 
     def how(self, program: Program) -> str:
@@ -132,7 +141,7 @@ class CAVI(Method):
 
     def _climb(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, Expected]:
         """Update all blocks from all rows until the ELBO stands still."""
-        ascent = Coordinates(program)
+        ascent = Coordinates(program, rows=Rows(program, distributed=self.distributed))
         ascent.prepare(state)
         history: list[float] = []
         _, expected = ascent.expect(state)
@@ -150,7 +159,7 @@ class CAVI(Method):
     def _climb_by_batches(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, Expected]:
         """Take natural-gradient steps from mini-batches; the ELBO of all rows is evaluated after each pass."""
         assert self.batch_size is not None
-        whole, rows, step = Coordinates(program), len(program.data), 0
+        whole, rows, step = Coordinates(program, rows=Rows(program)), len(program.data), 0
         whole.prepare(state)
         size = min(self.batch_size, rows)
         weights = program.data.weights

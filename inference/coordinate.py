@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from inference.families import Expected, Plan, closed_form
+from inference.families.expected import Statistics
 from inference.families.mixture import Mixture
 from inference.families.plan import log_factor
 from inference.families.posteriors import Posterior, Single
-from inference.families.sweep import sweep
+from inference.source import Rows
 from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
+from zoo.declare.program import Program, Terms
 from zoo.declare.sites import base_distribution
+from zoo.errors import MethodError
 
 
 @dataclass
@@ -52,21 +54,36 @@ class Coordinates:
         Take expectations over the posterior of the local latents too (EM), instead of keeping what the state says.
     plan
         The plan of the same model on other rows; None to find it.
+    rows
+        Where the rows come from; None for the program's own.
     """
 
     def __init__(
-        self, program: Program, *, hard: bool = False, averaged: bool = False, plan: Plan | None = None
+        self,
+        program: Program,
+        *,
+        hard: bool = False,
+        averaged: bool = False,
+        plan: Plan | None = None,
+        rows: Rows | None = None,
     ) -> None:
+        self.rows = Rows(program) if rows is None else rows
         self.program, self.hard, self.averaged = program, hard, averaged
         self.plan: Plan = closed_form(program) if plan is None else plan
         self.mixture: Mixture | None = None
+        tied = next((s.name for s in (*program.locals, *program.shared)), None)
+        if not self.rows.whole and (tied is not None or program.chained):
+            raise MethodError(
+                f"rows in parts (a stream, several processes) must be independent given the globals; "
+                f"{tied or program.enumerated[0].name!r} ties them to one another or grows with them"
+            )
         self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
 
     def prepare(self, state: State) -> None:
         """Lay out the rows for sweeps, if the program is a mixture all of whose updates are in closed form."""
         if not self.plan.rest:
             with torch.no_grad():
-                self.mixture = Mixture.of(self.plan, self.program, state.values)
+                self.mixture = Mixture.of(self.plan, self.rows, state.values)
 
     # -- E-step ------------------------------------------------------------------------------------------------
 
@@ -77,14 +94,47 @@ class Coordinates:
                 found = self._swept(self.mixture, state)
                 if found is not None:
                     return found
-            replay = self.program.replay(state.values)
-            expected = Expected(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
-            if self.averaged:
-                expected = self.over_locals(expected)
-            factors = {**replay.log_probs, **self._factors(expected)}
-            terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
-            expected.marginals = marginals
-            return terms.total(self.program.data.weights), expected
+            return self._all(state) if self.rows.whole else self._by_parts(state)
+
+    def _all(self, state: State) -> tuple[Tensor, Expected]:
+        """`expect` on the program's own rows."""
+        terms, expected = self._terms(state)
+        return terms.total(self.program.data.weights), expected
+
+    def _by_parts(self, state: State) -> tuple[Tensor, Expected]:
+        """`expect` on rows that come in parts: sums of statistics, whatever part of the rows they are over."""
+        value = torch.zeros((), dtype=torch.float64, device=self.program.device)
+        sums: dict[str, Statistics] = {}
+        sites = self.plan.summed(self.program)
+        for part in self.rows.parts():
+            own = Coordinates(part, hard=self.hard, plan=self.plan)
+            terms, expected = own._terms(state)
+            value = value + terms.total(part.data.weights) - terms.rest
+            for site in sites:
+                found = expected.statistics(site)
+                known = sums.get(site.name)
+                sums[site.name] = found if known is None else added(known, found)
+        if not sums:  # a process with no chunk of its own
+            _, expected = self._terms(state)
+            empty = {s.name: expected.statistics(s) for s in sites}
+            sums = {n: (0 * count, tuple(0 * p for p in parts)) for n, (count, parts) in empty.items()}
+        flat = [t for count, parts in sums.values() for t in (count, *parts)]
+        value, *flat = self.rows.add_up([value, *flat])
+        whole = iter(flat)
+        sums = {n: (next(whole), tuple(next(whole) for _ in parts)) for n, (_, parts) in sums.items()}
+        terms, expected = self._terms(state)
+        expected.sums = sums
+        return value + terms.rest, expected
+
+    def _terms(self, state: State) -> tuple[Terms, Expected]:
+        replay = self.program.replay(state.values)
+        expected = Expected(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
+        if self.averaged:
+            expected = self.over_locals(expected)
+        factors = {**replay.log_probs, **self._factors(expected)}
+        terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
+        expected.marginals = marginals
+        return terms, expected
 
     def over_locals(self, expected: Expected) -> Expected:
         """Update the posterior of the local latents given everything else."""
@@ -111,9 +161,7 @@ class Coordinates:
         natural, constant, shared = mixture.natural(expected)
         if mixture.careful(constant):
             return None
-        swept = sweep(
-            mixture.features, natural[None], constant[None], weights=self.program.data.weights, hard=self.hard
-        )
+        swept = mixture.sweep(natural[None], constant[None], hard=self.hard)
         rest = mixture.rest(expected, self._factors(expected, outside=True) if state.beliefs else None)
         value = swept.value[0] + shared + mixture.base + rest
         expected.sums = mixture.statistics(swept.counts[0], swept.sums[0])
@@ -180,6 +228,11 @@ def negative_kl(block: object, expected: Expected, posterior: Posterior) -> Valu
             extra = posterior.distribution.event_dim - q.event_dim
             found[name] = -(kl.sum(list(range(-extra, 0))) if extra else kl)
     return found
+
+
+def added(a: Statistics, b: Statistics) -> Statistics:
+    """Sum of two sets of statistics."""
+    return a[0] + b[0], tuple(x + y for x, y in zip(a[1], b[1], strict=True))
 
 
 def distinct(beliefs: Mapping[str, Posterior]) -> list[Posterior]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -16,11 +16,16 @@ from inference.families import Expected, closed_form
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.restarts import climb_together
+from inference.source import Rows
 from inference.start import start_state
 from inference.stepwise import Memory
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import FitError
+
+if TYPE_CHECKING:
+    from inference.result import Fit
+    from zoo.declare.data import Source
 
 FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
 
@@ -60,6 +65,9 @@ class EM(Method):
         step size (step + delay)^-forgetting. None for all rows at once.
     forgetting, delay
         Of that step size; 0.5 < forgetting <= 1.
+    distributed
+        Each process of a `torch.distributed` group (torchrun; gloo or nccl) works on its share of the rows, and
+        statistics are summed. All processes call `fit` with the same data and seed, and get the same fit.
     """
 
     restarts: PositiveInt = 1
@@ -72,11 +80,16 @@ class EM(Method):
     batch_size: PositiveInt | None = None
     forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
     delay: PositiveFloat = 1.0
+    distributed: bool = False
+
+    streams: ClassVar[bool] = True
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with nothing to enumerate or with continuous local latents."""
         if (reason := unsupported(program)) is not None:
             return reason
+        if self.distributed and (self.batch_size is not None or self.gradient):
+            return "distributed needs all rows at once and closed forms: leave out batch_size and gradient"
         if program.locals:
             return self._over_locals(program)
         if not program.enumerated:
@@ -148,7 +161,7 @@ class EM(Method):
         if together:
             states = [self._start(program, climb, i) for i in range(self.restarts)]
             with Monitor("em", self.max_steps, show=progress) as monitor:
-                found = climb_together(program, states, self.tolerance, self.max_steps, monitor, hard=self.hard)
+                found = climb_together(self._ascent(program), states, self.tolerance, self.max_steps, monitor)
             if found is not None:
                 return [self._end(v, m, steps, done) for v, m, steps, done in found], failed
         for i in range(self.restarts):
@@ -181,12 +194,17 @@ class EM(Method):
         rounds = FIRST_ROUNDS if climb.names else 1
         return start_state(program, kind, given=given, rounds=rounds, improve=climb)
 
+    def _ascent(self, program: Program) -> Coordinates:
+        return Coordinates(
+            program, hard=self.hard, averaged=bool(program.locals), rows=Rows(program, distributed=self.distributed)
+        )
+
     def _climb(
         self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
     ) -> tuple[Values, bool, int]:
         """Take steps from one start until the objective stands still."""
         values = climb.admit(values)
-        ascent = Coordinates(program, hard=self.hard, averaged=bool(program.locals))
+        ascent = self._ascent(program)
         if not self.gradient:
             ascent.prepare(State(values, {}))
         history: list[float] = []
@@ -209,7 +227,7 @@ class EM(Method):
         """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
         assert self.batch_size is not None
         memory = Memory(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
-        whole = Coordinates(program, hard=self.hard)
+        whole = self._ascent(program)
         whole.prepare(State(values, {}))
         history: list[float] = []
         best = float("-inf"), values
@@ -226,6 +244,30 @@ class EM(Method):
                 values = memory.step(part, values)
         monitor.record(epoch + 1, best[0])
         return best[1], epoch < self.max_steps, epoch
+
+    def update(self, fit: Fit, new_data: Source) -> Fit:
+        """Go on from a fit with more rows, whose statistics are added to those of the rows so far.
+
+        Parameters
+        ----------
+        fit
+            A fit by `EM`.
+        new_data
+            Rows like those fitted.
+
+        Returns
+        -------
+        Fit
+            Its objective is that of the new rows at the new values.
+
+        Raises
+        ------
+        MethodError
+            If the fit is of another method, or its statistics are no sums over rows.
+        """
+        from inference.updating import continued
+
+        return continued(self, fit, new_data)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from inference.coordinate import Coordinates, State, distinct
 from inference.families import closed_form
 from inference.families.posteriors import Posterior
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.source import Rows
 from zoo.declare.data import Source
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
@@ -29,6 +30,8 @@ class Exact(Method):
     log p(x) = log p(x, z) - log p(z | x), the same at every z (Chib 1995, equation 5). Legal where the structure of the
     model shows that every latent has the conjugate prior of its likelihood.
     """
+
+    streams: ClassVar[bool] = True
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate."""
@@ -61,6 +64,8 @@ class Exact(Method):
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Update every latent once and evaluate the evidence."""
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
+            if program.data.stream is not None:
+                return self._streamed(program, monitor)
             found = self._posterior(program)
             middle = {n: v for q in found for n, v in q.mean().items()}
             drawn = {n: v[0] for q in found for n, v in q.sample(1).items()}
@@ -74,6 +79,17 @@ class Exact(Method):
         return Outcome(
             Conjugate(found), {}, Objective(evidence[0], "log_evidence"), monitor.trace, 1, True, "closed form"
         )
+
+    @staticmethod
+    def _streamed(program: Program, monitor: Monitor) -> Outcome:
+        """Update every latent from the statistics of all rows of a file; the bound at the posterior is the evidence."""
+        ascent = Coordinates(program, rows=Rows(program))
+        _, expected = ascent.expect(State(program.initial(), {}))
+        state = ascent.believe(expected)
+        evidence = float(ascent.expect(state)[0])
+        monitor.record(1, evidence)
+        found = Conjugate(distinct(state.beliefs))
+        return Outcome(found, {}, Objective(evidence, "log_evidence"), monitor.trace, 1, True, "closed form")
 
     @staticmethod
     def _evidence(program: Program, found: list[Posterior], values: Values) -> float:

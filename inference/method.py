@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from rich.console import Console
@@ -101,7 +101,7 @@ class Outcome:
         q over the latents.
     points
         Values of the parameters and network weights.
-    objective, trace, steps, converged, reason, warnings
+    objective, trace, steps, converged, reason, warnings, memory
         As in `Fit`.
     """
 
@@ -113,13 +113,21 @@ class Outcome:
     converged: bool
     reason: str
     warnings: list[str] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 class Method(ABC):
     """Base class of methods. A subclass is a frozen dataclass of settings with `why_not` and `run`.
 
     Its name, for `fit(..., method="name")`, is the class name in lower case.
+
+    Attributes
+    ----------
+    streams
+        Whether it can read rows in chunks from a file.
     """
+
+    streams: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the settings against their annotations."""
@@ -146,6 +154,11 @@ class Method(ABC):
             With the reason, and a method that would work.
         """
         reason = self.why_not(program)
+        if reason is None and program.data.stream is not None and not self.streams:
+            raise MethodError(
+                f"{type(self).__name__.lower()} needs all rows in memory and cannot read a stream; em, cavi and exact "
+                "can"
+            )
         if reason is None:
             return
         legal = [

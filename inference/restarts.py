@@ -8,16 +8,14 @@ from torch import Tensor
 from inference.convergence import arrived
 from inference.coordinate import Coordinates, State
 from inference.families.mixture import Mixture
-from inference.families.sweep import sweep
 from inference.method import Monitor
 from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
 
 Found = list[tuple[Values, Monitor, int, bool]]
 
 
 def climb_together(
-    program: Program, states: list[State], tolerance: float, max_steps: int, monitor: Monitor, *, hard: bool
+    ascent: Coordinates, states: list[State], tolerance: float, max_steps: int, monitor: Monitor
 ) -> Found | None:
     """Climb from all starts at once; None where the program is no mixture that can be swept, or cannot be vectorized.
 
@@ -26,13 +24,12 @@ def climb_together(
     list
         For each start that did not break down: values, its trace, steps, and whether it converged.
     """
-    ascent = Coordinates(program, hard=hard)
     ascent.prepare(states[0])
     mixture = ascent.mixture
     if mixture is None:
         return None
     try:
-        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=hard)
+        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
     except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
         return None
 
@@ -69,7 +66,7 @@ def _climb(
             eta, constant, rest = torch.vmap(natural)(values)
             if mixture.careful(constant):
                 return None
-            swept = sweep(mixture.features, eta, constant, weights=mixture.program.data.weights, hard=hard)
+            swept = mixture.sweep(eta, constant, hard=hard)
             objective = (swept.value + rest + mixture.base).tolist()
         keep = []
         for row, (index, value) in enumerate(zip(active, objective, strict=True)):

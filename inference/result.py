@@ -58,6 +58,8 @@ class Fit:
         q: a point, a conjugate posterior or a trained guide.
     points
         Values of parameters and network weights.
+    memory
+        Expected statistics of all rows so far, by site, where `update` has to go on from them.
     """
 
     def __init__(self, program: Program, method: Method, outcome: Outcome, seed: int, seconds: float) -> None:
@@ -66,7 +68,7 @@ class Fit:
         self.objective, self.trace, self.steps = outcome.objective, outcome.trace, outcome.steps
         self.converged, self.reason = outcome.converged, outcome.reason
         self.warnings = [*program.data.notes, *outcome.warnings]
-        self.seed, self.seconds = seed, seconds
+        self.seed, self.seconds, self.memory = seed, seconds, outcome.memory
 
     @property
     def model(self) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ from inference.coordinate import Coordinates, State
 from inference.families import closed_form
 from inference.families.expected import Statistics
 from inference.families.plan import Plan
+from inference.source import Rows
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 
@@ -57,9 +59,20 @@ class Memory:
         rows, weights = len(program.data), program.data.weights
         if weights is None:
             weights = torch.ones(rows, dtype=program.dtype, device=program.device)
+        if program.data.stream is not None:
+            for part in Rows(program).parts():
+                yield self._scaled(part)
+            return
         for at in torch.randperm(rows, device=program.device).split(min(size, rows)):
             share = weights[at] * (self.size / weights[at].sum())
             yield program.rebind(program.data.batch(at, share))
+
+    def _scaled(self, part: Program) -> Program:
+        """Weigh a chunk of a file to stand for all rows."""
+        own = part.data.weights
+        if own is None:
+            own = torch.ones(len(part.data), dtype=part.dtype, device=part.device)
+        return part.rebind(replace(part.data, weights=own * (self.size / own.sum())))
 
     def step(self, part: Program, values: Values) -> Values:
         """Blend in the statistics of one batch, weighted to stand for all rows, and maximize."""

@@ -54,6 +54,8 @@ def save(fit: Fit, folder: Path) -> Path:
     tensors |= {f"buffer.{n}": v for n, v in fit.model.named_buffers()}
     if data.weights is not None:
         tensors["weights"] = data.weights
+    for name, (count, parts) in fit.memory.items():
+        tensors |= {f"memory.{name}.{i}": t for i, t in enumerate((count, *parts))}
     approximation, extra = _describe(fit.approximation)
     tensors |= {f"q.{n}": v for n, v in extra.items()}
     priors, extra = _posteriors(distinct(fit.program.priors))
@@ -187,8 +189,16 @@ def _rebuild(
         described["converged"],
         described["reason"],
         [w for w in described["warnings"] if w not in data.notes],
+        _memory(part("memory.")),
     )
     return cls(program, method, outcome, described["seed"], described["seconds"])
+
+
+def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Expected statistics by site: weights, and weighted T_j."""
+    names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
+    counts = {n: sum(key.rpartition(".")[0] == n for key in tensors) for n in names}
+    return {n: (tensors[f"{n}.0"], tuple(tensors[f"{n}.{i}"] for i in range(1, counts[n]))) for n in names}
 
 
 def _digest(path: Path) -> str:

@@ -1,22 +1,33 @@
-"""Continuing a fit with more data: yesterday's posterior is today's prior."""
+"""Continuing a fit with more data: yesterday's posterior is today's prior, yesterday's statistics are kept."""
 
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
-from inference.approximation import Conjugate
-from inference.method import Method
+from inference.approximation import Conjugate, PointMass
+from inference.convergence import arrived
+from inference.coordinate import Coordinates, State, added
+from inference.families import closed_form
+from inference.families.expected import Statistics
+from inference.families.plan import log_density_of
+from inference.method import Method, Monitor, Objective, Outcome
 from inference.random import seeded
+from inference.source import Rows
+from inference.stepwise import Memory
 from inference.threads import threads_for
 from zoo.declare.data import Source, bind
+from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.errors import MethodError
 
 if TYPE_CHECKING:
+    from inference.em import EM
     from inference.result import Fit
 
 
@@ -53,3 +64,81 @@ def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
     last = int(fit.trace["step"].iloc[-1])
     trace = pd.concat([fit.trace, outcome.trace.assign(step=outcome.trace["step"] + last)], ignore_index=True)
     return Fit(program, method, replace(outcome, trace=trace), fit.seed, 0.0)
+
+
+def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
+    """Fit the same model to new rows, with the expected statistics of the rows before added to theirs.
+
+    Incremental EM (Neal and Hinton 1998): the statistics of the earlier rows stay as they were; those of the new rows
+    are averaged anew in each step. What climbs is the log likelihood of the new rows plus E[log p] of the earlier ones.
+
+    Raises
+    ------
+    MethodError
+        If the fit was not made by EM, or statistics are no sums over rows.
+    """
+    from inference.result import Fit
+
+    before = fit.program
+    if not isinstance(fit.approximation, PointMass):
+        raise MethodError(
+            f"EM().update continues a fit of EM(); this one was made by {type(fit.method).__name__}, or averages over "
+            "local latents"
+        )
+    reason = Memory.why_not(before, gradient=method.gradient)
+    if reason is not None:
+        raise MethodError(f"EM().update cannot continue this fit: {reason}")
+    plan, values = closed_form(before), {**fit.points, **fit.approximation.values}
+    sites = plan.summed(before)
+    if fit.memory:
+        kept = {s.name: fit.memory[s.name] for s in sites}
+    else:
+        ascent = Coordinates(before, hard=method.hard, rows=Rows(before))
+        _, expected = ascent.expect(State(values, {}))
+        kept = {s.name: expected.statistics(s) for s in sites}
+    data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
+    model = copy.deepcopy(before.model)
+    model.coords, model.row_weights = data.coords, None
+    program = Program(model, replace(data, weights=None), before.priors, before.structure)
+    program.plans = before.plans
+    began = time.perf_counter()
+    with seeded(fit.seed, before.device), threads_for(program), torch.no_grad():
+        outcome = _incremental(method, program, values, kept)
+    last = int(fit.trace["step"].iloc[-1]) + 1
+    trace = pd.concat([fit.trace, outcome.trace.assign(step=outcome.trace["step"] + last)], ignore_index=True)
+    return Fit(program, method, replace(outcome, trace=trace), fit.seed, time.perf_counter() - began)
+
+
+def _incremental(method: EM, program: Program, values: Values, kept: dict[str, Statistics]) -> Outcome:
+    """Climb from the new rows, with the statistics that are kept."""
+    plan = closed_form(program)
+    ascent = Coordinates(program, hard=method.hard)
+    ascent.prepare(State(values, {}))
+    history: list[float] = []
+    with Monitor("em", method.max_steps, show=False) as monitor:
+        for step in range(method.max_steps + 1):
+            value, expected = ascent.expect(State(values, {}))
+            earlier = sum(log_density_of(expected, s, kept[s.name]) for s in plan.summed(program))
+            history.append(float(value + earlier))
+            monitor.record(step, float(value))
+            sums = {s.name: added(kept[s.name], expected.statistics(s)) for s in plan.summed(program)}
+            converged = arrived(history, method.tolerance, torch.finfo(program.dtype).eps)
+            if converged or step == method.max_steps:
+                break
+            expected.sums = sums
+            values = ascent.maximize(expected)
+    latents = {s.name: values[s.name] for s in program.latents}
+    reason = f"within {method.tolerance:g} of the limit after {step} steps"
+    if not converged:
+        reason = f"stopped at max_steps={method.max_steps} before reaching tolerance={method.tolerance:g}"
+    return Outcome(
+        PointMass(latents),
+        {n: v for n, v in values.items() if n not in latents},
+        Objective(float(value), "log_posterior" if latents or method.hard else "log_likelihood"),
+        monitor.trace,
+        step,
+        converged,
+        reason,
+        [] if converged else [reason],
+        memory=sums,
+    )

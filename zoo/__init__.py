@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # names for type checkers and editors; at run time they are i
     from zoo.declare.explain import explain
     from zoo.declare.fields import Binary, Category, Count, Positive, Real, UnitInterval
     from zoo.declare.model import Model, model
+    from zoo.declare.stream import stream
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _EXPORTS = {
     **dict.fromkeys(("Model", "model"), "zoo.declare.model"),
     "explain": "zoo.declare.explain",
     "MarkovChain": "zoo.declare.chain",
+    "stream": "zoo.declare.stream",
     "datasets": "zoo.datasets",
 }
 __getattr__ = _catalogue.lazy(__name__, "model", _EXPORTS)
@@ -54,5 +56,6 @@ __all__ = [
     "explain",
     "model",
     "models",
+    "stream",
 ]
 __all__ += sorted(_catalogue.entries("model"))

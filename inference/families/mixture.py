@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import add
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from inference.families.expected import Expected, Statistics
 from inference.families.features import Features, Linear, Products, Quadratic, Stack, pack, unpack
 from inference.families.plan import Plan, known_without_running, log_factor
 from inference.families.posteriors import Moments, Posterior
-from inference.families.sweep import sweep, total
+from inference.families.sweep import Swept, sweep, total
+from inference.source import Rows
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution
@@ -68,47 +70,91 @@ class Piece:
         return flat.reshape(flat.shape[0], 1, *self.shape)
 
 
+@dataclass
+class Part:
+    """Some of the rows: their statistics, their weights, sums that do not change, and sum_i w_i h(x_i)."""
+
+    features: Features
+    weights: Tensor | None
+    totals: list[Tensor | None]
+    base: float
+
+
 class Mixture:
     """Sufficient statistics of all rows of a mixture, and the sweep over them.
 
     Use `Mixture.of`, which returns None where a program is none of this kind.
     """
 
-    def __init__(self, plan: Plan, program: Program, values: Values) -> None:
-        self.plan, self.program = plan, program
+    def __init__(self, plan: Plan, rows: Rows, values: Values) -> None:
+        program = rows.program
+        self.plan, self.program, self.rows = plan, program, rows
         self.z = program.enumerated[0]
-        rows = len(program.data)
-        self.probe = program.rebind(program.data.take(torch.arange(min(PROBE, rows), device=program.device)))
+        few = torch.arange(min(PROBE, len(program.data)), device=program.device)
+        self.probe = program.rebind(program.data.take(few))
         with torch.no_grad():
-            replay = program.replay(_rows_of(program, values), densities=False)
             self.once: Replay | None = None
-            start = self.expected(values)
+            self.start = self.expected(values)
             if all(known_without_running(plan, s) for s in program.sites.values() if s.args):
-                self.once = start.replay  # constant arguments are read from it ever after
-            z = base_distribution(start.replay.distributions[self.z.name])
-            own_states: Moments = {"mean": start.replay.seen[self.z.name]}
+                self.once = self.start.replay  # constant arguments are read from it ever after
+            z = base_distribution(self.start.replay.distributions[self.z.name])
+            own_states: Moments = {"mean": self.start.replay.seen[self.z.name]}
             self.states = plan.likelihoods[self.z.name].statistics(z, own_states, program)
             self.pieces: list[Piece] = []
-            own: list[Features] = []
             self.totals: list[Tensor | None] = []
             self.base = 0.0
-            weights = program.data.weights
-            for site in self.sites:
-                fn = base_distribution(replay.distributions[site.name])
-                value: Moments = {"mean": replay.seen[site.name]}
-                self.base += self._base(site, fn, value, weights)
-                center = plan.centers.get(site.name)
-                if center is not None:
-                    value = {"mean": value["mean"] - center}
-                eta, _ = self._natural(start, site)
-                pieces, features = self._site(site, fn, value, eta)
-                self.pieces += pieces
-                for piece, feature in zip(pieces, features, strict=True):
-                    if piece.own and feature is not None:
-                        own.append(feature)
-                    self.totals.append(None if piece.own or feature is None else total(feature, weights))
-            self.features = Stack(own) if len(own) != 1 else own[0]
-            self._untangle()
+            self.kept: Part | None = None
+            for program_part in rows.parts():
+                part = self._part(program_part, values)
+                self.base += part.base
+                known = self.totals or [None] * len(part.totals)
+                self.totals = [b if a is None or b is None else a + b for a, b in zip(known, part.totals, strict=True)]
+                self.kept = part if rows.stream is None else None
+            shared = [t for t in self.totals if t is not None]
+            base, *shared = rows.add_up([torch.tensor(self.base, dtype=torch.float64), *shared])
+            self.base, found = float(base), iter(shared)
+            self.totals = [None if t is None else next(found) for t in self.totals]
+
+    def _part(self, program: Program, values: Values) -> Part:
+        """Lay out the rows of a program."""
+        replay = program.replay(_rows_of(program, values), densities=False)
+        own: list[Features] = []
+        totals: list[Tensor | None] = []
+        weights, base = program.data.weights, 0.0
+        self.pieces = []
+        for site in self.sites:
+            fn = base_distribution(replay.distributions[site.name])
+            value: Moments = {"mean": replay.seen[site.name]}
+            base += self._base(site, fn, value, program)
+            center = self.plan.centers.get(site.name)
+            if center is not None:
+                value = {"mean": value["mean"] - center}
+            eta, _ = self._natural(self.start, site)
+            pieces, features = self._site(site, fn, value, eta, program)
+            self.pieces += pieces
+            for piece, feature in zip(pieces, features, strict=True):
+                if piece.own and feature is not None:
+                    own.append(feature)
+                totals.append(None if piece.own or feature is None else total(feature, weights))
+        return Part(Stack(own) if len(own) != 1 else own[0], weights, totals, base)
+
+    @property
+    def width(self) -> int:
+        """How many statistics differ by component."""
+        return sum(piece.width for piece in self.pieces if piece.own)
+
+    def sweep(self, natural: Tensor, constant: Tensor, *, hard: bool = False) -> Swept:
+        """Sweep over all rows, those of other processes too; see `sweep`."""
+        found: Swept | None = None
+        parts = [self.kept] if self.kept is not None else (self._part(p, self.start.values) for p in self.rows.parts())
+        for part in parts:
+            swept = sweep(part.features, natural, constant, weights=part.weights, hard=hard)
+            found = swept if found is None else Swept(*map(add, _sums(found), _sums(swept)))
+        if found is None:  # a process with no chunk of its own
+            r, k, p = natural.shape
+            zeros = natural.new_zeros(r, dtype=torch.float64)
+            found = Swept(zeros, zeros[:, None].expand(r, k), zeros[:, None, None].expand(r, k, p))
+        return Swept(*self.rows.add_up(_sums(found)))
 
     @property
     def sites(self) -> list[Site]:
@@ -116,8 +162,9 @@ class Mixture:
         return [s for s in self.program.observed if self.program.row in s.plates]
 
     @classmethod
-    def of(cls, plan: Plan, program: Program, values: Values) -> Mixture | None:
+    def of(cls, plan: Plan, rows: Rows, values: Values) -> Mixture | None:
         """Lay out a program's rows, if its log joint at these values is what the sweep gives on some of them."""
+        program = rows.program
         if not program.one_state_per_row or program.locals or not program.row:
             return None
         z = program.enumerated[0]
@@ -126,24 +173,24 @@ class Mixture:
             return None
         if any(s.role == "observed" and program.row not in s.plates for s in program.sites.values()):
             return None
-        rows = len(program.data)
-        some = torch.linspace(0, rows - 1, min(rows, 64), device=program.device).long()
+        size = len(program.data)
+        some = torch.linspace(0, size - 1, min(size, 64), device=program.device).long()
         sample = program.rebind(program.data.take(some))
         if any(cls._differs(plan, sample, s, values) for s in inside if s.role == "observed"):
             return None
-        trial = cls(plan, sample, values)
-        if not trial.features.width or not z.cardinality > 1:
+        trial = cls(plan, Rows(sample), values)
+        if not trial.width or not z.cardinality > 1:
             return None
         with torch.no_grad():
             terms = sample.log_joint(values)
             known = terms.total(sample.data.weights)
             expected = trial.expected(values)
             natural, constant, shared = trial.natural(expected)
-            swept = sweep(trial.features, natural[None], constant[None], weights=sample.data.weights)
+            swept = trial.sweep(natural[None], constant[None])
             found = swept.value[0] + shared + trial.base + trial.rest(expected)
         if not bool((found - known).abs() <= ACCURACY[program.dtype] * (1 + known.abs())):
             return None
-        return cls(plan, program, values)
+        return cls(plan, rows, values)
 
     @staticmethod
     def _differs(plan: Plan, program: Program, site: Site, values: Values) -> bool:
@@ -249,11 +296,11 @@ class Mixture:
         return tensor[(None,) * max(0, 2 - lead)][:, 0]
 
     def _site(
-        self, site: Site, fn: object, value: Moments, eta: list[Tensor]
+        self, site: Site, fn: object, value: Moments, eta: list[Tensor], program: Program
     ) -> tuple[list[Piece], list[Features | None]]:
         """Statistics of one site: outer products as monomials, the rest flat."""
         likelihood = self.plan.likelihoods[site.name]
-        rows, pieces = len(self.program.data), []
+        rows, pieces = len(program.data), []
         features: list[Features | None] = []
         own = [e.shape[0] > 1 for e in eta]
         if likelihood.inner == (1, 2):  # x and x x^T
@@ -263,11 +310,11 @@ class Mixture:
             pieces.append(Piece(site, 1, (d, d), True, 1, own[1], d * (d + 1) // 2))
             return pieces, [Quadratic(x), None] if all(own) else [Linear(x), Products(x)]
         if likelihood.inner == (2,):
-            v = likelihood.vectors(self.program)  # type: ignore[attr-defined]
+            v = likelihood.vectors(program)  # type: ignore[attr-defined]
             p = v.shape[-1]
             pieces.append(Piece(site, 0, (p, p), True, 1, own[0], p * (p + 1) // 2))
             return pieces, [Products(v)]
-        for j, t in enumerate(likelihood.statistics(fn, value, self.program)):
+        for j, t in enumerate(likelihood.statistics(fn, value, program)):
             inner, outer = likelihood.inner[j], site.event_dim - likelihood.joint
             shape = tuple(t.shape[t.ndim - inner - outer :])
             t = t.expand(rows, *shape)
@@ -277,20 +324,19 @@ class Mixture:
             features.append(Linear(flat))
         return pieces, features
 
-    def _untangle(self) -> None:
-        """Check that widths fit: a Quadratic holds two pieces."""
-        width = sum(p.width for p in self.pieces if p.own)
-        assert width == self.features.width, (width, self.features.width)
-
-    def _base(self, site: Site, fn: object, value: Moments, weights: Tensor | None) -> float:
+    def _base(self, site: Site, fn: object, value: Moments, program: Program) -> float:
         """sum_i w_i h(x_i)."""
         base = self.plan.likelihoods[site.name].base(fn, value)
         outer = site.event_dim - self.plan.likelihoods[site.name].joint
         events = site.shape[len(site.shape) - site.event_dim :][:outer]
         full = torch.as_tensor(base, dtype=self.program.dtype, device=self.program.device)
-        full = full.expand(len(self.program.data), *events) if full.ndim <= outer else full
-        rows = full.reshape(len(self.program.data), -1).sum(1)
+        full = full.expand(len(program.data), *events) if full.ndim <= outer else full
+        rows, weights = full.reshape(len(program.data), -1).sum(1), program.data.weights
         return float((rows if weights is None else rows * weights).sum())
+
+
+def _sums(swept: Swept) -> list[Tensor]:
+    return [swept.value, swept.counts, swept.sums]
 
 
 def _rows_of(program: Program, values: Values) -> Values:

@@ -125,7 +125,8 @@ class Plan:
     def _predicted(self, site: Site, values: Values, replay: Replay) -> Tensor | None:
         """Location of a site by its linear predictor, if it has one."""
         likelihood = self.likelihoods.get(site.name)
-        return None if likelihood is None else likelihood.location(Expected(self, self.program, values, replay))
+        found = None if likelihood is None else likelihood.location(Expected(self, self.program, values, replay))
+        return None if found is None else found["mean"]
 
     def _center(self, site: Site, replay: Replay) -> None:
         """Note the mean of a site's data, one number per column of an event."""

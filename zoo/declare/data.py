@@ -16,9 +16,10 @@ from zoo.declare.fields import Field
 from zoo.declare.match import from_arrays, from_frame
 from zoo.declare.model import Model
 from zoo.declare.read import read
+from zoo.declare.stream import Stream
 from zoo.errors import DataError
 
-Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | str | Path
+Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | str | Path | Stream
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Data:
         What was left out on the way in.
     dtype
         Floating-point type, also when every field holds integers.
+    stream
+        The file that these rows are a sample of, if the fit is to read all of it.
     """
 
     values: dict[str, Tensor]
@@ -53,6 +56,7 @@ class Data:
     weights: Tensor | None = None
     notes: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float64
+    stream: Stream | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,6 +75,7 @@ class Data:
             values={n: v[rows.to(v.device)] if n in self.row_fields else v for n, v in self.values.items()},
             coords={**self.coords, self.row: self.coords[self.row][where]},
             weights=None if self.weights is None else self.weights[rows.to(self.weights.device)],
+            stream=None,
         )
 
     def batch(self, rows: Tensor, weights: Tensor) -> Data:
@@ -81,6 +86,7 @@ class Data:
             values={n: v[rows] if n in inside else v for n, v in self.values.items()},
             coords={**self.coords, self.row: pd.RangeIndex(len(rows))},
             weights=weights,
+            stream=None,
         )
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Data:
@@ -125,6 +131,8 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None) -> Da
         return source
     if not model.fields:
         raise DataError(f"{type(model).__name__} declares no data fields; add one, for example x = Real('row')")
+    if isinstance(source, Stream):
+        raise DataError("a stream is read by fit(...); give the rows themselves here")
     if isinstance(source, str | Path):
         source = read(source)
     if isinstance(source, pd.Series):

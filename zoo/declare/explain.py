@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from zoo.declare.model import Model, has_networks
 from zoo.declare.program import Program
 from zoo.declare.read import read
 from zoo.declare.sites import primary
+from zoo.declare.stream import Stream
 from zoo.declare.weights import as_weights
-from zoo.errors import UnknownNameError, ZooError
+from zoo.errors import DataError, UnknownNameError, ZooError
 
 
 def as_model(model: Model | type[Model] | str) -> Model:
@@ -48,6 +50,11 @@ def prepare(
     there is one for models with networks, else CPU.
     """
     model = copy.deepcopy(as_model(model))
+    stream, rows_there = (data, 0) if isinstance(data, Stream) else (None, 0)
+    if stream is not None:
+        if weights is not None:
+            raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
+        (data, rows_there), weights = stream.sample(), stream.weights
     if isinstance(weights, str) and isinstance(data, str | Path):
         data = read(data)
     rows = data
@@ -56,6 +63,12 @@ def prepare(
     bound = bind(model, rows)
     if weights is not None:
         bound = as_weights(bound, weights, data)
+    if stream is not None:
+        note = (
+            f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "
+            f"rows of their own speak of a sample of {len(bound)}"
+        )
+        bound = replace(bound, stream=stream, notes=(*bound.notes, note))
     model.coords, model.row_weights = bound.coords, bound.weights
     model.check(**bound.values)
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
