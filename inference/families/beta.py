@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected
-from inference.families.family import EMPTY, Argument, Likelihood, Use, beside
+from inference.families.family import EMPTY, Argument, Known, Likelihood, Use, beside
 from inference.families.posteriors import Moments
 from inference.families.single import SingleFamily
 from zoo.declare.program import Program
@@ -37,6 +37,16 @@ class BinomialLikelihood(Likelihood):
             return 0.0
         x, n = value["mean"], beside(fn.total_count, value["mean"])
         return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Bernoulli(a / (a + b)), or BetaBinomial(a, b, n) (Gelman et al. 2013, section 2.4)."""
+        p = known("probs")
+        if "value" in p:
+            return fn
+        a, b = p["concentration1"], p["concentration0"]
+        if type(fn).__name__ == "Binomial":
+            return dist.BetaBinomial(a, b, total_count=fn.total_count)
+        return dist.Bernoulli(a / (a + b))
 
 
 class BetaFamily(SingleFamily):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected
-from inference.families.family import EMPTY, Argument, Likelihood, Use
+from inference.families.family import EMPTY, Argument, Known, Likelihood, Use
 from inference.families.posteriors import Moments
 from inference.families.single import SingleFamily
 from zoo.declare.program import Program
@@ -29,6 +29,11 @@ class CategoricalLikelihood(Likelihood):
         """log p."""
         p = argument("probs", "simplex")["log"]
         return (p,), torch.zeros_like(p[..., 0])
+
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Categorical(a / sum a) (Gelman et al. 2013, section 3.4)."""
+        p = known("probs")
+        return fn if "value" in p else dist.Categorical(p["concentration"])
 
 
 class MultinomialLikelihood(Likelihood):
@@ -51,6 +56,15 @@ class MultinomialLikelihood(Likelihood):
         """log n! - sum_j log x_j!."""
         x = value["mean"]
         return torch.lgamma(x.sum(-1) + 1) - torch.lgamma(x + 1).sum(-1)
+
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """DirichletMultinomial(a, n), or OneHotCategorical(a / sum a) (Gelman et al. 2013, section 3.4)."""
+        p = known("probs")
+        if "value" in p:
+            return fn
+        if type(fn).__name__ == "OneHotCategorical":
+            return dist.OneHotCategorical(p["concentration"])
+        return dist.DirichletMultinomial(p["concentration"], total_count=fn.total_count)
 
 
 class DirichletFamily(SingleFamily):

@@ -13,6 +13,7 @@ from inference.families.posteriors import Moments, Posterior
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Feed, Site
+from zoo.errors import MethodError
 
 if TYPE_CHECKING:
     from inference.families.expected import Expected
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 EMPTY = 1e-10  # expected count below which a cell has no data and keeps its value
 
+Known = Callable[[str], dict[str, Tensor]]  # argument -> arguments of its posterior, or its "value"
 Argument = Callable[[str, str], Moments]  # (argument, kind of its moments) -> moments, laid out beside the entries
 
 
@@ -73,8 +75,25 @@ class Likelihood(ABC):
         """Weights of the entries, and weights times E[(x - m)^2], where the likelihood is a Normal."""
         raise NotImplementedError
 
-    def location(self, expected: Expected) -> Tensor | None:
-        """Location of each entry by a linear predictor, None where the likelihood has none."""
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Distribution of a new value, what is uncertain in the arguments integrated out.
+
+        Parameters
+        ----------
+        fn
+            The site's distribution at the unknowns' means, without its wrappers.
+        known
+            Argument -> its posterior's own arguments beside the entries, or its "value" where it is certain.
+
+        Raises
+        ------
+        MethodError
+            If it is none that has a name.
+        """
+        raise MethodError(f"the predictive distribution of a {type(fn).__name__} has no closed form")
+
+    def location(self, expected: Expected) -> Moments | None:
+        """Moments of each entry's location by a linear predictor, None where the likelihood has none."""
         return None
 
     def coefficients(self, expected: Expected) -> Moments:

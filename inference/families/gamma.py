@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from inference.families.expected import Expected, fn_of
-from inference.families.family import EMPTY, Argument, Likelihood, Use, beside
+from inference.families.family import EMPTY, Argument, Known, Likelihood, Use, beside
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments
 from inference.families.single import SingleFamily
@@ -47,6 +49,63 @@ class RateLikelihood(Likelihood):
         log = value["log"] if "log" in value else value["mean"].log()
         shape = beside(fn.concentration, value["mean"])
         found: Tensor = (shape - 1) * log - torch.lgamma(shape)
+        return found
+
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """GammaPoisson(a, b), or GammaGamma(s, a, b), s = 1 of an Exponential (Gelman et al. 2013, section 2.6)."""
+        r = known("rate")
+        if "value" in r:
+            return fn
+        a, b = r["concentration"], r["rate"]
+        if type(fn).__name__ == "Poisson":
+            return dist.GammaPoisson(a, b)
+        return GammaGamma(fn.concentration if type(fn).__name__ == "Gamma" else torch.ones_like(a), a, b)
+
+
+class GammaGamma(dist.TorchDistribution):
+    """x given r ~ Gamma(s, r), r ~ Gamma(a, b): p(x) = b^a x^(s - 1) / (B(s, a) (b + x)^(s + a)), Lomax if s = 1.
+
+    (Bernardo and Smith 2000, appendix A.)
+
+    Parameters
+    ----------
+    shape, concentration, rate
+        s, a and b.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "shape_": constraints.positive,
+        "concentration": constraints.positive,
+        "rate": constraints.positive,
+    }
+    support = constraints.positive
+
+    def __init__(self, shape: Tensor, concentration: Tensor, rate: Tensor) -> None:
+        self.shape_, self.concentration, self.rate = torch.broadcast_tensors(shape, concentration, rate)
+        super().__init__(self.rate.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GammaGamma:
+        """The same with a larger batch."""
+        return GammaGamma(*(t.expand(batch_shape) for t in (self.shape_, self.concentration, self.rate)))
+
+    @property
+    def mean(self) -> Tensor:
+        """s b / (a - 1), infinite if a <= 1."""
+        a = self.concentration
+        found: Tensor = torch.where(a > 1, self.shape_ * self.rate / (a - 1), math.inf)
+        return found
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw a rate, then a value given it."""
+        rate = dist.Gamma(self.concentration, self.rate).sample(sample_shape)
+        draw: Tensor = dist.Gamma(self.shape_, rate).sample()
+        return draw
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """a log b + (s - 1) log x - log B(s, a) - (s + a) log(b + x)."""
+        s, a, b = self.shape_, self.concentration, self.rate
+        beta = torch.lgamma(s) + torch.lgamma(a) - torch.lgamma(s + a)
+        found: Tensor = a * b.log() + (s - 1) * value.log() - beta - (s + a) * (b + value).log()
         return found
 
 

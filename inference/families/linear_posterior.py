@@ -194,6 +194,12 @@ class LinearPosterior(Posterior):
         found = {"mean": self._split(self.loc)[name], "var": variance[name]}
         return {**found, "quad": cov} if self.joint else {**found, "cov": cov}
 
+    def arguments(self, name: str) -> dict[str, Tensor]:
+        """Shape and rate of the precision; location and C of all coefficients."""
+        if self.a is not None and self.b is not None and name == self.names[0]:
+            return {"concentration": self.a, "rate": self.b}
+        return {"loc": self.loc, "scale_tril": self.tril}
+
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Gamma of the precision; Normal of one site's coefficients given those of the sites before it."""
         if self.joint and name == self.names[0]:

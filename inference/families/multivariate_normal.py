@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
-from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, recognized, unscaled, uses
+from inference.families.family import EMPTY, Argument, Block, Family, Known, Likelihood, Use, recognized, unscaled, uses
 from inference.families.normal import FLOOR, collapse_note
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Posterior, Single
@@ -20,6 +20,7 @@ from inference.families.single import wrapped
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution
+from zoo.errors import MethodError
 
 SCALES = ("precision_matrix", "covariance_matrix", "scale_tril")
 
@@ -56,6 +57,25 @@ class MultivariateNormalLikelihood(Likelihood):
     def base(self, fn: Any, value: Moments) -> Tensor | float:
         """-d log(2 pi) / 2."""
         return -0.5 * float(fn.event_shape[-1]) * math.log(2 * math.pi)
+
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Normal(m', C + P^-1) for m ~ Normal(m', C); multivariate t where P is unknown.
+
+        For P ~ Wishart(nu, V) and m ~ Normal(m', (kappa P)^-1) it is t with f = nu - d + 1 degrees of freedom, location
+        m' and scale matrix (1 + 1/kappa) V^-1 / f, with 1/kappa = 0 for known m (Murphy 2007, section 8).
+        """
+        loc, precision = known("loc"), known("precision_matrix")
+        center = loc["value"] if "value" in loc else loc["loc"]
+        if "value" in precision:
+            covariance = inverse(precision["value"])
+            root = loc.get("scale_tril")
+            return dist.MultivariateNormal(center, covariance if root is None else covariance + root @ root.mT)
+        if "scale_tril" in loc:
+            raise MethodError("a Normal whose mean and precision are independent has no predictive in closed form")
+        df = precision["df"] - center.shape[-1] + 1
+        wider = 1 + loc["kappa"].reciprocal() if "kappa" in loc else torch.ones_like(df)
+        scale = torch.cholesky_inverse(precision["scale_tril"])
+        return dist.MultivariateStudentT(df, center, torch.linalg.cholesky((wider / df)[..., None, None] * scale))
 
 
 class MultivariateMeanFamily(Family):

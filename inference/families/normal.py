@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, Statistics, broadcast, fn_of
-from inference.families.family import EMPTY, Argument, Block, Family, Likelihood, Use, recognized, uses
+from inference.families.family import EMPTY, Argument, Block, Family, Known, Likelihood, Use, recognized, uses
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Single
 from inference.families.single import wrapped
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution
+from zoo.errors import MethodError
 
 FLOOR = 1e-6  # smallest variance, as a share of the data's own along the same column
 SCALES = {"precision": 1, "variance": -1, "scale": -2}  # argument -> power of a constant factor in the precision
@@ -51,6 +52,10 @@ class NormalLikelihood(Likelihood):
         """-log(2 pi) / 2."""
         return -0.5 * math.log(2 * math.pi)
 
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Normal, or Student's t where the precision is uncertain."""
+        return normal_predictive(known("loc"), known("precision"))
+
     def deviations(self, expected: Expected, site: Site, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """Weights of the entries, and weights times E[(x - m)^2], in the layout of the entries."""
         count, (first, second) = statistics
@@ -62,6 +67,23 @@ class NormalLikelihood(Likelihood):
         if "var" in loc:
             square = square + loc["var"] * count
         return count, square
+
+
+def normal_predictive(loc: dict[str, Tensor], precision: dict[str, Tensor]) -> Any:
+    """Distribution of x ~ Normal(m, 1/t) with m, t or both uncertain.
+
+    Normal(m', s^2 + 1/t) for m ~ Normal(m', s^2); t_2a(m', (1 + 1/kappa) b/a) for t ~ Gamma(a, b) and
+    m ~ Normal(m', 1/(kappa t)), with 1/kappa = 0 for known m (Murphy 2007, sections 2 and 3).
+    """
+    center = loc["value"] if "value" in loc else loc["loc"]
+    if "value" in precision:
+        variance = precision["value"].reciprocal()
+        return dist.Normal(center, (variance + loc["scale"].square() if "scale" in loc else variance).sqrt())
+    if "scale" in loc:
+        raise MethodError("a Normal whose mean and precision are independent has no predictive in closed form")
+    a, b = precision["concentration"], precision["rate"]
+    wider = 1 + loc["kappa"].reciprocal() if "kappa" in loc else torch.ones_like(b)
+    return dist.StudentT(2 * a, center, (wider * b / a).sqrt())
 
 
 def as_precision(expected: Expected, use: Use) -> Tensor:

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 from zoo.declare.evaluate import Values
 from zoo.declare.sites import base_distribution
-from zoo.errors import DataError
+from zoo.errors import DataError, MethodError
 
 Moments = dict[str, Tensor]
 CONCENTRATIONS = {
@@ -64,6 +64,19 @@ class Posterior(ABC):
     @abstractmethod
     def moments(self, name: str) -> Moments:
         """Expected sufficient statistics of one unknown."""
+
+    def arguments(self, name: str) -> dict[str, Tensor]:
+        """What the distribution of one unknown is made of, laid out as its value.
+
+        Of one whose distribution is given another unknown's value: its location and `kappa`, what multiplies that
+        value.
+
+        Raises
+        ------
+        MethodError
+            If it is none that likelihoods can be integrated over in closed form.
+        """
+        raise MethodError(f"nothing that {name!r} feeds has a predictive distribution in closed form")
 
     @abstractmethod
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
@@ -125,6 +138,10 @@ class Single(Posterior):
     def moments(self, name: str) -> Moments:
         """Moments that likelihoods are linear in."""
         return moments_of(base_distribution(self.distribution))
+
+    def arguments(self, name: str) -> dict[str, Tensor]:
+        """Arguments of the distribution."""
+        return self.tensors()
 
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """The distribution itself."""
@@ -295,6 +312,12 @@ class NormalGamma(Posterior):
             "var": (rate / self.kappa).expand(self.loc.shape),
         }
 
+    def arguments(self, name: str) -> dict[str, Tensor]:
+        """Shape and rate of the precision; location and kappa of the mean."""
+        if name == self.names[1]:
+            return {"concentration": self.a, "rate": self.b}
+        return {"loc": self.loc, "kappa": self.kappa}
+
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Gamma of the precision; Normal of the mean given the precision's value."""
         if name == self.names[1]:
@@ -384,6 +407,12 @@ class NormalWishart(Posterior):
         excess = (self.df - d - 1).clamp_min(1e-8)
         inverse = torch.cholesky_inverse(self.tril) / excess[..., None, None]
         return {"mean": self.loc, "quad": d / self.kappa, "cov": inverse / self.kappa[..., None, None]}
+
+    def arguments(self, name: str) -> dict[str, Tensor]:
+        """Degrees of freedom and scale of the precision; location and kappa of the mean."""
+        if name == self.names[1]:
+            return {"df": self.df, "scale_tril": self.tril}
+        return {"loc": self.loc, "kappa": self.kappa}
 
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Wishart of the precision; Normal of the mean given the precision's value."""

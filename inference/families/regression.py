@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from inference.families.expected import Expected, Statistics, broadcast, fn_of
-from inference.families.family import Argument, Block, Family, Likelihood, uses
+from inference.families.family import Argument, Block, Family, Known, Likelihood, uses
 from inference.families.linear_posterior import LinearPosterior, split
+from inference.families.normal import normal_predictive
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments, Posterior
 from zoo.declare.evaluate import Values
@@ -112,11 +113,19 @@ class LinearLikelihood(Likelihood):
         """-log(2 pi) / 2."""
         return -0.5 * math.log(2 * math.pi)
 
-    def location(self, expected: Expected) -> Tensor:
-        """Return c + d^T beta of each entry."""
+    def predictive(self, fn: Any, known: Known) -> Any:
+        """Normal(c + d^T m, d^T C d + 1/t), or t_2a(c + d^T m, (1 + d^T C d) b/a) (Bishop 2006, section 3.3.2)."""
+        return normal_predictive(known("loc"), known("precision"))
+
+    def location(self, expected: Expected) -> Moments:
+        """Mean c + d^T m of each entry's location, and its variance d^T C d (`quad`: divided by t) if uncertain."""
         d, offset, _ = self.rows(expected.program)
         beta = self.flat([expected.values[n] for n in self.feed.sites])
-        found: Tensor = offset + (d * self.by_state(expected, beta, 1)).sum(-1)
+        found: Moments = {"mean": offset + (d * self.by_state(expected, beta, 1)).sum(-1)}
+        belief = expected.beliefs.get(self.feed.sites[0])
+        if isinstance(belief, LinearPosterior):
+            root = self.by_state(expected, belief.tril, 2)
+            found["quad" if belief.joint else "var"] = (d[..., None, :] @ root)[..., 0, :].square().sum(-1)
         return found
 
     def coefficients(self, expected: Expected) -> Moments:
