@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 PASSES = 5  # passes over mini-batches that are compared with their noise
+COARSE = 1000.0  # how many times the tolerance a pass over mini-batches has to gain
 
 
 def arrived(history: list[float], tolerance: float, eps: float) -> bool:
@@ -19,8 +20,8 @@ def arrived(history: list[float], tolerance: float, eps: float) -> bool:
 
 
 def settled(history: list[float], tolerance: float) -> bool:
-    """Tell whether a noisy sequence has stopped rising: the mean gain of the last passes is within its noise."""
+    """Tell whether a noisy sequence has stopped rising: its last mean gain is small, or within its noise."""
     if len(history) <= PASSES:
         return False
     gains = torch.tensor(history[-PASSES - 1 :], dtype=torch.float64).diff()
-    return float(gains.mean()) < max(tolerance, 0.1 * float(gains.std()))
+    return float(gains.mean()) < max(COARSE * tolerance, 0.1 * float(gains.std()))

@@ -46,7 +46,7 @@ class EM(Method):
         Number of starts, of which the best end is kept; all in one tensor program where every update is in closed form.
     tolerance
         Stop when the objective is within this many nats of its limit, judged by Aitken extrapolation (McLachlan and
-        Krishnan 2008, section 4.9).
+        Krishnan 2008, section 4.9); with `batch_size`, when passes gain less than 1000 times this, or than their noise.
     max_steps
         Most steps from each start; passes over the data with `batch_size`.
     start

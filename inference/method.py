@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -205,4 +205,4 @@ def unsupported(program: Program) -> str | None:
 
 def settings_of(instance: Any) -> dict[str, Any]:
     """Return the settings of a method or guide, by name."""
-    return {name: getattr(instance, name) for name in instance.__dataclass_fields__}
+    return {f.name: getattr(instance, f.name) for f in fields(instance)}
