@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
 from guides.guide import check_settings
 from inference.approximation import Approximation
@@ -91,6 +92,22 @@ class Monitor:
         return pd.DataFrame(self.rows, columns=["step", "seconds", "value"])
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Expected statistics of all rows so far, to go on from.
+
+    Attributes
+    ----------
+    sums
+        Site -> weights of its entries, and weighted sufficient statistics.
+    frame
+        What the statistics are taken about.
+    """
+
+    sums: dict[str, tuple[Tensor, tuple[Tensor, ...]]]
+    frame: dict[str, Tensor]
+
+
 @dataclass
 class Outcome:
     """What a method found.
@@ -113,7 +130,7 @@ class Outcome:
     converged: bool
     reason: str
     warnings: list[str] = field(default_factory=list)
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Kept | None = None
 
 
 class Method(ABC):

@@ -59,7 +59,7 @@ class Fit:
     points
         Values of parameters and network weights.
     memory
-        Expected statistics of all rows so far, by site, where `update` has to go on from them.
+        Expected statistics of all rows so far, where `EM.update` has gone on from another fit.
     """
 
     def __init__(self, program: Program, method: Method, outcome: Outcome, seed: int, seconds: float) -> None:

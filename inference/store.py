@@ -27,7 +27,7 @@ from guides.guide import Guide, Start
 from inference.approximation import Approximation, Conjugate, PointMass, Trained
 from inference.coordinate import distinct
 from inference.families.posteriors import Posterior, read
-from inference.method import Objective, Outcome, settings_of
+from inference.method import Kept, Objective, Outcome, settings_of
 from inference.model_files import import_file
 from inference.posterior import read_tree_summary
 from zoo import catalogue
@@ -54,8 +54,10 @@ def save(fit: Fit, folder: Path) -> Path:
     tensors |= {f"buffer.{n}": v for n, v in fit.model.named_buffers()}
     if data.weights is not None:
         tensors["weights"] = data.weights
-    for name, (count, parts) in fit.memory.items():
-        tensors |= {f"memory.{name}.{i}": t for i, t in enumerate((count, *parts))}
+    if fit.memory is not None:
+        for name, (count, parts) in fit.memory.sums.items():
+            tensors |= {f"memory.{name}.{i}": t for i, t in enumerate((count, *parts))}
+        tensors |= {f"frame.{n}": t for n, t in fit.memory.frame.items()}
     approximation, extra = _describe(fit.approximation)
     tensors |= {f"q.{n}": v for n, v in extra.items()}
     priors, extra = _posteriors(distinct(fit.program.priors))
@@ -189,16 +191,19 @@ def _rebuild(
         described["converged"],
         described["reason"],
         [w for w in described["warnings"] if w not in data.notes],
-        _memory(part("memory.")),
+        _memory(part("memory."), part("frame.")),
     )
     return cls(program, method, outcome, described["seed"], described["seconds"])
 
 
-def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Expected statistics by site: weights, and weighted T_j."""
+def _memory(tensors: dict[str, Tensor], frame: dict[str, Tensor]) -> Kept | None:
+    """Expected statistics by site, None if there were none."""
+    if not tensors:
+        return None
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
     counts = {n: sum(key.rpartition(".")[0] == n for key in tensors) for n in names}
-    return {n: (tensors[f"{n}.0"], tuple(tensors[f"{n}.{i}"] for i in range(1, counts[n]))) for n in names}
+    sums = {n: (tensors[f"{n}.0"], tuple(tensors[f"{n}.{i}"] for i in range(1, counts[n]))) for n in names}
+    return Kept(sums, frame)
 
 
 def _digest(path: Path) -> str:

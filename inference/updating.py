@@ -16,7 +16,7 @@ from inference.coordinate import Coordinates, State, added
 from inference.families import closed_form
 from inference.families.expected import Statistics
 from inference.families.plan import log_density_of
-from inference.method import Method, Monitor, Objective, Outcome
+from inference.method import Kept, Method, Monitor, Objective, Outcome
 from inference.random import seeded
 from inference.source import Rows
 from inference.stepwise import Memory
@@ -90,8 +90,9 @@ def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
         raise MethodError(f"EM().update cannot continue this fit: {reason}")
     plan, values = closed_form(before), {**fit.points, **fit.approximation.values}
     sites = plan.summed(before)
-    if fit.memory:
-        kept = {s.name: fit.memory[s.name] for s in sites}
+    if fit.memory is not None:
+        plan.set_frame(fit.memory.frame)
+        kept = {s.name: fit.memory.sums[s.name] for s in sites}
     else:
         ascent = Coordinates(before, hard=method.hard, rows=Rows(before))
         _, expected = ascent.expect(State(values, {}))
@@ -140,5 +141,5 @@ def _incremental(method: EM, program: Program, values: Values, kept: dict[str, S
         converged,
         reason,
         [] if converged else [reason],
-        memory=sums,
+        memory=Kept(sums, plan.frame()),
     )

@@ -69,6 +69,10 @@ class Likelihood(ABC):
         """log h(x) of each entry; 0 unless said otherwise."""
         return 0.0
 
+    def frame(self) -> dict[str, Tensor]:
+        """Attributes that the statistics are relative to, made from the data of the first fit."""
+        return {}
+
     def deviations(
         self, expected: Expected, site: Site, statistics: tuple[Tensor, tuple[Tensor, ...]]
     ) -> tuple[Tensor, Tensor]:

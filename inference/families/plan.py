@@ -66,6 +66,22 @@ class Plan:
         """All unknowns."""
         return [*(n for block in self.blocks for n in block.unknowns), *self.rest]
 
+    def frame(self) -> dict[str, Tensor]:
+        """What statistics are taken about: centers of sites, and the coordinates of linear predictors."""
+        found = {f"center {n}": v for n, v in self.centers.items()}
+        for name, likelihood in self.likelihoods.items():
+            found |= {f"{key} {name}": v for key, v in likelihood.frame().items()}
+        return found
+
+    def set_frame(self, frame: dict[str, Tensor]) -> None:
+        """Take statistics about what they were taken about before."""
+        for key, value in frame.items():
+            what, _, name = key.partition(" ")
+            if what == "center":
+                self.centers[name] = value
+            elif name in self.likelihoods:
+                setattr(self.likelihoods[name], what, value)
+
     def summed(self, program: Program) -> list[Site]:
         """Sites of the data plate whose statistics are sums over its rows.
 

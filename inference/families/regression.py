@@ -48,6 +48,10 @@ class LinearLikelihood(Likelihood):
             self.rotate = size * torch.linalg.solve_triangular(r, eye, upper=True)
             self.start = torch.linalg.solve_triangular(r, (q.mT @ target[keep])[:, None], upper=True)[:, 0]
 
+    def frame(self) -> dict[str, Tensor]:
+        """The orthogonal coordinates, and the coefficients they are about."""
+        return {"rotate": self.rotate, "start": self.start}
+
     def _own(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the coefficients of one state."""
         return shape[1:] if self.feed.index else shape
