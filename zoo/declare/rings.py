@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-LONGEST = 256  # matrices in a row that may be multiplied before they are brought back to size
+LONGEST = 48  # matrices in a row that are multiplied before they are brought back to size
 CELLS = 1 << 20  # numbers that one product of logarithms may hold at once
 
 
