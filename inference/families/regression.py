@@ -70,11 +70,10 @@ class LinearLikelihood(Likelihood):
         def location() -> Tensor:
             fn = base_distribution(program.replay(values, densities=False).distributions[self.site.name])
             loc: Tensor = fn.loc
-            if self.feed.index:  # the same columns serve every state
-                axis = loc.ndim + program.sites[self.feed.index[0]].enum_dim - self.site.event_dim
-                loc = loc.select(axis, 0).unsqueeze(axis) if axis >= 0 else loc
             keep = max((-d for d in self.site.plate_dims), default=0) + self.site.event_dim
-            return loc.reshape(loc.shape[max(0, loc.ndim - keep) :])
+            while loc.ndim > keep:  # the same columns serve every state
+                loc = loc[0]
+            return loc
 
         with torch.no_grad():
             offset, columns = location(), []
