@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from inference.families.expected import Expected
+from inference.families.factor_posteriors import GroupedNormal, LocalNormal
 from inference.families.family import Block, Family, Likelihood
 from inference.families.linear_posterior import LinearPosterior
 from inference.families.plan import Plan
@@ -31,12 +32,13 @@ def _found() -> tuple[dict[str, Likelihood], list[Family]]:
 
 def predictor(plan: Plan, site: Site) -> Likelihood | None:
     """Return the likelihood of a Normal site whose location is affine in unknowns, None if there is none."""
+    from inference.families.factors import FactorLikelihood
     from inference.families.regression import LinearLikelihood
 
     feed = site.args["loc"]
-    if feed.kind != "linear" or any(plan.program.sites[n].role == "local" for n in feed.sites):
-        return None
-    return LinearLikelihood(plan, site)
+    if any(plan.program.sites[n].role == "local" for n in feed.sites):
+        return FactorLikelihood.of(plan, site)
+    return LinearLikelihood(plan, site) if feed.kind == "linear" else None
 
 
 def closed_form(program: Program) -> Plan:
@@ -60,4 +62,14 @@ def closed_form(program: Program) -> Plan:
     return plan
 
 
-__all__ = ["Block", "Expected", "Family", "Likelihood", "LinearPosterior", "Plan", "closed_form"]
+__all__ = [
+    "Block",
+    "Expected",
+    "Family",
+    "GroupedNormal",
+    "Likelihood",
+    "LinearPosterior",
+    "LocalNormal",
+    "Plan",
+    "closed_form",
+]

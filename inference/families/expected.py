@@ -83,7 +83,7 @@ class Expected:
     def argument(self, site: Site, name: str, kind: str) -> Moments:
         """Return the moments of an argument of a site: of its posterior where it has one, else of its value."""
         feed = site.args.get(name)
-        if feed is not None and feed.kind == "linear" and kind == "coefficients":
+        if kind == "coefficients":
             return self.plan.likelihoods[site.name].coefficients(self)
         replaced = site.name in self.priors  # by yesterday's posterior, whose arguments are constants
         if feed is None or replaced or feed.kind not in ("site", "indexed") or feed.sites[0] not in self.values:

@@ -14,8 +14,10 @@ from inference.families.family import Block, Likelihood
 from inference.families.verify import mistaken
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
-from zoo.declare.sites import ALTERNATIVES, Feed, Site, base_distribution
+from zoo.declare.sites import ALTERNATIVES, Site, base_distribution
 from zoo.errors import MethodError
+
+PREDICTORS = ("linear", "bilinear")  # kinds of locations that have a likelihood of their own
 
 
 @dataclass
@@ -121,14 +123,13 @@ class Plan:
                 if _same(full.log_prob(replay.seen[site.name]), replay.log_probs[site.name]):
                     self.plain |= {site.name}
                 fn = base_distribution(full)
-                found = likelihoods.get(type(fn).__name__)
-                if site.family == "Normal" and site.args["loc"].kind == "linear" and site.field is not None:
-                    found = linear(self, site)
+                predicts = site.family == "Normal" and site.args["loc"].kind in PREDICTORS and site.field is not None
+                own = linear(self, site) if predicts else None
+                found = likelihoods.get(type(fn).__name__) if own is None else own
                 if found is None or site.name not in self.plain:
                     continue
                 self.likelihoods[site.name] = found
-                skip = ("loc",) if site.args.get("loc", Feed("")).kind == "linear" else ()
-                if _row_free(fn, site, skip):
+                if _row_free(fn, site, () if own is None else ("loc",)):
                     self.collapsible |= {site.name}
                 self._center(site, replay)
                 if not _same(log_factor(expected, site), replay.log_probs[site.name]):
