@@ -13,6 +13,7 @@ from inference.approximation import Approximation, Conjugate, PointMass
 from inference.convergence import arrived, settled
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
+from inference.families.family import uses
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.restarts import climb_together
@@ -21,6 +22,7 @@ from inference.start import start_state
 from inference.stepwise import Memory
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
+from zoo.declare.sites import primary
 from zoo.errors import FitError
 
 if TYPE_CHECKING:
@@ -118,9 +120,12 @@ class EM(Method):
     def how(self, program: Program) -> str:
         """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
         plan = closed_form(program)
-        exact = ", ".join(n for block in plan.blocks for n in block.unknowns)
-        climbed = ", ".join(GradientStep(program, plan.rest).names)
-        return "; ".join(f"{kind}: {names}" for kind, names in (("closed form", exact), ("gradient", climbed)) if names)
+        names = plan.names if self.gradient else plan.rest
+        climbed = [f"{n} ({_not_closed(program, n)})" for n in GradientStep(program, names).names]
+        exact = [n for n in plan.names if n not in names]
+        return "; ".join(
+            f"{kind}: {', '.join(found)}" for kind, found in (("closed form", exact), ("gradient", climbed)) if found
+        )
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
@@ -280,6 +285,20 @@ class End:
     converged: bool
     steps: int
     reason: str
+
+
+def _not_closed(program: Program, name: str) -> str:
+    """Say which use or prior of an unknown no family claims."""
+    if name not in program.sites:
+        return "weights of a network"
+    site = program.sites[name]
+    for child, args in uses(program, name):
+        for key, feed in primary(dict(args)).items():
+            if feed.kind == "function":
+                return f"{child.name}: {key} is a {feed}"
+    prior = "" if site.role == "parameter" else f"with a {site.family} prior "
+    children = ", ".join(f"{child.name} ~ {child.family}" for child, _ in uses(program, name)) or "no site"
+    return f"{prior}it feeds {children}"
 
 
 def collapsed(program: Program, values: Values) -> list[str]:
