@@ -742,7 +742,7 @@ def regression_about_a_slope(x, y):
         pyro.sample("y", dist.Normal(a + x @ b, 0.7), obs=y)
 
 
-@story({"x": VECTOR, "y": MATRIX}, "Regression Precision", x=Real("row"), y=Real("row", "out"))
+@story({"x": WAITS, "y": MATRIX}, "Regression Precision", x=Real("row"), y=Real("row", "out"))
 def regression_of_two_outputs(x, y, *, prior: bool = True):
     tau = unknown("tau", dist.Gamma(t(2.0, 3.0), 0.5).to_event(1), prior)
     a = unknown("a", dist.Normal(t(0.5, 0.1), 2.0).to_event(1), prior)
@@ -781,7 +781,7 @@ def regression_mixture_of_joint_priors(x, y):
         pyro.sample("y", dist.Normal(a[z] + (x * b[z]).sum(-1), tau[z].rsqrt()), obs=y)
 
 
-@story({"x": VECTOR, "y": MATRIX}, "Regression Precision", x=Real("row"), y=Real("row", "out"))
+@story({"x": WAITS, "y": MATRIX}, "Regression Precision", x=Real("row"), y=Real("row", "out"))
 def regression_mixture_of_two_outputs(x, y, *, prior: bool = True):
     tau = unknown("tau", dist.Gamma(t(2.0, 3.0), 0.5).to_event(1), prior)
     a = unknown("a", dist.Normal(t(0.5, 0.1).expand(2, 2), 2.0).to_event(2), prior)
