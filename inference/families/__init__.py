@@ -49,7 +49,8 @@ def closed_form(program: Program) -> Plan:
     likelihoods, families = _found()
     plan = Plan(program)
     plan.recognize(likelihoods, predictor)
-    unknown = [s.name for s in (*program.parameters, *program.latents)]
+    every = [s.name for s in (*program.parameters, *program.latents)]
+    unknown = [n for n in every if n not in plan.in_values]
     for family in families:
         for block in family.match(plan, unknown):
             if set(block.unknowns) <= set(unknown):
@@ -57,7 +58,7 @@ def closed_form(program: Program) -> Plan:
                 unknown = [n for n in unknown if n not in block.unknowns]
     order = {site.name: (site.role != "local", i) for i, site in enumerate(program.sites.values())}
     plan.blocks.sort(key=lambda block: (block.last, min(order[n] for n in block.unknowns)))
-    plan.rest = unknown + sorted(program.networks)
+    plan.rest = [n for n in every if n in unknown or n in plan.in_values] + sorted(program.networks)
     program.plans["closed_form"] = plan
     return plan
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inference.families.expected import ALTERNATIVE_POINTS, Expected, Statistics, broadcast
 from inference.families.family import Block, Likelihood
-from inference.families.verify import mistaken
+from inference.families.verify import in_values, made_values, mistaken
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
 from zoo.declare.sites import ALTERNATIVES, Site, base_distribution
@@ -46,6 +46,8 @@ class Plan:
         Observed site -> the variance of its data, that floors are relative to.
     example
         A few rows at made-up values.
+    in_values
+        Unknowns that observed values depend on, which have no closed form.
     """
 
     program: Program
@@ -58,6 +60,7 @@ class Plan:
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
     example: Expected | None = None
+    in_values: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Lay out states."""
@@ -116,6 +119,7 @@ class Plan:
         with torch.no_grad():
             replay = sample.replay(values)
             expected = self.example = Expected(self, sample, values, replay)
+            made = made_values(program, values, replay)
             for site in program.sites.values():
                 if site.name not in replay.distributions:
                     continue
@@ -131,9 +135,11 @@ class Plan:
                 self.likelihoods[site.name] = found
                 if _row_free(fn, site, () if own is None else ("loc",)):
                     self.collapsible |= {site.name}
-                self._center(site, replay)
+                if self.likelihoods[site.name].centered and site.role == "observed":
+                    self._center(site, made[site.name] if site.name in made else program.data.values[str(site.field)])
                 if not _same(log_factor(expected, site), replay.log_probs[site.name]):
                     del self.likelihoods[site.name]
+            self.in_values = in_values(program, values, made)
             if structure.example_rows is not None:
                 for name in mistaken(program, values, self._predicted):
                     self.plain -= {name}
@@ -145,12 +151,8 @@ class Plan:
         found = None if likelihood is None else likelihood.location(Expected(self, self.program, values, replay))
         return None if found is None else found["mean"]
 
-    def _center(self, site: Site, replay: Replay) -> None:
-        """Note the mean of a site's data, one number per column of an event."""
-        likelihood = self.likelihoods[site.name]
-        if not likelihood.centered or site.role != "observed":
-            return
-        value = self.program.data.values[site.field] if site.field else replay.seen[site.name]
+    def _center(self, site: Site, value: Tensor) -> None:
+        """Note the mean and the variance of a site's data, one number per column of an event."""
         if not value.is_floating_point():
             return
         flat = value.reshape(-1, *value.shape[value.ndim - site.event_dim :])

@@ -33,7 +33,7 @@ class LinearLikelihood(Likelihood):
     def __init__(self, plan: Plan, site: Site) -> None:
         self.site, self.feed = site, site.args["loc"]
         self.sizes = [math.prod(self._own(plan.program.sites[n].shape)) for n in self.feed.sites]
-        self.known: tuple[Program, Tensor, Tensor] | None = None
+        self.known: tuple[Program, Tensor, Tensor, Tensor] | None = None
         d, offset, y = self.rows(plan.program)
         flat, target = d.reshape(-1, d.shape[-1]), (y - offset).expand(d.shape[:-1]).reshape(-1)
         keep = flat.isfinite().all(-1) & target.isfinite()
@@ -59,7 +59,7 @@ class LinearLikelihood(Likelihood):
     def rows(self, program: Program) -> tuple[Tensor, Tensor, Tensor]:
         """Columns d_i (..., P), offsets c_i and values y_i of the program's rows: the model run at unit vectors."""
         if self.known is not None and self.known[0] is program:
-            return self.known[1], self.known[2], program_value(program, self.site)
+            return self.known[1:]
         structure = program.structure
         values = {**structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
         values = {n: v.to(program.device) for n, v in values.items()}
@@ -86,8 +86,8 @@ class LinearLikelihood(Likelihood):
                     columns.append(location() - offset)
                 values[name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
         d = torch.stack(torch.broadcast_tensors(*columns), -1)
-        self.known = program, d, offset
-        return d, offset, program_value(program, self.site)
+        self.known = program, d, offset, program.replay(values, densities=False).seen[self.site.name]
+        return self.known[1:]
 
     def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
         """Return v v^T."""
@@ -176,13 +176,6 @@ class LinearLikelihood(Likelihood):
         if "cov" in loc:
             squares = squares + (second[..., :-1, :-1] * loc["cov"]).sum((-1, -2))
         return count, squares.clamp_min(0.0)
-
-
-def program_value(program: Program, site: Site) -> Tensor:
-    """Observed values of a site."""
-    if site.field is None:
-        raise NotImplementedError(site.name)
-    return program.data.values[site.field]
 
 
 class RegressionFamily(Family):

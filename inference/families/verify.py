@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from zoo.declare.bijections import bijection
 from zoo.declare.evaluate import Replay, Values, is_deterministic, is_plate
 from zoo.declare.program import Program
 from zoo.declare.sites import Site, base_distribution, views
@@ -44,6 +45,47 @@ def on_all_rows(program: Program, example: Values) -> Values:
         rows = torch.arange(len(program.data), device=program.device) % values[site.name].shape[axis]
         values[site.name] = values[site.name].index_select(axis, rows)
     return values
+
+
+def made_values(program: Program, example: Values, replay: Replay) -> Values:
+    """Observed values that are no field of the data itself, but made from it, on all rows.
+
+    Parameters
+    ----------
+    program
+        All rows.
+    example, replay
+        Made-up values, and the model run at them, of a few rows or of all.
+    """
+    made, rows = [], program.structure.example_rows
+    for site in program.observed:
+        field = None if site.field is None else program.data.values[site.field]
+        if field is not None and rows is not None and program.row in site.plates:
+            axis = field.ndim - site.event_dim + site.plate_dims[site.plates.index(program.row)]
+            field = field.index_select(axis, rows.to(field.device)) if axis >= 0 else field
+        if field is None or not _equal(field, replay.seen[site.name]):
+            made.append(site.name)
+    if not made:
+        return {}
+    seen = program.replay(on_all_rows(program, example), densities=False).seen
+    return {name: seen[name] for name in made}
+
+
+def _equal(value: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, missing values included."""
+    return value.shape == other.shape and bool(((value == other) | (value.isnan() & other.isnan())).all())
+
+
+def in_values(program: Program, example: Values, made: Values) -> set[str]:
+    """Unknowns that observed values depend on: what is seen is then no statistic of the data."""
+    values, found = on_all_rows(program, example), set()
+    for site in (*program.latents, *program.parameters) if made else ():
+        to = bijection(site.support, site.name)
+        other = to(to.inv(values[site.name]) + 0.5)
+        after = program.replay({**values, site.name: other}, densities=False).seen
+        if not all(_equal(before, after[name]) for name, before in made.items()):
+            found.add(site.name)
+    return found
 
 
 def mistaken(program: Program, example: Values, predicted: Predict) -> set[str]:
