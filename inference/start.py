@@ -13,6 +13,7 @@ from inference.coordinate import State
 from inference.families import Expected, closed_form
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
+from zoo.declare.sites import Site
 from zoo.errors import MethodError, ZooError
 from zoo.initial import kmeans
 
@@ -32,20 +33,36 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
     rows = len(program.data)
     for site in sites:
         states = site.cardinality
-        factor = log_probs[site.name]
-        if states == 1 or factor.ndim + site.enum_dim < 0:
+        # A chain's own factor is a table of its moves: what the guess says of rows goes with a site they feed.
+        names = [n for n, v in log_probs.items() if _has_states(program, n, v, site)]
+        if states == 1 or not names:
             continue
+        name = names[0]
+        factor, home = log_probs[name], program.sites[name]
         labels = (
             torch.randint(states, (rows,), device=program.device) if random else kmeans(program.data.features(), states)
         )
         soft = torch.full((rows, states), 0.1 / states, dtype=factor.dtype, device=factor.device)
         soft.scatter_(1, labels[:, None], 0.9 + 0.1 / states)
         shape = [1] * factor.ndim
-        shape[factor.ndim + site.enum_dim], shape[-1] = states, rows
-        log_probs[site.name] = factor + soft.log().T.reshape(shape)
+        at, row = factor.ndim + site.enum_dim, factor.ndim + home.plate_dims[home.plates.index(program.row)]
+        shape[at], shape[row] = states, rows
+        # Several entries of a row (plates of items inside it) share the guess.
+        entries = factor.numel() // (factor.shape[at] * factor.shape[row])
+        log_probs[name] = factor + soft.log().T.reshape(shape) / entries
 
     _, marginals = program.marginals(log_probs)
     return marginals
+
+
+def _has_states(program: Program, name: str, factor: Tensor, site: Site) -> bool:
+    """Whether a log factor has a dimension of the states of a site, and one of rows."""
+    home = program.sites[name]
+    if program.row not in home.plates or (program.chained and name == site.name):
+        return False
+    at, row = factor.ndim + site.enum_dim, factor.ndim + home.plate_dims[home.plates.index(program.row)]
+    states = at >= 0 and factor.shape[at] == site.cardinality
+    return states and (name == site.name or (row >= 0 and factor.shape[row] == len(program.data)))
 
 
 def start_state(

@@ -46,6 +46,7 @@ class ChainFamily(DirichletFamily):
         Which rows of the chain's log factor the unknown feeds.
     """
 
+    arguments: ClassVar[dict[str, str]] = {}
     rows: ClassVar[slice | int]
 
     def accepts(self, plan: Plan, name: str, use: Use) -> bool:

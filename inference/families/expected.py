@@ -191,7 +191,7 @@ class Expected:
                 dims = list(range(-plates - len(own), -len(own)))
                 sums.append((weight[(..., *[None] * len(own))] * t).sum(dims, keepdim=True))
                 continue
-            t = t.expand(*weight.shape[weight.ndim - plates :], *own)
+            t = t.expand((*weight.shape[weight.ndim - plates :], *own))
             sums.append((flat @ t.reshape(flat.shape[1], -1)).reshape(*lead, *[1] * plates, *own))
         count = flat.sum(-1).reshape(*lead, *[1] * plates)
         return count[(..., *[None] * outer)], tuple(sums)
