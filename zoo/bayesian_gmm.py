@@ -87,13 +87,14 @@ class BayesianGMM(Model):
 
     def setup(self, x: Tensor) -> None:
         """Scale the priors to the data."""
-        center, variance = column_moments(x, self.row_weights)
+        center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
         self.register_buffer("center", center)
         self.register_buffer("spread", variance / self.components ** (2 / x.shape[1]))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""
-        weights, means, covariances = cluster_moments(x, kmeans(x, self.components), self.components)
+        k, missing = self.components, self.missing.get("x")
+        weights, means, covariances = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         if self.covariance == "full":
             precisions = torch.cholesky_inverse(torch.linalg.cholesky(covariances))
         else:

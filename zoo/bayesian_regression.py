@@ -13,7 +13,7 @@ from zoo.data_checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import column_moments
+from zoo.initial import column_moments, observed
 
 RIDGE = 1e-8  # rows that keep least squares defined where columns depend on each other
 LEAST_NOISE = 1e-6  # of the variance of y: the least that the default prior guesses
@@ -98,7 +98,8 @@ class BayesianRegression(Model):
     def setup(self, x: Tensor, y: Tensor) -> None:
         """Scale the priors to the data, unless they are given."""
         center, variances = column_moments(x, self.row_weights)
-        level, spread = (moment[0] for moment in column_moments(y[:, None], self.row_weights))
+        moments = column_moments(y[:, None], self.row_weights, self.missing.get("y"))
+        level, spread = (moment[0] for moment in moments)
         if not self.intercept:
             variances, spread = variances + center.square(), spread + level.square()
             center, level = torch.zeros_like(center), torch.zeros_like(level)
@@ -126,7 +127,8 @@ class BayesianRegression(Model):
         self, x: Tensor, y: Tensor, weights: Tensor | None, ridge: float
     ) -> tuple[Tensor, Tensor, float]:
         """Return coefficients that minimize squares + ridge * sum_j v_j coefficients_j^2, the squares, and the rows."""
-        weights = torch.ones_like(y) if weights is None else weights.to(y)
+        seen = observed(y, self.missing.get("y"))
+        weights = seen if weights is None else seen * weights.to(y)
         scale = self.variances.sqrt()
         z, response = (x - self.center) / scale, y - self.level
         weighted = (z * weights[:, None]).mT

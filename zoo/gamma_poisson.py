@@ -50,7 +50,8 @@ class GammaPoisson(Model):
     def setup(self, counts: Tensor) -> None:
         """Scale the prior to the data, unless it is given."""
         rows = len(counts) if self.row_weights is None else float(self.row_weights.sum())
-        mean = column_moments(counts[:, None], self.row_weights)[0][0].clamp_min(1 / rows)
+        mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
+        mean = mean[0].clamp_min(1 / rows)
         self.register_buffer("exposure", self.a / mean if self.b is None else mean.new_tensor(self.b))
 
     def forward(self, counts: Tensor) -> None:

@@ -71,7 +71,8 @@ class GMM(Model):
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""
-        weights, means, full = cluster_moments(x, kmeans(x, self.components), self.components)
+        k, missing = self.components, self.missing.get("x")
+        weights, means, full = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         variances = full.diagonal(dim1=-2, dim2=-1)
         covariances = {
             "full": full,

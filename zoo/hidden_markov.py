@@ -17,7 +17,7 @@ from zoo.declare.chain import MarkovChain, firsts, stationary
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import cluster_moments, kmeans
+from zoo.initial import cluster_moments, kmeans, observed
 from zoo.mixture_checks import check_rows
 
 MOST_LEVELS = 1000  # beyond which codes are taken for a mistake
@@ -134,13 +134,14 @@ class HiddenMarkov(Model):
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them."""
-        k, mean = self.components, x.mean(0)
+        k, missing = self.components, self.missing.get("x")
+        seen = observed(x, missing)
         if self.emission == "categorical":
-            codes = one_hot(x.long(), self.levels).to(x).flatten(1)
+            codes = (one_hot(x.long(), self.levels) * seen[..., None]).flatten(1)
             around = avg_pool1d(codes.T[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0].T
             labels = kmeans(around, k)
         else:
-            labels = kmeans(x.sqrt() if self.emission == "poisson" else x, k)
+            labels = kmeans(x.sqrt() if self.emission == "poisson" else x, k, missing=missing)
         member = one_hot(labels, k).to(x)
         size = member.sum(0)[:, None]
         follows = ~self.first(x)[1:]
@@ -150,12 +151,12 @@ class HiddenMarkov(Model):
         if not self.stationary:
             values["initial"] = opening / opening.sum()
         if self.emission == "poisson":
-            values["rates"] = (member.T @ x + mean) / (size + 1)
+            values["rates"] = (member.T @ (seen * x) + (seen * x).sum(0) / seen.sum(0)) / (member.T @ seen + 1)
         elif self.emission == "categorical":
-            probs = (member.T @ codes + codes.mean(0)) / (size + 1)
-            values["probs"] = probs.reshape(k, x.shape[1], self.levels)
+            probs = (member.T @ codes + codes.mean(0)).reshape(k, x.shape[1], self.levels)
+            values["probs"] = probs / probs.sum(-1, keepdim=True)
         else:
-            _, values["means"], full = cluster_moments(x, labels, k)
+            _, values["means"], full = cluster_moments(x, labels, k, missing)
             variances = full.diagonal(dim1=-2, dim2=-1)
             share = (size / size.sum())[:, :, None]
             values["covariances"] = {

@@ -1,4 +1,4 @@
-"""Starting values for mixtures: k-means++ seeding and a few Lloyd steps."""
+"""Starting values for mixtures: k-means++ seeding and a few Lloyd steps, and moments; missing cells count nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from torch import Tensor
 SEED_ROWS = 20_000  # seeding looks at a random subset of this size, which finds the same clusters as all rows
 
 
-def kmeans(x: Tensor, clusters: int, steps: int = 20) -> Tensor:
+def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None = None) -> Tensor:
     """Label rows by k-means++ seeding (Arthur and Vassilvitskii 2007) and Lloyd steps on standardized columns.
+
+    Distances to a row with missing cells are over what it has, scaled up to all columns; a seed that misses a cell has
+    the column's mean there.
 
     Parameters
     ----------
@@ -19,60 +22,108 @@ def kmeans(x: Tensor, clusters: int, steps: int = 20) -> Tensor:
         Number of labels; every label is used where there are that many distinct rows.
     steps
         Most Lloyd steps.
+    missing
+        True where a cell is missing, in the shape of x; None if none is.
 
     Returns
     -------
     Tensor
         Labels 0 .. clusters - 1, shape (rows,).
     """
-    x = x - x.mean(0)
-    scale = x.std(0, correction=0)
+    seen = None if missing is None else observed(x, missing)
+    if seen is None:
+        x = x - x.mean(0)
+        scale = x.std(0, correction=0)
+    else:
+        center, variance = column_moments(x, None, missing)
+        x, scale = seen * (x - center), variance.sqrt()
     x = x / torch.where(scale > 0, scale, torch.ones_like(scale))
-    sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
-    centers = _seed(sample, clusters)
+    pick = torch.randperm(len(x), device=x.device)[:SEED_ROWS]
+    sample, known = x[pick], None if seen is None else seen[pick]
+    centers = _seed(sample, known, clusters)
     for _ in range(steps):
-        labels = torch.cdist(sample, centers).argmin(1)
+        labels = _nearest(sample, known, centers)
         one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)
-        counts = one_hot.sum(0)
-        moved = torch.where(counts[:, None] > 0, one_hot.T @ sample / counts.clamp_min(1)[:, None], centers)
+        counts = one_hot.sum(0)[:, None] if known is None else one_hot.T @ known
+        moved = torch.where(counts > 0, one_hot.T @ sample / counts.clamp_min(1), centers)
         if torch.equal(moved, centers):
             break
         centers = moved
-    return torch.cdist(x, centers).argmin(1)
+    return _nearest(x, seen, centers)
 
 
-def _seed(x: Tensor, clusters: int) -> Tensor:
+def _nearest(x: Tensor, seen: Tensor | None, centers: Tensor) -> Tensor:
+    """Label each row by its nearest center."""
+    return torch.cdist(x, centers).argmin(1) if seen is None else _squares(centers, x, seen).argmin(0)
+
+
+def _squares(centers: Tensor, x: Tensor, seen: Tensor | None) -> Tensor:
+    """Squared distance of each row from each center, shape (centers, rows), over the columns that count of the row."""
+    if seen is None:
+        return torch.cdist(centers, x).square()
+    square = x.square().sum(1) - 2 * centers @ x.T + centers.square() @ seen.T  # x is 0 where it is missing
+    return square.clamp_min(0.0) * (x.shape[1] / seen.sum(1).clamp_min(1))
+
+
+def _seed(x: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
     """Pick each center among a few candidates drawn with probability proportional to squared distance."""
     tries = 2 + int(torch.tensor(float(clusters)).log())
     centers = x[torch.randint(len(x), (1,), device=x.device)]
-    distance = (x - centers).square().sum(1)
+    distance = (x - centers).square().sum(1) if seen is None else _squares(centers, x, seen)[0]
     for _ in range(clusters - 1):
         weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
         candidates = torch.multinomial(weight, tries, replacement=True)
-        closer = torch.minimum(distance, torch.cdist(x[candidates], x).square())
+        closer = torch.minimum(distance, _squares(x[candidates], x, seen))
         best = closer.sum(1).argmin()
         distance, centers = closer[best], torch.cat([centers, x[candidates[best]][None]])
     return centers
 
 
-def column_moments(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the mean and variance of each column, rows counted by their weight."""
-    share = torch.full_like(x[:, 0], 1 / len(x)) if weights is None else weights.to(x) / weights.sum()
+def observed(x: Tensor, missing: Tensor | None) -> Tensor:
+    """1 where a cell is observed and 0 where it is missing (None: nowhere), in the shape of x."""
+    return torch.ones_like(x) if missing is None else (~missing).reshape(x.shape).to(x)
+
+
+def column_moments(x: Tensor, weights: Tensor | None, missing: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the mean and variance of each column, rows counted by their weight and missing cells not at all."""
     anchor = x[0]  # differences from any row are small where the data are far from zero
-    mean = share @ (x - anchor)
-    return mean + anchor, share @ (x - anchor - mean).square()
+    if missing is None:
+        share = torch.full_like(x[:, 0], 1 / len(x)) if weights is None else weights.to(x) / weights.sum()
+        mean = share @ (x - anchor)
+        return mean + anchor, share @ (x - anchor - mean).square()
+    seen = observed(x, missing)
+    count = seen if weights is None else seen * weights.to(x)[:, None]
+    share = count / count.sum(0)
+    mean = (share * (x - anchor)).sum(0)
+    return mean + anchor, (share * (x - anchor - mean).square()).sum(0)
 
 
-def cluster_moments(x: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weights (k,), means (k, d) and covariances (k, d, d) of labelled rows, shrunk so none is degenerate."""
+def cluster_moments(
+    x: Tensor, labels: Tensor, clusters: int, missing: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights (k,), means (k, d) and covariances (k, d, d) of labelled rows, shrunk so none is degenerate.
+
+    A missing cell stands at its cluster's mean with the column's variance.
+    """
     one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)
-    counts = one_hot.sum(0)
-    center = x.mean(0)
-    shifted = x - center
-    means = (one_hot.T @ shifted) / counts.clamp_min(1)[:, None]
-    spread = torch.diag(shifted.square().mean(0))
-    weighted = one_hot.T[:, :, None] * (shifted - means[:, None])
+    counts, size = one_hot.sum(0), x.shape[1]
+    if missing is None:
+        center = x.mean(0)
+        shifted = x - center
+        means = (one_hot.T @ shifted) / counts.clamp_min(1)[:, None]
+        spread = torch.diag(shifted.square().mean(0))
+        weighted = one_hot.T[:, :, None] * (shifted - means[:, None])
+    else:
+        center, variance = column_moments(x, None, missing)
+        seen = observed(x, missing)
+        one_hot = one_hot * seen.any(1, keepdim=True)
+        counts = one_hot.sum(0)
+        shifted, spread = seen * (x - center), torch.diag(variance)
+        known = one_hot.T @ seen
+        means = (one_hot.T @ shifted) / known.clamp_min(1)
+        weighted = one_hot.T[:, :, None] * (seen * (shifted - means[:, None]))
     scatter = weighted.mT @ weighted
-    size = x.shape[1]
+    if missing is not None:
+        scatter = scatter + (counts[:, None] - known)[:, :, None] * spread
     covariances = (scatter + 0.1 * size * spread) / (counts + size)[:, None, None]
     return (counts + 1) / (counts + 1).sum(), means + center, covariances

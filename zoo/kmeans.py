@@ -61,7 +61,8 @@ class KMeans(Model):
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the standardized columns."""
-        weights, centers, covariances = cluster_moments(x, kmeans(x, self.clusters), self.clusters)
+        k, missing = self.clusters, self.missing.get("x")
+        weights, centers, covariances = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         variance = (weights[:, None] * covariances.diagonal(dim1=-2, dim2=-1)).sum(0).mean()
         return {"centers": centers, "variance": variance}
 

@@ -16,7 +16,7 @@ from zoo.data_checks import check_components, check_range, rank
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import SEED_ROWS, column_moments
+from zoo.initial import SEED_ROWS, column_moments, observed
 
 TRIES, STEPS = 10, 10  # random starts of the clustering by lines, and its steps from each
 RIDGE = 1e-6  # of the mean square of a standardized column: keeps a line through too few rows defined
@@ -100,7 +100,8 @@ class MixtureOfRegressions(Model):
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start from the best of several clusterings by lines (Späth 1979), each from lines through a few rows."""
-        pick = torch.randperm(len(x), device=x.device)[:SEED_ROWS]
+        pick = torch.randperm(len(x), device=x.device)
+        pick = pick[observed(y, self.missing.get("y"))[pick] > 0][:SEED_ROWS]
         design, center, scale = self._design(x[pick])
         response = y[pick]
         level = response.mean() if self.intercept else torch.zeros_like(response[0])

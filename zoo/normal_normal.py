@@ -12,7 +12,7 @@ from zoo.data_checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import column_moments
+from zoo.initial import column_moments, observed
 
 
 class NormalNormal(Model):
@@ -74,16 +74,17 @@ class NormalNormal(Model):
 
     def setup(self, x: Tensor) -> None:
         """Scale the prior to the data, unless it is given."""
-        mean, variance = (moment[0] for moment in column_moments(x[:, None], self.row_weights))
+        moments = column_moments(x[:, None], self.row_weights, self.missing.get("x"))
+        mean, variance = (moment[0] for moment in moments)
         self.register_buffer("location", mean if self.center is None else mean.new_tensor(self.center))
         self.register_buffer("spread", variance if self.prior_scale is None else mean.new_tensor(self.prior_scale**2))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the moments of the data, no more precise than the prior's guess allows."""
-        mean, variance = x.mean(), x.var(correction=0)
+        mean, variance = (moment[0] for moment in column_moments(x[:, None], None, self.missing.get("x")))
         if self.scale is not None:
             return {"mean": mean}
-        weight = self.df / (self.df + len(x))
+        weight = self.df / (self.df + float(observed(x, self.missing.get("x")).sum()))
         return {"mean": mean, "precision": 1 / (weight * self.spread + (1 - weight) * variance)}
 
     def forward(self, x: Tensor) -> None:

@@ -13,7 +13,7 @@ from zoo.data_checks import check_components
 from zoo.declare.fields import Count
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import column_moments, kmeans
+from zoo.initial import column_moments, kmeans, observed
 
 
 class PoissonMixture(Model):
@@ -71,14 +71,17 @@ class PoissonMixture(Model):
 
     def setup(self, counts: Tensor) -> None:
         """Scale the prior on rates to the data."""
-        self.register_buffer("mean", column_moments(counts[:, None], self.row_weights)[0][0])
+        mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
+        self.register_buffer("mean", mean[0])
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the square roots, which spread alike at any rate (Bartlett 1936)."""
-        labels = kmeans(counts.sqrt()[:, None], self.components)
-        one_hot = torch.nn.functional.one_hot(labels, self.components).to(counts)
-        size = one_hot.sum(0)
-        rates = (counts @ one_hot + counts.mean()) / (size + 1)
+        missing = self.missing.get("counts")
+        seen = observed(counts, missing)
+        labels = kmeans(counts.sqrt()[:, None], self.components, missing=missing)
+        member = torch.nn.functional.one_hot(labels, self.components) * seen[:, None]
+        size = member.sum(0)
+        rates = (counts @ member + seen @ counts / seen.sum()) / (size + 1)
         return {"weights": (size + 1) / (size + 1).sum(), "rates": rates}
 
     def forward(self, counts: Tensor) -> None:

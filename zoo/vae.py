@@ -93,7 +93,7 @@ class VAE(Model):
         d = x.shape[1]
         self.decoder = MLP(self.latent, self.hidden, d)
         self.trials = float(self.total_count or x.max().clamp_min(1.0))
-        center, variance = column_moments(x, self.row_weights)
+        center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
         self.register_buffer("center", center)
         self.register_buffer("spread", variance.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
         if self.likelihood != "gaussian":

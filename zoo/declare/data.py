@@ -14,7 +14,9 @@ from torch import Tensor
 
 from zoo.declare.fields import Field
 from zoo.declare.match import from_arrays, from_frame
+from zoo.declare.missing import as_numbers, fill, notes_of
 from zoo.declare.model import Model
+from zoo.declare.patterns import Cells
 from zoo.declare.read import read
 from zoo.declare.stream import Stream
 from zoo.errors import DataError
@@ -46,6 +48,9 @@ class Data:
         Floating-point type, also when every field holds integers.
     stream
         The file that these rows are a sample of, if the fit is to read all of it.
+    missing
+        Field name -> True where a cell is missing, for fields that have such cells; `values` hold made-up finite
+        numbers there.
     """
 
     values: dict[str, Tensor]
@@ -57,6 +62,8 @@ class Data:
     notes: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float64
     stream: Stream | None = None
+    missing: dict[str, Tensor] = field(default_factory=dict)
+    _cells: dict[str, Cells] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -67,6 +74,16 @@ class Data:
         """Names of the fields that have one entry per row."""
         return [name for name, dims in self.dims.items() if self.row and dims[:1] == (self.row,)]
 
+    def cells(self, name: str) -> Cells | None:
+        """Return the missing cells of a field, None if it has none."""
+        if name in self.missing and name not in self._cells:
+            self._cells[name] = Cells(self.values[name], self.missing[name])
+        return self._cells.get(name)
+
+    def _missing_at(self, rows: Tensor) -> dict[str, Tensor]:
+        inside = set(self.row_fields)
+        return {n: m[rows.to(m.device)] if n in inside else m for n, m in self.missing.items()}
+
     def take(self, rows: Tensor) -> Data:
         """Return the rows at these positions, in this order, with repetition."""
         where = rows.cpu().numpy()
@@ -75,6 +92,7 @@ class Data:
             values={n: v[rows.to(v.device)] if n in self.row_fields else v for n, v in self.values.items()},
             coords={**self.coords, self.row: self.coords[self.row][where]},
             weights=None if self.weights is None else self.weights[rows.to(self.weights.device)],
+            missing=self._missing_at(rows),
             stream=None,
         )
 
@@ -86,6 +104,7 @@ class Data:
             values={n: v[rows] if n in inside else v for n, v in self.values.items()},
             coords={**self.coords, self.row: pd.RangeIndex(len(rows))},
             weights=weights,
+            missing=self._missing_at(rows),
             stream=None,
         )
 
@@ -96,7 +115,9 @@ class Data:
             return value.to(device, dtype if value.is_floating_point() else None)
 
         weights = None if self.weights is None else move(self.weights)
-        return replace(self, values={n: move(v) for n, v in self.values.items()}, weights=weights, dtype=dtype)
+        missing = {n: m.to(device) for n, m in self.missing.items()}
+        values = {n: move(v) for n, v in self.values.items()}
+        return replace(self, values=values, weights=weights, missing=missing, dtype=dtype)
 
     def features(self) -> Tensor:
         """All row fields side by side as one (rows, columns) floating-point matrix; categories one-hot."""
@@ -161,6 +182,7 @@ def _check(
 ) -> Data:
     """Check shapes, named dimensions and supports, and gather the coordinates."""
     values: dict[str, Tensor] = {}
+    missing: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}
     sizes: dict[str, tuple[int, str]] = {}
     coords: dict[str, pd.Index] = {}
@@ -194,6 +216,12 @@ def _check(
                     f"field {name!r}: expected {len(like.coords[dim])} along {dim!r} as in the data that "
                     f"was fitted ({', '.join(map(str, like.coords[dim][:8]))}), found {size}"
                 )
+        labels = columns if columns is not None or len(kind.dims) < 2 else coords.get(kind.dims[1])
+        value, gone = fill(name, value, kind, None if like is None else like.values[name], labels)
+        if gone is not None:
+            missing[name] = gone
+        elif like is not None and name in like.missing:
+            missing[name] = torch.zeros_like(value, dtype=torch.bool)
         _check_support(name, value, kind, columns)
         values[name] = value.long() if kind.integer else value
         if kind.integer and name not in levels:
@@ -223,7 +251,8 @@ def _check(
             raise DataError(f"field {name!r}: {len(coords[dim])} labels for {size} entries along {dim!r}")
         known = like.coords.get(dim) if like is not None and dim != row else None
         coords.setdefault(dim, known if known is not None else pd.RangeIndex(size))
-    return Data(values, {n: f.dims for n, f in model.fields.items()}, coords, row, levels, notes=notes)
+    dims = {n: f.dims for n, f in model.fields.items()}
+    return Data(values, dims, coords, row, levels, notes=(*notes, *notes_of(values, missing)), missing=missing)
 
 
 def _agree(first: pd.Index, index: pd.Index, name: str, kind: Field) -> None:
@@ -241,13 +270,13 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         if array.layout is not torch.strided:
             raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; give its .to_dense()")
         array = array.detach().cpu().numpy()
-    if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
+    if kind.integer and isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
         raise DataError(
             f"field {name!r}: {int(np.ma.getmaskarray(array).sum())} entries are masked, which means missing; "
-            "drop or impute them"
+            "drop them, or give them a category of their own"
         )
     try:
-        array = np.asarray(array)
+        array = array if isinstance(array, np.ma.MaskedArray) else np.asarray(array)
     except ValueError:
         raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
     if array.dtype.kind in "cmMV" or (array.dtype.kind == "O" and any(isinstance(v, complex) for v in array.flat)):
@@ -271,7 +300,7 @@ def _tensor(name: str, array: Any, kind: Field, levels: dict[str, tuple[Any, ...
         levels[name] = names
         return torch.as_tensor(np.vectorize({v: i for i, v in enumerate(names)}.get, otypes=[int])(array))
     try:
-        value = torch.tensor(np.array(array, dtype=np.float64))  # in torch's own, aligned memory
+        value = torch.tensor(np.array(as_numbers(array, kind), dtype=np.float64))  # in torch's own, aligned memory
     except (TypeError, ValueError, OverflowError):
         raise DataError(
             f"field {name!r}: expected numbers, found {array.dtype} data such as "

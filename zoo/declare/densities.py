@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.declare.patterns import Cells, by_row, marginal_log_prob
+from zoo.errors import DataError
+
 BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache
 FEW = 1 << 15  # below this many numbers in all, plain evaluation is as fast
+DEPENDENT = ("MarkovChain", "MaskedDistribution")  # entries are not one by one, though there are no event dimensions
 
 
 def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -25,6 +29,51 @@ def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str,
             return fast
     log_prob: Tensor = fn.log_prob(value, *args, **kwargs)
     return log_prob
+
+
+def observed_density(name: str, fn: Any, value: Tensor, cells: Cells) -> Tensor:
+    """Log density of what is observed of a site, in the shape of fn.log_prob(value): missing cells are integrated out.
+
+    Raises
+    ------
+    DataError
+        If the entries of an event are neither independent nor jointly Normal, or the site observes a function of the
+        field.
+    """
+    base = fn
+    while type(base).__name__ in ("Independent", "ExpandedDistribution"):
+        base = base.base_dist
+    outer = fn.event_dim - base.event_dim
+    if value.shape != cells.value.shape or value.data_ptr() != cells.value.data_ptr():
+        raise DataError(
+            f"site {name!r} observes a function of a field with missing values (NaN), so they cannot be summed over; "
+            "observe the field as it is, or drop or impute these rows"
+        )
+    if type(base).__name__ == "MultivariateNormal":
+        plates, batch = value.shape[:-1], base.batch_shape
+        loc, tril = base.loc, base._unbroadcasted_scale_tril
+        loc = by_row(loc if _batched(loc) else _compact(loc, 1), plates, 1)
+        tril = by_row(tril if _batched(tril) else _compact(tril, 2), plates, 2)
+        rows = marginal_log_prob(value.reshape(-1, value.shape[-1]), loc, tril @ tril.mT, cells)
+        entries = rows.reshape(*rows.shape[:-1], *plates)
+        entries = entries.expand(torch.broadcast_shapes(entries.shape, batch))
+    elif base.event_dim or type(base).__name__ in DEPENDENT:
+        raise DataError(
+            f"site {name!r}: its {type(base).__name__} cannot be summed over missing values (NaN); use distributions "
+            "whose entries are independent (to_event, plates) or a MultivariateNormal, or drop or impute these rows"
+        )
+    else:
+        entries = torch.where(cells.missing, 0.0, base.log_prob(value))
+        entries = entries.expand(torch.broadcast_shapes(entries.shape, fn.batch_shape + fn.event_shape))
+    return entries.sum(list(range(-outer, 0))) if outer else entries
+
+
+def _compact(tensor: Tensor, events: int) -> Tensor:
+    """Undo the expansion of a parameter over its batch dimensions."""
+    for dim in range(tensor.ndim - events):
+        if tensor.shape[dim] > 1 and tensor.stride(dim) == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _blocked(fn: Any, value: Tensor) -> Tensor | None:

@@ -13,8 +13,9 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.declare.chain import MarkovChain
-from zoo.declare.densities import log_density
+from zoo.declare.densities import log_density, observed_density
 from zoo.declare.model import Model
+from zoo.declare.patterns import Cells
 from zoo.declare.sites import base_distribution
 from zoo.errors import ModelError
 
@@ -46,6 +47,8 @@ class Replay(Messenger):
         With `simulate`: draw observed sites too.
     densities
         Evaluate log densities; without, values and distributions only.
+    missing
+        Observed site -> which of its cells are missing and have to be integrated out.
     """
 
     def __init__(
@@ -56,10 +59,11 @@ class Replay(Messenger):
         simulate: bool = False,
         observed: bool = True,
         densities: bool = True,
+        missing: Mapping[str, Cells] | None = None,
     ) -> None:
         super().__init__()
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
-        self.densities = densities
+        self.densities, self.missing = densities, missing or {}
         self.now = ""
         self.log_probs: dict[str, Tensor] = {}
         self.firsts: Values = {}
@@ -95,7 +99,10 @@ class Replay(Messenger):
             self.firsts[name] = msg["fn"].first
         if not self.densities:
             return
-        log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
+        if name in self.missing:
+            log_prob = observed_density(name, msg["fn"], msg["value"], self.missing[name])
+        else:
+            log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
 
     def _pyro_param(self, msg: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from zoo import catalogue
 from zoo.declare.data import Source, bind
+from zoo.declare.missing import blank_rows
 from zoo.declare.model import Model, has_networks
 from zoo.declare.program import Program
 from zoo.declare.read import read
@@ -69,12 +70,16 @@ def prepare(
             f"rows of their own speak of a sample of {len(bound)}"
         )
         bound = replace(bound, stream=stream, notes=(*bound.notes, note))
-    model.coords, model.row_weights = bound.coords, bound.weights
+    model.coords, model.row_weights, model.missing = bound.coords, bound.weights, bound.missing
     model.check(**bound.values)
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
     networks = has_networks(model)
     dtype, place = _precision(dtype, networks), _device(device, networks)
-    return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    blank = blank_rows(program.structure, program.data)
+    if blank:
+        program.data = replace(program.data, notes=(*program.data.notes, *blank))
+    return program
 
 
 def _device(device: str | torch.device, networks: bool) -> torch.device:
@@ -105,6 +110,10 @@ def _precision(dtype: torch.dtype | None, networks: bool) -> torch.dtype:
 def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [header, *rows]]
+
+
+def _count(missing: torch.Tensor | None) -> str:
+    return "" if missing is None else str(int(missing.sum()))
 
 
 def legality(program: Program) -> dict[str, str | None]:
@@ -148,11 +157,12 @@ def explain(model: Model | type[Model] | str, data: Source) -> str:
             )
         lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
         lines += [""]
+        gone = program.data.missing
         data_rows = [
-            (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"))
+            (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"), _count(gone.get(n)))
             for n, v in program.data.values.items()
         ]
-        lines += _table(data_rows, ("data", "field", "shape"))
+        lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
         lines += [""]
         try:
             verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]

@@ -57,8 +57,9 @@ class Model(PyroModule):
     * ``setup``: make what depends on the data (networks, data-scaled prior constants); called once per fit;
     * ``initial``: propose starting values, a dict from site or parameter to tensor.
 
-    In these three, ``self.coords`` maps the data's dimensions to their labels, and ``self.row_weights`` holds the
-    weight of each row, or None.
+    In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.row_weights`` holds the weight of
+    each row, or None, and ``self.missing`` maps fields with missing cells to where these are; the field itself holds
+    made-up numbers there.
 
     Raises
     ------
@@ -71,6 +72,7 @@ class Model(PyroModule):
     dims: Mapping[str, tuple[str, ...]] = {}
     coords: Mapping[str, Any] = {}
     row_weights: Tensor | None = None
+    missing: Mapping[str, Tensor] = {}
     fields: ClassVar[dict[str, Field]] = {}
     hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
@@ -83,6 +85,7 @@ class Model(PyroModule):
             "dims",
             "coords",
             "row_weights",
+            "missing",
         }
         try:
             hints = get_type_hints(cls, include_extras=True)

@@ -17,7 +17,9 @@ from zoo.declare.chain import Link, sum_out
 from zoo.declare.contract import Factor, contract, pack, rows_and_rest
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Replay, Values, call
+from zoo.declare.missing import check_missing
 from zoo.declare.model import Model
+from zoo.declare.patterns import Cells
 from zoo.declare.sites import Site, Structure, check_arguments, check_support
 from zoo.declare.structure import trace
 from zoo.declare.view import View
@@ -92,6 +94,7 @@ class Program:
                 structure = trace(model, data, networks, self.priors)
         self.structure = structure
         self.sites = structure.sites
+        check_missing(structure, data)
         self.row = data.row if data.row in structure.plates else ""
         self.latents = [s for s in self.sites.values() if s.latent]
         self.locals = [s for s in self.latents if s.role == "local"]
@@ -155,11 +158,19 @@ class Program:
 
     def replay(self, values: Values, *, densities: bool = True) -> Replay:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded."""
-        replay = Replay({**values, **self._states}, self.priors, densities=densities)
+        replay = Replay({**values, **self._states}, self.priors, densities=densities, missing=self._missing)
         with surroundings(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
         self._firsts.update(replay.firsts)
         return replay
+
+    def missing(self, site: Site) -> Cells | None:
+        """Return the missing cells of what a site observes, None if there are none."""
+        return self.data.cells(site.field) if site.role == "observed" and site.field else None
+
+    @cached_property
+    def _missing(self) -> dict[str, Cells]:
+        return {s.name: cells for s in self.observed if (cells := self.missing(s)) is not None}
 
     def log_probs(self, values: Values) -> Values:
         """Log density of every site at these values: enumeration dimensions left, plates right."""

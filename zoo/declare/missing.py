@@ -1,0 +1,143 @@
+"""Missing values: cells of the data that are NaN, which inference sums over exactly, and where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.declare.fields import Field
+from zoo.declare.sites import Structure
+from zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from zoo.declare.data import Data
+
+
+def as_numbers(array: np.ndarray, kind: Field) -> np.ndarray:
+    """Write missing entries, however they are marked (masked, None, NA), as NaN; not in categories, which have none."""
+    if kind.integer:
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(array), np.nan, array.filled(0).astype(float))
+    return np.where(pd.isna(array), np.nan, array) if array.dtype == object else array
+
+
+def fill(
+    name: str, value: Tensor, kind: Field, like: Tensor | None, columns: pd.Index | None
+) -> tuple[Tensor, Tensor | None]:
+    """Put finite numbers in place of the missing cells of a field; return it, and which cells they are (None: none).
+
+    The number is the column's median, an observed value, so that it is in the support of whatever explains the column;
+    it is never looked at.
+
+    Parameters
+    ----------
+    name, value, kind
+        The field.
+    like
+        The same field in data bound before, for columns of which nothing is observed.
+    columns
+        Labels of a matrix's columns, if it has any.
+
+    Raises
+    ------
+    DataError
+        If nothing is observed of a column, and no data were bound before.
+    """
+    missing = value.isnan()
+    if kind.integer or not bool(missing.any()):
+        return value, None
+    own = value.reshape(len(value) if value.ndim else 1, -1)
+    middle = own.nanmedian(0).values
+    empty = middle.isnan()
+    if bool(empty.any()):
+        if like is None:
+            at = int(empty.nonzero()[0])
+            label = at if columns is None else columns[at]
+            what = f"column {label!r} of field {name!r}" if value.ndim == 2 else f"field {name!r}"
+            raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
+        known = like.reshape(len(like), -1)[0] if like.ndim > 1 else like.reshape(-1)[:1]
+        middle = torch.where(empty, known.to(middle), middle)
+    return torch.where(missing, middle.reshape(value.shape[1:]), value), missing
+
+
+def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Say how many values of each field are missing.
+
+    Raises
+    ------
+    DataError
+        If not one value of any field is observed.
+    """
+    if missing and all(n in missing and bool(missing[n].all()) for n in values):
+        raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to ask")
+    return tuple(
+        f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over"
+        for name, gone in missing.items()
+        if bool(gone.any())
+    )
+
+
+def check_missing(structure: Structure, data: Data) -> None:
+    """Raise if a field with missing cells is used otherwise than by a site that observes it.
+
+    Raises
+    ------
+    DataError
+        Naming the field, the first missing cell, the site and its argument, and what to do.
+    """
+    for name in data.missing:
+        fed = [
+            (site.name, key)
+            for site in structure.sites.values()
+            for key, feed in site.args.items()
+            if name in feed.data
+        ]
+        seen = any(site.field == name and site.role == "observed" for site in structure.sites.values())
+        if not seen or fed:
+            why = f"it feeds the argument {fed[0][1]} of site {fed[0][0]!r}" if fed else "no site observes it"
+            raise DataError(
+                f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
+                "observes can be summed over: drop or impute these rows, or observe the field at a site of its own"
+            )
+
+
+def place(data: Data, name: str) -> str:
+    """Say where the first missing cell of a field is, and how many there are."""
+    missing = data.missing[name]
+    at = [int(i) for i in missing.nonzero()[0]] if bool(missing.any()) else []
+    labels = [f"{dim} {data.coords[dim][i]!r}" for dim, i in zip(data.dims[name], at, strict=False)]
+    return f"{int(missing.sum())} in all" + (f", the first at {', '.join(labels)}" if labels else "")
+
+
+def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
+    """Note how many rows have nothing observed: they are kept, and say nothing."""
+    fields = {s.field for s in structure.sites.values() if s.role == "observed" and data.row in s.plates}
+    if not data.missing or not data.row or not fields <= set(data.missing):
+        return ()
+    rows = [data.missing[n].reshape(len(data), -1).all(1) for n in data.missing]
+    count = int(torch.stack(rows).all(0).sum())
+    return (f"{count} of {len(data)} rows have no observed value; they are kept, and say nothing",) if count else ()
+
+
+def side_by_side(data: Data) -> Tensor | None:
+    """Which entries of `Data.features` are missing, in the same shape; None if none is."""
+    if not data.missing:
+        return None
+    columns = []
+    for name in data.row_fields:
+        value = data.values[name]
+        width = len(data.levels[name]) if not value.is_floating_point() else 1
+        missing = data.missing.get(name, torch.zeros_like(value, dtype=torch.bool))
+        columns.append(missing.reshape(len(data), -1).repeat_interleave(width, 1))
+    return torch.cat(columns, -1)
+
+
+def with_nan(values: Mapping[str, Tensor], data: Data) -> dict[str, Any]:
+    """Return fields as they came, with NaN in the missing cells."""
+    return {n: torch.where(data.missing[n], torch.nan, v) if n in data.missing else v for n, v in values.items()}
