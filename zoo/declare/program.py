@@ -176,11 +176,8 @@ class Program:
         """Log density of every site at these values: enumeration dimensions left, plates right."""
         return self.replay(values).log_probs
 
-    def eliminate(self, log_probs: Values, *, hard: bool = False, evidence: Values | None = None) -> Terms:
-        """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them.
-
-        `evidence` adds log factors on the states of enumerated sites in the data plate, each (states, rows).
-        """
+    def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
+        """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them."""
         plates = self.structure.plates
         factors: list[Factor] = []
         for name, log_prob in log_probs.items():
@@ -190,10 +187,6 @@ class Program:
             factors.append(pack(log_prob, site.symbols, frozenset(plates[p] for p in site.plates if p in plates)))
         row = plates.get(self.row) if self.row else None
         like = next(iter(log_probs.values())).new_zeros(())
-        if row is not None:
-            for name, tensor in (evidence or {}).items():
-                symbols = {-2: self.sites[name].symbols[self.sites[name].enum_dim], -1: row}
-                factors.append(pack(tensor, symbols, frozenset((row,))))
         left = contract(factors, self._enum_symbols, row, self.data.weights, hard=hard)
         if self.chains and row is not None:
             links = [Link(log_probs[n], s.symbols[s.enum_dim], self._firsts[n]) for n, s in self.chains.items()]
@@ -220,28 +213,25 @@ class Program:
         """
         return self.marginals({n: v.detach() for n, v in self.log_probs(values).items()}, vectorized=vectorized)
 
-    def marginals(
-        self, log_probs: Values, *, vectorized: bool = False, evidence: Values | None = None
-    ) -> tuple[Terms, Values]:
+    def marginals(self, log_probs: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
         """Return the eliminated log joint of these log densities and its gradient with respect to each.
 
-        A chain's are the expected counts of its first states, and below them of its transitions. `evidence` is as for
-        `eliminate`.
+        A chain's are the expected counts of its first states, and below them of its transitions.
         """
         weights = self.data.weights
-        if self.one_state_per_row and not vectorized and evidence is None:
+        if self.one_state_per_row and not vectorized:
             return self._mixture_marginals(log_probs)
         if vectorized:
 
             def objective(factors: Values) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                terms = self.eliminate(factors, evidence=evidence)
+                terms = self.eliminate(factors)
                 return terms.total(weights), (terms.rest, terms.rows)
 
             found, parts = torch.func.grad(objective, has_aux=True)(log_probs)
             return Terms(*parts), found
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_() for n, v in log_probs.items()}
-            terms = self.eliminate(leaves, evidence=evidence)
+            terms = self.eliminate(leaves)
             gradients = torch.autograd.grad(terms.total(weights), list(leaves.values()))
         return Terms(terms.rest.detach(), terms.rows.detach()), dict(zip(leaves, gradients, strict=True))
 
