@@ -255,17 +255,18 @@ def _row_free(fn: Any, site: Site, skip: tuple[str, ...]) -> bool:
     for name in given:
         # Of alternatives (probs or logits) one is derived from the other, entry by entry.
         others = next((group for group in ALTERNATIVES if name in group), {name})
-        if not any(_without_rows(fn, fn.__dict__[n], site) for n in given if n in others):
+        data = any(site.args[n].data for n in others if n in site.args)
+        if not any(_without_rows(fn, fn.__dict__[n], site, data=data) for n in given if n in others):
             return False
     return True
 
 
-def _without_rows(fn: Any, value: Tensor, site: Site) -> bool:
-    """Whether an argument is the same all along the plates."""
+def _without_rows(fn: Any, value: Tensor, site: Site, *, data: bool) -> bool:
+    """Whether an argument is the same all along the plates; of one row only where it does not come from the data."""
     # Dimensions on the right that are an event: those of the base distribution, and those wrapped around it.
     events = value.ndim - len(fn.batch_shape) + max(site.event_dim - len(fn.event_shape), 0)
     for dim in range(max((-d for d in site.plate_dims), default=0)):
         axis = value.ndim - events - 1 - dim
-        if axis >= 0 and value.shape[axis] > 1 and value.stride(axis) != 0:
+        if axis >= 0 and (value.stride(axis) != 0 if value.shape[axis] > 1 else data):
             return False
     return True
