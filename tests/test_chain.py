@@ -669,6 +669,23 @@ def test_gradient_ascent_ends_where_expectation_maximization_does():
     assert found.objective.value < best + 1e-6
 
 
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+def test_a_row_with_missing_cells_counts_by_what_it_has(covariance):
+    x = np.array([[0.1, 1.0], [np.nan, 2.0], [np.nan, np.nan], [3.0, np.nan], [2.5, 0.4], [0.3, 1.2]])
+    program = prepare(zoo.HiddenMarkov(covariance=covariance), x)
+    values = program.initial()
+    evidence = np.zeros((2, 6))
+    for (k, t), seen in zip(np.ndindex(2, 6), np.tile(~np.isnan(x), (2, 1)), strict=True):
+        spread = values["covariances"][k].numpy()
+        spread = np.diag(spread) if covariance == "diag" else spread
+        if seen.any():
+            law = stats.multivariate_normal(values["means"][k].numpy()[seen], spread[seen][:, seen])
+            evidence[k, t] = law.logpdf(x[t, seen])
+    table = torch.cat([values["initial"][None], values["transition"]]).log()
+    expected = recursion(table, torch.as_tensor(evidence), np.arange(6) == 0)
+    np.testing.assert_allclose(program.log_joint(values).rows, expected, atol=1e-10)
+
+
 def test_lengths_are_sequences():
     x, _ = regimes(60)
     model = zoo.HiddenMarkov(lengths=(20, 25, 15))
