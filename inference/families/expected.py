@@ -112,7 +112,7 @@ class Expected:
         """Value of an argument, one entry for all rows where it does not vary by row."""
         fn = self.replay.distributions[site.name]
         view = views(fn)[name]
-        if site.name not in self.plan.collapsible:
+        if site.name not in self.plan.collapsible or site.name in self.priors:
             return view
         base = base_distribution(fn)
         events = view.ndim - len(base.batch_shape) + max(site.event_dim - len(base.event_shape), 0)
