@@ -134,6 +134,7 @@ class Coordinates:
         factors = {**replay.log_probs, **self._factors(expected)}
         terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
         expected.marginals = marginals
+        expected.complete()
         return terms, expected
 
     def over_locals(self, expected: Expected) -> Expected:

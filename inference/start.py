@@ -11,7 +11,9 @@ from torch import Tensor
 from guides.guide import Start
 from inference.coordinate import State
 from inference.families import Expected, closed_form
+from inference.families.incomplete import guessed
 from zoo.declare.evaluate import Values
+from zoo.declare.missing import side_by_side
 from zoo.declare.program import Program
 from zoo.declare.sites import Site
 from zoo.errors import MethodError, ZooError
@@ -39,9 +41,10 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
             continue
         name = names[0]
         factor, home = log_probs[name], program.sites[name]
-        labels = (
-            torch.randint(states, (rows,), device=program.device) if random else kmeans(program.data.features(), states)
-        )
+        if random:
+            labels = torch.randint(states, (rows,), device=program.device)
+        else:
+            labels = kmeans(program.data.features(), states, missing=side_by_side(program.data))
         soft = torch.full((rows, states), 0.1 / states, dtype=factor.dtype, device=factor.device)
         soft.scatter_(1, labels[:, None], 0.9 + 0.1 / states)
         shape = [1] * factor.ndim
@@ -146,6 +149,7 @@ def first_update(program: Program, values: Values, marginals: Values) -> Values:
     plan = closed_form(program)
     with torch.no_grad():
         expected = Expected(plan, program, values, program.replay(values), marginals)
+        expected.complete(guessed)
         for block in plan.blocks:
             values = {**values, **block.maximize(expected.at(values))}
     return values

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from inference.families.incomplete import completed
 from inference.families.posteriors import Moments, Posterior
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
@@ -166,12 +167,31 @@ class Expected:
         value, center = self.value(site), self.plan.centers.get(site.name)
         if center is not None:
             value = {**value, "mean": value["mean"] - center}
+        cells = self.program.missing(site)
+        if cells is not None and likelihood.joint:
+            return completed(self, site, cells, weight)
         parts = likelihood.statistics(base_distribution(fn), value, self.program)
         outer = site.event_dim - likelihood.joint
+        inner = likelihood.inner
+        if cells is not None:  # whether an entry is observed is a statistic too: its sum takes the place of the weights
+            seen = (~cells.missing).to(weight.dtype)
+            parts = (seen, *(seen[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True)))
+            inner = (0, *inner)
         if site.name in self.plan.collapsible and not site.latent:
-            return self._collapsed(site, weight, parts, likelihood.inner, outer)
-        weight = weight[(..., *[None] * outer)]
-        return weight, tuple(weight[(..., *[None] * i)] * t for i, t in zip(likelihood.inner, parts, strict=True))
+            count, sums = self._collapsed(site, weight, parts, inner, outer)
+        else:
+            count = weight[(..., *[None] * outer)]
+            sums = tuple(count[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
+        return (count, sums) if cells is None else (sums[0], sums[1:])
+
+    def complete(self, how: Callable[..., Statistics] = completed) -> None:
+        """Add up statistics of vectors with missing entries now, at these values: they are unknowns of the E-step."""
+        found = {}
+        for site in self.program.observed:
+            cells, likelihood = self.program.missing(site), self.plan.likelihoods.get(site.name)
+            if cells is not None and likelihood is not None and likelihood.joint:
+                found[site.name] = how(self, site, cells, self.weight(site))
+        self.sums = {**self.sums, **found}
 
     @staticmethod
     def _collapsed(

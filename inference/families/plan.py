@@ -11,7 +11,9 @@ from torch import Tensor
 
 from inference.families.expected import ALTERNATIVE_POINTS, Expected, Statistics, broadcast
 from inference.families.family import Block, Likelihood
+from inference.families.incomplete import log_marginal
 from inference.families.verify import in_values, made_values, mistaken
+from zoo.declare.densities import observed_density
 from zoo.declare.evaluate import Replay, Values
 from zoo.declare.program import Program
 from zoo.declare.sites import ALTERNATIVES, Site, base_distribution
@@ -123,14 +125,18 @@ class Plan:
             for site in program.sites.values():
                 if site.name not in replay.distributions:
                     continue
-                full = replay.distributions[site.name]
-                if _same(full.log_prob(replay.seen[site.name]), replay.log_probs[site.name]):
+                full, cells = replay.distributions[site.name], sample.missing(site)
+                value = replay.seen[site.name]
+                own_density = full.log_prob(value) if cells is None else observed_density(site.name, full, value, cells)
+                if _same(own_density, replay.log_probs[site.name]):
                     self.plain |= {site.name}
                 fn = base_distribution(full)
                 predicts = site.family == "Normal" and site.args["loc"].kind in PREDICTORS and site.field is not None
                 own = linear(self, site) if predicts else None
                 found = likelihoods.get(type(fn).__name__) if own is None else own
                 if found is None or site.name not in self.plain:
+                    continue
+                if cells is not None and found.joint and not self._completes(site, found):
                     continue
                 self.likelihoods[site.name] = found
                 if _row_free(fn, site, () if own is None else ("loc",)):
@@ -151,15 +157,26 @@ class Plan:
         found = None if likelihood is None else likelihood.location(Expected(self, self.program, values, replay))
         return None if found is None else found["mean"]
 
+    def _completes(self, site: Site, likelihood: Likelihood) -> bool:
+        """Whether missing entries of a vector have a posterior of their own: not one with that of a local latent."""
+        roles = {self.program.sites[n].role for feed in site.args.values() for n in feed.sites}
+        return site.event_dim == likelihood.joint and "local" not in roles
+
     def _center(self, site: Site, value: Tensor) -> None:
-        """Note the mean and the variance of a site's data, one number per column of an event."""
+        """Note the mean and the variance of a site's data, one number per column of an event; missing ones left out."""
         if not value.is_floating_point():
             return
-        flat = value.reshape(-1, *value.shape[value.ndim - site.event_dim :])
+        flat, cells = value.reshape(-1, *value.shape[value.ndim - site.event_dim :]), self.program.missing(site)
         anchor = flat[0]
-        center = (flat - anchor).mean(0)
+        if cells is None:
+            center = (flat - anchor).mean(0)
+            spread = (flat - anchor - center).square().mean(0)
+        else:
+            seen = (~cells.missing).reshape(flat.shape).to(flat)
+            share = seen / seen.sum(0).clamp_min(1)
+            center = (share * (flat - anchor)).sum(0)
+            spread = (share * (flat - anchor - center).square()).sum(0)
         self.centers[site.name] = anchor + center
-        spread = (flat - anchor - center).square().mean(0)
         self.spreads[site.name] = torch.where(spread > 0, spread, torch.ones_like(spread))
 
     def spread(self, site: Site) -> Tensor:
@@ -195,6 +212,9 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
     fn = base_distribution(expected.replay.distributions[site.name])
     value, center = expected.value(site), expected.plan.centers.get(site.name)
     base = likelihood.base(fn, value)
+    cells = expected.program.missing(site)
+    if cells is not None and likelihood.joint:
+        return log_marginal(expected, site, cells)
     if center is not None:
         value = {**value, "mean": value["mean"] - center}
     parts = likelihood.statistics(fn, value, expected.program)
@@ -202,6 +222,8 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
     entries = constant + base
     for inner, t, e in zip(likelihood.inner, parts, eta, strict=True):
         entries = entries + _product(t, e, inner)
+    if cells is not None:
+        entries = torch.where(cells.missing, 0.0, entries)
     outer = site.event_dim - likelihood.joint
     if outer:
         events = value["mean"].shape[value["mean"].ndim - site.event_dim :][:outer]
