@@ -160,7 +160,7 @@ class Coordinates:
         """`expect` by one sweep over the rows; None where that would not be accurate."""
         expected = mixture.expected(state.values, state.beliefs)
         natural, constant, shared = mixture.natural(expected)
-        if mixture.careful(constant):
+        if mixture.careful(natural, constant):
             return None
         swept = mixture.sweep(natural[None], constant[None], hard=self.hard)
         rest = mixture.rest(expected, self._factors(expected, outside=True) if state.beliefs else None)

@@ -64,7 +64,7 @@ def _climb(
     for step in range(max_steps + 1):
         with torch.no_grad():
             eta, constant, rest = torch.vmap(natural)(values)
-            if mixture.careful(constant):
+            if mixture.careful(eta, constant):
                 return None
             swept = mixture.sweep(eta, constant, hard=hard)
             objective = (swept.value + rest + mixture.base).tolist()

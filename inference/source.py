@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.declare.program import Program
 from zoo.declare.stream import Stream
-from zoo.errors import MethodError
+from zoo.errors import DataError, MethodError
 
 
 class Rows:
@@ -51,6 +51,12 @@ class Rows:
         """Programs on the rows of this process, one after the other."""
         if self.stream is not None:
             for i, data in enumerate(self.stream.chunks(self.program.model, self.program.data)):
+                strange = set(data.missing) - set(self.program.data.missing)
+                if strange:
+                    raise DataError(
+                        f"field {min(strange)!r} misses values (NaN) in rows that are read later, but in none of the "
+                        "sample that the fit was set up on; drop or impute these rows"
+                    )
                 if i % self.world == self.rank:
                     yield self.program.rebind(data)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import add
 
 import torch
@@ -31,7 +32,7 @@ class Piece:
     Attributes
     ----------
     site, order
-        Which statistic of which site.
+        Which statistic of which site; -1 for whether an entry is observed, where some are missing.
     shape
         Shape of one row's T_j: event dimensions, then its own.
     matrix
@@ -114,6 +115,12 @@ class Mixture:
             base, *shared = rows.add_up([torch.tensor(self.base, dtype=torch.float64), *shared])
             self.base, found = float(base), iter(shared)
             self.totals = [None if t is None else next(found) for t in self.totals]
+            ends = list(accumulate(p.width for p in self.pieces if p.own))
+            self.counted = [  # where the constants of single entries are, and how many entries share one
+                (slice(end - p.width, end), p.repeated)
+                for end, p in zip(ends, (p for p in self.pieces if p.own), strict=True)
+                if p.order < 0
+            ]
 
     def _part(self, program: Program, values: Values) -> Part:
         """Lay out the rows of a program."""
@@ -129,8 +136,7 @@ class Mixture:
             center = self.plan.centers.get(site.name)
             if center is not None:
                 value = {"mean": value["mean"] - center}
-            eta, _ = self._natural(self.start, site)
-            pieces, features = self._site(site, fn, value, eta, program)
+            pieces, features = self._site(site, fn, value, self._natural(self.start, site), program)
             self.pieces += pieces
             for piece, feature in zip(pieces, features, strict=True):
                 if piece.own and feature is not None:
@@ -172,6 +178,8 @@ class Mixture:
         if any(s.name not in plan.likelihoods or s.name not in plan.collapsible for s in inside):
             return None
         if any(s.role == "observed" and program.row not in s.plates for s in program.sites.values()):
+            return None
+        if any(program.missing(s) is not None and plan.likelihoods[s.name].joint for s in inside):
             return None
         size = len(program.data)
         some = torch.linspace(0, size - 1, min(size, 64), device=program.device).long()
@@ -231,14 +239,16 @@ class Mixture:
         constant = self._states(log_factor(expected, self.z), 0)
         own, shared, at = [], constant.new_zeros(()), 0
         for site in self.sites:
-            eta, a = self._natural(expected, site)
-            outer = site.event_dim - self.plan.likelihoods[site.name].joint
-            events = site.shape[len(site.shape) - site.event_dim :][:outer]
-            a = a.expand(a.shape[0], *events)
-            constant = constant + (a.flatten(1).sum(-1) if outer else a)
-            for _ in eta:
+            terms = self._natural(expected, site)
+            if self.program.missing(site) is None:
+                a = terms.pop(-1)
+                outer = site.event_dim - self.plan.likelihoods[site.name].joint
+                events = site.shape[len(site.shape) - site.event_dim :][:outer]
+                a = a.expand(a.shape[0], *events)
+                constant = constant + (a.flatten(1).sum(-1) if outer else a)
+            for _ in terms:
                 piece, known = self.pieces[at], self.totals[at]
-                coefficients = piece.coefficients(eta[piece.order])
+                coefficients = piece.coefficients(terms[piece.order])
                 if piece.own:
                     own.append(coefficients.expand(k, piece.width))
                 elif known is not None:
@@ -247,9 +257,12 @@ class Mixture:
         natural = torch.cat(own, 1) if own else constant.new_zeros(k, 0)
         return natural, constant.expand(k), shared
 
-    def careful(self, constant: Tensor) -> bool:
+    def careful(self, natural: Tensor, constant: Tensor) -> bool:
         """Whether rounding in the expanded squares would show: a component far tighter than its distance."""
-        size = constant.abs().masked_fill(constant.isinf(), 0.0).max()
+        size = constant.abs()
+        for at, repeated in self.counted:
+            size = size + repeated * natural[..., at].abs().sum(-1)
+        size = size.masked_fill(size.isinf(), 0.0).max()
         return bool(size * torch.finfo(constant.dtype).eps > ACCURACY[self.program.dtype])
 
     def statistics(self, counts: Tensor, sums: Tensor) -> dict[str, Statistics]:
@@ -273,21 +286,21 @@ class Mixture:
             parts[piece.site.name][piece.order] = piece.sums(flat)
         for site in self.sites:
             outer = site.event_dim - self.plan.likelihoods[site.name].joint
-            count = counts.reshape(k, 1, *[1] * outer)
+            count = parts[site.name].pop(-1, counts.reshape(k, 1, *[1] * outer))
             found[site.name] = count, tuple(parts[site.name][j] for j in sorted(parts[site.name]))
         return found
 
     # -- layout ------------------------------------------------------------------------------------------------
 
-    def _natural(self, expected: Expected, site: Site) -> tuple[list[Tensor], Tensor]:
-        """eta_j (k or 1, event dims, own dims) and a (k or 1, event dims) of one site."""
+    def _natural(self, expected: Expected, site: Site) -> dict[int, Tensor]:
+        """eta_j (k or 1, event dims, own dims) of one site by order, a (k or 1, event dims) as that of order -1."""
         likelihood = self.plan.likelihoods[site.name]
         fn = base_distribution(expected.replay.distributions[site.name])
         center = self.plan.centers.get(site.name)
         eta, a = likelihood.natural(fn, lambda name, kind: expected.argument(site, name, kind), center)
         outer = site.event_dim - likelihood.joint
         found = [self._states(e, outer + inner) for inner, e in zip(likelihood.inner, eta, strict=True)]
-        return found, self._states(a, outer)
+        return {-1: self._states(a, outer), **dict(enumerate(found))}
 
     @staticmethod
     def _states(tensor: Tensor, events: int) -> Tensor:
@@ -296,26 +309,36 @@ class Mixture:
         return tensor[(None,) * max(0, 2 - lead)][:, 0]
 
     def _site(
-        self, site: Site, fn: object, value: Moments, eta: list[Tensor], program: Program
+        self, site: Site, fn: object, value: Moments, eta: dict[int, Tensor], program: Program
     ) -> tuple[list[Piece], list[Features | None]]:
         """Statistics of one site: outer products as monomials, the rest flat."""
         likelihood = self.plan.likelihoods[site.name]
-        rows, pieces = len(program.data), []
+        rows, pieces, cells = len(program.data), [], program.missing(site)
         features: list[Features | None] = []
-        own = [e.shape[0] > 1 for e in eta]
+        own = {j: e.shape[0] > 1 for j, e in eta.items()}
         if likelihood.inner == (1, 2):  # x and x x^T
             x = value["mean"]
             d = x.shape[-1]
             pieces.append(Piece(site, 0, (d,), False, 1, own[0], d))
             pieces.append(Piece(site, 1, (d, d), True, 1, own[1], d * (d + 1) // 2))
-            return pieces, [Quadratic(x), None] if all(own) else [Linear(x), Products(x)]
+            return pieces, [Quadratic(x), None] if own[0] and own[1] else [Linear(x), Products(x)]
         if likelihood.inner == (2,):
             v = likelihood.vectors(program)  # type: ignore[attr-defined]
             p = v.shape[-1]
+            if cells is not None:
+                seen = (~cells.missing).to(v.dtype)[:, None]
+                pieces.append(Piece(site, -1, (), False, 1, own[-1], 1))
+                features.append(Linear(seen))
+                v = seen * v
             pieces.append(Piece(site, 0, (p, p), True, 1, own[0], p * (p + 1) // 2))
-            return pieces, [Products(v)]
-        for j, t in enumerate(likelihood.statistics(fn, value, program)):
-            inner, outer = likelihood.inner[j], site.event_dim - likelihood.joint
+            return pieces, [*features, Products(v)]
+        statistics = likelihood.statistics(fn, value, program)
+        parts = [(j, i, t) for j, (i, t) in enumerate(zip(likelihood.inner, statistics, strict=True))]
+        if cells is not None:
+            seen = (~cells.missing).to(program.dtype)
+            parts = [(-1, 0, seen), *((j, i, seen[(..., *[None] * i)] * t) for j, i, t in parts)]
+        for j, inner, t in parts:
+            outer = site.event_dim - likelihood.joint
             shape = tuple(t.shape[t.ndim - inner - outer :])
             t = t.expand(rows, *shape)
             single = math.prod(shape) > 1 and all(size == 1 for size in eta[j].shape[1:])
@@ -331,6 +354,8 @@ class Mixture:
         events = site.shape[len(site.shape) - site.event_dim :][:outer]
         full = torch.as_tensor(base, dtype=self.program.dtype, device=self.program.device)
         full = full.expand(len(program.data), *events) if full.ndim <= outer else full
+        cells = program.missing(site)
+        full = full if cells is None else torch.where(cells.missing, 0.0, full)
         rows, weights = full.reshape(len(program.data), -1).sum(1), program.data.weights
         return float((rows if weights is None else rows * weights).sum())
 
