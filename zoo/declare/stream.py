@@ -91,18 +91,29 @@ class Stream:
             yield data.to(like.dtype, next(iter(like.values.values())).device)
 
     def sample(self) -> tuple[Any, int]:
-        """Rows drawn evenly from the whole file, and how many rows it has; from torch's random numbers."""
+        """Rows drawn evenly from the whole file, and how many rows it has; from torch's random numbers.
+
+        For each column that has missing values, a row that lacks it is among them, so that a fit knows of these.
+        """
         import torch
 
         parts: list[Any] = []
+        lacking: list[Any] = []
+        known: np.ndarray | bool = False
         rows, kept, share = 0, 0, 1.0
         for frame in self.frames():
+            missing = np.asarray(pd.isna(frame)).reshape(len(frame), -1)
+            fresh = missing.any(0) & ~np.asarray(known)
+            if fresh.any():
+                lacking.append(_pick(frame, np.isin(np.arange(len(frame)), missing.argmax(0)[fresh])))
+                known = fresh | known
             rows += len(frame)
             parts.append(_pick(frame, torch.rand(len(frame)).numpy() < share))
             kept += len(parts[-1])
             while kept > 2 * SAMPLE:  # every row so far stays with the same probability
                 parts = [_pick(p, torch.rand(len(p)).numpy() < 0.5) for p in parts]
                 kept, share = sum(len(p) for p in parts), 0.5 * share
+        parts += lacking
         if isinstance(parts[0], pd.DataFrame):
             return pd.concat(parts, ignore_index=True), rows
         return np.concatenate(parts), rows
