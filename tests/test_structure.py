@@ -157,13 +157,12 @@ def test_padding_is_told():
     assert (x.args["variance"].pad, x.args["loc"].pad) == (1, 0)
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("model", "data"),
     [*(case for cases in ZOO_CASES.values() for case in cases), *OWN_CASES],
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
-def test_structure_does_not_hang_on_luck(model, data, seed):
+def test_structure_does_not_hang_on_luck(model, data):
     """Made-up values differ from seed to seed; what is learned from them does not."""
 
     def described(feed):
@@ -175,7 +174,8 @@ def test_structure_does_not_hang_on_luck(model, data, seed):
             for n, s in program.sites.items()
         }
 
-    assert seen(prepared(model, data, 100 + seed)) == seen(prepared(model, data, 0))
+    first = seen(prepared(model, data, 0))
+    assert all(seen(prepared(model, data, 100 + seed)) == first for seed in range(4))
 
 
 @pytest.mark.parametrize("components", [1, 2, 3])
