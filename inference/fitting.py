@@ -11,7 +11,7 @@ import torch.fx.experimental.symbolic_shapes  # multivariate Normals import it w
 from inference.method import Method, as_method
 from inference.random import as_seed, seeded
 from inference.result import Fit
-from inference.threads import threads_for
+from inference.threads import threads_for, threads_for_data
 from zoo.declare.data import Source
 from zoo.declare.explain import as_model, prepare
 from zoo.declare.model import Model
@@ -64,7 +64,8 @@ def fit(
     model, method, seed = as_model(model), as_method(method), as_seed(seed)
     began = time.perf_counter()
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None):
-        program = prepare(model, data, device=device, dtype=dtype, weights=weights)
+        with threads_for_data(data):
+            program = prepare(model, data, device=device, dtype=dtype, weights=weights)
         with threads_for(program):
             method.check(program)
             outcome = method.run(program, progress=progress)

@@ -48,24 +48,32 @@ def _plain(index: Any) -> Any:
 
 
 def row_chunks(program: Program, *, whole: bool, draws: int = 1) -> Iterator[Program]:
-    """Split a program by rows, so that any number of rows fits in memory under `draws` draws; one piece if `whole`."""
+    """Split a program by rows, so that any number of rows fits in memory under `draws` draws.
+
+    One piece if it is to stay whole, as a chain has to.
+    """
     rows = len(program.data)
     states = max([1, *(s.cardinality for s in program.enumerated)])
     width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
     size = max(1000, min(CELLS // width, DRAWN_CELLS // (draws * states)))
-    if whole or rows <= size:
+    if whole or program.chained or rows <= size:
         yield program
         return
     for start in range(0, rows, size):
         yield program.rebind(program.data.take(torch.arange(start, min(rows, start + size))))
 
 
-def frame_of(program: Program, values: Mapping[str, Tensor], rows: int) -> pd.DataFrame | dict[str, np.ndarray]:
-    """Return generated fields as a table with the fitted columns, or as arrays where they are no columns."""
+def frame_of(
+    program: Program, values: Mapping[str, Tensor], rows: int, *, whole: bool = True
+) -> pd.DataFrame | dict[str, np.ndarray]:
+    """Return generated fields as a table with the fitted columns, or as arrays where they are no columns.
+
+    Counts are whole numbers, unless `whole` is false: means of counts.
+    """
     data = program.data
     arrays = {n: v.cpu().numpy() for n, v in values.items()}
     for name in arrays:
-        if program.model.fields[name].support.is_discrete:
+        if whole and program.model.fields[name].support.is_discrete:
             arrays[name] = arrays[name].astype(np.int64)
     for name, names in data.levels.items():
         arrays[name] = np.asarray(names, dtype=object)[arrays[name]]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inference.posterior import tree
 from inference.rows import event_names, frame_of, labels_of
+from zoo.declare.missing import with_nan
 from zoo.declare.program import Program
 
 if TYPE_CHECKING:
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
 
 
 def generate(fit: Fit, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
-    """Draw `n` rows, each from its own draw of the globals; covariates come with replacement from the fitted rows."""
+    """Draw `n` rows, each from its own draw of the globals; covariates come with replacement from the fitted rows.
+
+    The rows of a chain come from one draw, in the order of time, with the covariates of the fitted rows in theirs.
+    """
     program, count = fit.program, fit.draw_count
-    donor = program.data.take(torch.randint(len(program.data), (n,)))
-    source = torch.randint(count, (n,)).sort().values if fit.has_draws else torch.zeros(n).long()
+    size = len(program.data)
+    donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
+    source = torch.randint(count, (1 if program.chained else n,)).sort().values if fit.has_draws else torch.zeros(1)
+    source = source.long().expand(n)
     draws = fit.globals(count)
     collected: dict[str, list[Tensor]] = {s.field: [] for s in program.observed if s.field}
     for which in source.unique():
@@ -32,7 +38,8 @@ def generate(fit: Fit, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
         for site in program.observed:
             if site.field:
                 collected[site.field].append(seen[site.name])
-    order = torch.randperm(n, device=program.device)  # rows that share a draw do not stay together
+    order = torch.arange(n) if program.chained else torch.randperm(n)  # rows of one draw do not stay together
+    order = order.to(program.device)
     columns = {**donor.values, **{name: torch.cat(parts) for name, parts in collected.items()}}
     rows_of = set(program.data.row_fields)
     return frame_of(program, {name: v[order] if name in rows_of else v for name, v in columns.items()}, n)
@@ -49,9 +56,8 @@ def predict(fit: Fit, program: Program, draws: int, *, known: bool) -> xr.DataTr
     dims = {s.name: event_names(program, s) for s in program.observed}
     groups = {"posterior_predictive": stacked}
     if known:
-        groups["observed_data"] = {
-            s.name: program.data.values[s.field].cpu().numpy() for s in program.observed if s.field
-        }
+        observed = with_nan(program.data)
+        groups["observed_data"] = {s.name: observed[s.field].cpu().numpy() for s in program.observed if s.field}
     return tree(groups, dims, labels_of(program, dims), {"model": repr(fit.model)})
 
 

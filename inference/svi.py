@@ -71,6 +71,8 @@ class SVI(Method):
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
         if (reason := unsupported(program)) is not None:
             return reason
+        if self.batch_size is not None and program.chained:
+            return "batch_size breaks a chain of rows; leave it out"
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
         if not program.latents:
@@ -139,7 +141,9 @@ class SVI(Method):
         data = program.data
         rows = len(data)
         size = self.batch_size
-        if size is None:
+        if program.chained:
+            size = rows
+        elif size is None:
             size = NETWORK_BATCH if state.weights else (rows if rows <= FULL_ROWS else BATCH)
         size = min(size, rows)
         state.steps_per_epoch = max(1, rows // size)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 
@@ -21,11 +22,23 @@ _running = 0
 _before = 1
 
 
-@contextmanager
-def threads_for(program: Program) -> Iterator[None]:
+def threads_for(program: Program) -> AbstractContextManager[None]:
     """Run with one thread if the program is small, else with as many as torch is set to."""
     states = max([1, *(s.cardinality for s in program.enumerated)])
-    cells = states * sum(v.numel() for v in program.data.values.values())
+    return threads_for_cells(states * sum(v.numel() for v in program.data.values.values()))
+
+
+def threads_for_data(source: Any) -> AbstractContextManager[None]:
+    """Run with one thread if a table, array or dict of arrays is small; other sources with all."""
+    parts = source.values() if isinstance(source, dict) else [source]
+    sizes = [p.numel() if isinstance(p, torch.Tensor) else getattr(p, "size", None) for p in parts]
+    known = [size for size in sizes if isinstance(size, int)]
+    return threads_for_cells(sum(known) if len(known) == len(sizes) else SMALL + 1)
+
+
+@contextmanager
+def threads_for_cells(cells: int) -> Iterator[None]:
+    """Run with one thread if evaluations touch few numbers."""
     if cells > SMALL:
         yield
         return

@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 from torch.distributions import constraints
 
 import zoo
-from inference import EM, MAP, Fit, fit
+from inference import EM, MAP, SVI, Fit, fit
 from tests.models import ZOO_CASES
 from zoo import Count, MarkovChain, Real
 from zoo.declare import blocks, forward_backward
@@ -738,3 +738,121 @@ def test_data_that_the_emission_cannot_explain_are_refused(what):
     model, data, message = BAD[what]
     with pytest.raises(zoo.DataError, match=message):
         prepare(model, data)
+
+
+# -- methods over long chains --------------------------------------------------------------------------------------
+
+
+class Flat(zoo.Model):
+    """A chain whose model proposes no start, so that one has to be found."""
+
+    x = Count("time")
+
+    def forward(self, x):
+        first, move, rate = parameters(2)
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", MarkovChain(first, move))
+            pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+
+def counts_in_regimes(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.poisson(np.where(np.cumsum(rng.random(rows) < 0.1) % 2, 12.0, 2.0))
+
+
+def test_a_chain_without_a_proposed_start_starts_from_a_clustering():
+    x = counts_in_regimes(300)
+    found = fit(Flat(), x, method=EM(restarts=2), seed=0, device="cpu", progress=False)
+    assert sorted(found.points["rate"].tolist()) == pytest.approx([2.0, 12.0], abs=0.8)
+    best = fit(zoo.HiddenMarkov(emission="poisson"), x, method="em", seed=0, device="cpu").objective.value
+    assert found.objective.value == pytest.approx(best, abs=1e-4)
+
+
+def test_generated_rows_are_a_sequence():
+    """Rows that follow each other are as often of one state as the chain stays: within five standard errors."""
+    found = fit(zoo.HiddenMarkov(), regimes()[0], method="em", seed=0, device="cpu")
+    drawn = found.generate(20_000, seed=1)
+    z = found.assign(drawn).to_numpy().argmax(1)
+    move = found.points["transition"].numpy()
+    for k in (0, 1):
+        stays = (z[1:][z[:-1] == k] == k).mean()
+        size = (z[:-1] == k).sum()
+        # A row in thirty is nearer to the other state, which smoothing makes up for but for about 0.005.
+        assert abs(stays - move[k, k]) < 5 * np.sqrt(move[k, k] * (1 - move[k, k]) / size) + 0.01
+
+
+def test_no_method_takes_a_chain_apart():
+    x = counts_in_regimes(6000)
+    data = {"x": x, "ids": np.zeros(6000)}
+    for method in (MAP(batch_size=100), SVI(batch_size=100), EM(batch_size=100)):
+        with pytest.raises(zoo.MethodError, match="batch_size breaks a chain of rows; leave it out"):
+            fit(Chain(), data, method=method, device="cpu")
+    climbed = fit(Chain(), data, method=MAP(steps=100), seed=0, device="cpu", progress=False)
+    assert climbed.objective.value == pytest.approx(float(climbed.log_prob().sum()), rel=1e-9)
+
+
+def test_questions_about_many_rows_are_answered_about_all_at_once(monkeypatch):
+    monkeypatch.setattr("inference.rows.CELLS", 100)
+    x = counts_in_regimes(3000)
+    found = fit(Flat(), x, method="em", seed=0, device="cpu", progress=False)
+    assert float(found.log_prob().sum()) == pytest.approx(found.objective.value, rel=1e-10)
+    whole = found.program.responsibilities(found.points)["z"]
+    np.testing.assert_allclose(found.assign(), whole, rtol=1e-10)
+
+
+# -- with priors -------------------------------------------------------------------------------------------------
+
+
+@zoo.model(x=Count("time"))
+def believed(x, *, a: float = 2.0, b: float = 0.5):
+    """Counts whose rate follows a chain, all of it unknown with conjugate priors."""
+    first = pyro.sample("first", dist.Dirichlet(torch.tensor([1.5, 2.5])))
+    with pyro.plate("state", 2):
+        move = pyro.sample("move", dist.Dirichlet(torch.tensor([2.0, 1.25])))
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor([2.0, 8.0]), b))
+    with pyro.plate("time", len(x)):
+        z = pyro.sample("z", MarkovChain(first, move))
+        pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+
+def evidence_over_paths(x, b=0.5):
+    """log p(x): for each path, the evidence of its counts in closed form."""
+
+    def dirichlet(prior, counts):
+        return (
+            gammaln(sum(prior)) - gammaln(sum(prior) + counts.sum()) + (gammaln(prior + counts) - gammaln(prior)).sum()
+        )
+
+    total, x = [], np.asarray(x)
+    for path in itertools.product(range(2), repeat=len(x)):
+        path = np.array(path)
+        moves = np.zeros((2, 2))
+        np.add.at(moves, (path[:-1], path[1:]), 1)
+        value = dirichlet(np.array([1.5, 2.5]), np.eye(2)[path[0]])
+        value += sum(dirichlet(np.array([2.0, 1.25]), row) for row in moves)
+        for k, a in enumerate((2.0, 8.0)):
+            mine = x[path == k]
+            value += a * np.log(b) - gammaln(a) + gammaln(a + mine.sum()) - (a + mine.sum()) * np.log(b + len(mine))
+        total.append(value - gammaln(x + 1).sum())
+    return logsumexp(total)
+
+
+def test_bounds_are_below_the_evidence_over_all_paths():
+    exact = evidence_over_paths(COUNTS)
+    found = fit(believed(), COUNTS, method="cavi", seed=0, device="cpu", progress=False)
+    steps = found.trace["value"].to_numpy()
+    assert (np.diff(steps) >= -1e-9 * np.abs(steps[1:])).all()
+    assert exact - 2.0 < found.objective.value < exact
+    climbed = fit(believed(), COUNTS, method=SVI(steps=1500), seed=0, device="cpu", progress=False)
+    assert climbed.objective.value < exact + 4 * climbed.objective.error
+    assert climbed.objective.value > exact - 2.0
+
+
+def test_the_mode_under_priors_is_where_the_gradient_vanishes():
+    found = fit(believed(), COUNTS, method=EM(tolerance=1e-11), seed=0, device="cpu", progress=False)
+    assert "closed form: first, move, rate" in zoo.explain(believed(), COUNTS)
+    values = {n: v[0].clone().requires_grad_() for n, v in found.approximation.draw(found.program, 1)[0].items()}
+    gradients = torch.autograd.grad(found.program.log_joint(values).total(), list(values.values()))
+    for name, gradient in zip(values, gradients, strict=True):
+        along = gradient if name == "rate" else gradient - gradient.mean(-1, keepdim=True)
+        assert float(along.abs().max()) < 1e-4, name

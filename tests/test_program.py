@@ -134,6 +134,8 @@ def test_log_joint_is_the_sum_over_every_assignment(model, data):
 @pytest.mark.parametrize(("model", "data"), CASES)
 def test_a_row_adds_its_own_log_density(model, data):
     program = prepared(model, data)
+    if program.chained:  # its rows have densities given the rows before
+        return
     values = anywhere(program)
     terms = program.log_joint(values)
     local = {s.name for s in program.locals}
@@ -148,6 +150,8 @@ def test_a_row_adds_its_own_log_density(model, data):
 @pytest.mark.parametrize(("model", "data"), CASES)
 def test_rebinding_to_other_rows_traces_nothing_and_gives_their_density(model, data):
     program = prepared(model, data)
+    if program.chained:  # its rows in another order are another sequence
+        return
     values = anywhere(program)
     order = torch.tensor([0, 0, *reversed(range(len(program.data)))])
     other = program.rebind(program.data.take(order))
