@@ -123,7 +123,7 @@ class Conjugate(Approximation):
             return None
         plain = program if program.data.weights is None else program.rebind(replace(program.data, weights=None))
         _, expected = Coordinates(plain).expect(self._state(program, points))
-        return {s.name: plain.per_row(expected.marginals[s.name], s) for s in plain.assigned}
+        return {s.name: plain.states_of(expected.marginals, s) for s in plain.assigned}
 
 
 @dataclass

@@ -10,13 +10,14 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from inference.approximation import Conjugate
-from inference.convergence import arrived, settled
+from inference.convergence import arrived
 from inference.coordinate import Coordinates, State, distinct
 from inference.em import collapsed
 from inference.families import Expected, closed_form
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.source import Rows
 from inference.start import start_state
+from inference.stepwise import Memory, checked
 from zoo.declare.data import Source
 from zoo.declare.program import Program
 from zoo.errors import FitError
@@ -81,13 +82,9 @@ class CAVI(Method):
             roles = {program.sites[n].role == "parameter" for n in block.unknowns}
             if len(roles) > 1:
                 return f"{' and '.join(block.unknowns)} are updated together, and not all have a prior"
-        if self.batch_size is not None and program.locals:
-            return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
-        if self.batch_size is not None and program.chained:
-            return "batch_size breaks a chain of rows; leave it out"
         if self.batch_size is not None and self.distributed:
             return "batch_size and distributed do not go together"
-        return None
+        return None if self.batch_size is None else Memory.why_not(program)
 
     def how(self, program: Program) -> str:
         """Say which latents share a block."""
@@ -148,7 +145,7 @@ class CAVI(Method):
         state = ascent.believe(expected)
         for step in range(1, self.max_steps + 1):
             value, expected = ascent.expect(state)
-            history.append(checked(float(value), step))
+            history.append(checked(float(value), f"{step} steps"))
             monitor.record(step, history[-1])
             if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
                 return state, True, step, expected
@@ -159,33 +156,12 @@ class CAVI(Method):
     def _climb_by_batches(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, Expected]:
         """Take natural-gradient steps from mini-batches; the ELBO of all rows is evaluated after each pass."""
         assert self.batch_size is not None
-        whole, rows, step = Coordinates(program, rows=Rows(program)), len(program.data), 0
+        memory = Memory(program, beliefs=True, forgetting=self.forgetting, delay=self.delay)
+        whole = Coordinates(program, rows=Rows(program))
         whole.prepare(state)
-        size = min(self.batch_size, rows)
-        weights = program.data.weights
-        if weights is None:
-            weights = torch.ones(rows, dtype=program.dtype, device=program.device)
-        history: list[float] = []
-        best: tuple[float, State] | None = None
-        for epoch in range(1, self.max_steps + 1):
-            for at in torch.randperm(rows, device=program.device).split(size):
-                if len(at) < size:
-                    continue
-                part = program.rebind(program.data.batch(at, weights[at] * (weights.sum() / weights[at].sum())))
-                target = Coordinates(part, plan=whole.plan).step(state)
-                step += 1
-                state = blended(state, target, (step + self.delay) ** -self.forgetting)
-            value, expected = whole.expect(state)
-            history.append(checked(float(value), epoch))
-            monitor.record(epoch, history[-1])
-            if best is None or history[-1] > best[0]:
-                best = history[-1], state
-            if settled(history, self.tolerance):
-                break
-        assert best is not None
-        value, expected = whole.expect(best[1])
-        monitor.record(epoch + 1, float(value))
-        return best[1], epoch < self.max_steps, epoch, expected
+        return memory.climb(
+            whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
+        )
 
     def update(self, fit: Fit, new_data: Source) -> Fit:
         """Condition a fit on more data: yesterday's posterior is today's prior (Broderick et al. 2013).
@@ -212,13 +188,6 @@ class CAVI(Method):
         return conditioned(self, fit, new_data)
 
 
-def checked(value: float, step: int) -> float:
-    """Return a number, or raise if it is none."""
-    if value != value:
-        raise FitError(f"the ELBO is not a number after {step} steps")
-    return value
-
-
 def no_update(program: Program, name: str) -> str:
     """Say that an unknown has no conjugate update."""
     from zoo.declare.sites import primary
@@ -233,20 +202,6 @@ def no_update(program: Program, name: str) -> str:
     )
 
 
-def blended(state: State, target: State, rate: float) -> State:
-    """Move posteriors by `rate` of the way in natural parameters, and points likewise in their own units."""
-    values, beliefs = dict(state.values), dict(state.beliefs)
-    for posterior in distinct(target.beliefs):
-        before = state.beliefs.get(posterior.names[0])
-        mixed = posterior if before is None else before.blend(posterior, rate)
-        beliefs.update(dict.fromkeys(posterior.names, mixed))
-        values.update(mixed.mean())
-    for name, value in target.values.items():
-        if name not in beliefs:
-            values[name] = value if not state.beliefs else (1 - rate) * state.values[name] + rate * value
-    return State(values, beliefs)
-
-
 def component_sizes(program: Program, expected: Expected) -> dict[str, Tensor]:
     """Rows in effect that each state of each enumerated site of a row holds."""
     found = {}
@@ -254,7 +209,7 @@ def component_sizes(program: Program, expected: Expected) -> dict[str, Tensor]:
         if site.name in expected.sums:
             found[site.name] = expected.sums[site.name][0].reshape(-1)
         elif site.name in expected.marginals:
-            found[site.name] = program.per_row(expected.marginals[site.name], site).sum(0)
+            found[site.name] = program.states_of(expected.marginals, site).sum(0)
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from inference.approximation import Approximation, Conjugate, PointMass
-from inference.convergence import arrived, settled
+from inference.convergence import arrived
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
 from inference.families.family import uses
@@ -19,7 +19,7 @@ from inference.method import Method, Monitor, Objective, Outcome, unsupported
 from inference.restarts import climb_together
 from inference.source import Rows
 from inference.start import start_state
-from inference.stepwise import Memory
+from inference.stepwise import Memory, checked
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 from zoo.declare.sites import primary
@@ -215,11 +215,8 @@ class EM(Method):
         history: list[float] = []
         for step in range(self.max_steps + 1):
             objective, expected = ascent.expect(State(values, {}))
-            value = float(objective)
-            if value != value:
-                raise FitError(f"the objective is not a number after {step} steps")
-            history.append(value)
-            monitor.record(step, value)
+            history.append(checked(float(objective), f"{step} steps"))
+            monitor.record(step, history[-1])
             if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
                 return values, True, step
             if step < self.max_steps:
@@ -232,23 +229,12 @@ class EM(Method):
         """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
         assert self.batch_size is not None
         memory = Memory(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
-        whole = self._ascent(program)
-        whole.prepare(State(values, {}))
-        history: list[float] = []
-        best = float("-inf"), values
-        for epoch in range(self.max_steps + 1):
-            value = float(whole.expect(State(values, {}))[0])
-            if value != value:
-                raise FitError(f"the objective is not a number after {epoch} passes")
-            history.append(value)
-            monitor.record(epoch, value)
-            best = max(best, (value, values), key=lambda pair: pair[0])
-            if settled(history, self.tolerance) or epoch == self.max_steps:
-                break
-            for part in memory.batches(program, self.batch_size):
-                values = memory.step(part, values)
-        monitor.record(epoch + 1, best[0])
-        return best[1], epoch < self.max_steps, epoch
+        whole, state = self._ascent(program), State(values, {})
+        whole.prepare(state)
+        state, converged, passes, _ = memory.climb(
+            whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
+        )
+        return state.values, converged, passes
 
     def update(self, fit: Fit, new_data: Source) -> Fit:
         """Go on from a fit with more rows, whose statistics are added to those of the rows so far.
