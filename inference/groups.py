@@ -11,6 +11,7 @@ from inference import predictive
 from inference.posterior import tree
 from inference.rows import event_names, labels_of
 from zoo.declare.evaluate import Values, many
+from zoo.declare.missing import with_nan
 
 if TYPE_CHECKING:
     from inference.result import Fit
@@ -43,7 +44,7 @@ def arviz_groups(fit: Fit) -> xr.DataTree:
             groups["log_likelihood"] = {likelihood_name(fit): _log_likelihood(fit)[None]}
     observed = {s.field for s in program.observed}
     for group, wanted in (("observed_data", True), ("constant_data", False)):
-        fields = {n: v for n, v in program.data.values.items() if (n in observed) is wanted}
+        fields = {n: v for n, v in with_nan(program.data).items() if (n in observed) is wanted}
         if fields:
             groups[group] = _numpy(fields)
     dims = {**{n: event_names(program, s) for n, s in sites.items()}, **program.data.dims}

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from inference import predictive, simulate
+from inference import impute, predictive, simulate
 from inference.groups import arviz_groups
 from inference.method import Method, Outcome
 from inference.posterior import khat, summarize, tree
@@ -164,9 +164,10 @@ class Fit:
             return self.program
         fitted = self.program.data
         data = bind(self.model, new, like=fitted).to(self.program.dtype, self.program.device)
-        same = all(
+        same = data.missing.keys() == fitted.missing.keys() and all(
             torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape
         )
+        same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
         if same and len(data) == len(fitted):
             return self.program
         return self.program.rebind(data)
@@ -292,6 +293,41 @@ class Fit:
         program = self._on(None if new is None else simulate.complete(self, new))
         with self.running(5, seed):
             return simulate.predict(self, program, draws, known=program is self.program)
+
+    def impute(self, new: Source | None = None, draws: int = 1, *, mean: bool = False, seed: int | None = None) -> Any:
+        """Complete the rows: each missing cell drawn given the observed cells of its row, or at its conditional mean.
+
+        p(x_mis | x_obs, fitted data): a row's discrete states have their posterior given what is observed of it, and
+        what is missing its distribution given those (for a multivariate Normal, the conditional one). With posterior
+        draws, each table of fitted rows is made from one draw of the latents, so that several tables are proper
+        multiple imputations (Rubin 1987); of new rows each has its own.
+
+        Parameters
+        ----------
+        new
+            Rows like those fitted, with NaN where a value is missing; None for the fitted rows.
+        draws
+            How many tables.
+        mean
+            Give E[x_mis | x_obs] instead, in one table; it is too smooth to be taken for data.
+        seed
+            None for one that follows from the fit's.
+
+        Returns
+        -------
+        DataFrame
+            The rows with their labels and no missing value; a dict of arrays where fields are not columns. A list of
+            `draws` of them if `draws` is above 1.
+        """
+        draws = _positive("impute(draws)", draws)
+        if mean and draws > 1:
+            raise FitError("impute(mean=True) gives one table; leave out draws")
+        program = self._on(new)
+        if not program.row:
+            raise FitError("impute needs a data plate: the model's data have no rows")
+        with self.running(9, seed):
+            tables = impute.impute(self, program, draws, mean=mean)
+        return tables if draws > 1 else tables[0]
 
     def sample(self, n: int, seed: int | None = None) -> xr.Dataset:
         """Draw `n` fresh posterior draws of the latents, dims (chain, draw, ...).

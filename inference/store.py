@@ -52,6 +52,7 @@ def save(fit: Fit, folder: Path) -> Path:
     tensors: dict[str, Tensor] = {f"data.{n}": v for n, v in data.values.items()}
     tensors |= {f"point.{n}": v for n, v in fit.points.items()}
     tensors |= {f"buffer.{n}": v for n, v in fit.model.named_buffers()}
+    tensors |= {f"missing.{n}": v for n, v in data.missing.items()}
     if data.weights is not None:
         tensors["weights"] = data.weights
     if fit.memory is not None:
@@ -168,12 +169,13 @@ def _rebuild(
         tensors.get("weights"),
         tuple(saved["notes"]),
         dtype,
+        missing=part("missing."),
     )
     method = _instance("method", described["method"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(described["seed"])
         instance = _model(folder, described["model"], model)
-        instance.coords = coords
+        instance.coords, instance.missing = coords, data.missing
         instance.setup(**data.to(torch.float64, torch.device("cpu")).values)
         instance = instance.to(dtype)
         buffers = dict(instance.named_buffers())

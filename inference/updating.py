@@ -55,7 +55,7 @@ def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
     data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
     priors = {n: q for q in fit.approximation.posteriors for n in q.names}
     model = copy.deepcopy(before.model)
-    model.coords, model.row_weights = data.coords, None
+    model.coords, model.row_weights, model.missing = data.coords, None, data.missing
     program = Program(model, replace(data, weights=None), priors, before.structure)
     program.plans = before.plans
     with seeded(fit.seed, before.device), threads_for(program):
@@ -99,7 +99,7 @@ def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
         kept = {s.name: expected.statistics(s) for s in sites}
     data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
     model = copy.deepcopy(before.model)
-    model.coords, model.row_weights = data.coords, None
+    model.coords, model.row_weights, model.missing = data.coords, None, data.missing
     program = Program(model, replace(data, weights=None), before.priors, before.structure)
     program.plans = before.plans
     began = time.perf_counter()

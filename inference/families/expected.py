@@ -168,7 +168,7 @@ class Expected:
         if center is not None:
             value = {**value, "mean": value["mean"] - center}
         cells = self.program.missing(site)
-        if cells is not None and likelihood.joint:
+        if cells is not None and likelihood.completes:
             return completed(self, site, cells, weight)
         parts = likelihood.statistics(base_distribution(fn), value, self.program)
         outer = site.event_dim - likelihood.joint
@@ -189,7 +189,7 @@ class Expected:
         found = {}
         for site in self.program.observed:
             cells, likelihood = self.program.missing(site), self.plan.likelihoods.get(site.name)
-            if cells is not None and likelihood is not None and likelihood.joint:
+            if cells is not None and likelihood is not None and likelihood.completes:
                 found[site.name] = how(self, site, cells, self.weight(site))
         self.sums = {**self.sums, **found}
 

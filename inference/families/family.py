@@ -50,12 +50,15 @@ class Likelihood(ABC):
         How many of the site's event dimensions are among those of T_j (all, for a vector that is one observation).
     centered
         Whether T is taken about the mean of the data, for accuracy far from zero.
+    completes
+        Whether missing entries of a vector are completed by their moments given the others.
     """
 
     distributions: ClassVar[tuple[str, ...]] = ()
     inner: ClassVar[tuple[int, ...]] = (0,)
     joint: ClassVar[int] = 0
     centered: ClassVar[bool] = False
+    completes: ClassVar[bool] = False
 
     @abstractmethod
     def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:

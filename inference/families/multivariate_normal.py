@@ -35,6 +35,7 @@ class MultivariateNormalLikelihood(Likelihood):
     inner: ClassVar[tuple[int, ...]] = (1, 2)
     joint: ClassVar[int] = 1
     centered: ClassVar[bool] = True
+    completes: ClassVar[bool] = True
 
     def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
         """x and x x^T."""

@@ -160,7 +160,7 @@ class Plan:
     def _completes(self, site: Site, likelihood: Likelihood) -> bool:
         """Whether missing entries of a vector have a posterior of their own: not one with that of a local latent."""
         roles = {self.program.sites[n].role for feed in site.args.values() for n in feed.sites}
-        return site.event_dim == likelihood.joint and "local" not in roles
+        return likelihood.completes and site.event_dim == likelihood.joint and "local" not in roles
 
     def _center(self, site: Site, value: Tensor) -> None:
         """Note the mean and the variance of a site's data, one number per column of an event; missing ones left out."""
@@ -213,7 +213,7 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
     value, center = expected.value(site), expected.plan.centers.get(site.name)
     base = likelihood.base(fn, value)
     cells = expected.program.missing(site)
-    if cells is not None and likelihood.joint:
+    if cells is not None and likelihood.completes:
         return log_marginal(expected, site, cells)
     if center is not None:
         value = {**value, "mean": value["mean"] - center}

@@ -50,13 +50,10 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: Cells) -> Tensor:
             "observe the field as it is, or drop or impute these rows"
         )
     if type(base).__name__ == "MultivariateNormal":
-        plates, batch = value.shape[:-1], base.batch_shape
-        loc, tril = base.loc, base._unbroadcasted_scale_tril
-        loc = by_row(loc if _batched(loc) else _compact(loc, 1), plates, 1)
-        tril = by_row(tril if _batched(tril) else _compact(tril, 2), plates, 2)
-        rows = marginal_log_prob(value.reshape(-1, value.shape[-1]), loc, tril @ tril.mT, cells)
+        plates = value.shape[:-1]
+        rows = marginal_log_prob(value.reshape(-1, value.shape[-1]), *normal_rows(base, plates), cells)
         entries = rows.reshape(*rows.shape[:-1], *plates)
-        entries = entries.expand(torch.broadcast_shapes(entries.shape, batch))
+        entries = entries.expand(torch.broadcast_shapes(entries.shape, base.batch_shape))
     elif base.event_dim or type(base).__name__ in DEPENDENT:
         raise DataError(
             f"site {name!r}: its {type(base).__name__} cannot be summed over missing values (NaN); use distributions "
@@ -66,6 +63,14 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: Cells) -> Tensor:
         entries = torch.where(cells.missing, 0.0, base.log_prob(value))
         entries = entries.expand(torch.broadcast_shapes(entries.shape, fn.batch_shape + fn.event_shape))
     return entries.sum(list(range(-outer, 0))) if outer else entries
+
+
+def normal_rows(base: Any, plates: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return mean (..., rows, d) and covariance (..., rows, d, d) of a multivariate Normal; 1 row if all are alike."""
+    loc, tril = base.loc, base._unbroadcasted_scale_tril
+    loc = by_row(loc if _batched(loc) else _compact(loc, 1), plates, 1)
+    tril = by_row(tril if _batched(tril) else _compact(tril, 2), plates, 2)
+    return loc, tril @ tril.mT
 
 
 def _compact(tensor: Tensor, events: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -138,6 +138,6 @@ def side_by_side(data: Data) -> Tensor | None:
     return torch.cat(columns, -1)
 
 
-def with_nan(values: Mapping[str, Tensor], data: Data) -> dict[str, Any]:
-    """Return fields as they came, with NaN in the missing cells."""
-    return {n: torch.where(data.missing[n], torch.nan, v) if n in data.missing else v for n, v in values.items()}
+def with_nan(data: Data) -> dict[str, Tensor]:
+    """Return the fields as they came, with NaN in the missing cells."""
+    return {n: torch.where(data.missing[n], torch.nan, v) if n in data.missing else v for n, v in data.values.items()}
