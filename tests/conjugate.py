@@ -799,6 +799,104 @@ def regression_of_two_precisions(x, y, *, prior: bool = True):
         pyro.sample("y", dist.Normal(a + x @ b, tau[state()].rsqrt()), obs=y)
 
 
+# -- plates in plates, and what is seen elsewhere ---------------------------------------------------------------------
+
+TABLE = [[1.0, 2.0, 0.3], [0.1, -0.5, 0.4], [1.4, 0.7, 2.0]]
+
+
+@story(TABLE, "Single NormalMean Precision", x=Real("group", "member"))
+def state_of_each_group(x, *, prior: bool = True):
+    w = unknown("w", dist.Dirichlet(t(2.0, 1.5)), prior)
+    mu = unknown("mu", dist.Normal(t(0.0, 1.0), 3.0).to_event(1), prior)
+    tau = unknown("tau", dist.Gamma(2.0, 1.0), prior)
+    with pyro.plate("group", x.shape[0], dim=-2):
+        z = pyro.sample("z", dist.Categorical(w))
+        with pyro.plate("member", x.shape[1], dim=-1):
+            pyro.sample("x", dist.Normal(mu[z], tau.rsqrt()), obs=x)
+
+
+@story(TABLE, "NormalMean Precision", x=Real("group", "member"))
+def state_of_each_member(x, *, prior: bool = True):
+    mu = unknown("mu", dist.Normal(t(0.0, 1.0), 3.0).to_event(1), prior)
+    with pyro.plate("group", x.shape[0], dim=-2):
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with pyro.plate("member", x.shape[1], dim=-1):
+            pyro.sample("x", dist.Normal(mu[state()], tau.rsqrt()), obs=x)
+
+
+@story(TABLE, "NormalGamma", optional=False, x=Real("group", "member"))
+def normal_gamma_of_each_row(x):
+    with pyro.plate("group", x.shape[0], dim=-2):
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        mu = pyro.sample("mu", dist.Normal(0.3, (0.2 * tau).rsqrt()))
+        with pyro.plate("member", x.shape[1], dim=-1):
+            pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
+
+
+@story(TABLE, "NormalMean Precision", optional=False, x=Real("group", "member"))
+def means_of_rows_in_units_of_one_precision(x):
+    """Conjugate together, but for the weights of rows, which repeat means and not the precision."""
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("group", x.shape[0], dim=-2):
+        mu = pyro.sample("mu", dist.Normal(0.3, (0.2 * tau).rsqrt()))
+        with pyro.plate("member", x.shape[1], dim=-1):
+            pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
+
+
+@story([MATRIX[:3], MATRIX[3:]], "Wishart", optional=False, x=Real("group", "member", "feature"))
+def wishart_of_each_row(x):
+    with pyro.plate("group", x.shape[0], dim=-2):
+        p = pyro.sample("P", dist.Wishart(t(4.5), V))
+        with pyro.plate("member", x.shape[1], dim=-1):
+            pyro.sample("x", dist.MultivariateNormal(t(0.3, 0.2), precision_matrix=p), obs=x)
+
+
+@story(MATRIX, "NormalMean Precision", **R2)
+def columns_in_a_plate(x, *, prior: bool = True):
+    with pyro.plate("feature", 2, dim=-1):
+        tau = unknown("tau", dist.Gamma(t(2.0, 1.0), 1.0), prior)
+        mu = unknown("mu", dist.Normal(t(0.0, 1.0), 3.0), prior)
+        with pyro.plate("row", len(x), dim=-2):
+            pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
+
+
+@story(X2G, "NormalGamma", optional=False, **R2G)
+def normal_gamma_of_groups_in_a_plate(x, g):
+    with pyro.plate("level", 3):
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        mu = pyro.sample("mu", dist.Normal(t(0.0, 1.0), (0.3 * tau).rsqrt()[:, None]).to_event(1))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu[g], tau[g][:, None].rsqrt()).to_event(1), obs=x)
+
+
+@story(X2G, "MultivariateMean MultivariateMean Wishart", **R2G)
+def multivariate_groups_about_a_mean(x, g, *, prior: bool = True):
+    top = unknown("top", dist.MultivariateNormal(t(1.0, -1.0), V), prior)
+    p = precision(prior)
+    with pyro.plate("level", 3):
+        mu = pyro.sample("mu", dist.MultivariateNormal(top, precision_matrix=p))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.MultivariateNormal(mu[g], 0.5 * V), obs=x)
+
+
+@story(VECTOR, "NormalMean", **R)
+def state_of_all_rows(x, *, prior: bool = True):
+    mu = unknown("mu", dist.Normal(t(0.0, 1.0), 3.0).to_event(1), prior)
+    z = state()
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu[z], 2.0), obs=x)
+
+
+@story(VECTOR, "NormalMean Precision", **R)
+def seen_outside_the_rows_too(x, *, prior: bool = True):
+    mu = unknown("mu", dist.Normal(0.0, 3.0), prior)
+    tau = unknown("tau", dist.Gamma(2.0, 1.0), prior)
+    pyro.sample("y", dist.Normal(mu, 2.0), obs=t(0.3))
+    pyro.sample("s", dist.Normal(0.0, tau.rsqrt()), obs=t(0.3))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
+
+
 # -- several discrete latents, several sites --------------------------------------------------------------------------
 
 

@@ -205,7 +205,7 @@ def test_a_weight_is_a_number_of_repetitions(name, prior):
     if program.locals:
         return
     plain = replace(program.data, weights=None)
-    times = torch.tensor([2, 1, 3, 1, 2, 1])[: len(program.data)]
+    times = torch.tensor([2, 1, 3, 0, 2, 1])[: len(program.data)]
     weighted = program.rebind(replace(plain, weights=times.to(AT)))
     repeated = program.rebind(plain.take(torch.arange(len(times)).repeat_interleave(times)))
     start = State(anywhere(program), {})
@@ -215,7 +215,13 @@ def test_a_weight_is_a_number_of_repetitions(name, prior):
     assert_same(tensors_of(Coordinates(weighted).believe(heavy)), tensors_of(Coordinates(repeated).believe(long)))
 
 
-@pytest.mark.parametrize("name", ["rate_for_each_row", "rows_about_a_mean", "plates_about_a_mean"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rate_for_each_row", "rows_about_a_mean", "plates_about_a_mean"),
+        *("normal_gamma_of_each_row", "wishart_of_each_row", "state_of_each_member"),
+    ],
+)
 def test_a_latent_of_a_row_does_not_count_repetitions_of_the_row(name):
     """A row that is repeated has a latent of its own each time, so weights leave each latent's posterior alone."""
     found = []
@@ -225,6 +231,16 @@ def test_a_latent_of_a_row_does_not_count_repetitions_of_the_row(name):
         (block,) = (b for b in closed_form(program).blocks if b.unknowns[0] in {s.name for s in program.locals})
         found.append(block.posterior(expected).tensors())
     assert_same(*found)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if program_of(n).locals])
+def test_a_row_of_weight_zero_leaves_its_latent_at_the_prior(name):
+    program = program_of(name)
+    program = program.rebind(replace(program.data, weights=torch.arange(len(program.data), dtype=AT)))
+    state = believed(program)
+    assert all(bool(v.isfinite().all()) for v in tensors_of(state).values())
+    value, _ = Coordinates(program).expect(state)
+    assert math.isfinite(float(value))
 
 
 @pytest.mark.parametrize(("name", "prior"), BOTH)
@@ -443,7 +459,7 @@ DEPENDENT = (  # entries of an event share an unknown
     *("bernoulli_shared_by_columns", "bernoulli_states_shared_by_columns", "poisson_columns_scaled"),
     *("exponential_columns_scaled", "normal_mean_shared_by_columns", "normal_mean_columns_scaled"),
     *("normal_states_shared_by_columns", "normal_gamma_of_one_precision", "normal_gamma_mixture_by_state"),
-    *("normal_gamma_mixture_by_all", "columns_of_two_states"),
+    *("normal_gamma_mixture_by_all", "columns_of_two_states", "normal_gamma_of_groups_in_a_plate"),
     *("regression_of_two_outputs", "regression_mixture_of_two_outputs"),
 )
 SEPARATE = (  # mean and precision are independent
@@ -451,6 +467,8 @@ SEPARATE = (  # mean and precision are independent
     *("means_by_state_and_precisions_by_group", "plates_about_a_mean", "multivariate_of_separate_priors"),
     *("multivariate_mixture_of_separate_priors", "regression_of_separate_priors", "regression_mixture"),
     *("regression_mixture_of_joint_priors", "regression_of_two_precisions", "several_sites"),
+    *("state_of_each_group", "state_of_each_member", "means_of_rows_in_units_of_one_precision"),
+    *("columns_in_a_plate", "seen_outside_the_rows_too"),
 )
 
 
@@ -486,7 +504,7 @@ def test_what_has_no_predictive_distribution_says_why(name, reason):
     state = believed(program, 1)
     _, expected = Coordinates(program).expect(state)
     with pytest.raises(MethodError, match=reason):
-        predictive(expected, program.sites["y" if "y" in program.sites else "x"])
+        predictive(expected, program.sites["y" if "y" in program.data.values else "x"])
 
 
 EXACT = [n for n in ALL if Exact().why_not(program_of(n)) is None]

@@ -16,7 +16,10 @@ from zoo.declare.program import Program
 
 
 class BinomialLikelihood(Likelihood):
-    """x ~ Bernoulli(p) or Binomial(n, p): log p(x) = x log p + (n - x) log(1 - p) + log C(n, x)."""
+    """x ~ Bernoulli(p) or Binomial(n, p): log p(x) = x log p + (n - x) log(1 - p) + log C(n, x).
+
+    (Bishop 2006, equations 2.2 and 2.9.)
+    """
 
     distributions: ClassVar[tuple[str, ...]] = ("Bernoulli", "Binomial")
     inner: ClassVar[tuple[int, ...]] = (0, 0)

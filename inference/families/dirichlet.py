@@ -16,7 +16,7 @@ from zoo.declare.program import Program
 
 
 class CategoricalLikelihood(Likelihood):
-    """x ~ Categorical(p): log p(x) = sum_j [x = j] log p_j."""
+    """x ~ Categorical(p): log p(x) = sum_j [x = j] log p_j (Bishop 2006, equation 2.26)."""
 
     distributions: ClassVar[tuple[str, ...]] = ("Categorical",)
     inner: ClassVar[tuple[int, ...]] = (1,)
@@ -37,7 +37,10 @@ class CategoricalLikelihood(Likelihood):
 
 
 class MultinomialLikelihood(Likelihood):
-    """x ~ Multinomial(n, p) or OneHotCategorical(p): log p(x) = sum_j x_j log p_j + log n! - sum_j log x_j!."""
+    """x ~ Multinomial(n, p) or OneHotCategorical(p): log p(x) = sum_j x_j log p_j + log n! - sum_j log x_j!.
+
+    (Bishop 2006, equation 2.34.)
+    """
 
     distributions: ClassVar[tuple[str, ...]] = ("Multinomial", "OneHotCategorical")
     inner: ClassVar[tuple[int, ...]] = (1,)

@@ -146,7 +146,8 @@ class Expected:
         if not once or weights is None or self.program.row not in site.plates:
             return marginal
         axis = site.plate_dims[site.plates.index(self.program.row)]
-        return marginal / weights.reshape([-1, *[1] * (-1 - axis)])
+        weights = weights.reshape([-1, *[1] * (-1 - axis)])
+        return torch.where(weights == 0, 0.0, marginal / weights)  # a row of weight 0 is not there
 
     def statistics(self, site: Site, unknown: str = "") -> Statistics:
         """Weights of a site's entries and weighted T_j, summed over plates where the arguments do not vary by them.
@@ -203,7 +204,7 @@ class Expected:
         flat = weight.reshape(lead.numel(), -1)
         sums = []
         if site.role == "enumerated":  # its states are the same in every row
-            whole = flat.sum(-1).reshape(*lead, *[1] * plates)[(..., *[None] * outer)]
+            whole = flat.sum(-1).reshape((*lead, *[1] * plates))[(..., *[None] * outer)]
             return whole, tuple(whole[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
         for i, t in zip(inner, parts, strict=True):
             own = t.shape[t.ndim - outer - i :]
@@ -212,8 +213,8 @@ class Expected:
                 sums.append((weight[(..., *[None] * len(own))] * t).sum(dims, keepdim=True))
                 continue
             t = t.expand((*weight.shape[weight.ndim - plates :], *own))
-            sums.append((flat @ t.reshape(flat.shape[1], -1)).reshape(*lead, *[1] * plates, *own))
-        count = flat.sum(-1).reshape(*lead, *[1] * plates)
+            sums.append((flat @ t.reshape(flat.shape[1], -1)).reshape((*lead, *[1] * plates, *own)))
+        count = flat.sum(-1).reshape((*lead, *[1] * plates))
         return count[(..., *[None] * outer)], tuple(sums)
 
     def reduce(self, feed: Feed, entries: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,8 @@ from zoo.declare.program import Program
 class RateLikelihood(Likelihood):
     """x ~ Poisson(r), Exponential(r) or Gamma(s, r): log p(x) = events log r - exposure r + h(x).
 
-    Events and exposure are x and 1 of a Poisson, 1 and x of an Exponential, s and x of a Gamma.
+    Events and exposure are x and 1 of a Poisson, 1 and x of an Exponential, s and x of a Gamma
+    (Gelman et al. 2013, section 2.6).
     """
 
     distributions: ClassVar[tuple[str, ...]] = ("Poisson", "Exponential", "Gamma")

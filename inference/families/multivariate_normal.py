@@ -248,7 +248,7 @@ class WishartBlock(Block):
         shape = tuple(expected.values[self.name].shape)
         counts, scatters = [], []
         for use in self.found:
-            count, scatter = scatter_about(expected, use)
+            count, scatter = scatter_about(expected, use, self.name)
             factor = expected.factor(use.site, use.argument)
             counts.append(expected.reduce(use.feed, count[..., None, None].expand(scatter.shape), shape)[..., 0, 0])
             scatters.append(expected.reduce(use.feed, factor * scatter, shape))
@@ -307,9 +307,9 @@ class WishartBlock(Block):
         return [collapse_note(self.name, k, bool(self.found[0].feed.index)) for k in low]
 
 
-def scatter_about(expected: Expected, use: Use) -> tuple[Tensor, Tensor]:
+def scatter_about(expected: Expected, use: Use, unknown: str) -> tuple[Tensor, Tensor]:
     """Weights of a site's entries, and weights times E[(x - m)(x - m)^T], in the layout of the entries."""
-    count, (first, second) = expected.statistics(use.site)
+    count, (first, second) = expected.statistics(use.site, unknown)
     loc, center = expected.argument(use.site, "loc", "real"), expected.plan.centers.get(use.site.name)
     m = loc["mean"] if center is None else loc["mean"] - center
     cross = m[..., :, None] * first[..., None, :]

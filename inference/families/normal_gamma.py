@@ -43,7 +43,9 @@ class NormalGammaFamily(Family):
                 continue
             plain = all(f.kind == "constant" for f in (mean.args["loc"], *t.args.values()))
             alone = {s.name for n in names for s, _ in uses(plan.program, n)} == {site.name, mean.name}
-            if plain and alone and within(precision, loc):
+            # A row that is repeated has a mean of its own each time, but one precision.
+            alike = mean.role == t.role or plan.program.data.weights is None
+            if plain and alone and alike and within(precision, loc):
                 blocks.append(NormalGammaBlock(site, names))
         return blocks
 
@@ -88,7 +90,7 @@ class NormalGammaBlock(Block):
         loc_use, use, prior_use = self._uses(expected)
         mean, unit = (tuple(expected.values[n].shape) for n in self.names)
         m0, kappa0, a0, b0 = self._prior(expected)
-        count, (first, second) = expected.statistics(self.site)
+        count, (first, second) = expected.statistics(self.site, self.names[0])
         events = self.site.shape[len(self.site.shape) - self.site.event_dim :]
         count = count.expand((*count.shape[: count.ndim - len(events)], *events))
         center = expected.plan.centers.get(self.site.name)

@@ -53,7 +53,8 @@ class NormalWishartFamily(Family):
             whole = mean.shape[-1] == site.shape[-1]
             if not one_factor(plan, mean, "precision_matrix") or mean.name not in plan.likelihoods:
                 continue
-            if plain and alone and whole and within(precision, loc):
+            alike = mean.role == p.role or plan.program.data.weights is None  # as for a Normal-Gamma
+            if plain and alone and whole and alike and within(precision, loc):
                 blocks.append(NormalWishartBlock(site, names))
         return blocks
 
@@ -85,7 +86,7 @@ class NormalWishartBlock(Block):
         loc, precision = self.site.args["loc"], self.site.args["precision_matrix"]
         mean, matrix = (tuple(expected.values[n].shape) for n in self.names)
         m0, kappa0, df, inverse_scale = self._prior(expected)
-        count, (first, second) = expected.statistics(self.site)
+        count, (first, second) = expected.statistics(self.site, self.names[0])
         center = expected.plan.centers.get(self.site.name, torch.zeros_like(m0))
         n = expected.reduce(loc, count[..., None].expand(first.shape), mean)[..., 0]
         kappa = kappa0 + n

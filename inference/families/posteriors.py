@@ -124,12 +124,12 @@ class Single(Posterior):
         return {self.name: self.distribution.log_prob(values[self.name])}
 
     def entropy(self) -> Values:
-        """Differential entropy of the distribution."""
+        """Differential entropy of the distribution (Bishop 2006, appendix B)."""
         base = base_distribution(self.distribution)
         return {self.name: total(base.entropy(), self.distribution.event_dim - base.event_dim)}
 
     def kl(self, other: Single) -> Values:
-        """The divergence of the distributions."""
+        """The divergence of the distributions (Penny 2001)."""
         q, p = base_distribution(self.distribution), base_distribution(other.distribution)
         matrix = type(q).__name__ == "Wishart"
         kl = wishart_kl(q.df, q.scale_tril, p.df, p.scale_tril) if matrix else kl_divergence(q, p)
