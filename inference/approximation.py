@@ -97,10 +97,14 @@ class Conjugate(Approximation):
         """Draw locals from their posterior given the rest, updated for these rows."""
         if program.enumerated:
             return None
+        ascent = Coordinates(program)
+        for site in program.observed:
+            likelihood = ascent.plan.likelihoods.get(site.name)
+            if program.missing(site) is not None and likelihood is not None and likelihood.joint:
+                return None  # the closed form is that of complete rows
         state = self._state(program, points)
         for site in program.locals:
             state.values[site.name] = torch.zeros(program.site_shape(site), dtype=program.dtype, device=program.device)
-        ascent = Coordinates(program)
         with torch.no_grad():
             replay = program.replay(state.values, densities=False)
             replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}

@@ -14,7 +14,9 @@ from inference.convergence import arrived
 from inference.coordinate import Coordinates, State, distinct
 from inference.em import collapsed
 from inference.families import Expected, closed_form
+from inference.families.family import uses
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.restarts import noted
 from inference.source import Rows
 from inference.start import start_state
 from inference.stepwise import Memory, checked
@@ -194,6 +196,9 @@ def no_update(program: Program, name: str) -> str:
 
     if name not in program.sites:
         return f"{name!r} belongs to a network, which has no closed-form update"
+    gaps = [s.name for s, _ in uses(program, name) if s.name in closed_form(program).incomplete]
+    if gaps:
+        return f"site {gaps[0]!r} has missing values (NaN), and {name!r} has a closed form for complete rows only"
     site = program.sites[name]
     what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
     return (

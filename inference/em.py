@@ -104,6 +104,11 @@ class EM(Method):
         plan = closed_form(program)
         local = {s.name for s in program.locals}
         blocks = [b for b in plan.blocks if local & set(b.unknowns)]
+        if plan.incomplete:
+            return (
+                f"site {plan.incomplete[0]!r} has missing values (NaN), and the posterior of the local {first!r} has a "
+                "closed form for complete rows only"
+            )
         if program.enumerated or len(blocks) != 1 or set(blocks[0].unknowns) != local:
             return f"site {first!r} is a continuous local latent, which the E-step cannot sum over"
         if plan.rest:

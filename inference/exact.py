@@ -47,6 +47,12 @@ class Exact(Method):
         plan = closed_form(program)
         if plan.rest:
             return no_update(program, plan.rest[0])
+        for site in program.observed:
+            if program.missing(site) is not None and plan.likelihoods[site.name].completes:
+                return (
+                    f"site {site.name!r} has vectors with missing values (NaN), given which the posterior is no longer "
+                    "conjugate"
+                )
         home = {n: i for i, block in enumerate(plan.blocks) for n in block.unknowns}
         for site in program.sites.values():
             near = {home[n] for feed in site.args.values() for n in (*feed.sites, site.name) if n in home}

@@ -48,6 +48,8 @@ class Plan:
         Observed site -> the variance of its data, that floors are relative to.
     example
         A few rows at made-up values.
+    incomplete
+        Sites that would have a likelihood here, were it not for missing values.
     in_values
         Unknowns that observed values depend on, which have no closed form.
     """
@@ -62,6 +64,7 @@ class Plan:
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
     example: Expected | None = None
+    incomplete: list[str] = field(default_factory=list)
     in_values: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -137,6 +140,7 @@ class Plan:
                 if found is None or site.name not in self.plain:
                     continue
                 if cells is not None and found.joint and not self._completes(site, found):
+                    self.incomplete.append(site.name)
                     continue
                 self.likelihoods[site.name] = found
                 if _row_free(fn, site, () if own is None else ("loc",)):
