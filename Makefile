@@ -41,8 +41,8 @@ lint: $(STAMP)  ## ruff, its formatting, and mypy --strict
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy" --strict
 
-demo: $(STAMP)  ## compare three methods on Old Faithful, with a report in runs/faithful
-	"$(BIN)/zoo" compare BayesianGMM faithful --set components=2 --methods em,svi,map --seed 0 --out runs/faithful
+demo: $(STAMP)  ## compare four methods on Old Faithful, with a report in runs/faithful
+	"$(BIN)/zoo" compare BayesianGMM faithful --set components=2 --methods em,cavi,svi,map --seed 0 --out runs/faithful
 
 examples: $(STAMP)  ## run every example
 	@for file in examples/*.py; do \

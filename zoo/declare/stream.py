@@ -72,11 +72,16 @@ class Stream:
             yield from reader
 
     def _npy(self) -> Iterator[np.ndarray]:
-        rows = np.load(self.path, mmap_mode="r").shape[0]
-        for start in range(0, rows, self.chunk):
-            mapped = np.load(self.path, mmap_mode="r")  # mapped anew, so that pages read before are let go
-            yield np.array(mapped[start : start + self.chunk])
-            del mapped
+        mapped = np.load(self.path, mmap_mode="r")
+        shape, dtype, start, ordered = mapped.shape, mapped.dtype, mapped.offset, mapped.flags.c_contiguous
+        del mapped
+        if not ordered or not shape:
+            raise DataError(f"{self.path}: a stream reads arrays of rows stored one after the other (C order)")
+        width = int(np.prod(shape[1:], dtype=np.int64))
+        for row in range(0, shape[0], self.chunk):
+            count = min(self.chunk, shape[0] - row)
+            at = start + row * width * dtype.itemsize
+            yield np.fromfile(self.path, dtype, count * width, offset=at).reshape(count, *shape[1:])
 
     def chunks(self, model: Model, like: Data) -> Iterator[Data]:
         """Chunks of rows, bound to a model's fields as the sample `like` was."""
