@@ -98,20 +98,17 @@ class CAVI(Method):
         best: tuple[float, State, Monitor, bool, int, Expected] | None = None
         failed: list[str] = []
         for start in range(self.restarts):
-            with Monitor(f"cavi {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
-                try:
-                    random = self.start == "random" or (start % 2 == 1 and not program.proposes)
-                    state = start_state(program, "random" if random else "kmeans")
-                    climb = self._climb if self.batch_size is None else self._climb_by_batches
-                    state, converged, steps, expected = climb(program, state, monitor)
-                except (FitError, RuntimeError) as error:
-                    if not isinstance(error, FitError) and "linalg" not in str(error):
-                        raise
-                    failed.append(str(error))
-                    continue
-            value = monitor.rows[-1][2]
-            if best is None or value > best[0]:
-                best = value, state, monitor, converged, steps, expected
+            with (
+                Monitor(f"cavi {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor,
+                noted(failed, self.restarts),
+            ):
+                random = self.start == "random" or (start % 2 == 1 and not program.proposes)
+                state = start_state(program, "random" if random else "kmeans")
+                climb = self._climb if self.batch_size is None else self._climb_by_batches
+                state, converged, steps, expected = climb(program, state, monitor)
+                value = monitor.rows[-1][2]
+                if best is None or value > best[0]:
+                    best = value, state, monitor, converged, steps, expected
         if best is None:
             raise FitError(f"cavi broke down from every start: {failed[0]}. Try weaker data or a stronger prior")
         value, state, monitor, converged, steps, expected = best

@@ -16,7 +16,7 @@ from inference.families import Expected, closed_form
 from inference.families.family import uses
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
-from inference.restarts import climb_together
+from inference.restarts import climb_together, noted
 from inference.source import Rows
 from inference.start import start_state
 from inference.stepwise import Memory, checked
@@ -168,29 +168,35 @@ class EM(Method):
         plan = closed_form(program)
         climb = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
         together = self.restarts > 1 and not climb.names and self.batch_size is None
+        states: list[State] = []
         if together:
-            states = [self._start(program, climb, i) for i in range(self.restarts)]
+            for i in range(self.restarts):
+                with noted(failed, self.restarts):
+                    states.append(self._start(program, climb, i))
             with Monitor("em", self.max_steps, show=progress) as monitor:
-                found = climb_together(self._ascent(program), states, self.tolerance, self.max_steps, monitor)
+                found = climb_together(self._ascent(program), states, self._tolerance(climb), self.max_steps, monitor)
             if found is not None:
-                return [self._end(v, m, steps, done) for v, m, steps, done in found], failed
-        for i in range(self.restarts):
-            with Monitor(f"em {i + 1}/{self.restarts}", self.max_steps, show=progress) as monitor:
-                try:
-                    state = states[i] if together else self._start(program, climb, i)
-                    take = self._climb if self.batch_size is None else self._climb_by_batches
-                    values, converged, steps = take(program, climb, state.values, monitor)
-                    ends.append(self._end(values, monitor, steps, converged))
-                except (FitError, RuntimeError) as error:
-                    if not isinstance(error, FitError) and "linalg" not in str(error):
-                        raise
-                    failed.append(str(error))
+                return [self._end(climb, *end) for end in found[0]], failed + found[1]
+        take = self._climb if self.batch_size is None else self._climb_by_batches
+        for i in range(len(states) if together else self.restarts):
+            with (
+                Monitor(f"em {i + 1}/{self.restarts}", self.max_steps, show=progress) as monitor,
+                noted(failed, self.restarts),
+            ):
+                state = states[i] if together else self._start(program, climb, i)
+                ends.append(self._end(climb, *take(program, climb, state.values, monitor)))
         return ends, failed
 
-    def _end(self, values: Values, monitor: Monitor, steps: int, converged: bool) -> End:
+    def _tolerance(self, climb: GradientStep) -> float:
+        """Classification in closed form goes on until nothing moves: one row may be what many others wait for."""
+        return 0.0 if self.hard and not climb.names else self.tolerance
+
+    def _end(self, climb: GradientStep, values: Values, monitor: Monitor, steps: int, converged: bool) -> End:
         what = f"within {self.tolerance:g} of the limit after {steps} steps"
         if self.batch_size is not None:
             what = f"the objective stands still within its noise after {steps} passes"
+        elif self._tolerance(climb) == 0:
+            what = f"rows keep their states after {steps} steps"
         if not converged:
             what = f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
         return End(monitor.rows[-1][2], values, monitor, converged, steps, what)
@@ -211,7 +217,7 @@ class EM(Method):
 
     def _climb(
         self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
-    ) -> tuple[Values, bool, int]:
+    ) -> tuple[Values, Monitor, int, bool]:
         """Take steps from one start until the objective stands still."""
         values = climb.admit(values)
         ascent = self._ascent(program)
@@ -222,15 +228,15 @@ class EM(Method):
             objective, expected = ascent.expect(State(values, {}))
             history.append(checked(float(objective), f"{step} steps"))
             monitor.record(step, history[-1])
-            if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
-                return values, True, step
+            if arrived(history, self._tolerance(climb), torch.finfo(program.dtype).eps):
+                return values, monitor, step, True
             if step < self.max_steps:
                 values = climb(expected.values if self.gradient else ascent.maximize(expected), expected.marginals)
-        return values, False, self.max_steps
+        return values, monitor, self.max_steps, False
 
     def _climb_by_batches(
         self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
-    ) -> tuple[Values, bool, int]:
+    ) -> tuple[Values, Monitor, int, bool]:
         """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
         assert self.batch_size is not None
         memory = Memory(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
@@ -239,7 +245,7 @@ class EM(Method):
         state, converged, passes, _ = memory.climb(
             whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
         )
-        return state.values, converged, passes
+        return state.values, monitor, passes, converged
 
     def update(self, fit: Fit, new_data: Source) -> Fit:
         """Go on from a fit with more rows, whose statistics are added to those of the rows so far.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
 import torch
 from torch import Tensor
 
@@ -10,8 +14,21 @@ from inference.coordinate import Coordinates, State
 from inference.families.mixture import Mixture
 from inference.method import Monitor
 from zoo.declare.evaluate import Values
+from zoo.errors import FitError, ModelError
 
-Found = list[tuple[Values, Monitor, int, bool]]
+Found = tuple[list[tuple[Values, Monitor, int, bool]], list[str]]
+
+
+@contextmanager
+def noted(failed: list[str], restarts: int) -> Iterator[None]:
+    """Note what breaks one of several starts down, so that the others are not lost."""
+    try:
+        yield
+    except (FitError, ModelError, RuntimeError) as error:
+        model = isinstance(error, ModelError) and restarts > 1
+        if not (model or isinstance(error, FitError) or "linalg" in str(error)):
+            raise
+        failed.append(str(error))
 
 
 def climb_together(
@@ -21,15 +38,19 @@ def climb_together(
 
     Returns
     -------
-    list
-        For each start that did not break down: values, its trace, steps, and whether it converged.
+    tuple
+        For each start that did not break down, in the order of the starts: values, its trace, steps, and whether it
+        converged; and what stopped the others.
     """
+    if not states:
+        return None
     ascent.prepare(states[0])
     mixture = ascent.mixture
     if mixture is None:
         return None
     try:
-        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
+        with pyro.validation_enabled(False):  # it branches on values
+            return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
     except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
         return None
 
@@ -49,7 +70,8 @@ def _climb(
     monitors = [Monitor("em", max_steps, show=False) for _ in states]
     histories: list[list[float]] = [[] for _ in states]
     active = list(range(len(states)))
-    done: Found = []
+    done: dict[int, tuple[Values, Monitor, int, bool]] = {}
+    failed: list[str] = []
 
     def natural(at: Values) -> tuple[Tensor, Tensor, Tensor]:
         expected = mixture.expected(at)
@@ -71,12 +93,13 @@ def _climb(
         keep = []
         for row, (index, value) in enumerate(zip(active, objective, strict=True)):
             if value != value:
+                failed.append(f"the objective is not a number after {step} steps")
                 continue
             histories[index].append(value)
             monitors[index].record(step, value)
             converged = arrived(histories[index], tolerance, eps)
             if converged or step == max_steps:
-                done.append(({n: v[row].clone() for n, v in values.items()}, monitors[index], step, converged))
+                done[index] = {n: v[row].clone() for n, v in values.items()}, monitors[index], step, converged
             else:
                 keep.append(row)
         if not keep:
@@ -87,4 +110,4 @@ def _climb(
             values = {n: v[keep] for n, v in values.items()}
         with torch.no_grad():
             values = torch.vmap(maximize)(values, swept.counts[keep], swept.sums[keep])
-    return done
+    return [done[index] for index in sorted(done)], failed
