@@ -33,7 +33,8 @@ class FactorAnalysis(Model):
     x_i          ``x``          (row, feature)
     ===========  =============  ===================
 
-    Methods: ``svi``.
+    Methods: ``em`` (closed form, over the exact posterior of z_i); also ``cavi``, which takes the same steps as nothing
+    but z_i has a prior, and ``svi``.
 
     Limits: loadings and z_i are identified only up to a rotation of the factors, and with many factors for few columns,
     (d - q)^2 < d + q, not even that. The likelihood may rise without end as the variance of one column goes to 0 (a

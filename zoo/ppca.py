@@ -82,7 +82,8 @@ class PPCA(Model):
     At the maximum the loadings span the first principal axes and the variance is the mean of the eigenvalues left out
     (Tipping and Bishop 1999, equations 7 and 8).
 
-    Methods: ``svi``.
+    Methods: ``em`` (closed form, over the exact posterior of z_i); also ``cavi``, which takes the same steps as nothing
+    but z_i has a prior, and ``svi``.
 
     Limits: loadings and z_i are identified only up to a rotation of the factors; noise is alike in all columns, so
     bring columns to comparable units, or use `FactorAnalysis`, which gives each column its own.

@@ -156,8 +156,8 @@ class CoefficientBlock(Block):
         rest = w - self.part.columns(gamma)
         t = t.reshape(design.shape[:2])
         target = t[..., None] * (cross.mT - rest @ second).reshape(design.shape[:3])
-        h = torch.einsum("gcap,gc,ab,gcbr->gpr", design, t, second, design)
-        return h, torch.einsum("gcap,gca->gp", design, target), gamma
+        h = (design.mT @ (t[..., None, None] * (second @ design))).sum(1)
+        return h, (design * target[..., None]).sum((1, 2)), gamma
 
     def maximize(self, expected: Expected) -> Values:
         """Weighted least squares, with priors ridge regression; what feeds nothing keeps its value."""

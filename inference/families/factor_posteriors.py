@@ -236,7 +236,7 @@ class GroupedNormal(Posterior):
         """Entries of each site from numbers in places (..., G, p)."""
         flat = places.flatten(-2)[..., self.where]
         parts = flat.split([math.prod(s) for s in self.shapes], -1)
-        return {n: v.reshape(*v.shape[:-1], *s) for n, v, s in zip(self.names, parts, self.shapes, strict=True)}
+        return {n: v.reshape((*v.shape[:-1], *s)) for n, v, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def _join(self, values: Mapping[str, Tensor]) -> Tensor:
         """Numbers in places (..., G, p) from entries of each site; 0 where none stands."""

@@ -16,7 +16,7 @@ from inference.families.family import Argument, Likelihood, uses
 from inference.families.plan import Plan
 from inference.families.posteriors import Moments
 from zoo.declare.program import Program
-from zoo.declare.sites import Site, base_distribution
+from zoo.declare.sites import Site, base_distribution, views
 
 UNITS = 4096  # coefficients that are set to 1 in turn, where values do not show which is which
 ENTRIES = 1 << 25  # numbers in the map from coefficients to columns that is kept
@@ -96,7 +96,7 @@ class FactorLikelihood(Likelihood):
         rows = (program.row,), (-1,)
         if feed.index or feed.data or site.field is None or site.event_dim != 1 or len(local) != 1:
             return None
-        if any((s.plates, s.plate_dims) != rows for s in (site, *local)):
+        if any((s.plates, s.plate_dims) != rows for s in (site, *local)) or _by_row(plan, site):
             return None
         try:
             return cls(plan, site)
@@ -227,7 +227,7 @@ class FactorLikelihood(Likelihood):
         z = expected.value(expected.program.sites[self.z])
         one = torch.nn.functional.pad(z["mean"].reshape(len(z["mean"]), -1), (1, 0), value=1.0)
         t = self.precision(expected)
-        weight = torch.einsum("j,ja,jb->ab", t, w, w)
+        weight = (t[:, None] * w).mT @ w
         if cov is not None:
             weight = weight + (t[:, None, None] * cov).sum(0)
         square = ((one @ weight.to(one.dtype)) * one).sum(-1)
@@ -281,6 +281,13 @@ class FactorLikelihood(Likelihood):
         found = squares - 2 * (w * cross.mT).sum(-1) + (product * second).sum((-1, -2))
         dtype = expected.program.dtype
         return second[0, 0].expand(1, len(found)).to(dtype), found.clamp_min(0.0)[None].to(dtype)
+
+
+def _by_row(plan: Plan, site: Site) -> bool:
+    """Whether the scale of a Normal site was seen to vary by row."""
+    assert plan.example is not None
+    scale = views(plan.example.replay.distributions[site.name])["scale"]
+    return scale.ndim > 1 and not bool((scale == scale[:1]).all())
 
 
 class _TooLarge(Exception):
