@@ -219,6 +219,8 @@ def log_factor(expected: Expected, site: Site) -> Tensor:
     cells = expected.program.missing(site)
     if cells is not None and likelihood.completes:
         return log_marginal(expected, site, cells)
+    if site.latent and likelihood.centered:  # squares of differences, which are as small far from zero as near it
+        center = value["mean"]
     if center is not None:
         value = {**value, "mean": value["mean"] - center}
     parts = likelihood.statistics(fn, value, expected.program)
