@@ -29,7 +29,7 @@ from inference.families.posteriors import NormalGamma, NormalWishart, Single, re
 from inference.families.predictive import log_marginal, predictive
 from tests.conjugate import COUNTS, MATRIX, STORIES, VECTOR, WEIGHTS, V
 from tests.models import ROWS, ZOO_CASES, BernoulliMixture, PoissonMixture
-from zoo import Count, MethodError, Real
+from zoo import Count, MethodError, Positive, Real
 from zoo.declare.explain import prepare
 
 AT = torch.float64
@@ -597,6 +597,14 @@ def check_sweep(program, states):
                 return False
             (one, slow), (other, fast) = plain.expect(state), swift.expect(state)
             assert fast.sums
+            for site, (count, parts) in fast.sums.items():
+                all_count, all_parts = slow.statistics(program.sites[site])
+                assert_same({"count": count.sum()}, {"count": all_count.sum()})
+                assert_same(
+                    {str(j): part.sum() for j, part in enumerate(parts)},
+                    {str(j): part.sum() for j, part in enumerate(all_parts)},
+                    atol=1e-7,
+                )
             assert float(other) == pytest.approx(float(one), rel=1e-9, abs=1e-9)
             assert_same(swift.maximize(fast), plain.maximize(slow))
             assert_same(tensors_of(swift.believe(fast)), tensors_of(plain.believe(slow)))
@@ -993,6 +1001,31 @@ def test_an_update_moves_and_scales_with_the_data(covariance, offset, unit):
     torch.testing.assert_close((other["means"] - offset) / unit, found["means"], rtol=digits, atol=digits)
     torch.testing.assert_close(other["covariances"] / unit**2, found["covariances"], rtol=digits, atol=digits)
     torch.testing.assert_close(other["weights"], found["weights"], rtol=digits, atol=digits)
+
+
+def test_floors_and_centers_are_those_of_what_is_observed():
+    """Where that is made from a field, here its logarithm, the field's own spread would be a floor far too high."""
+
+    @zoo.model(x=Positive("row"))
+    def logarithms(x):
+        mu = pyro.param("mu", torch.tensor([12.0, 15.0]))
+        variance = pyro.param("variance", torch.ones(2), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Normal(mu[z], variance[z].sqrt()), obs=x.log())
+
+    y = torch.cat([12 + 0.01 * torch.randn(50, dtype=AT), 15 + 0.1 * torch.randn(50, dtype=AT)])
+    program = prepared(logarithms(), y.exp().numpy())
+    plan = closed_form(program)
+    assert plan.rest == []
+    seen = program.data.values["x"].log()
+    torch.testing.assert_close(plan.centers["x"], seen.mean())
+    torch.testing.assert_close(plan.spreads["x"], seen.var(correction=0))
+    values = program.initial()
+    for _ in range(20):
+        values = maximized(program, values)
+    expected = torch.stack([part.var(correction=0) for part in (seen[:50], seen[50:])])
+    torch.testing.assert_close(values["variance"], expected)
 
 
 def maximized(program, values):
