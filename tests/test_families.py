@@ -21,11 +21,12 @@ from inference import EM, Exact, fit
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
 from inference.families.gamma import GammaGamma
+from inference.families.joint_posteriors import NormalGamma, NormalWishart
 from inference.families.linear_posterior import LinearPosterior
 from inference.families.multivariate_normal import floored, inverse
 from inference.families.normal import FLOOR
 from inference.families.plan import log_factor
-from inference.families.posteriors import NormalGamma, NormalWishart, Single, read
+from inference.families.posteriors import Single, read
 from inference.families.predictive import log_marginal, predictive
 from tests.conjugate import COUNTS, MATRIX, STORIES, VECTOR, WEIGHTS, V
 from tests.models import ROWS, ZOO_CASES, BernoulliMixture, PoissonMixture

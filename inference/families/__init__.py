@@ -10,6 +10,7 @@ from typing import Any
 from inference.families.expected import Expected
 from inference.families.factor_posteriors import GroupedNormal, LocalNormal
 from inference.families.family import Block, Family, Likelihood
+from inference.families.joint_posteriors import NormalGamma, NormalWishart
 from inference.families.linear_posterior import LinearPosterior
 from inference.families.plan import Plan
 from zoo.declare.program import Program
@@ -71,6 +72,8 @@ __all__ = [
     "Likelihood",
     "LinearPosterior",
     "LocalNormal",
+    "NormalGamma",
+    "NormalWishart",
     "Plan",
     "closed_form",
 ]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
 from inference.families.family import Block, Family, Use, unscaled, uses, within
+from inference.families.joint_posteriors import NormalGamma
 from inference.families.normal import NormalMeanBlock, PrecisionBlock
 from inference.families.plan import Plan
-from inference.families.posteriors import NormalGamma, Posterior, total
+from inference.families.posteriors import Posterior, total
 from zoo.declare.evaluate import Values
 from zoo.declare.sites import Site
 

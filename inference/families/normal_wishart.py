@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inference.families.expected import Expected, fn_of
 from inference.families.family import Block, Family, Use, unscaled, uses, within
+from inference.families.joint_posteriors import NormalWishart
 from inference.families.multivariate_normal import (
     MultivariateMeanBlock,
     WishartBlock,
@@ -20,7 +21,7 @@ from inference.families.multivariate_normal import (
     wishart_prior,
 )
 from inference.families.plan import Plan
-from inference.families.posteriors import NormalWishart, Posterior
+from inference.families.posteriors import Posterior
 from zoo.declare.evaluate import Values
 from zoo.declare.sites import Site
 
