@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
 from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import identity_transform
 
@@ -33,8 +31,9 @@ from zoo.declare.discover import (
     sample_sites,
 )
 from zoo.declare.evaluate import Values, is_deterministic
+from zoo.declare.feeds import Affine, Seen, compact, feeds
 from zoo.declare.model import Model
-from zoo.declare.sites import Feed, Site, Structure, base_distribution, check_support, views
+from zoo.declare.sites import Site, Structure, base_distribution, check_support, views
 from zoo.errors import ModelError
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
@@ -104,46 +103,7 @@ class _Runs:
         return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the comparing runs found.
-
-    Attributes
-    ----------
-    base, values, part
-        The first run under enumeration, its values and data.
-    sources
-        (site, argument) -> what it depends on.
-    again
-        Runs at other values, with those values and their data, in which what was seen must hold too.
-    affine
-        Runs that tell affine functions from others, if any argument may be one.
-    """
-
-    base: Any
-    values: Values
-    part: Data
-    sources: dict[tuple[str, str], set[str]]
-    again: list[tuple[Any, Values, Data]]
-    affine: _Affine | None = None
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """Runs with all real sites at 0, at a, at b and at a + b; and with only the first entry of one site changed.
-
-    Where local sites are among them, `apart` has such runs with the local sites moved alone, the others staying at a,
-    and with the others moved alone.
-    """
-
-    moved: tuple[str, ...]
-    runs: tuple[Any, ...]
-    first_entry: dict[str, Any]
-    local: frozenset[str] = frozenset()
-    apart: tuple[tuple[Any, ...], ...] = ()
-
-
-def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
+def _compare(runs: _Runs, data: Data, part: Data) -> Seen:
     """Enumerate, give each source another value in turn and note what moved; then change everything at once."""
     base, messenger = runs(part)
     for name, node in sample_sites(base):
@@ -169,14 +129,14 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
             "choose the plates' dimensions, and put each site inside the plates whose sizes its shape has"
         ) from error
     values, networks = messenger.values, runs.networks
-    seen = {name: {k: _compact(v) for k, v in views(node["fn"]).items()} for name, node in sample_sites(base)}
+    seen = {name: {k: compact(v) for k, v in views(node["fn"]).items()} for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[str]] = {(n, key): set() for n, found in seen.items() for key in found}
 
     def note(source: str, changed: Any) -> None:
         for name, node in sample_sites(changed):
             for key, view in views(node["fn"]).items() if name in seen else ():
                 before = seen[name].get(key)
-                view = _compact(view)
+                view = compact(view)
                 if before is None or before.shape != view.shape or not torch.equal(before, view):
                     sources.setdefault((name, key), set()).add(source)
 
@@ -207,7 +167,7 @@ def _compare(runs: _Runs, data: Data, part: Data) -> _Seen:
         n for n, node in sample_sites(base) if n in values and part.row in (f.name for f in frames_of(node))
     )
     affine = _affine_runs(runs, part, values, messenger.supports, sources, local)
-    return _Seen(base, values, part, sources, again, affine)
+    return Seen(base, values, part, sources, again, affine)
 
 
 def _kept(done: tuple[Any, Discover], data: Data) -> tuple[Any, Values, Data]:
@@ -221,7 +181,7 @@ def _affine_runs(
     supports: dict[str, Any],
     sources: dict[tuple[str, str], set[str]],
     local: frozenset[str],
-) -> _Affine | None:
+) -> Affine | None:
     """Run with the real sites that feed a location moved, if one depends on any with others or data, or on a local."""
     real = [n for n in values if bijection(supports[n], n) is identity_transform]
     feeding = {
@@ -247,7 +207,7 @@ def _affine_runs(
                 first_entry[name] = runs(part, {**values, name: other})[0]
     except ModelError:
         return None
-    return _Affine(moved, tuple(done), first_entry, local, tuple(apart))
+    return Affine(moved, tuple(done), first_entry, local, tuple(apart))
 
 
 def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
@@ -269,204 +229,13 @@ def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
         yield replace(data, values={**data.values, name: changed})
 
 
-def _compact(view: Tensor) -> Tensor:
-    """Drop the repetitions of an expanded argument, keeping its dimensions."""
-    for dim in range(view.ndim):
-        if view.shape[dim] > 1 and view.stride(dim) == 0:
-            view = view.narrow(dim, 0, 1)
-    return view
-
-
-def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states: Values, part: Data) -> Feed:
-    """Compare one argument with the values of the sites it depends on."""
-    data = tuple(sorted(o.removeprefix("data ") for o in sources if o.startswith("data ")))
-    nets = tuple(sorted(o for o in sources if o.startswith("network ")))
-    origin = tuple(n for n in sites if n in sources)
-    index = tuple(n for n, code in states.items() if _varies(view, batch_dim, code))
-    if not origin and not index and not nets:
-        return Feed("constant", data=data)
-    if len(origin) == 1 and not nets:
-        for feed, value in _placements(sites[origin[0]], origin, index, data, states, part):
-            if data and data != (feed.by,):
-                continue
-            for pad in range(view.ndim - batch_dim + 1):
-                scale = _ratio(view, value[(..., *[None] * pad)])
-                if scale is not None:
-                    return replace(feed, scale=scale, pad=pad)
-    return Feed("function", origin + nets, index, data)
-
-
-def _placements(
-    value: Tensor, origin: tuple[str, ...], index: tuple[str, ...], data: tuple[str, ...], states: Values, part: Data
-) -> Iterator[tuple[Feed, Tensor]]:
-    """Yield the ways in which a site's value may be laid out in an argument: itself, or indexed."""
-    if not index:
-        yield Feed("site", origin, (), data), value
-        for name in data:
-            codes = part.values[name]
-            if not codes.is_floating_point() and value.ndim and codes.numel() and int(codes.max()) < value.shape[0]:
-                yield Feed("indexed", origin, (), data, by=name), value[codes]
-        return
-    for order in permutations(index):
-        by = [states[n].long() for n in order]
-        if value.ndim >= len(by) and all(int(c.max()) < value.shape[i] for i, c in enumerate(by)):
-            yield Feed("indexed", origin, order, data), value[tuple(by)]
-
-
-def _entrywise(view: Tensor, batch_dim: int, feed: Feed, sites: Values, states: Values, part: Data) -> list[Any]:
-    """Return (feed, ratio) for each way in which an argument may be a site's value times a constant per entry."""
-    found = []
-    for candidate, value in _placements(sites[feed.sites[0]], feed.sites, feed.index, feed.data, states, part):
-        for pad in range(view.ndim - batch_dim + 1):
-            padded = value[(..., *[None] * pad)].to(view.dtype)
-            try:
-                if torch.broadcast_shapes(view.shape, padded.shape) != view.shape:
-                    continue
-            except RuntimeError:
-                continue
-            if bool((padded != 0).all()):
-                found.append((replace(candidate, pad=pad, entrywise=True), view / padded))
-    return found
-
-
-def _feeds(name: str, seen: _Seen, states: Values, part: Data) -> dict[str, Feed]:
-    """Say what feeds each argument of a site, if it holds in every run; else that it is a function of its sources."""
-    fn = seen.base.nodes[name]["fn"]
-    batch_dim, args = len(fn.batch_shape), {}
-    first = {key: _compact(view) for key, view in views(fn).items()}
-    for key, view in first.items():
-        args[key] = _feed(view, batch_dim, seen.sources[name, key], seen.values, states, part)
-    for other, values, its in seen.again:
-        for key, view in views(other.nodes[name]["fn"]).items():
-            feed, view = args[key], _compact(view)
-            if feed.kind in ("site", "indexed"):
-                if not _same(feed, _feed(view, batch_dim, seen.sources[name, key], values, states, its)):
-                    args[key] = Feed("function", feed.sites, feed.index, feed.data)
-            elif feed.kind == "constant" and not feed.data and not _equal(view, first[key]):
-                args[key] = Feed("function", tuple(seen.values), data=feed.data)
-    for key, feed in args.items():
-        if feed.kind == "function" and len(feed.sites) == 1 and feed.sites[0] in seen.values:
-            args[key] = _scaled(name, key, feed, first[key], batch_dim, seen, states, part) or feed
-    for key in ("loc",):
-        if key in args and args[key].kind == "function":
-            feed = args[key]
-            args[key] = _linear(name, key, feed, seen, states) or _bilinear(name, key, feed, seen) or feed
-    return args
-
-
-def _scaled(
-    name: str, key: str, feed: Feed, view: Tensor, batch_dim: int, seen: _Seen, states: Values, part: Data
-) -> Feed | None:
-    """Recognize a site's value times a constant per entry: the ratio is the same whatever the value."""
-    candidates = _entrywise(view, batch_dim, feed, seen.values, states, part)
-    confirmed = 0
-    for other, values, its in seen.again:
-        if its is not part:
-            continue
-        again: Tensor = _compact(views(other.nodes[name]["fn"])[key])
-        ratios = _entrywise(again, batch_dim, feed, values, states, its)
-        confirmed += 1
-        tolerance = 1e-9 if view.dtype == torch.float64 else 1e-4
-        candidates = [
-            (f, r)
-            for f, r in candidates
-            if any(f == g and r.shape == q.shape and torch.allclose(r, q, rtol=tolerance) for g, q in ratios)
-        ]
-    return candidates[0][0] if candidates and confirmed else None
-
-
-def _linear(name: str, key: str, feed: Feed, seen: _Seen, states: Values) -> Feed | None:
-    """Recognize an affine function of real sites jointly: f(a + b) - f(a) - f(b) + f(0) = 0."""
-    if seen.affine is None or not feed.sites or not set(feed.sites) <= set(seen.affine.moved):
-        return None
-    if not _additive(name, key, seen.affine.runs) or len(feed.index) > 1:
-        return None
-    if feed.index and not all(_own_state(name, key, s, feed.index[0], seen, states) for s in feed.sites):
-        return None
-    return Feed("linear", feed.sites, feed.index, feed.data)
-
-
-def _bilinear(name: str, key: str, feed: Feed, seen: _Seen) -> Feed | None:
-    """Recognize a function affine in one local real site given the others, and affine in these given that one."""
-    if seen.affine is None or not seen.affine.apart or feed.index or not set(feed.sites) <= set(seen.affine.moved):
-        return None
-    if len(seen.affine.local.intersection(feed.sites)) != 1:
-        return None
-    if not all(_additive(name, key, runs) for runs in seen.affine.apart):
-        return None
-    return Feed("bilinear", feed.sites, (), feed.data)
-
-
-def _additive(name: str, key: str, runs: tuple[Any, ...]) -> bool:
-    """Tell whether f(a + b) - f(a) - f(b) + f(0) = 0, from runs at 0, a, b and a + b."""
-    zero, a, b, both = (views(run.nodes[name]["fn"])[key] for run in runs)
-    if not all(v.shape == zero.shape for v in (a, b, both)):
-        return False
-    size = max(float(v.abs().max()) for v in (zero, a, b, both))
-    tolerance = 1e-9 if zero.dtype == torch.float64 else 1e-4
-    return float((both - a - b + zero).abs().max()) <= tolerance * size
-
-
-def _own_state(name: str, key: str, source: str, index: str, seen: _Seen, states: Values) -> bool:
-    """Whether entry k of a coefficient matters in state k only."""
-    assert seen.affine is not None
-    code = states[index]
-    if seen.values[source].ndim == 0 or seen.values[source].shape[0] != len(code):
-        return False
-    changed = seen.affine.first_entry.get(source)
-    if changed is None:
-        return False
-    before, after = (views(run.nodes[name]["fn"])[key] for run in (seen.base, changed))
-    if before.shape != after.shape:
-        return False
-    axis = len(seen.base.nodes[name]["fn"].batch_shape) - code.ndim
-    moved = (before != after).movedim(axis, 0)
-    return bool(moved[0].any()) and not bool(moved[1:].any())
-
-
-def _equal(view: Tensor, other: Tensor) -> bool:
-    """Tell whether two arguments are the same up to rounding; of another number of rows they are not compared."""
-    return view.shape != other.shape or torch.allclose(view, other, rtol=1e-5, atol=1e-30, equal_nan=True)
-
-
-def _same(feed: Feed, again: Feed) -> bool:
-    """Tell whether what was seen at one value was seen at another: a number is a multiple of any other number."""
-    return replace(feed, scale=1.0) == replace(again, scale=1.0) and abs(feed.scale / again.scale - 1) < 1e-3
-
-
 def symbol_of(node: Any) -> str | None:
     """Symbol of the dimension that an enumerated site is laid out on."""
     symbol: str | None = node["infer"].get("_dim_to_symbol", {}).get(node["infer"].get("_enumerate_dim"))
     return symbol
 
 
-def _varies(view: Tensor, batch_dim: int, code: Tensor) -> bool:
-    """Tell whether an argument changes along the dimension that an enumerated site is laid out on."""
-    axis = batch_dim - code.ndim
-    if axis < 0 or view.shape[axis] <= 1:
-        return False
-    return not torch.equal(view, view.narrow(axis, 0, 1).expand_as(view))
-
-
-def _ratio(view: Tensor, value: Tensor) -> float | None:
-    """Return c if `view` is c times `value`, broadcast without widening, for one constant c; otherwise None."""
-    try:
-        if torch.broadcast_shapes(view.shape, value.shape) != view.shape:
-            return None
-    except RuntimeError:
-        return None
-    value = value.to(view.dtype).expand(view.shape)
-    tolerance = 1e-9 if view.dtype == torch.float64 else 1e-4
-    largest = value.abs().max()
-    anchor = value.abs().argmax()
-    scale = view.reshape(-1)[anchor] / value.reshape(-1)[anchor]
-    if bool(((view - scale * value).abs() <= tolerance * (scale * largest).abs()).all()) and bool(scale != 0):
-        number = float(scale)
-        return 1.0 if abs(number - 1.0) < 10 * tolerance else number
-    return None
-
-
-def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure:
+def _describe(data: Data, plain: Any, first: Discover, seen: Seen) -> Structure:
     """Put together the sites from the runs."""
     base = seen.base
     sites: dict[str, Site] = {
@@ -478,11 +247,13 @@ def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure
     # A copy, because Pyro marks states with the address of the distribution they came from, which another may reuse.
     states = {n: node["value"].clone() for n, node in sample_sites(base) if is_enumerated(node["infer"])}
     plates: dict[str, str] = {}
-    for name, node in sample_sites(plain):
-        if any(name not in made.nodes for made in (base, *(again for again, *_ in seen.again))):
+    runs = (plain, base, *(again for again, *_ in seen.again))
+    for name in {n: None for made in runs for n, _ in sample_sites(made)}:
+        if any(name not in made.nodes for made in runs):
             raise ModelError(
                 f"site {name!r} comes and goes between runs; the sites of a model must be the same in every run"
             )
+    for name, node in sample_sites(plain):
         other, frames = base.nodes[name], frames_of(node)
         symbols = dict(other["infer"].get("_dim_to_symbol", {}))
         plates.update({f.name: symbols[f.dim] for f in frames if f.dim in symbols})
@@ -490,7 +261,7 @@ def _describe(data: Data, plain: Any, first: Discover, seen: _Seen) -> Structure
         fn = base_distribution(node["fn"])
         # With pyro.markov a dimension serves several enumerated sites; those in scope are the ones with its symbol.
         scope = {n: v for n, v in states.items() if symbol_of(base.nodes[n]) in symbols.values()}
-        args = {} if is_deterministic(node) else _feeds(name, seen, scope, seen.part)
+        args = {} if is_deterministic(node) else feeds(name, seen, scope, seen.part)
         if is_deterministic(node):
             role = "deterministic"
         elif node["is_observed"]:
