@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from inference.approximation import Approximation, Conjugate, PointMass
 from inference.convergence import arrived
@@ -85,6 +87,13 @@ class EM(Method):
     distributed: bool = False
 
     streams: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the settings; keep starting values as plain numbers, which compare and can be written to a file."""
+        super().__post_init__()
+        if not isinstance(self.start, str):
+            plain = {n: v.tolist() if isinstance(v, Tensor | np.ndarray) else v for n, v in self.start.items()}
+            object.__setattr__(self, "start", plain)
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with nothing to enumerate or with continuous local latents."""

@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +230,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {n: _plain(v) for n, v in value.items()}
     return value if isinstance(value, int | float | str | bool | None) else str(value)
 
 
@@ -275,7 +277,7 @@ def _instance(kind: str, saved: dict[str, Any]) -> Any:
     """Make a method or guide again from its name and settings."""
     settings = {
         n: _instance("guide", {"name": v["guide"], "settings": v["settings"]})
-        if isinstance(v, dict) and "guide" in v
+        if isinstance(v, dict) and set(v) == {"guide", "settings"}
         else v
         for n, v in saved["settings"].items()
     }
