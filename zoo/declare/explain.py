@@ -13,7 +13,7 @@ import torch
 
 from zoo import catalogue
 from zoo.declare.data import Source, bind
-from zoo.declare.missing import blank_rows
+from zoo.declare.missing import blank_rows, check_observed
 from zoo.declare.model import Model, has_networks
 from zoo.declare.program import Program
 from zoo.declare.read import read
@@ -64,6 +64,8 @@ def prepare(
     bound = bind(model, rows)
     if weights is not None:
         bound = as_weights(bound, weights, data)
+        for name, gone in bound.missing.items():  # rows of weight 0 are gone
+            check_observed(name, gone, bound.coords[bound.dims[name][-1]] if bound.dims[name] else None)
     if stream is not None:
         note = (
             f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "

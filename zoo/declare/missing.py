@@ -52,18 +52,29 @@ def fill(
     missing = value.isnan()
     if kind.integer or not bool(missing.any()):
         return value, None
-    own = value.reshape(len(value) if value.ndim else 1, -1)
-    middle = own.nanmedian(0).values
-    empty = middle.isnan()
-    if bool(empty.any()):
-        if like is None:
-            at = int(empty.nonzero()[0])
-            label = at if columns is None else columns[at]
-            what = f"column {label!r} of field {name!r}" if value.ndim == 2 else f"field {name!r}"
-            raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
+    if like is None:
+        check_observed(name, missing, columns)
+    middle = value.reshape(len(value) if value.ndim else 1, -1).nanmedian(0).values
+    if like is not None:
         known = like.reshape(len(like), -1)[0] if like.ndim > 1 else like.reshape(-1)[:1]
-        middle = torch.where(empty, known.to(middle), middle)
+        middle = torch.where(middle.isnan(), known.to(middle), middle)
     return torch.where(missing, middle.reshape(value.shape[1:]), value), missing
+
+
+def check_observed(name: str, missing: Tensor, columns: pd.Index | None) -> None:
+    """Raise if nothing is observed of a field, or of one of its columns.
+
+    Raises
+    ------
+    DataError
+        Naming it.
+    """
+    empty = missing.reshape(len(missing) if missing.ndim else 1, -1).all(0)
+    if bool(empty.any()):
+        at = int(empty.nonzero()[0])
+        label = at if columns is None else columns[at]
+        what = f"column {label!r} of field {name!r}" if missing.ndim == 2 else f"field {name!r}"
+        raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
 
 
 def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tuple[str, ...]:
