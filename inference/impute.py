@@ -49,7 +49,7 @@ def impute(fit: Fit, program: Program, draws: int, *, mean: bool) -> list[pd.Dat
 
 def _means(fit: Fit, program: Program, *, known: bool) -> list[Values]:
     """E[x | x_obs] of each row, averaged over the latents' posterior."""
-    latents, share = _latents(fit, program, 1 if fit.is_point and not program.locals else DRAWS, known=known)
+    latents, share = _latents(fit, program, DRAWS, known=known)
     total = {n: torch.zeros_like(program.data.values[n]) for n in program.data.missing}
     everything = torch.arange(len(program.data), device=program.device)
     for s, weight in enumerate(share):
@@ -68,7 +68,8 @@ def _draws(fit: Fit, program: Program, draws: int, *, known: bool) -> list[Value
     latents, share = _latents(fit, program, draws if known else DRAWS, known=known)
     tables = []
     for t in range(draws):
-        which = torch.full((len(program.data),), t) if known else torch.multinomial(share.mT, 1)[:, 0]
+        which = torch.multinomial(share.mT, 1)[:, 0]
+        which = torch.full_like(which, min(t, len(share) - 1)) if known else which
         which = which[:1].expand(len(which)) if program.chained else which
         table = {n: program.data.values[n].clone() for n in program.data.missing}
         for s in which.unique().tolist():
@@ -85,6 +86,8 @@ def _latents(fit: Fit, program: Program, count: int, *, known: bool) -> tuple[Va
 
     New rows weigh each draw by how well it explains what is observed of them.
     """
+    if fit.is_point and (known or not program.locals):  # draws are all the same
+        count = 1
     even = torch.full((count, len(program.data)), 1 / count, dtype=program.dtype, device=program.device)
     if known:
         return fit.approximation.draw(fit.program, count)[0], even
