@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyro
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -190,7 +191,7 @@ class Coordinates:
 
     def maximize(self, expected: Expected) -> Values:
         """M-step: each block to its maximum, one after the other."""
-        with torch.no_grad():
+        with torch.no_grad(), pyro.validation_enabled(False):
             values = dict(expected.values)
             for block in self.plan.blocks:
                 if block not in self.local_blocks:
@@ -199,7 +200,7 @@ class Coordinates:
 
     def believe(self, expected: Expected) -> State:
         """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
-        with torch.no_grad():
+        with torch.no_grad(), pyro.validation_enabled(False):
             values, beliefs = dict(expected.values), dict(expected.beliefs)
             for block in self.plan.blocks:
                 now = expected.at(values, beliefs)

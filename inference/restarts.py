@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -49,8 +48,7 @@ def climb_together(
     if mixture is None:
         return None
     try:
-        with pyro.validation_enabled(False):  # it branches on values
-            return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
+        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
     except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
         return None
 
