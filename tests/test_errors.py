@@ -105,8 +105,6 @@ def with_cell(table: pd.DataFrame, value: object) -> pd.DataFrame:
 
 
 CELLS = {
-    "NaN": (float("nan"), "missing|NaN"),
-    "None": (None, "missing|NaN"),
     "inf": (float("inf"), "finite"),
     "minus inf": (-float("inf"), "finite"),
     "a word": ("many", "many"),
@@ -118,21 +116,21 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", ["NaN", "inf", "a word"])
+@pytest.mark.parametrize("cell", ["inf", "a word"])
 @every
 def test_one_bad_cell(name, cell):
     table, (value, word) = CASES[name][1], CELLS[cell]
     refused(lambda: fits(name, with_cell(table, value)), word, re.escape(str(table.columns[-1])) + "|field")
 
 
-@pytest.mark.parametrize("cell", [c for c in CELLS if c not in ("NaN", "inf", "a word")])
+@pytest.mark.parametrize("cell", [c for c in CELLS if c not in ("inf", "a word")])
 @some
 def test_one_stranger_cell(name, cell):
     table, (value, word) = CASES[name][1], CELLS[cell]
     refused(lambda: fits(name, with_cell(table, value)), word, re.escape(str(table.columns[-1])) + "|field")
 
 
-@pytest.mark.parametrize("cell", ["NaN", "inf", "a word"])
+@pytest.mark.parametrize("cell", ["inf", "a word"])
 @some
 def test_one_bad_cell_in_new_rows(name, cell):
     table, (value, word) = CASES[name][1], CELLS[cell]
@@ -140,8 +138,24 @@ def test_one_bad_cell_in_new_rows(name, cell):
     refused(lambda: found.log_prob(with_cell(table, value)), word)
 
 
+@pytest.mark.parametrize("value", [float("nan"), None, pd.NA], ids=repr)
+@every
+def test_one_missing_cell(name, value):
+    """What a site observes is summed over, and the fit says so; covariates are refused."""
+    table = with_cell(CASES[name][1], value)
+    if name.startswith("schools"):
+        refused(lambda: fits(name, table), "missing values", "'error'", "school 4", "argument scale")
+        refused(lambda: fits(name).log_prob(table), "missing values", "'error'", "argument scale")
+        return
+    found = fits(name, table)
+    assert math.isfinite(found.objective.value)
+    assert np.isfinite(found.summary().astype(float)).all(axis=None)
+    assert any("1 of" in w and "missing" in w for w in found.warnings)
+    assert found.log_prob(table.iloc[3:6]).notna().all()
+
+
 def test_the_row_and_column_are_named():
-    text = refused(lambda: fits("gmm-em", with_cell(GEYSER, float("nan"))))
+    text = refused(lambda: fits("gmm-em", with_cell(GEYSER, float("inf"))))
     assert "'waiting'" in text
     assert re.search(r"row 4\b", text)
     refused(lambda: fits("gmm-em", with_cell(GEYSER, "ten")), "'waiting'", "'ten'", r"row 4\b")
@@ -251,7 +265,10 @@ def test_entries_that_are_masked_are_missing():
     masked = np.ma.masked_array(GEYSER.to_numpy(), mask=np.zeros(GEYSER.shape, bool))
     assert math.isfinite(fit(zoo.GMM(components=2), masked, method="em", seed=0).objective.value)
     masked.mask[3, 1] = True
-    refused(lambda: fit(zoo.GMM(components=2), masked, method="em", seed=0), "missing|NaN|masked")
+    found = fit(zoo.GMM(components=2), masked, method="em", seed=0)
+    assert "1 of 60 values are missing" in found.warnings[0]
+    masked.mask[:, 1] = True
+    refused(lambda: fit(zoo.GMM(components=2), masked, method="em", seed=0), "column 1", "missing")
 
 
 @pytest.mark.parametrize(
@@ -676,6 +693,9 @@ def test_files_that_cannot_be_read(files, kind, damage):
     path = files / f"{damage}.{kind}"
     assert math.isfinite(fit(zoo.GMM(), files / f"good.{kind}", method="em", seed=0).objective.value)
     for given in (path, str(path)):
+        if (damage, kind) == ("cut", "csv"):  # a table that lacks its last number
+            assert "missing" in fit(zoo.GMM(), given, method="em", seed=0).warnings[0]
+            continue
         refused(lambda given=given: fit(zoo.GMM(), given, method="em", seed=0), f"{damage}.{kind}|column")
 
 

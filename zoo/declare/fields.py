@@ -14,6 +14,9 @@ RESERVED = frozenset({"chain", "draw", "label", "variable", "summary", "sample"}
 class Field:
     """A named piece of data: a support and one name per dimension, the first of which is the data plate.
 
+    NaN (None, NA, a mask) marks a missing value, which inference sums over where a site observes the field as it is and
+    its entries are independent or jointly Normal. Categories and what feeds other sites cannot be missing.
+
     Parameters
     ----------
     *dims
