@@ -10,7 +10,8 @@ from torch import Tensor
 
 from inference.families.expected import Expected, Statistics
 from inference.families.factor_blocks import FactorBlock, factors
-from inference.families.factor_posteriors import LocalNormal
+from inference.families.factor_posteriors import Affine, LocalNormal, padded
+from inference.families.factors import FactorLikelihood
 from inference.families.plan import Plan, log_density_of
 from inference.families.posteriors import Posterior
 from zoo.declare.evaluate import Values
@@ -28,18 +29,16 @@ class FactorSums:
 
     def __init__(self, program: Program, plan: Plan, blocks: list[FactorBlock]) -> None:
         self.program, self.plan, self.blocks = program, plan, blocks
+        self.changes = {b.z.name: _changes(plan, b) for b in blocks}
         self.probe = program.rebind(program.data.take(torch.zeros(1, dtype=torch.long, device=program.device)))
 
     @classmethod
     def of(cls, plan: Plan, program: Program) -> FactorSums | None:
-        """Return None unless the data plate has factors and what they explain only, and more rows than columns."""
+        """Return None unless all that is in the data plate are factors and what they explain."""
         blocks = [b for b in plan.blocks if isinstance(b, FactorBlock)]
         known = {n for b in blocks for n in (b.z.name, *(s.name for s in b.sites))}
         inside = {s.name for s in program.sites.values() if program.row in s.plates and s.role != "deterministic"}
-        columns = max((sum(s.shape[-1] for s in b.sites) for b in blocks), default=0)
-        if not blocks or known != inside or plan.rest or columns > len(program.data):
-            return None
-        return cls(program, plan, blocks)
+        return cls(program, plan, blocks) if blocks and known == inside and not plan.rest else None
 
     def expect(
         self, values: Values, beliefs: Mapping[str, Posterior], *, averaged: bool = False
@@ -76,7 +75,37 @@ class FactorSums:
             every = replay.log_probs[self.blocks[0].z.name].new_ones(len(self.program.data))
             expected.marginals = dict.fromkeys(local, every if weights is None else weights)
         expected.sums = sums
-        return total, expected
+        return total, self._expanded(expected) if averaged else expected
+
+    def _expanded(self, expected: Expected) -> Expected:
+        """Let the M-step estimate the mean and covariance of z too, then bring z back to its prior: PX-EM.
+
+        Where the coefficients can make up for it, (1, z') = T (1, z) takes the place of z, with T such that z' has in
+        the mean over all rows the first two moments of the prior. What is then estimated has the likelihood of a model
+        with z ~ Normal(m, C) of any m and C, so that each step gains at least as much, and often far more (Liu, Rubin
+        and Wu 1998).
+        """
+        found = dict(expected.beliefs)
+        for block in self.blocks:
+            posterior, change = found[block.z.name], self.changes[block.z.name]
+            assert isinstance(posterior, LocalNormal)
+            assert posterior.affine is not None
+            if change is None:
+                continue
+            second, affine = posterior.affine.sums[0] / posterior.affine.table.count, posterior.affine
+            precision, right = block.prior(expected)
+            cov = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+            one = torch.cat([torch.ones_like(right[:1]), cov @ right])
+            wanted = one[:, None] * one + padded(cov)
+            if change == "linear":
+                second, wanted = (torch.block_diag(m.new_ones(1, 1), m[1:, 1:]) for m in (second, wanted))
+            roots = torch.linalg.cholesky(wanted), torch.linalg.cholesky(second)
+            turn = torch.linalg.solve_triangular(roots[1], roots[0], upper=False, left=False)
+            cov = turn[1:, 1:] @ affine.cov @ turn[1:, 1:].mT
+            moved = Affine(affine.table, turn @ affine.gain, cov)
+            tril = torch.linalg.cholesky(cov).to(posterior.tril.dtype)
+            found[block.z.name] = LocalNormal(posterior.names, tril, posterior.events, affine=moved)
+        return expected.at(expected.values, found)
 
     def rest(self, expected: Expected, known: Values) -> Tensor:
         """Sum of the log densities of the sites outside the data plate, some of which are known."""
@@ -109,3 +138,42 @@ class FactorSums:
         count, squares = factors(self.plan, site).deviations(expected, site, statistics)
         log = precision["log"] - math.log(2 * math.pi)
         return 0.5 * (count * log - precision["mean"] * squares).sum()
+
+
+def _changes(plan: Plan, block: FactorBlock) -> str | None:
+    """Say which changes of z the coefficients can make up for: "affine" ones, "linear" ones, or None.
+
+    Only parameters can, and of z with a prior that is known; a linear change needs a prior of mean 0.
+    """
+    if any(feed.kind != "constant" for feed in block.z.args.values()):
+        return None
+    assert plan.example is not None
+    _, right = block.prior(plan.example)
+    likelihoods = [factors(plan, site) for site in block.sites]
+    for name in ("affine", "linear") if bool((right == 0).all()) else ("affine",):
+        if all(_closed(plan, likelihood, name) for likelihood in likelihoods):
+            return name
+    return None
+
+
+def _closed(plan: Plan, likelihood: FactorLikelihood, change: str) -> bool:
+    """Whether coefficients can make W R out of any W, R being lower triangular with first row (1, 0, ..., 0)."""
+    if len(likelihood.parts) != 1 or plan.program.sites[likelihood.parts[0].names[0]].role != "parameter":
+        return False
+    part, constant = likelihood.parts[0], likelihood.constant
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).to(constant.device)
+
+    groups, _, width, size = part.design.shape
+    r = random(width, width).tril()
+    r[0, 0] = 1.0
+    if change == "linear":
+        r[1:, 0] = 0.0
+    design = part.design.reshape(groups, -1, size)
+    moved = ((constant + part.columns(random(groups, size))) @ r - constant).reshape(groups, -1, 1)
+    normal = design.mT @ design
+    root, info = torch.linalg.cholesky_ex(normal + torch.diag_embed((normal.diagonal(dim1=-2, dim2=-1) == 0).double()))
+    found = design @ torch.cholesky_solve(design.mT @ moved, root)
+    return not bool(info.any()) and bool(((found - moved).abs() <= 1e-9 * moved.abs().max()).all())
