@@ -7,6 +7,7 @@ block: to a point (EM) or to a posterior (CAVI). Both raise L, so it never falls
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyro
@@ -83,7 +84,8 @@ class Coordinates:
     def prepare(self, state: State) -> None:
         """Lay out the rows for sweeps, if the program is a mixture all of whose updates are in closed form."""
         if not self.plan.rest:
-            with torch.no_grad():
+            singular = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+            with torch.no_grad(), suppress(singular):  # a prior made from all rows, run on a few
                 self.mixture = Mixture.of(self.plan, self.rows, state.values)
 
     # -- E-step ------------------------------------------------------------------------------------------------

@@ -23,39 +23,53 @@ PROBES = 16  # random probes of the Hessian's diagonal where there are more coor
 
 
 def first_marginals(program: Program, *, random: bool = False) -> Values | None:
-    """Guess which state each row is in: by k-means++ on the rows, or at random. None where states are not per row.
+    """Guess which state each row is in: by k-means++ on the rows, or at random.
 
     A symmetric start (every component alike) is a stationary point of EM, so models without an `initial` method
-    start from a clustering of their rows.
+    start from a clustering of their rows. States that are not one per row can be guessed at random only, which is done
+    where they are declared alike; None where there is nothing to guess.
     """
-    sites = [s for s in program.enumerated if program.row and s.plates == (program.row,)]
-    if len(sites) != len(program.enumerated) or not sites:
+    values = program.initial()
+    random = random or (len(program.assigned) < len(program.enumerated) and _alike(program, values))
+    if not program.enumerated or not (random or len(program.assigned) == len(program.enumerated)):
         return None
-    log_probs = {n: torch.zeros_like(v) for n, v in program.log_probs(program.initial()).items()}
-    rows = len(program.data)
-    for site in sites:
-        states = site.cardinality
-        # A chain's own factor is a table of its moves: what the guess says of rows goes with a site they feed.
-        names = [n for n, v in log_probs.items() if _has_states(program, n, v, site)]
-        if states == 1 or not names:
+    log_probs = {n: torch.zeros_like(v) for n, v in program.log_probs(values).items()}
+    for site in program.enumerated:
+        states, name, plates, entries = site.cardinality, site.name, site.plate_dims, 1
+        if site in program.assigned:
+            # A chain's own factor is a table of its moves: what the guess says of rows goes with a site they feed.
+            names = [n for n, v in log_probs.items() if _has_states(program, n, v, site)]
+            if not names:
+                continue
+            name, home = names[0], program.sites[names[0]]
+            plates = (home.plate_dims[home.plates.index(program.row)],)
+            # Several entries of a row (plates of items inside it) share the guess.
+            entries = log_probs[name].numel() // (states * len(program.data))
+        if states == 1:
             continue
-        name = names[0]
-        factor, home = log_probs[name], program.sites[name]
+        factor = log_probs[name]
+        axes = [factor.ndim + d for d in (site.enum_dim, *plates)]
+        cells = [factor.shape[d] for d in axes[1:]]
         if random:
-            labels = torch.randint(states, (rows,), device=program.device)
+            labels = torch.randint(states, cells, device=program.device)
         else:
             labels = kmeans(program.data.features(), states, missing=side_by_side(program.data))
-        soft = torch.full((rows, states), 0.1 / states, dtype=factor.dtype, device=factor.device)
-        soft.scatter_(1, labels[:, None], 0.9 + 0.1 / states)
+        soft = torch.full((states, *cells), 0.1 / states, dtype=factor.dtype, device=factor.device)
+        soft.scatter_(0, labels[None], 0.9 + 0.1 / states)
         shape = [1] * factor.ndim
-        at, row = factor.ndim + site.enum_dim, factor.ndim + home.plate_dims[home.plates.index(program.row)]
-        shape[at], shape[row] = states, rows
-        # Several entries of a row (plates of items inside it) share the guess.
-        entries = factor.numel() // (factor.shape[at] * factor.shape[row])
-        log_probs[name] = factor + soft.log().T.reshape(shape) / entries
+        for axis, size in zip(axes, soft.shape, strict=True):
+            shape[axis] = size
+        log_probs[name] = factor + soft.log().reshape(shape) / entries
 
     _, marginals = program.marginals(log_probs)
     return marginals
+
+
+def _alike(program: Program, values: Values) -> bool:
+    """Whether at these values every state explains the data as every other does."""
+    fed = {(f.sites[0], len(f.index)) for s in program.observed for f in s.args.values() if f.index and f.sites}
+    parts = [values[n].flatten(0, count - 1) for n, count in fed if values[n].ndim >= count]
+    return bool(parts) and all(bool((p == p[:1]).all()) for p in parts)
 
 
 def _has_states(program: Program, name: str, factor: Tensor, site: Site) -> bool:
