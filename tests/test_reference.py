@@ -1,0 +1,47 @@
+"""Published and recomputed numbers that no other file of tests has: Gaussian mixtures of the galaxy velocities."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import zoo
+from inference import CAVI, EM, fit
+from zoo import Real
+
+EVIDENCE = -226.791  # Neal (1999), for the priors below
+
+
+@pytest.fixture(scope="module")
+def velocities(references):
+    table = pd.read_csv(references / "data" / "galaxies_corrected.csv")
+    return table.select_dtypes("number").iloc[:, -1].to_numpy(float) / 1000
+
+
+class Velocities(zoo.Model):
+    """mu_k ~ Normal(20, 10), precision_k ~ Gamma(3, 20), weights ~ Dirichlet(1, 1, 1)."""
+
+    x = Real("row")
+
+    def forward(self, x):
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("component", 3):
+            mean = pyro.sample("mean", dist.Normal(20.0, 10.0))
+            precision = pyro.sample("precision", dist.Gamma(3.0, 20.0))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(mean[z], precision[z].rsqrt()), obs=x)
+
+
+def test_three_components_of_galaxies(velocities):
+    found = fit(zoo.GMM(3), velocities[:, None], method=EM(restarts=20), seed=0)
+    assert len(velocities) == 82
+    assert found.objective.value == pytest.approx(-203.48198, abs=1e-4)
+
+
+def test_the_bound_on_the_evidence_of_galaxies(velocities):
+    found = fit(Velocities(), velocities, method=CAVI(restarts=10), seed=0)
+    assert EVIDENCE - 5 < found.objective.value < EVIDENCE
