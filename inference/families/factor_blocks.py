@@ -78,13 +78,13 @@ def _normal(plan: Plan, site: Site) -> bool:
     return True
 
 
-@dataclass
+@dataclass(eq=False)
 class FactorBlock(Block):
     """The posterior of the latent of every row."""
 
     z: Site
     sites: tuple[Site, ...]
-    known: tuple[Program, Table] | None = field(default=None, repr=False, compare=False)
+    known: tuple[Program, Table] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Name what is updated."""
@@ -136,7 +136,7 @@ class FactorBlock(Block):
         return self.posterior(expected).mean()
 
 
-@dataclass
+@dataclass(eq=False)
 class CoefficientBlock(Block):
     """The update of intercepts and loadings: for each column, the regression of x on (1, z)."""
 

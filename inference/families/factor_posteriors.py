@@ -17,7 +17,7 @@ from inference.families.posteriors import Moments, Posterior, mix
 from zoo.declare.evaluate import Values
 
 
-@dataclass
+@dataclass(eq=False)
 class Table:
     """Rows of all the columns that one latent feeds, about the means of the columns.
 
@@ -68,7 +68,7 @@ def padded(cov: Tensor) -> Tensor:
     return torch.nn.functional.pad(cov, (1, 0, 1, 0))
 
 
-@dataclass
+@dataclass(eq=False)
 class Affine:
     """E[(1, z_i)] = gain (1, x_i): the latent of every row by the same affine map of the row.
 

@@ -23,7 +23,7 @@ ENTRIES = 1 << 25  # numbers in the map from coefficients to columns that is kep
 CLOSED = ("a parameter", "a Normal latent")  # kinds of coefficients that have a closed form
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """Sites that are updated together, and how they make the intercept and loadings of each column.
 
@@ -80,7 +80,9 @@ class FactorLikelihood(Likelihood):
         self.factors = math.prod(sites[self.z].shape[1:])
         self.globals = tuple(n for n in names if n != self.z)
         with torch.no_grad():
-            self._sample = plan.program.rebind(plan.program.data.take(torch.zeros(self.factors + 1).long()))
+            self._sample = plan.program.rebind(
+                plan.program.data.take(torch.zeros(self.factors + 1, dtype=torch.long, device=plan.program.device))
+            )
             self.constant = self._columns(torch.zeros(self._total))
             entries = self._entries()
         kinds: dict[str, list[str]] = {}
