@@ -19,6 +19,7 @@ import zoo
 from inference import CAVI, EM, MAP, SVI, Exact, Fit, fit
 from inference.coordinate import Coordinates, State
 from inference.families.mixture import Mixture
+from inference.impute import complete
 from inference.source import Rows
 from tests.models import (
     BernoulliMixture,
@@ -294,6 +295,52 @@ def test_plates_of_entries_are_left_out():
     each = np.stack([np.nansum(stats.norm(m, 1.5).logpdf(BLANK), 1) for m in loc.double().numpy()], 1)
     np.testing.assert_allclose(program.log_joint(values).rows, logsumexp(each + np.log([0.3, 0.7]), axis=1), atol=1e-12)
     check_monotone(fit(noisy(), BLANK, method=EM(max_steps=30), seed=0))
+
+
+@pytest.mark.parametrize("way", ["event", "plate"])
+def test_several_vectors_to_a_row(way):
+    """Of (row, step, feature), steps in one event or in a plate of their own."""
+
+    @zoo.model(x=Real("row", "step", "feature"))
+    def steps_of_rows(x):
+        weights = pyro.param("weights", torch.tensor([0.5, 0.5]), constraint=constraints.simplex)
+        means = pyro.param("means", torch.tensor([[-0.5] * 3, [2.5] * 3]))
+        matrix = pyro.param("matrix", torch.eye(3), constraint=constraints.positive_definite)
+        if way == "event":
+            with pyro.plate("row", len(x)):
+                z = pyro.sample("z", dist.Categorical(weights))
+                law = dist.MultivariateNormal(means[z][..., None, :], matrix).expand_by([])
+                pyro.sample("x", law.expand((*law.batch_shape[:-1], x.shape[1])).to_event(1), obs=x)
+        else:
+            with pyro.plate("row", len(x), dim=-2):
+                z = pyro.sample("z", dist.Categorical(weights))
+                with pyro.plate("step", x.shape[1], dim=-1):
+                    pyro.sample("x", dist.MultivariateNormal(means[z], matrix), obs=x)
+
+    x = holes(np.stack([X[:40], X[:40] + 0.1], 1))
+    program = prepare(steps_of_rows(), x)
+    values = {
+        "weights": torch.tensor([0.3, 0.7]).double(),
+        "means": torch.tensor([[-0.5, 0.0, 0.1], [2.5, 2.0, 3.0]]).double(),
+        "matrix": torch.eye(3).double() + 0.4,
+    }
+    each = densities(x.reshape(-1, 3), values["means"].numpy(), [values["matrix"].numpy()] * 2).reshape(40, 2, 2)
+    rows = logsumexp(each.sum(1) + np.log([0.3, 0.7]), axis=1)
+    np.testing.assert_allclose(program.log_joint(values).rows, rows, atol=1e-10)
+    found = fit(steps_of_rows(), x, method=EM(max_steps=12), seed=0)
+    check_monotone(found)
+    completed = found.impute(seed=0)["x"]
+    assert (completed[~np.isnan(x)] == x[~np.isnan(x)]).all()
+    assert np.isfinite(completed).all()
+    share = np.exp(each.sum(1) + np.log([0.3, 0.7]) - rows[:, None])
+    mean = sum(
+        share[:, k, None, None]
+        * np.stack(
+            [conditional(r, values["means"][k].numpy(), values["matrix"].numpy())[0] for r in x.reshape(-1, 3)]
+        ).reshape(x.shape)
+        for k in range(2)
+    )
+    np.testing.assert_allclose(complete(program, values, mean=True)["x"], mean, atol=1e-9)
 
 
 def test_a_chain_sums_over_missing_steps():
