@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guides.guide import Guide, Variational
-from inference.coordinate import Coordinates, State
-from inference.families import Expected
+from inference.coordinate import Coordinates, State, distinct
+from inference.families import Expected, closed_form
 from inference.families.posteriors import Posterior
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
@@ -70,6 +70,7 @@ class Conjugate(Approximation):
     """A distribution of a known family for each block of latents, independent between blocks."""
 
     posteriors: list[Posterior]
+    _kept: tuple[Program, list[Posterior]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def distributions(self) -> dict[str, Any]:
@@ -95,31 +96,42 @@ class Conjugate(Approximation):
 
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from their posterior given the rest, updated for these rows."""
-        if program.enumerated:
-            return None
-        ascent = Coordinates(program)
+        plan = closed_form(program)
         for site in program.observed:
-            likelihood = ascent.plan.likelihoods.get(site.name)
+            likelihood = plan.likelihoods.get(site.name)
             if program.missing(site) is not None and likelihood is not None and likelihood.joint:
                 return None  # the closed form is that of complete rows
-        state = self._state(program, points)
-        for site in program.locals:
-            state.values[site.name] = torch.zeros(program.site_shape(site), dtype=program.dtype, device=program.device)
-        with torch.no_grad():
-            replay = program.replay(state.values, densities=False)
-            replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
-            expected = Expected(ascent.plan, program, state.values, replay, beliefs=state.beliefs)
-            for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
-                expected = ascent.over_locals(expected)
-            values: Values = {}
-            log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
-            for block in ascent.local_blocks:
-                q = expected.beliefs[block.unknowns[0]]
-                values.update(q.sample(count))
-                for name, density in q.log_prob(values).items():
-                    axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
-                    log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
+        if self._kept is None or self._kept[0] is not program:
+            self._kept = program, self._over_locals(program, points)
+        values: Values = {}
+        log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
+        for q in self._kept[1]:
+            values.update(q.sample(count))
+            for name, density in q.log_prob(values).items():
+                axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
+                log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
         return values, log_q
+
+    def _over_locals(self, program: Program, points: Values) -> list[Posterior]:
+        """Posteriors of the local latents of a program's rows, given those of everything else."""
+        ascent, state = Coordinates(program), self._state(program, points)
+        with torch.no_grad():
+            if program.enumerated:  # their states and the locals in turn, from a draw of the prior
+                drawn = program.simulate(state.values, observed=False)
+                state.values.update({s.name: drawn[s.name] for s in program.locals})
+                for _ in range(LOCAL_ROUNDS):
+                    expected = ascent.over_locals(ascent.expect(state)[1])
+                    state = State(expected.values, dict(expected.beliefs))
+            else:
+                for site in program.locals:
+                    shape = program.site_shape(site)
+                    state.values[site.name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
+                replay = program.replay(state.values, densities=False)
+                replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
+                expected = Expected(ascent.plan, program, state.values, replay, beliefs=state.beliefs)
+                for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
+                    expected = ascent.over_locals(expected)
+            return distinct({n: expected.beliefs[n] for block in ascent.local_blocks for n in block.unknowns})
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""

@@ -112,11 +112,11 @@ class CAVI(Method):
         if best is None:
             raise FitError(f"cavi broke down from every start: {failed[0]}. Try weaker data or a stronger prior")
         value, state, monitor, converged, steps, expected = best
-        reason = (
-            f"within {self.tolerance:g} of the limit after {steps} steps"
-            if converged
-            else f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
-        )
+        reason = f"within {self.tolerance:g} of the limit after {steps} steps"
+        if self.batch_size is not None:
+            reason = f"the objective stands still within its noise after {steps} passes"
+        if not converged:
+            reason = f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
         warnings = [] if converged else [reason]
         if failed:
             warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")

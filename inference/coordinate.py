@@ -142,7 +142,8 @@ class Coordinates:
 
     def over_locals(self, expected: Expected) -> Expected:
         """Update the posterior of the local latents given everything else."""
-        expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
+        if not self.program.enumerated:
+            expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
         values, beliefs = dict(expected.values), dict(expected.beliefs)
         for block in self.local_blocks:
             posterior = block.posterior(expected.at(values, beliefs))
