@@ -120,6 +120,8 @@ class EM(Method):
             )
         if program.enumerated or len(blocks) != 1 or set(blocks[0].unknowns) != local:
             return f"site {first!r} is a continuous local latent, which the E-step cannot sum over"
+        if not program.parameters and not program.globals:
+            return f"there is no parameter to estimate, and nothing to enumerate beside the local {first!r}"
         if plan.rest:
             return f"{plan.rest[0]!r} has no closed-form update given the posterior of the local {first!r}"
         if program.globals:

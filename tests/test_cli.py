@@ -303,7 +303,6 @@ def damaged(files):
     """Files that are wrong in every way."""
     (files / "empty.csv").write_text("")
     (files / "header.csv").write_text("flips\n")
-    (files / "cut.csv").write_text("eruptions,waiting\n3.6,79\n1.8,54\n3.333,74\n2.283,")
     (files / "ragged.csv").write_text("flips\n1\n0,1,1\n")
     (files / "words.csv").write_text("flips\n1\nyes\n")
     (files / "bytes.csv").write_bytes(b"\xff\xfe\x00\x81flips\n1\n")
@@ -380,7 +379,6 @@ MISTAKES = {
     "file is not there": (*COIN[:2], "nowhere.csv", *COIN[3:]),
     "file is empty": (*COIN[:2], "empty.csv", *COIN[3:]),
     "file has a header only": (*COIN[:2], "header.csv", *COIN[3:]),
-    "file is cut": ("fit", "GMM", "cut.csv", "-m", "em"),
     "file is ragged": (*COIN[:2], "ragged.csv", *COIN[3:]),
     "file has words": (*COIN[:2], "words.csv", *COIN[3:]),
     "file is no text": (*COIN[:2], "bytes.csv", *COIN[3:]),
@@ -448,7 +446,6 @@ def test_a_mistake_is_one_line_and_code_2(mistake, run, damaged):
         ("hyperparameter is missing", "width"),
         ("illegal method", "exact"),
         ("illegal guide", "MeanField"),
-        ("file is cut", "waiting"),
         ("file has words", "yes"),
         ("parquet is cut", "cut.parquet"),
         ("data is a folder", "a_folder"),

@@ -131,7 +131,7 @@ def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
     fields = {s.field for s in structure.sites.values() if s.role == "observed" and data.row in s.plates}
     if not data.missing or not data.row or not fields <= set(data.missing):
         return ()
-    rows = [data.missing[n].reshape(len(data), -1).all(1) for n in data.missing]
+    rows = [data.missing[str(n)].reshape(len(data), -1).all(1) for n in fields]
     count = int(torch.stack(rows).all(0).sum())
     return (f"{count} of {len(data)} rows have no observed value; they are kept, and say nothing",) if count else ()
 
