@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 
 from inference.families import Expected, Plan, closed_form
 from inference.families.expected import Statistics
+from inference.families.factor_sums import FactorSums
 from inference.families.mixture import Mixture
 from inference.families.plan import log_factor
 from inference.families.posteriors import Posterior, Single
@@ -73,6 +74,7 @@ class Coordinates:
         self.program, self.hard, self.averaged = program, hard, averaged
         self.plan: Plan = closed_form(program) if plan is None else plan
         self.mixture: Mixture | None = None
+        self.factors: FactorSums | None = None
         tied = next((s.name for s in (*program.locals, *program.shared)), None)
         if not self.rows.whole and (tied is not None or program.chained):
             raise MethodError(
@@ -82,11 +84,12 @@ class Coordinates:
         self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
 
     def prepare(self, state: State) -> None:
-        """Lay out the rows for sweeps, if the program is a mixture all of whose updates are in closed form."""
+        """Lay out the rows of a mixture or a factor model, if all its updates are in closed form."""
         if not self.plan.rest:
             singular = torch.linalg.LinAlgError  # type: ignore[attr-defined]
             with torch.no_grad(), suppress(singular):  # a prior made from all rows, run on a few
                 self.mixture = Mixture.of(self.plan, self.rows, state.values)
+                self.factors = FactorSums.of(self.plan, self.program) if self.rows.whole else None
 
     # -- E-step ------------------------------------------------------------------------------------------------
 
@@ -97,6 +100,9 @@ class Coordinates:
                 found = self._swept(self.mixture, state)
                 if found is not None:
                     return found
+            if self.factors is not None:
+                inside, expected = self.factors.expect(state.values, state.beliefs, averaged=self.averaged)
+                return inside + self.factors.rest(expected, self._factors(expected, outside=True)), expected
             return self._all(state) if self.rows.whole else self._by_parts(state)
 
     def _all(self, state: State) -> tuple[Tensor, Expected]:
@@ -177,7 +183,7 @@ class Coordinates:
         found: Values = {}
         for block in self.plan.blocks:
             belief = expected.beliefs.get(block.unknowns[0])
-            if belief is not None:
+            if belief is not None and not (outside and block in self.local_blocks):
                 found.update(negative_kl(block, expected, belief))
         for site in self.program.sites.values():
             if site.name in found or (outside and self.program.row in site.plates):

@@ -26,6 +26,7 @@ from torch import Tensor
 from guides.guide import Guide, Start
 from inference.approximation import Approximation, Conjugate, PointMass, Trained
 from inference.coordinate import distinct
+from inference.families import closed_form
 from inference.families.posteriors import Posterior, read
 from inference.method import Kept, Objective, Outcome, settings_of
 from inference.model_files import import_file
@@ -182,6 +183,7 @@ def _rebuild(
         for name, value in part("buffer.").items():
             buffers[name].copy_(value)
         program = Program(instance.eval(), data, _priors(described["priors"], part("prior.")))
+        closed_form(program)  # planned on the rows it was fitted to, whatever rows are asked about later
         approximation = _approximation(described["approximation"], part("q."), program)
     objective = Objective(**described["objective"])
     outcome = Outcome(
