@@ -9,11 +9,14 @@ COARSE = 1000.0  # how many times the tolerance a pass over mini-batches has to 
 
 
 def arrived(history: list[float], tolerance: float, eps: float) -> bool:
-    """Tell whether a sequence with linear convergence is within `tolerance` of its limit (Aitken extrapolation)."""
+    """Tell whether a sequence with linear convergence is within `tolerance` of its limit (Aitken extrapolation).
+
+    A step that does not rise, by no more than rounding, ends it too: what is left is below what numbers resolve.
+    """
     if len(history) < 3:
         return False
     before, now = history[-2] - history[-3], history[-1] - history[-2]
-    if abs(now) <= 8 * eps * abs(history[-1]):
+    if now <= 0 and -now <= 8 * eps * abs(history[-1]):
         return True
     rate = now / before if before > 0 else 1.0
     return 0 <= rate < 1 and now * rate / (1 - rate) < tolerance

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from inference.families import Expected, Plan, closed_form
+from inference.families import Expected, Plan, closed_form, load
 from inference.families.expected import Statistics
 from inference.families.factor_sums import FactorSums
 from inference.families.mixture import Mixture
@@ -26,6 +26,8 @@ from zoo.declare.evaluate import Values
 from zoo.declare.program import Program, Terms
 from zoo.declare.sites import base_distribution
 from zoo.errors import MethodError
+
+load()
 
 
 @dataclass

@@ -741,10 +741,9 @@ def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
         torch.manual_seed(0)
         program = prepare(model, data, device="cpu")
         state = State(program.initial(), {})
-        memory = Memory(program, beliefs=True, forgetting=0.7, delay=1e-12)
+        memory = Memory(program, beliefs=True, forgetting=0.7, delay=1.0)
         for _ in range(4):
-            memory.steps = 0  # (0 + delay)^-0.7: cut to 1 below
-            memory.sums.clear()
+            memory.sums.clear()  # the first step is at full rate
             (batch,) = memory.batches(100)
             state, plain = memory.step(batch, state), Coordinates(program).step(state)
             for mine, theirs in zip(distinct(state.beliefs), distinct(plain.beliefs), strict=True):

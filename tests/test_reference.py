@@ -43,7 +43,7 @@ def test_three_components_of_galaxies(velocities):
 
 
 def test_three_components_of_galaxies_with_a_slip_of_the_pen(references):
-    """One velocity is 26960 where 26690 was measured; mclust's vignette has -203.1792 for the table as it ships."""
+    """One velocity stands as 26690 where 26960 was measured; mclust has -203.1792 for that table."""
     table = pd.read_csv(references / "data" / "galaxies_MASS_as_shipped.csv")
     x = table.select_dtypes("number").iloc[:, -1].to_numpy(float)[:, None] / 1000
     assert fit(zoo.GMM(3), x, method=EM(restarts=20), seed=0).objective.value == pytest.approx(-203.17923, abs=1e-4)
