@@ -50,7 +50,9 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
         factor = log_probs[name]
         axes = [factor.ndim + d for d in (site.enum_dim, *plates)]
         cells = [factor.shape[d] for d in axes[1:]]
-        if random:
+        if random and site in program.assigned:
+            labels = near_random_rows(program.data.features(), states)
+        elif random:
             labels = torch.randint(states, cells, device=program.device)
         else:
             labels = kmeans(program.data.features(), states, missing=side_by_side(program.data))
@@ -63,6 +65,17 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
 
     _, marginals = program.marginals(log_probs)
     return marginals
+
+
+def near_random_rows(x: Tensor, states: int) -> Tensor:
+    """Label each row by the nearest of a few rows drawn at random, columns standardized (Forgy 1965).
+
+    Labels drawn for each row make components that are nearly alike, which EM takes for one and the same.
+    """
+    gaps = x - x.mean(0)
+    scale = gaps.std(0, correction=0)
+    gaps = gaps / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.cdist(gaps, gaps[torch.randperm(len(x), device=x.device)[:states]]).argmin(1)
 
 
 def _alike(program: Program, values: Values) -> bool:
