@@ -30,7 +30,7 @@ def theirs(x, k):
 
     def run(steps):
         BayesianGaussianMixture(
-            k,
+            n_components=k,
             max_iter=steps,
             tol=0,
             init_params="random_from_data",
