@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from inference.approximation import Conjugate
+from inference.components import collapsed, empty_components
 from inference.convergence import arrived
 from inference.coordinate import Coordinates, State, distinct
-from inference.em import collapsed
 from inference.families import Expected, closed_form
 from inference.families.family import uses
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
@@ -26,8 +25,6 @@ from zoo.errors import FitError
 
 if TYPE_CHECKING:
     from inference.result import Fit
-
-EMPTY_ROWS = 0.5  # rows in effect below which a component is said to be empty
 
 
 @dataclass(frozen=True)
@@ -202,26 +199,3 @@ def no_update(program: Program, name: str) -> str:
         f"no conjugate family is recognised for {site.name!r} ~ {site.family or site.support} "
         f"({what or 'constant arguments'}) and what it feeds"
     )
-
-
-def component_sizes(program: Program, expected: Expected) -> dict[str, Tensor]:
-    """Rows in effect that each state of each enumerated site of a row holds."""
-    found = {}
-    for site in program.assigned:
-        if site.name in expected.sums:
-            found[site.name] = expected.sums[site.name][0].reshape(-1)
-        elif site.name in expected.marginals:
-            found[site.name] = program.states_of(expected.marginals, site).sum(0)
-    return found
-
-
-def empty_components(program: Program, expected: Expected) -> list[str]:
-    """Report components that hold no rows, by number and effective size: the model has pruned them."""
-    notes = []
-    for name, sizes in component_sizes(program, expected).items():
-        notes += [
-            f"component {k} of {name!r} is empty ({size:.2g} rows in effect): its posterior is its prior"
-            for k, size in enumerate(sizes.tolist())
-            if size < EMPTY_ROWS
-        ]
-    return notes

@@ -12,9 +12,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from inference.approximation import Approximation, Conjugate, PointMass
+from inference.components import collapsed, thin_components
 from inference.convergence import arrived
 from inference.coordinate import Coordinates, State, distinct
-from inference.families import Expected, closed_form
+from inference.families import closed_form
 from inference.families.family import uses
 from inference.gradient_step import GradientStep
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
@@ -307,30 +308,3 @@ def _not_closed(program: Program, name: str) -> str:
     prior = "" if site.role == "parameter" else f"with a {site.family} prior "
     children = ", ".join(f"{child.name} ~ {child.family}" for child, _ in uses(program, name)) or "no site"
     return f"{prior}it feeds {children}"
-
-
-def collapsed(program: Program, values: Values) -> list[str]:
-    """Warn of scales that stand at their floor."""
-    plan = closed_form(program)
-    with torch.no_grad():
-        replay = program.replay(values)
-        _, marginals = program.marginals(replay.log_probs)
-        expected = Expected(plan, program, values, replay, marginals)
-        return [note for block in plan.blocks for note in block.warnings(expected)]
-
-
-def thin_components(program: Program, values: Values) -> list[str]:
-    """Warn of states that hold almost no rows, by number and effective size."""
-    with torch.no_grad():
-        found = program.responsibilities(values) if program.row else {}
-    matrices = any(s.family == "MultivariateNormal" for s in program.observed)
-    least = program.data.features().shape[1] + 1 if matrices else 2
-    notes = []
-    for name, probability in found.items():
-        sizes = probability.sum(0)
-        thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < least]
-        notes += [
-            f"component {k} of {name!r} holds {s:.2f} rows in effect; its parameters are hardly determined"
-            for k, s in thin
-        ]
-    return notes

@@ -188,6 +188,15 @@ def categorical(x, *, prior: bool = True):
         pyro.sample("x", dist.Categorical(p), obs=x)
 
 
+@story(VECTOR, "Fixed NormalMean", **R)
+def one_category(x, *, prior: bool = True):
+    w = unknown("w", dist.Dirichlet(t(2.5).reshape(1)), prior)
+    mu = unknown("mu", dist.Normal(t(1.0).reshape(1), 2.0).to_event(1), prior)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(w))
+        pyro.sample("x", dist.Normal(mu[z], 0.7), obs=x)
+
+
 @story({"x": LABELS, "g": GROUP}, "Single", x=Category("row"), g=Category("row"))
 def categorical_by_group(x, g, *, prior: bool = True):
     p = unknown("p", dist.Dirichlet(t(1.5, 2.0, 3.0).expand(3, 3)).to_event(1), prior)

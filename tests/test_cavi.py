@@ -386,6 +386,18 @@ def test_the_bound_is_below_the_sum_over_all_assignments(model, data, evidence):
     assert 0 < gap < 4  # relabelled modes, each of which q covers alone: log 2 or log 6; and what factors leave out
 
 
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_one_component_has_the_evidence_for_its_bound(covariance):
+    model = zoo.BayesianGMM(components=1, covariance=covariance, shrinkage=0.3, df=5.0)
+    x = TINY_2D
+    m, spread = x.mean(0), x.var(0)
+    if covariance == "full":
+        evidence = normal_wishart_evidence(x, m, 0.3, 5.0, 2 * np.diag(spread))
+    else:
+        evidence = sum(normal_gamma_evidence(x[:, j], m[j], 0.3, 2.5, 1.5 * spread[j]) for j in range(2))
+    assert fit(model, x, method=CAVI(), seed=0).objective.value == pytest.approx(evidence, rel=1e-9)
+
+
 def test_two_ways_to_declare_a_chain_have_one_bound():
     method = CAVI(start="random", restarts=6, tolerance=1e-10)
     ends = [fit(m, TINY, method=method, seed=0).objective.value for m in (short_chain, same_short_chain)]

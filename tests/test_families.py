@@ -145,7 +145,7 @@ def test_every_family_is_tried():
     assert blocks == {
         f"{word}Block"
         for word in (
-            *("Single", "NormalMean", "Precision", "NormalGamma"),
+            *("Fixed", "Single", "NormalMean", "Precision", "NormalGamma"),
             *("MultivariateMean", "Wishart", "NormalWishart", "Regression"),
         )
     }
