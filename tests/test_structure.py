@@ -195,7 +195,7 @@ def test_sizes_that_coincide_change_nothing(components, columns, rows, covarianc
     assert args["loc"].kind == indexed
     assert shape.kind == ("site" if covariance == "tied" else indexed)
     plan = closed_form(program)
-    assert plan.rest == ([] if components > 1 else ["weights"])  # one weight is 1: there is nothing to estimate
+    assert plan.rest == []
     known = ["covariances", "means", "weights"][: 3 - len(plan.rest)]
     assert sorted(n for b in plan.blocks for n in b.unknowns) == known
 
