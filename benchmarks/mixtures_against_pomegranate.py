@@ -61,7 +61,8 @@ def bernoulli(n=50_000, d=784, k=10):
     rng = np.random.default_rng(0)
     profiles = rng.beta(0.5, 1.5, size=(k, d)) * 0.9 + 0.05
     x = (rng.random((n, d)) < profiles[rng.integers(k, size=n)]).astype(float)
-    return "Bernoulli", BernoulliMixture(components=k), x, "probs", rng.uniform(0.3, 0.7, size=(k, d)), Bernoulli
+    start = 0.25 + 0.5 * x[rng.choice(n, k, replace=False)]  # from rows: far from all of them components stay empty
+    return "Bernoulli", BernoulliMixture(components=k), x, "probs", start, Bernoulli
 
 
 def poisson(n=100_000, d=8, k=10):
