@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from guides.guide import Guide, Part, Start, Variational, normal
+from guides.guide import LOG_2PI, Guide, Part, Start, Variational, normal
 from guides.mean_field import MeanField
 from zoo.declare.data import Data
 from zoo.declare.program import Program
@@ -70,8 +70,22 @@ class Amortized(Part):
         self.network = MLP(features.shape[1], hidden, 2 * start.locals.shape[1])
         self.network.to(features.device, features.dtype)
 
-    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def noise_shape(self, rows: int) -> tuple[int, ...]:
+        """One number for each coordinate of each row."""
+        return rows, len(self.start)
+
+    def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the locals of every row of `data`."""
+        return normal(self.start, self.unit.expand(len(noise), -1), *self.moments(data), noise)
+
+    def log_prob(self, data: Data, value: Tensor) -> Tensor:
+        """Log density of the locals `value` (rows, L) of every row of `data`, with its gradient to the network."""
+        loc, log_scale = self.moments(data)
+        back = ((value - self.start) / self.unit - loc) * (-log_scale).exp()
+        return -(0.5 * (LOG_2PI + back.square()) + log_scale + self.unit.log()).sum(-1)
+
+    def moments(self, data: Data) -> tuple[Tensor, Tensor]:
+        """Location and log scale of every row, in natural units about the start, (rows, L) each."""
         features = data.features()
         if features.shape[-1] != len(self.center):
             raise DataError(
@@ -80,5 +94,4 @@ class Amortized(Part):
             )
         out = self.network((features - self.center) / self.spread)
         loc, log_scale = out.chunk(2, -1)
-        log_scale = LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)
-        return normal(self.start, self.unit.expand_as(loc), loc, log_scale, eps)
+        return loc, LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import validate
 from zoo.declare.program import Program
+from zoo.errors import MethodError
+
+if TYPE_CHECKING:
+    from guides.composition import Guides
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -60,13 +64,35 @@ class Draw:
 
 
 class Part(nn.Module):
-    """A distribution over one block of unconstrained coordinates."""
+    """A distribution over one block of unconstrained coordinates: standard Normal noise, pushed forward.
+
+    Attributes
+    ----------
+    amortized
+        Whether rows never seen have a distribution too.
+    """
 
     amortized = False
 
-    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return a draw and its log q, one per row for a block of locals; `eps` replaces its standard Normal noise."""
+    def noise_shape(self, rows: int) -> tuple[int, ...]:
+        """Shape of the standard Normal noise behind one draw, `rows` rows of locals at a time."""
         raise NotImplementedError(type(self).__name__)
+
+    def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the draw that this noise stands for and its log q, one per row for a block of locals.
+
+        log q holds the parameters fixed and lets the gradient flow through the draw only. That leaves the ELBO's
+        gradient unbiased, and without noise where q is the posterior (Roeder, Wu and Duvenaud 2017, "Sticking the
+        landing").
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def log_prob(self, data: Data, value: Tensor) -> Tensor:
+        """Log density of given locals of these rows, one per row; only an amortized part needs it."""
+        raise NotImplementedError(type(self).__name__)
+
+
+Noise = tuple[Tensor, Tensor]
 
 
 class Variational(nn.Module):
@@ -89,55 +115,117 @@ class Variational(nn.Module):
         """Whether locals of rows never seen have a distribution."""
         return self.over_locals.amortized
 
-    @property
-    def noise_size(self) -> int:
-        """Length of the standard Normal noise behind a draw of the globals."""
-        return next((p.numel() for n, p in self.over_globals.named_parameters() if n == "loc"), 0)
+    def noise_shapes(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the noise behind one draw of the globals, and of the locals of `rows` rows."""
+        return self.over_globals.noise_shape(rows), self.over_locals.noise_shape(rows)
 
-    def draw(self, data: Data, rows: Tensor | None = None, eps: Tensor | None = None) -> Draw:
-        """Draw globals and the locals of `data`, which are the rows `rows` of the fitted data (None: all).
+    def noise(self, data: Data, *sizes: int) -> Noise:
+        """Draw the noise behind draws for these rows, `sizes` of them."""
+        device = next(iter(data.values.values())).device
+        one, other = (
+            torch.randn(*sizes, *shape, dtype=data.dtype, device=device) for shape in self.noise_shapes(len(data))
+        )
+        return one, other
 
-        `eps`, shape (G,), replaces the standard Normal noise of the globals.
-        """
-        u, log_q = self.over_globals.draw(data, None, eps)
-        v, log_q_rows = self.over_locals.draw(data, rows)
+    def draw(self, data: Data, rows: Tensor | None = None, noise: Noise | None = None) -> Draw:
+        """Draw globals and the locals of `data`, which are the rows `rows` of the fitted data (None: all)."""
+        noise = self.noise(data) if noise is None else noise
+        u, log_q = self.over_globals.draw(data, None, noise[0])
+        v, log_q_rows = self.over_locals.draw(data, rows, noise[1])
         return Draw(u, v, log_q.sum(), log_q_rows)
+
+    def log_prob_rows(self, data: Data, locals_: Tensor) -> Tensor:
+        """Log density (rows,) of given locals (rows, L) of these rows, whose gradient goes to the parameters."""
+        return self.over_locals.log_prob(data, locals_)
+
+    def forward(self, verb: str, *args: Any) -> Any:
+        """Call one of the methods by name, for `torch.func.functional_call`."""
+        return getattr(self, verb)(*args)
 
 
 class Guide(ABC):
     """Base class of guides. A subclass is a frozen dataclass of settings with `build`; it is made from the program.
 
+    Guides compose: ``MeanField() & FullRank("loc", "scale")`` covers two sites by the second and the rest by the first.
+
     Attributes
     ----------
     point
         Whether q is a point, so that the objective is the log posterior and not an ELBO.
+    sites
+        Names of the sites it covers; empty for all that no other guide covers.
     """
 
     point = False
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the settings against their annotations."""
         check_settings(self)
 
+    def __and__(self, other: Guide) -> Guides:
+        """Combine with a guide for other sites."""
+        from guides.composition import Guides
+
+        return Guides((*Guides.of(self), *Guides.of(other))) if isinstance(other, Guide) else NotImplemented
+
     def why_not(self, program: Program) -> str | None:
         """Return None if this guide fits the program, else the reason why not."""
-        return None
+        left = [s.name for s in program.latents if s.name not in self.sites]
+        if not self.sites or (not left and len(self.sites) == len(program.latents)):
+            return None
+        from guides.composition import Guides
+
+        return Guides(Guides.of(self)).why_not(program)
 
     @abstractmethod
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, at its starting point."""
 
-    def parts(self, program: Program, start: Start) -> tuple[Part, Part]:
-        """Return the parts of q over globals and over locals, for guides that combine others."""
-        built = self.build(program, start)
-        return built.over_globals, built.over_locals
+    def claims(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites it is for; empty for all that no other guide covers."""
+        return self.sites
+
+    def points(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites whose q is a point.
+
+        Where these are some of the latents, the bound is one on log p(x, points), the evidence of the others, with the
+        density of the points in their own space.
+        """
+        return tuple(s.name for s in program.latents) if self.point else ()
+
+    def settle(self, **settings: Any) -> None:
+        """Take settings and check them; for a guide whose ``__init__`` takes names of sites one by one."""
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __repr__(self) -> str:
+        """Show the guide as it would be written, names of sites one by one."""
+        found = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}  # type: ignore[arg-type]
+        before = list(found)[: list(found).index("sites")] if "sites" in found else []
+        shown = [repr(found[n][0]) for n in before if self.sites or found[n][0] != found[n][1]]
+        shown += [repr(name) for name in self.sites]
+        shown += [f"{n}={v!r}" for n, (v, _) in found.items() if n not in before and n != "sites"]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def as_guide(guide: object) -> object:
-    """Return a guide for an instance, a class with its default settings, or a name."""
+    """Return a guide for an instance, a class with its default settings, or a name.
+
+    Raises
+    ------
+    MethodError
+        For a class or name of a guide with settings that have no default.
+    """
     if isinstance(guide, str):
         guide = catalogue.find("guide", guide)
-    return guide() if isinstance(guide, type) and issubclass(guide, Guide) else guide
+    if not (isinstance(guide, type) and issubclass(guide, Guide)):
+        return guide
+    needed = [f.name for f in fields(guide) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    if needed:
+        raise MethodError(f"{guide.__name__} has no defaults; give {guide.__name__}({', '.join(needed)})")
+    return guide()
 
 
 def check_settings(instance: Any) -> None:
@@ -183,22 +271,23 @@ class DiagonalNormal(Placed):
         super().__init__(start, unit)
         self.log_scale = nn.Parameter(torch.zeros_like(start))
 
-    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def noise_shape(self, rows: int) -> tuple[int, ...]:
+        """One number for each coordinate."""
+        return tuple(self.loc.shape) if self.loc.ndim == 1 else (rows, self.loc.shape[1])
+
+    def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw every coordinate, or those of the rows `rows`."""
         if rows is None:
-            return normal(self.start, self.unit, self.loc, self.log_scale, eps)
-        return normal(self.start[rows], self.unit[rows], self.loc[rows], self.log_scale[rows], eps)
+            return normal(self.start, self.unit, self.loc, self.log_scale, noise)
+        return normal(self.start[rows], self.unit[rows], self.loc[rows], self.log_scale[rows], noise)
 
 
-def normal(
-    start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, eps: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns.
 
-    log q holds the parameters fixed and lets the gradient flow through the draw only. That leaves the ELBO's gradient
-    unbiased, and without noise where q is the posterior (Roeder, Wu and Duvenaud 2017, "Sticking the landing").
+    log q holds the parameters fixed, as in `Part.draw`.
     """
-    at = loc + log_scale.exp() * (torch.randn_like(loc) if eps is None else eps)
+    at = loc + log_scale.exp() * noise
     fixed = log_scale.detach()
     square = ((at - loc.detach()) * (-fixed).exp()).square()
     return start + unit * at, -(0.5 * (LOG_2PI + square) + fixed + unit.log()).sum(-1)
@@ -207,7 +296,11 @@ def normal(
 class Delta(Placed):
     """A point: u = start + unit * loc; log q counts as 0."""
 
-    def draw(self, data: Data, rows: Tensor | None, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def noise_shape(self, rows: int) -> tuple[int, ...]:
+        """No noise."""
+        return (0,)
+
+    def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the point."""
         u = self.start + self.unit * self.loc
         if rows is not None:

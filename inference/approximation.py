@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from guides.guide import Guide, Variational
+from guides.guide import Guide, Noise, Variational
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
 from inference.families.posteriors import Posterior
@@ -27,9 +31,24 @@ class Approximation(ABC):
     ----------
     point
         Whether q is a single value, so that there are no draws to summarize.
+    exact
+        Whether its draws are of the posterior itself, so that there is no log q to correct them by.
+    kept
+        How many draws it consists of, in so many `chains`; None where it can be drawn from afresh.
+    states, stats
+        Draws of the enumerated sites, (draws, ...), and what a sampler says of each draw, (chains, draws).
     """
 
     point = False
+    exact = False
+    chains = 1
+    states: Mapping[str, Tensor] = MappingProxyType({})
+    stats: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    @property
+    def kept(self) -> int | None:
+        """How many draws it consists of."""
+        return None
 
     @property
     def covers_new_rows(self) -> bool:
@@ -174,16 +193,20 @@ class Trained(Approximation):
         view, data = program.view, self.data
         weights = data.weights
 
-        def one(eps: Tensor) -> tuple[Values, Tensor]:
-            u = self.q.draw(data, eps=eps)
+        def one(noise: Noise) -> tuple[Values, Tensor]:
+            u = self.q.draw(data, None, noise)
             values, jacobian = view.constrain_globals(u.globals)
             local, row_jacobian = view.constrain_locals(u.locals)
             rows = u.log_q_rows - row_jacobian
             total = rows.sum() if weights is None else (weights * rows).sum()
             return {**values, **local}, u.log_q - jacobian + total
 
+        shape, other = self.q.noise_shapes(len(data))
+        first = quasi_normal(count, math.prod(shape), program).reshape(count, *shape)
         with torch.no_grad():
-            values, log_q = stack(one, quasi_normal(count, self.q.noise_size, program), program)
+            values, log_q = stack(
+                one, lambda some: (first[some], normal(some.stop - some.start, other, program)), count, program
+            )
         return values, log_q
 
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
@@ -193,14 +216,20 @@ class Trained(Approximation):
             return None
         view = program.view
 
-        def one(_: Tensor) -> tuple[Values, Tensor]:
-            v, log_q = self.q.over_locals.draw(program.data, None)
+        def one(noise: Tensor) -> tuple[Values, Tensor]:
+            v, log_q = self.q.over_locals.draw(program.data, None, noise)
             values, jacobian = view.constrain_locals(v)
             return values, log_q - jacobian
 
+        shape = self.q.over_locals.noise_shape(len(program.data))
         with torch.no_grad():
-            values, log_q = stack(one, torch.zeros(count, 0, device=program.device), program)
+            values, log_q = stack(one, lambda some: normal(some.stop - some.start, shape, program), count, program)
         return values, log_q
+
+
+def normal(count: int, shape: tuple[int, ...], program: Program) -> Tensor:
+    """Standard Normal noise, `count` times."""
+    return torch.randn(count, *shape, dtype=program.dtype, device=program.device)
 
 
 def quasi_normal(count: int, size: int, program: Program) -> Tensor:
@@ -216,8 +245,11 @@ def quasi_normal(count: int, size: int, program: Program) -> Tensor:
     return eps.to(program.device, program.dtype)
 
 
-def stack(function: Any, inputs: Tensor, program: Program, chunk: int = 256) -> Any:
-    """Draw once for each of `inputs`, in vectorized chunks."""
+def stack(function: Any, noise: Callable[[slice], Any], count: int, program: Program, chunk: int = 256) -> Any:
+    """Draw `count` times in vectorized chunks, each with noise of its own."""
     width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
     size = max(1, min(chunk, 20_000_000 // width))
-    return torch.vmap(function, randomness="different", chunk_size=size)(inputs)
+    one = torch.vmap(function, randomness="different")
+    parts = [one(noise(slice(at, min(at + size, count)))) for at in range(0, count, size)]
+    values = {n: torch.cat([p[0][n] for p in parts]) for n in parts[0][0]}
+    return values, torch.cat([p[1] for p in parts])

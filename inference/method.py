@@ -29,8 +29,8 @@ class Objective:
     value
         In nats.
     kind
-        "log_evidence", "log_likelihood", "log_posterior" (log p(x, z), at a point), "elbo" or "iwae". Numbers of
-        different kinds are not comparable.
+        "log_evidence", "log_likelihood", "log_posterior" (log p(x, z), at a point or on average over draws of the
+        posterior), "elbo" or "iwae". Numbers of different kinds are not comparable.
     error
         Monte Carlo standard error; 0 for an exact value.
     """
@@ -86,6 +86,11 @@ class Monitor:
         if not self._bar.disable:
             self._bar.update(self._task, completed=step, value=f"{value:.6g}")
 
+    def resume(self, rows: list[tuple[int, float, float]]) -> None:
+        """Go on from what an earlier run noted, its time included."""
+        self.rows = rows
+        self.began = time.perf_counter() - (rows[-1][1] if rows else 0.0)
+
     @property
     def trace(self) -> pd.DataFrame:
         """The objective by step: columns step, seconds, value."""
@@ -118,7 +123,7 @@ class Outcome:
         q over the latents.
     points
         Values of the parameters and network weights.
-    objective, trace, steps, converged, reason, warnings, memory
+    objective, trace, steps, converged, reason, warnings, memory, diagnostics, verdict
         As in `Fit`.
     """
 
@@ -131,6 +136,8 @@ class Outcome:
     reason: str
     warnings: list[str] = field(default_factory=list)
     memory: Kept | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    verdict: str = ""
 
 
 class Method(ABC):

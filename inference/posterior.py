@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ else:
 
 az: Any = _arviz  # the preview fills its namespace at run time, which type checkers cannot see
 
+FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
 KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
 
-__all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "summarize", "tree"]
+__all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "rhat", "summarize", "tree"]
 
 
 def tree(
@@ -69,10 +71,18 @@ def read_tree_summary(path: Path) -> pd.DataFrame:
 
 
 def summarize(data: xr.DataTree) -> pd.DataFrame:
-    """Summarize draws (mean, sd, intervals, effective sizes), or list the values of a point estimate."""
-    if "posterior" in data.children:
-        return pd.DataFrame(az.summary(data, kind="stats", round_to="none"))
-    return listed(data["point_estimate"].to_dataset())
+    """Summarize draws (mean, sd, intervals), or list the values of a point estimate.
+
+    Draws of Markov chains come with their effective sizes, R-hat and Monte Carlo errors. States have no mean, so they
+    are left out.
+    """
+    if "posterior" not in data.children:
+        return listed(data["point_estimate"].to_dataset())
+    draws = data["posterior"].to_dataset()
+    numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
+    with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same
+        kind = "all" if "diverging" in data["sample_stats"] else "stats"
+        return pd.DataFrame(az.summary(numbers, kind=kind, round_to="none"))
 
 
 def listed(data: xr.Dataset) -> pd.DataFrame:
@@ -89,6 +99,72 @@ def listed(data: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({"value": pd.Series(rows, dtype=float)})
 
 
+@dataclass(frozen=True)
+class ChainCheck:
+    """Whether chains agree and how much their draws are worth.
+
+    Attributes
+    ----------
+    rhat, worst_rhat
+        Largest rank-normalized split R-hat (Vehtari et al. 2021), and the entry it belongs to.
+    ess, worst_ess
+        Smallest effective sample size, of the bulk or the tails, and the entry it belongs to.
+    """
+
+    rhat: float
+    worst_rhat: str
+    ess: float
+    worst_ess: str
+
+    @property
+    def praise(self) -> str:
+        """Say that all is well."""
+        return f"R-hat at most {self.rhat:.3f}, effective sample sizes at least {self.ess:.0f}"
+
+
+def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
+    """R-hat and effective sample sizes over all entries of draws (chains, draws, ...); what never changes is left out.
+
+    A chain on its own is checked in halves.
+    """
+    rhat, ess = (float("nan"), ""), (float("nan"), "")
+    for name, array in draws.items():
+        flat = array.reshape(*array.shape[:2], -1)
+        moves = np.flatnonzero(np.ptp(flat, axis=(0, 1)) > 0)
+        if flat.shape[1] < FEWEST_DRAWS or not len(moves):
+            continue
+        flat = flat[..., moves]
+        with np.errstate(all="ignore"):  # an entry that one chain keeps
+            found = az.rhat(_halves(flat), chain_axis=0, draw_axis=1)
+            bulk = az.ess(flat, chain_axis=0, draw_axis=1, method="bulk")
+            tail = az.ess(flat, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        found, least = np.nan_to_num(found, nan=np.inf), np.nan_to_num(np.minimum(bulk, tail), nan=0.0)
+
+        def label(at: int, name: str = name, array: np.ndarray = array, moves: np.ndarray = moves) -> str:
+            where = np.unravel_index(moves[at], array.shape[2:])
+            return f"{name}[{', '.join(str(int(i)) for i in where)}]" if array.ndim > 2 else name
+
+        top, low = int(np.argmax(found)), int(np.argmin(least))
+        rhat = rhat if rhat[0] >= found[top] else (float(found[top]), label(top))
+        ess = ess if ess[0] <= least[low] else (float(least[low]), label(low))
+    return ChainCheck(*rhat, *ess)
+
+
+def _halves(draws: np.ndarray) -> np.ndarray:
+    """A single chain as two."""
+    if len(draws) > 1:
+        return draws
+    half = draws.shape[1] // 2
+    return draws[0, : 2 * half].reshape(2, half, *draws.shape[2:])
+
+
+def mean_error(draws: np.ndarray) -> float:
+    """Monte Carlo standard error of the mean of draws (chains, draws)."""
+    if draws.shape[1] < FEWEST_DRAWS:
+        return float(draws.std() / np.sqrt(draws.size))
+    return float(az.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
+
+
 def khat(log_ratio: np.ndarray) -> float:
     """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
 
@@ -100,6 +176,12 @@ def khat(log_ratio: np.ndarray) -> float:
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
         _, shape = array.azstats.psislw(dim=["chain", "draw"])
     return float(shape) if np.isfinite(shape) else float("inf")
+
+
+def rhat(draws: np.ndarray) -> float:
+    """Rank-normalized split R-hat of one quantity, draws of shape (chains, draws) (Vehtari et al. 2021)."""
+    array = xr.DataArray(draws, dims=("chain", "draw"))
+    return float(array.azstats.rhat())
 
 
 def khat_note(shape: float) -> str:

@@ -55,9 +55,15 @@ class Fit:
     seed, seconds, steps
         The seed of all randomness, the time the fit took, the steps it took.
     approximation
-        q: a point, a conjugate posterior or a trained guide.
+        q: a point, a conjugate posterior, a trained guide or the draws of Markov chains.
     points
         Values of parameters and network weights.
+    diagnostics
+        Numbers by name that say how far the answer can be trusted: after SVI "khat", "evidence" and "evidence_error"
+        (an importance-weighted estimate of log p(x)), of encoders "khat_rows_above" (share of rows), of several starts
+        "rhat_restarts".
+    verdict
+        In words, whether to trust it; empty where the method says nothing of the kind.
     memory
         Expected statistics of all rows so far, where `EM.update` has gone on from another fit.
     """
@@ -69,6 +75,7 @@ class Fit:
         self.converged, self.reason = outcome.converged, outcome.reason
         self.warnings = [*program.data.notes, *outcome.warnings]
         self.seed, self.seconds, self.memory = seed, seconds, outcome.memory
+        self.diagnostics, self.verdict = outcome.diagnostics, outcome.verdict
 
     @property
     def model(self) -> Model:
@@ -84,7 +91,8 @@ class Fit:
         """Say what was fitted, how, to what objective, and whether it converged."""
         error = f" +- {self.objective.error:.2g}" if self.objective.error else ""
         state = "converged" if self.converged else "NOT converged"
-        notes = "".join(f"\n  warning: {w}" for w in self.warnings)
+        notes = f"\n  {self.verdict}" if self.verdict else ""
+        notes += "".join(f"\n  warning: {w}" for w in self.warnings)
         return (
             f"Fit of {self.model!r} by {type(self.method).__name__.lower()}\n"
             f"  {self.objective.kind} {self.objective.value:.4f}{error}\n"
@@ -102,7 +110,9 @@ class Fit:
 
     @property
     def draw_count(self) -> int:
-        """How many posterior draws the fit keeps: 1000, fewer for very many latents or rows."""
+        """How many posterior draws the fit keeps: all of Markov chains, else 1000, fewer for very many latents or rows."""
+        if self.approximation.kept is not None:
+            return self.approximation.kept
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
         return max(FEWEST, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
@@ -112,6 +122,8 @@ class Fit:
         program, count = self.program, self.draw_count
         with self.running(0):
             values, log_q = self.approximation.draw(program, count)
+            if self.approximation.exact:
+                return values, log_q.cpu().numpy(), log_q.cpu().numpy()
 
             def joint(v: Values) -> Tensor:
                 return program.log_joint({**self.points, **v}).total(program.data.weights)
@@ -126,7 +138,9 @@ class Fit:
             values, _ = self.approximation.draw(self.program, 1)
             return {n: v.expand(count, *v.shape[1:]) for n, v in values.items() if n in names}
         if count <= self.draw_count:
-            return {n: v[:count] for n, v in self.draws[0].items() if n in names}
+            # Every so many draws, so that each chain has its share; other draws have no order.
+            at = torch.arange(count) * self.draw_count // count if self.approximation.exact else slice(count)
+            return {n: v[at] for n, v in self.draws[0].items() if n in names}
         with self.running(7):
             values, _ = self.approximation.draw(self.program, count)
         return {n: v for n, v in values.items() if n in names}
@@ -330,7 +344,7 @@ class Fit:
         return tables if draws > 1 else tables[0]
 
     def sample(self, n: int, seed: int | None = None) -> xr.Dataset:
-        """Draw `n` fresh posterior draws of the latents, dims (chain, draw, ...).
+        """Draw `n` fresh posterior draws of the latents, dims (chain, draw, ...); of Markov chains, some of theirs.
 
         Raises
         ------

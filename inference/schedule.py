@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["plateau", "constant", "cosine", "exponential", "one_cycle"]
 
 WINDOW = 50  # steps whose mean is one entry of the trace
 SPAN = 5  # windows compared with as many before them
@@ -31,10 +37,24 @@ class Schedule:
         Steps per pass over the data; a window holds at least one pass.
     exact
         Whether the objective has no noise, so that any rise left at the end is real.
+    hold
+        Steps at the start, while what is climbed still changes, that say nothing about where it stands.
+    kind
+        "plateau" as above, or the name of a schedule over all steps, after which the objective is judged.
     """
 
-    def __init__(self, steps: int, rate: float, *, epoch: int = 1, exact: bool = False) -> None:
-        self.steps, self.first_rate, self.epoch, self.exact = steps, rate, epoch, exact
+    def __init__(
+        self,
+        steps: int,
+        rate: float,
+        *,
+        epoch: int = 1,
+        exact: bool = False,
+        hold: int = 0,
+        kind: Kind = "plateau",
+    ) -> None:
+        self.steps, self.first_rate, self.epoch, self.exact, self.hold = steps, rate, epoch, exact, hold
+        self.fixed = rates(kind, steps, rate)
         self.window = max(WINDOW, epoch)
         self.values: list[float] = []
         self.means: list[float] = []
@@ -45,13 +65,18 @@ class Schedule:
         self.converged = False
         self._fall_from = self._fall_to = 0
         self._against = 0
+        self._held = 0  # windows before `hold`
         self._since = 0
+        self._slowed = 1.0
+        self.abandoned = False
         self._latest_start = max(1, int(steps * (1 - FALL)))
         self.reason = ""
 
     @property
     def rate(self) -> float:
         """Learning rate of the next step."""
+        if self.fixed is not None:
+            return self.fixed[min(self.step, self.steps - 1)] * self._slowed
         if not self._fall_to:
             return self.first_rate
         share = (self.step - self._fall_from) / max(1, self._fall_to - self._fall_from)
@@ -65,11 +90,15 @@ class Schedule:
     @property
     def settling(self) -> bool:
         """Whether the second half of the fall has begun, whose steps are worth averaging."""
+        if self.fixed is not None:
+            return self.step >= 0.9 * self.steps
         return bool(self._fall_to) and 2 * self.step >= self._fall_from + self._fall_to
 
     @property
     def finished(self) -> bool:
         """Whether the rate has fallen to its end."""
+        if self.fixed is not None or self.abandoned:
+            return self.abandoned or self.step >= self.steps
         return bool(self._fall_to) and self.step >= self._fall_to
 
     @property
@@ -88,7 +117,7 @@ class Schedule:
         """Note the objective of one step; return whether a window is complete."""
         self.step = step
         self.values.append(value)
-        if step >= self._latest_start and not self._fall_to:
+        if step >= self._latest_start and not self._fall_to and self.fixed is None:
             self._fall(step, f"stopped at steps={self.steps} while the objective was still rising")
             self._fall_to = self.steps
         if len(self.values) < self.window and step < self.steps and not self.finished:
@@ -99,19 +128,27 @@ class Schedule:
         steps = [b - a for a, b in zip(self.values, self.values[1:], strict=False)]
         self.variances.append(sum(d * d for d in steps) / (2 * max(1, len(steps))))
         self.values = []
+        if step <= self.hold:
+            self._held = len(self.means)
+            return True
         # A window counts for what it is worth at least: the highest of many noisy means is not the best.
         self.is_best = mean - 2 * self._error > self.best
         self.best = max(self.best, mean - 2 * self._error)
         self._since += 1
+        if self.fixed is not None:
+            if self.finished:
+                self._judge(step)
+            return True
         if self.exact and self.finished and self.converged and mean - self.means[-2] > SMALLEST_GAIN:
             self.converged = False
             self.reason = (
                 f"still rising by {mean - self.means[-2]:.2g} in the last {self.window} steps although the learning "
                 "rate had fallen; the maximum may be at infinity or on the boundary of a support"
             )
-        if self.exact and not self._fall_to and len(self.means) > 1 and self.variances[-1] < SMALLEST_GAIN**2:
+        count = len(self.means) - self._held
+        if self.exact and not self._fall_to and count > 1 and self.variances[-1] < SMALLEST_GAIN**2:
             self._compare_exact(step)
-        elif not self._fall_to and self._since >= SPAN and len(self.means) >= 2 * SPAN:
+        elif not self._fall_to and self._since >= SPAN and count >= 2 * SPAN:
             self._since = 0
             self._compare(step)
         return True
@@ -119,12 +156,39 @@ class Schedule:
     def slow_down(self) -> None:
         """Halve the learning rate, after steps that broke down."""
         self.first_rate /= 2
+        self._slowed /= 2
+
+    def abandon(self) -> None:
+        """Give this climb up."""
+        self.abandoned, self.reason = True, "the objective was not finite in too many steps"
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on."""
+        return {n: v for n, v in vars(self).items() if n != "fixed"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        vars(self).update(state)
+
+    def _stands(self, span: int) -> bool:
+        """Whether the mean of the last `span` windows exceeds that of those before by no more than noise."""
+        late, early = self.means[-span:], self.means[-2 * span : -span]
+        gain = (sum(late) - sum(early)) / span
+        noise = math.sqrt(sum(self.variances[-2 * span :]) / self.window) / span
+        return gain < max(2 * noise, SMALLEST_GAIN, 1e-9 * abs(late[-1]))
+
+    def _judge(self, step: int) -> None:
+        """Say at the end of a schedule over all steps whether the objective stood still."""
+        span = min(SPAN, (len(self.means) - self._held) // 2)
+        self.converged = span > 0 and self._stands(span)
+        self.reason = (
+            f"the objective rose by less than its noise over the last {2 * span * self.window} steps, at step {step}"
+            if self.converged
+            else f"stopped at steps={self.steps} while the objective was still rising"
+        )
 
     def _compare(self, step: int) -> None:
-        late, early = self.means[-SPAN:], self.means[-2 * SPAN : -SPAN]
-        gain = (sum(late) - sum(early)) / SPAN
-        noise = math.sqrt(sum(self.variances[-2 * SPAN :]) / self.window) / SPAN
-        self._against = self._against + 1 if gain < max(2 * noise, SMALLEST_GAIN, 1e-9 * abs(late[-1])) else 0
+        self._against = self._against + 1 if self._stands(SPAN) else 0
         if self._against >= PATIENCE:
             self.converged = True
             self._fall(step, "")
@@ -147,3 +211,24 @@ class Schedule:
         self.reason = reason or (
             f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, at step {step}"
         )
+
+
+def rates(kind: Kind, steps: int, rate: float) -> list[float] | None:
+    """Learning rate of each step of a schedule of `torch.optim.lr_scheduler`; None for the plateau."""
+    if kind == "plateau":
+        return None
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    family = torch.optim.lr_scheduler
+    made: dict[str, Callable[[], Any]] = {
+        "constant": lambda: family.ConstantLR(optimizer, factor=1.0),
+        "cosine": lambda: family.CosineAnnealingLR(optimizer, steps, eta_min=rate * LAST_RATE),
+        "exponential": lambda: family.ExponentialLR(optimizer, LAST_RATE ** (1 / steps)),
+        "one_cycle": lambda: family.OneCycleLR(optimizer, rate, total_steps=steps + 1),
+    }
+    scheduler = made[kind]()
+    found = []
+    for _ in range(steps):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+    return found

@@ -19,6 +19,7 @@ from zoo.declare.sites import Site
 from zoo.errors import MethodError, ZooError
 from zoo.initial import kmeans
 
+SPREAD = 2.0  # natural units that further starts are away from the first
 PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
 
 
@@ -217,6 +218,27 @@ def natural_start(program: Program, values: Values) -> Start:
         for total, h, s in zip(curvature, hvp, signs, strict=True):
             total += h * s if size <= PROBES else h * s / count
     return Start(u, v, t, *(_unit(c.detach()) for c in curvature))
+
+
+def several_starts(program: Program, count: int) -> list[tuple[Start, Values]]:
+    """Starting points for gradient ascent, with values of parameters and network weights.
+
+    The first is where the model proposes; the others are some natural units away from where it proposes another time.
+    """
+    values = starting_values(program)
+    first = natural_start(program, values)
+    found = [(first, values)]
+    for _ in range(1, count):
+        other = starting_values(program) if program.enumerated else values
+        at = (
+            program.view.unconstrain_globals(other).to(first.globals),
+            program.view.unconstrain_locals(other).to(first.locals) if program.view.locals else first.locals,
+            program.parameter_view.unconstrain_globals(other).to(first.parameters),
+        )
+        units = first.global_unit, first.local_unit, first.parameter_unit
+        u, v, t = (x + SPREAD * unit * torch.randn_like(x) for x, unit in zip(at, units, strict=True))
+        found.append((Start(u, v, t, *units), other))
+    return found
 
 
 def _one_hot(point: list[Tensor], which: int) -> list[Tensor]:

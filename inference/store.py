@@ -31,6 +31,7 @@ from inference.families.posteriors import Posterior, read
 from inference.method import Kept, Objective, Outcome, settings_of
 from inference.model_files import import_file
 from inference.posterior import read_tree_summary
+from inference.sampled import Sampled
 from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import Model
@@ -40,7 +41,7 @@ from zoo.errors import DataError, FitError, ModelError, ZooError
 if TYPE_CHECKING:
     from inference.result import Fit
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(fit: Fit, folder: Path) -> Path:
@@ -90,6 +91,8 @@ def save(fit: Fit, folder: Path) -> Path:
         "converged": fit.converged,
         "reason": fit.reason,
         "warnings": fit.warnings,
+        "diagnostics": fit.diagnostics,
+        "verdict": fit.verdict,
         "steps": fit.steps,
         "seed": fit.seed,
         "seconds": fit.seconds,
@@ -196,6 +199,8 @@ def _rebuild(
         described["reason"],
         [w for w in described["warnings"] if w not in data.notes],
         _memory(part("memory."), part("frame.")),
+        described["diagnostics"],
+        described["verdict"],
     )
     return cls(program, method, outcome, described["seed"], described["seconds"])
 
@@ -326,6 +331,12 @@ def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, T
     if isinstance(approximation, Trained):
         guide = {"name": type(approximation.guide).__name__, "settings": _settings(approximation.guide)}
         return {"kind": "trained", "guide": guide}, dict(approximation.q.state_dict())
+    if isinstance(approximation, Sampled):
+        tensors = {f"value.{n}": v for n, v in approximation.values.items()}
+        tensors |= {f"state.{n}": v for n, v in approximation.states.items()}
+        tensors |= {f"stat.{n}": torch.from_numpy(v) for n, v in approximation.stats.items()}
+        described = {"kind": "sampled", "chains": approximation.chains, "sampler": approximation.sampler}
+        return described, {**tensors, "log_p": approximation.log_p}
     raise FitError(f"cannot save an approximation of type {type(approximation).__name__}")
 
 
@@ -355,6 +366,13 @@ def _approximation(described: dict[str, Any], tensors: dict[str, Tensor], progra
         return PointMass(tensors)
     if described["kind"] == "conjugate":
         return Conjugate(_read_posteriors(described["posteriors"], tensors))
+    if described["kind"] == "sampled":
+        values, states, stats = (
+            {n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)}
+            for part in ("value.", "state.", "stat.")
+        )
+        arrays = {n: v.numpy() for n, v in stats.items()}
+        return Sampled(values, tensors["log_p"], states, arrays, described["sampler"], described["chains"])
     guide: Guide = _instance("guide", described["guide"])
     view, rows = program.view, len(program.data)
     u = torch.zeros(view.global_size, dtype=program.dtype)

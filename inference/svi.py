@@ -3,54 +3,55 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from guides.guide import Guide, Start, Variational
+from guides.guide import Guide
 from guides.mean_field import MeanField
 from inference.approximation import Approximation, PointMass, Trained
-from inference.method import Method, Monitor, Objective, Outcome, unsupported
-from inference.posterior import KHAT_GOOD, khat, khat_note
-from inference.predictive import chunk_for
-from inference.schedule import Schedule
-from inference.start import natural_start, starting_values
-from zoo.declare.data import Data
-from zoo.declare.evaluate import Values, many
+from inference.batches import Batches
+from inference.bound import Bound
+from inference.checkpoint import Keeper
+from inference.climb import Climb
+from inference.compile import Compile, Lowered, lower
+from inference.method import Method, Monitor, Objective, Outcome, settings_of, unsupported
+from inference.schedule import Kind, Schedule
+from inference.start import several_starts
+from inference.trust import agreement, judged
 from zoo.declare.program import Program
-from zoo.errors import FitError
+from zoo.errors import FitError, MethodError
 
 NETWORK_BATCH = 128  # default rows per step where the model or guide has networks
 FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
 BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
-CLIP = 10.0  # largest gradient norm of the objective per row
-NETWORK_RATE = 0.25  # learning rate of network weights relative to coordinates in natural units
-MOST_BROKEN = 50  # steps that may fail before the fit does
-RESTORE_EVERY = 5  # failed steps after which the best state so far is taken up again, at half the rate
-FINAL_DRAWS = 1000
-FEWEST_FOR_KHAT = 200
-FINAL_CELLS = 20_000_000
+TYPICAL = 3000  # steps that a fit takes as a rule, for judging whether to compile
+OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad"]
 
 
 @dataclass(frozen=True)
 class SVI(Method):
-    """Stochastic variational inference: climb the ELBO with any guide.
+    """Stochastic variational inference: climb the ELBO, or another bound, with any guide.
 
     max_q E_q[log p(x, z; theta)] - E_q[log q(z)] by stochastic gradient ascent (Hoffman et al. 2013). Enumerated sites
     are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017).
     Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the square root of
-    the curvature at the start) at a constant rate until the ELBO stops rising beyond its noise; then the rate falls to
-    zero and the last steps are averaged. If the end is worse than an earlier stretch, that one is kept.
+    the curvature at the start) at a constant rate until the bound stops rising beyond its noise; then the rate falls to
+    zero and the last steps are averaged. If the end is worse than an earlier stretch, that one is kept. Afterwards
+    draws from q are weighed against the posterior: Pareto k-hat, the log evidence with its error, and a verdict.
 
     Parameters
     ----------
     guide
-        The family for q: `MeanField()`, `FullRank()`, `Point()`, `Encoder(...)` or your own.
+        The family for q: `MeanField()`, `FullRank()`, `Point()`, `Encoder(...)`, a composition, or your own.
     steps
         Most steps.
     learning_rate
@@ -58,7 +59,33 @@ class SVI(Method):
     batch_size
         Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
     particles
-        Draws per step. None: 1 with networks, otherwise 8.
+        Draws per step, k of IWAE. None: 1 with networks, otherwise 8; at least 5 for bounds other than the ELBO.
+    objective
+        "elbo"; "iwae", the importance-weighted bound of `particles` draws (Burda, Grosse and Salakhutdinov 2016);
+        "renyi", the bound of order `alpha` (Li and Turner 2016); "wake_sleep": the ELBO for the model, draws from the
+        model for the encoder (Hinton et al. 1995).
+    alpha
+        Order of the Rényi bound: 1 is the ELBO, 0 the importance-weighted bound.
+    warm_up
+        Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
+        The trace and the end always show the bound with weight 1.
+    optimizer, options
+        Class in `torch.optim`, and settings for it other than the rate, such as ``{"weight_decay": 0.01}``.
+    schedule
+        "plateau" as above; "constant", "cosine", "exponential" or "one_cycle" (`torch.optim.lr_scheduler`) over all
+        `steps`.
+    clip
+        Largest norm of the gradient per row.
+    restarts
+        Number of starts, all climbed in one tensor program; the best end is kept, and R-hat of the log joint over
+        all of them says whether they agree.
+    compile
+        Compile the step: True, False, or "auto", where that is expected to save more time than it takes.
+    checkpoint
+        File to which the whole state is written every `checkpoint_every` steps. If it is there at the beginning, the
+        fit goes on from it, and ends at the same numbers as one that was never stopped.
+    workers
+        Processes that fetch mini-batches ahead of their use.
     """
 
     guide: Guide = field(default_factory=MeanField)
@@ -66,6 +93,32 @@ class SVI(Method):
     learning_rate: PositiveFloat = 0.02
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
+    objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
+    alpha: float = 0.5
+    warm_up: NonNegativeInt = 0
+    optimizer: OPTIMIZERS = "Adam"
+    options: Mapping[str, float | bool] = field(default_factory=dict)
+    schedule: Kind = "plateau"
+    clip: PositiveFloat = 10.0
+    restarts: PositiveInt = 1
+    compile: Compile = "auto"
+    checkpoint: str | None = None
+    checkpoint_every: PositiveInt = 500
+    workers: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings, and that they go together."""
+        super().__post_init__()
+        name = type(self).__name__.lower()
+        if self.warm_up > self.steps // 2:
+            raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
+        family = getattr(torch.optim, self.optimizer)
+        try:
+            family([torch.zeros(1, requires_grad=True)], lr=0.1, **self.options)
+        except (TypeError, ValueError) as error:
+            raise MethodError(
+                f"{name}: torch.optim.{self.optimizer} does not take options={dict(self.options)}: {error}"
+            ) from None
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
@@ -75,234 +128,149 @@ class SVI(Method):
             return "batch_size breaks a chain of rows; leave it out"
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
+        if self.objective != "elbo" and (not program.latents or self.guide.point):
+            return f"objective={self.objective!r} weighs draws of a distribution, and here is only a point"
         if not program.latents:
             return None
-        return self.guide.why_not(program)
+        if (reason := self.guide.why_not(program)) is not None:
+            return reason
+        if self.objective == "wake_sleep" and (program.globals or not program.locals):
+            return "wake_sleep trains an encoder of local latents, and needs a model with these and without global ones"
+        if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
+            return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
+        return None
+
+    @property
+    def order(self) -> float:
+        """Order alpha of the bound."""
+        return {"iwae": 0.0, "renyi": self.alpha}.get(self.objective, 1.0)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""
-        values = starting_values(program)
-        state = _State(program, self.guide, natural_start(program, values), values)
+        bound = Bound(
+            program,
+            self.guide,
+            several_starts(program, self.restarts),
+            alpha=self.order,
+            asleep=self.objective == "wake_sleep",
+            warmed=self.warm_up > 0,
+        )
+        if bound.asleep and not bound.q.amortized:
+            raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
         program.model.train()
-        batches = self._batches(program, state)
-        exact = (self.guide.point or not program.latents) and state.steps_per_epoch == 1
-        schedule = Schedule(self.steps, self.learning_rate, epoch=state.steps_per_epoch, exact=exact)
-        optimizer = torch.optim.Adam(
-            [
-                {"params": state.coordinates, "relative": 1.0, "betas": (0.9, 0.99)},  # forgets the way to the mode
-                {"params": state.weights, "relative": NETWORK_RATE},
-            ],
-            lr=self.learning_rate,
-        )
-        size = len(program.data) if program.data.weights is None else float(program.data.weights.sum())
-        particles = self.particles or (1 if state.weights or self.guide.point or not program.latents else PARTICLES)
-        broken = 0
-        with Monitor("svi", self.steps, show=progress) as monitor:
-            for step in range(1, self.steps + 1):
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule.rate * group["relative"]
-                optimizer.zero_grad(set_to_none=True)
-                rows, part = next(batches)
-                value = state.gradient(part, rows, particles, size)
-                if value is None:
-                    broken += 1
-                    if broken > MOST_BROKEN:
-                        raise FitError(
-                            f"svi: the ELBO or its gradient was not finite in {broken} of {step} steps; the density "
-                            "may be unbounded (a component that closes in on one row) or not a number somewhere. Try a "
-                            f"prior, fewer components, a smaller learning_rate than {self.learning_rate:g}, or better "
-                            "starting values"
-                        )
-                    if broken % RESTORE_EVERY == 0:
-                        state.restore()
-                        schedule.slow_down()
-                    continue
-                optimizer.step()
-                if schedule.settling:
-                    state.average()
-                if schedule.record(step, value):
-                    monitor.record(step, schedule.latest)
-                    if schedule.is_best:
-                        state.keep()
-                if schedule.finished:
-                    break
-        if schedule.worse_than_best:
-            state.restore()
-        else:
-            state.settle()
+        batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
+        exact = bound.point and batches.whole
+        schedules = [
+            Schedule(
+                self.steps,
+                self.learning_rate,
+                epoch=batches.epoch,
+                exact=exact,
+                hold=self.warm_up,
+                kind=self.schedule,
+            )
+            for _ in range(self.restarts)
+        ]
+        climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
+        draws = self._draws(bound)
+        with torch.random.fork_rng(devices=[]):
+            step = self._lowered(program, bound, climb.inputs(batches, draws), batches)
+        keeper = None
+        if self.checkpoint is not None:
+            keeper = Keeper(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
+        with Monitor("svi", self.steps, show=progress) as shown:
+            climb.run(step, batches, draws, shown, warm_up=self.warm_up, keeper=keeper)
         program.model.eval()
-        warnings = [] if schedule.converged else [schedule.reason]
-        if broken:
-            warnings.append(f"{broken} steps gave an ELBO that was not finite and were skipped")
-        return self._outcome(program, state, monitor, schedule, warnings)
+        return self._outcome(program, bound, climb, step.note)
 
-    def _batches(self, program: Program, state: _State) -> Iterator[tuple[Tensor | None, Program]]:
-        """Yield mini-batches without replacement, each with its rows weighted to stand for all."""
-        data = program.data
-        rows = len(data)
-        size = self.batch_size
-        if program.chained:
-            size = rows
-        elif size is None:
-            size = NETWORK_BATCH if state.weights else (rows if rows <= FULL_ROWS else BATCH)
-        size = min(size, rows)
-        state.steps_per_epoch = max(1, rows // size)
-        weights = (
-            data.weights if data.weights is not None else torch.ones(rows, dtype=program.dtype, device=program.device)
-        )
+    # -- the way up --------------------------------------------------------------------------------------------
 
-        def batches() -> Iterator[tuple[Tensor | None, Program]]:
-            if size == rows:
-                while True:
-                    yield None, program
-            while True:
-                order = torch.randperm(rows, device=program.device)
-                for start in range(0, rows - size + 1, size):
-                    at = order[start : start + size]
-                    yield at, program.rebind(data.batch(at, weights[at] * (rows / size)))
+    def _size(self, program: Program, bound: Bound) -> int:
+        """Rows per step."""
+        rows = len(program.data)
+        if program.chained or (self.order != 1.0 and not bound.by_row):
+            return rows
+        if self.batch_size is not None:
+            return self.batch_size
+        return NETWORK_BATCH if bound.weights.size else (rows if rows <= FULL_ROWS else BATCH)
 
-        return batches()
+    def _draws(self, bound: Bound) -> int:
+        """Draws per step."""
+        if bound.point:
+            return 1
+        if self.particles is not None:
+            return self.particles
+        few = 1 if bound.weights.size else PARTICLES
+        return few if self.order == 1.0 else max(few, 5)
 
-    def _outcome(
-        self, program: Program, state: _State, monitor: Monitor, schedule: Schedule, warnings: list[str]
-    ) -> Outcome:
-        """Evaluate the objective at the end with many draws and all rows."""
-        with torch.no_grad():
-            points = {n: v.detach().clone() for n, v in state.points().items()}
-            point = not program.latents or self.guide.point
-            approximation: Approximation
-            if point:
-                latents = {n: v.detach().clone() for n, v in state.latents().items()}
-                approximation = PointMass(latents)
-                value = float(program.log_joint({**points, **latents}).total(program.data.weights))
-                if not math.isfinite(value):
-                    raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
-                objective = Objective(value, "log_posterior" if program.latents else "log_likelihood")
-            else:
-                state.q.requires_grad_(False).eval()
-                approximation = Trained(self.guide, state.q, program.data)
-                objective, shape = final_elbo(program, approximation, points)
-                if shape > KHAT_GOOD:
-                    warnings = [*warnings, khat_note(shape)]
-        return Outcome(
-            approximation,
+    def _lowered(self, program: Program, bound: Bound, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
+        if program.data.missing and not batches.whole:
+            note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
+            return Lowered(bound.gradient, False, note if self.compile is True else "")
+        calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
+        return lower(bound.gradient, inputs, program, self.compile, calls)
+
+    def _identity(self, program: Program) -> str:
+        """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
+        settings = {n: repr(v) for n, v in settings_of(self).items() if not n.startswith("checkpoint")}
+        told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
+        weights = program.data.weights
+        for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:
+            told.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return told.hexdigest()
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _outcome(self, program: Program, bound: Bound, climb: Climb, note: str) -> Outcome:
+        """Keep the best end, and evaluate it with many draws and all rows."""
+        ends = [i for i, s in enumerate(climb.schedules) if s.means and not s.abandoned]
+        if not ends:
+            raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
+        for i in ends:
+            climb.settle(i)
+        best = max(ends, key=lambda i: climb.schedules[i].latest)
+        schedule, points = climb.schedules[best], bound.points(climb.position, best)
+        warnings = [note] if note else []
+        if not schedule.converged:
+            warnings.append(schedule.reason)
+        if climb.broken[best]:
+            warnings.append(f"{climb.broken[best]} steps gave an ELBO that was not finite and were skipped")
+        if len(ends) < self.restarts:
+            warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
+        approximations = {i: self._approximation(bound, climb, i) for i in ends}
+        outcome = Outcome(
+            approximations[best],
             points,
-            objective,
-            monitor.trace,
+            Objective(math.nan, "elbo"),
+            climb.monitors[best].trace,
             schedule.step,
             schedule.converged,
             schedule.reason,
             warnings,
         )
-
-
-def final_elbo(program: Program, approximation: Approximation, points: Values) -> tuple[Objective, float]:
-    """Mean of log p - log q over fresh draws with its standard error, and the Pareto shape of the ratios."""
-    cells = max(1, sum(v.numel() for v in program.data.values.values()))
-    count = max(10, min(FINAL_DRAWS, FINAL_CELLS // cells))
-    draws, log_q = approximation.draw(program, count)
-
-    def joint(values: Values) -> Tensor:
-        return program.log_joint({**points, **values}).total(program.data.weights)
-
-    ratio = (many(joint, draws, count, chunk_for(program)) - log_q).double()
-    bad = int((~ratio.isfinite()).sum())
-    if bad:
-        raise FitError(
-            f"svi: the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
-            "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
-        )
-    objective = Objective(float(ratio.mean()), "elbo", float(ratio.std() / math.sqrt(count)))
-    return objective, khat(ratio.cpu().numpy()) if count >= FEWEST_FOR_KHAT and program.globals else float("nan")
-
-
-class _State(nn.Module):
-    """Everything that climbs: q, the model's parameters in natural units, and network weights."""
-
-    def __init__(self, program: Program, guide: Guide, start: Start, values: Values) -> None:
-        super().__init__()
-        self.program, self.guide, self.start = program, guide, start
-        self.view, self.theta = program.view, program.parameter_view
-        self.q: Variational = guide.build(program, start) if program.latents else MeanField().build(program, start)
-        self.shift = nn.Parameter(torch.zeros_like(start.parameters))
-        self.names = sorted(program.networks)
-        self.networks = nn.ParameterList([nn.Parameter(values[n].detach().clone()) for n in self.names])
-        self.steps_per_epoch = 1
-        self.vectorizes = True
-        guide_weights = {id(p) for part in self.q.modules() if isinstance(part, nn.Linear) for p in part.parameters()}
-        self.weights = [*self.networks, *(p for p in self.q.parameters() if id(p) in guide_weights)]
-        self.coordinates = [self.shift, *(p for p in self.q.parameters() if id(p) not in guide_weights)]
-        self.averaged = 0
-        self.means = [p.detach().clone() for p in self.parameters()]
-        self.keep()
-
-    def keep(self) -> None:
-        """Remember the present state as the best."""
-        self.best = copy.deepcopy(self.state_dict())
-
-    def gradient(self, program: Program, rows: Tensor | None, particles: int, size: float) -> float | None:
-        """Estimate the ELBO and its gradient; None if either is not finite, as where a factorization breaks down."""
-        try:
-            elbo = self.elbo(program, rows, particles)
-        except RuntimeError as error:
-            if "linalg" not in str(error):
-                raise
-            return None
-        (-elbo / size).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP)
-        value = float(elbo.detach())
-        return value if math.isfinite(value) and bool(norm.isfinite()) else None
-
-    def average(self) -> None:
-        """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""
-        self.averaged += 1
         with torch.no_grad():
-            torch._foreach_lerp_(self.means, list(self.parameters()), 1.0 / self.averaged)
+            if bound.point:
+                outcome.objective = self._at_point(program, outcome)
+            else:
+                k = self._draws(bound) if self.objective == "iwae" else 1
+                judged(program, outcome, k)
+                if len(ends) > 1:
+                    agreement(program, outcome, [(approximations[i], bound.points(climb.position, i)) for i in ends])
+        return outcome
 
-    def settle(self) -> None:
-        """Take the average of the last steps, which has less noise than any of them."""
-        if self.averaged:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self.parameters()), self.means)
+    def _approximation(self, bound: Bound, climb: Climb, index: int) -> Approximation:
+        q = bound.settle(climb.position, index)
+        if bound.point:
+            draw = q.draw(bound.program.data)
+            view, latents = bound.view, bool(bound.program.latents)
+            found = view.constrain_globals(draw.globals)[0] | view.constrain_locals(draw.locals)[0] if latents else {}
+            return PointMass({n: v.detach().clone() for n, v in found.items()})
+        return Trained(self.guide, copy.deepcopy(q).requires_grad_(False).eval(), bound.program.data)
 
-    def restore(self) -> None:
-        """Go back to the best state."""
-        self.load_state_dict(self.best)
-
-    def points(self) -> Values:
-        """Parameters and network weights."""
-        parameters, _ = self.theta.constrain_globals(self.start.parameters + self.start.parameter_unit * self.shift)
-        return {**parameters, **dict(zip(self.names, self.networks, strict=True))}
-
-    def latents(self) -> Values:
-        """The latents at a draw of q: the point, for a point guide."""
-        if not self.program.latents:
-            return {}
-        draw = self.q.draw(self.program.data)
-        return {**self.view.constrain_globals(draw.globals)[0], **self.view.constrain_locals(draw.locals)[0]}
-
-    def elbo(self, program: Program, rows: Tensor | None, particles: int) -> Tensor:
-        """One estimate of the ELBO from `particles` draws."""
-        points = self.points()
-
-        def one(_: Tensor) -> Tensor:
-            return self._elbo(program, program.data, rows, points)
-
-        if particles > 1 and self.vectorizes:
-            try:
-                return torch.vmap(one, randomness="different")(torch.zeros(particles, device=program.device)).mean()
-            except RuntimeError:  # the model's control flow depends on values
-                self.vectorizes = False
-        estimates = [one(self.shift) for _ in range(particles)]
-        return torch.stack(estimates).mean()
-
-    def _elbo(self, program: Program, data: Data, rows: Tensor | None, points: Values) -> Tensor:
-        draw = self.q.draw(data, rows)
-        globals_, jacobian = self.view.constrain_globals(draw.globals)
-        locals_, row_jacobian = self.view.constrain_locals(draw.locals)
-        if self.guide.point:  # the mode is that of the density in the latents' own space
-            jacobian, row_jacobian = torch.zeros_like(jacobian), torch.zeros_like(row_jacobian)
-        terms = program.log_joint({**points, **globals_, **locals_})
-        per_row = terms.rows + row_jacobian - draw.log_q_rows
-        weighted = per_row.sum() if data.weights is None else (data.weights * per_row).sum()
-        return terms.rest + jacobian - draw.log_q + weighted
+    def _at_point(self, program: Program, outcome: Outcome) -> Objective:
+        assert isinstance(outcome.approximation, PointMass)
+        values = {**outcome.points, **outcome.approximation.values}
+        value = float(program.log_joint(values).total(program.data.weights))
+        if not math.isfinite(value):
+            raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
+        return Objective(value, "log_posterior" if program.latents else "log_likelihood")

@@ -129,7 +129,7 @@ def test_encoder_gives_each_row_a_normal_of_its_own():
         loc = torch.stack([q.over_locals.draw(some, None, torch.zeros(3, 1).double())[0]] * 2)[0]
         up = q.over_locals.draw(some, None, torch.ones(3, 1).double())[0]
         torch.manual_seed(0)
-        u, log_q = q.over_locals.draw(some, None)
+        u, log_q = q.over_locals.draw(some, None, torch.randn(3, 1).double())
     torch.testing.assert_close(log_q, td.Normal(loc, up - loc).log_prob(u).sum(-1))
     torch.testing.assert_close(loc[1], loc[2])
     assert not torch.isclose(loc[0], loc[1]).all()
@@ -169,7 +169,7 @@ def test_a_guide_starts_at_the_models_start(guide):
         program = prepare(zoo.BayesianGMM(), "faithful")
         values = program.initial()
         q = guide.build(program, natural_start(program, values))
-        draw = q.draw(program.data, eps=torch.zeros(q.noise_size).double())
+        draw = q.draw(program.data, None, [torch.zeros(s).double() for s in q.noise_shapes(len(program.data))])
         found, _ = program.view.constrain_globals(draw.globals)
     for name, value in found.items():
         torch.testing.assert_close(value, values[name])

@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,11 @@ import inference.svi
 import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import EM, MAP, SVI, Exact, Fit, fit
+from inference.batches import Batches
+from inference.bound import Bound
 from inference.method import Monitor
 from inference.schedule import LAST_RATE, SPAN, WINDOW, Schedule
+from inference.start import several_starts
 from tests.conftest import nothing_global_changes
 from tests.models import (
     FLIPS,
@@ -153,9 +155,12 @@ def test_parameters_without_latents_climb_the_likelihood():
 def epochs(model, data, size, count, **settings):
     """Batches of `count` passes: the program on each, and its rows."""
     program = prepare(model, data, **settings)
-    state = SimpleNamespace(weights=[], steps_per_epoch=0)
-    batches = SVI(batch_size=size)._batches(program, state)
-    return program, [next(batches) for _ in range(count * state.steps_per_epoch)]
+    method = SVI(batch_size=size)
+    bound = Bound(program, method.guide, several_starts(program, 1))
+    batches = Batches(program.data, method._size(program, bound), seed=0)
+    stream = batches.stream()
+    found = [next(stream) for _ in range(count * batches.epoch)]
+    return program, [(batch.get("rows"), bound.on(batch)) for batch in found]
 
 
 def estimates(program, batches, values):

@@ -1,0 +1,137 @@
+"""Functions of tensors, traced through Pyro's handlers once and compiled.
+
+A model that is run by Pyro's handlers costs some microseconds for every operation, however few numbers it touches.
+Here the operations of one run are recorded (`make_fx`) and compiled into a few loops (Inductor), which then run without
+Python, Pyro or autograd. Random numbers enter as inputs, so compiled and eager give the same numbers to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo.declare.density import Density
+from zoo.declare.program import Program, surroundings
+
+Compile = Literal["auto"] | bool
+
+# What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
+# compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
+SAVED_PER_OPERATION = 3e-6
+COST = 4.0
+COST_PER_OPERATION = 12e-3
+COMPILERS = ("g++", "c++", "clang++")
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A function that may have been compiled.
+
+    Attributes
+    ----------
+    call
+        The function.
+    compiled
+        Whether it was.
+    note
+        Why it was not, where that was asked for; empty otherwise.
+    """
+
+    call: Callable[..., Any]
+    compiled: bool
+    note: str = ""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Evaluate the function."""
+        return self.call(*inputs)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(function: Callable[..., Any], inputs: Sequence[Any]) -> int:
+    """Count the operations of one evaluation; randomness is left as it was."""
+    with torch.random.fork_rng(devices=[]), _Counter() as counter:
+        function(*inputs)
+    return int(counter.count)
+
+
+def pays(operations: int, calls: int) -> bool:
+    """Whether compiling a function of so many operations saves more time over its calls than it takes."""
+    return SAVED_PER_OPERATION * operations * calls > COST + COST_PER_OPERATION * operations
+
+
+def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program, how: Compile, calls: int) -> Lowered:
+    """Compile a function, if that is asked for and possible.
+
+    Parameters
+    ----------
+    function
+        Of tensors, and dicts or tuples of them; what it does must not depend on their values.
+    inputs
+        An example of its arguments; later ones must have the same shapes.
+    program
+        What it evaluates.
+    how
+        True, False, or "auto": where it is expected to save more time than it takes.
+    calls
+        How often it will be called.
+
+    Returns
+    -------
+    Lowered
+        The function itself, with the reason in its note, where it was to be compiled and could not.
+    """
+    if how is False or (how == "auto" and not pays(operations(function, inputs), calls)):
+        return Lowered(function, False)
+    if program.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+        return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")
+    try:
+        return Lowered(_compiled(function, inputs, program), True)
+    except Exception as error:  # whatever the tracer or the compiler stumbles over: the function itself still works
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return Lowered(function, False, f"not compiled: {reason}")
+
+
+def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
+    from torch._inductor import compile as inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def inside(*inputs: Any) -> Any:  # a plain function: the tracer counts arguments
+        return function(*inputs)
+
+    def outside(*inputs: Any) -> Any:
+        with torch.no_grad():
+            return made(*inputs)
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), surroundings(program.dtype, program.device):
+        warnings.simplefilter("ignore")  # of torch's own making, about itself
+        graph = make_fx(inside)(*inputs)
+        # What is still random inside (dropout, say) draws the numbers that it would without compilation.
+        with torch.no_grad():
+            made = inductor(graph, list(inputs), options={"fallback_random": True})
+            made(*inputs)
+    return outside
+
+
+def lower_gradient(density: Density, how: Compile, calls: int, chains: int | None = None) -> Lowered:
+    """Compile `density.gradient` for vectors (size,), or for several at once (chains, size)."""
+    shape = (density.size,) if chains is None else (chains, density.size)
+    example = torch.zeros(shape, dtype=density.program.dtype, device=density.program.device)
+    return lower(density.gradient, (example,), density.program, how, calls)
