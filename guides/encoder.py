@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guides.guide import LOG_2PI, Guide, Part, Start, Variational, normal
 from guides.mean_field import MeanField
+from guides.scope import in_own_space, restrict, restrict_start
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 from zoo.errors import DataError
@@ -23,14 +24,14 @@ class Encoder(Guide):
     """Amortized: a network from each data row to the Normal of its local latents.
 
     q(locals_i) = Normal(m(x_i), s(x_i)^2) with m and s from the network (Kingma and Welling 2014). Globals fall to a
-    second guide. Rows are standardized before they enter the network.
+    second guide; among `Guides`, to whichever covers them. Rows are standardized before they enter the network.
 
     Parameters
     ----------
     hidden
         Widths of the network's hidden layers.
     globals
-        Guide for the global latents.
+        Guide for the global latents, where there are any among its sites.
     """
 
     hidden: tuple[PositiveInt, ...] = (128,)
@@ -39,15 +40,26 @@ class Encoder(Guide):
     def why_not(self, program: Program) -> str | None:
         """Refuse models without local latents."""
         if not program.locals:
-            return "Encoder maps data rows to local latents, and the model has none; use MeanField() or Point()"
+            return "Encoder maps data rows to local latents, and there are none; use MeanField() or Point()"
         if isinstance(self.globals, Encoder):
             return "Encoder(globals=...) must be a guide for global latents, such as MeanField()"
-        return None
+        return self.globals.why_not(self._globals(program)) if program.globals else None
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q with an untrained network."""
-        over_globals, _ = self.globals.parts(program, start)
-        return Variational(over_globals, Amortized(program.data, start, self.hidden))
+        seen = self._globals(program)
+        q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
+        if self.globals.point:
+            q = in_own_space(q, seen.view)
+        return Variational(q.over_globals, Amortized(program.data, start, self.hidden))
+
+    def points(self, program: Program) -> tuple[str, ...]:
+        """Names of the globals whose q is a point."""
+        return self.globals.points(self._globals(program)) if program.globals else ()
+
+    @staticmethod
+    def _globals(program: Program) -> Program:
+        return restrict(program, [s.name for s in program.globals])
 
 
 class Amortized(Part):

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.guide import DiagonalNormal, Guide, Start, Variational
 from zoo.declare.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class MeanField(Guide):
     """An independent Normal for every coordinate of the continuous latents.
 
     q(u) = prod_j Normal(u_j | m_j, s_j^2) in unconstrained space. Local latents have parameters of their own for every
     row (Kucukelbir et al. 2017, section 2.3).
+
+    Parameters
+    ----------
+    names
+        Sites it covers, where another guide covers the others.
     """
+
+    sites: tuple[str, ...] = ()
+
+    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
+        self.settle(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred at the start with one natural step as its standard deviation."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.guide import Delta, Guide, Start, Variational
 from zoo.declare.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Point(Guide):
     """A single value for every latent: climbing the bound finds the posterior mode.
 
     q(z) = delta(z - z*). The mode is that of the density in the latents' own space, without the Jacobian of the
-    unconstrained view.
+    unconstrained view. Beside another guide, z* climbs that guide's bound on log p(x, z*).
+
+    Parameters
+    ----------
+    names
+        Sites it covers, where another guide covers the others.
     """
 
+    sites: tuple[str, ...] = ()
     point = True
+
+    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
+        self.settle(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q at the start."""

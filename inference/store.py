@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -242,8 +243,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bool | None) else str(value)
 
 
-def _file(cls: type) -> str | None:
-    """Return the file of a model that cannot be imported by name: a script's, or one loaded by path."""
+def _file(cls: type | FunctionType) -> str | None:
+    """Return the file of a model or function that cannot be imported by name: a script's, or one loaded by path."""
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     return str(Path(path).resolve()) if path else None
@@ -274,21 +275,40 @@ def _read_index(saved: dict[str, Any]) -> pd.Index:
 
 
 def _settings(instance: Any) -> dict[str, Any]:
-    return {
-        n: ({"guide": type(v).__name__, "settings": _settings(v)} if isinstance(v, Guide) else _plain(v))
-        for n, v in settings_of(instance).items()
-    }
+    return {n: _setting(v) for n, v in settings_of(instance).items()}
+
+
+def _setting(value: Any) -> Any:
+    """Return a setting as JSON: a guide by its name and settings, a function or class by where it can be imported."""
+    if isinstance(value, Guide):
+        return {"guide": type(value).__name__, "settings": _settings(value)}
+    if isinstance(value, tuple | list):
+        return [_setting(v) for v in value]
+    if isinstance(value, type | FunctionType):
+        return {"import": {"module": value.__module__, "name": value.__qualname__, "file": _file(value)}}
+    return _plain(value)
+
+
+def _read_setting(saved: Any) -> Any:
+    if isinstance(saved, list):
+        return [_read_setting(v) for v in saved]
+    if isinstance(saved, dict) and set(saved) == {"guide", "settings"}:
+        return _instance("guide", {"name": saved["guide"], "settings": saved["settings"]})
+    if isinstance(saved, dict) and set(saved) == {"import"}:
+        found = _import(saved["import"])
+        if found is None:
+            module, name = saved["import"]["module"], saved["import"]["name"]
+            raise ModelError(
+                f"the saved fit uses {name} of {module}, which cannot be imported; it has to be at the top level of a "
+                "module or file that is still where it was"
+            )
+        return found
+    return saved
 
 
 def _instance(kind: str, saved: dict[str, Any]) -> Any:
     """Make a method or guide again from its name and settings."""
-    settings = {
-        n: _instance("guide", {"name": v["guide"], "settings": v["settings"]})
-        if isinstance(v, dict) and set(v) == {"guide", "settings"}
-        else v
-        for n, v in saved["settings"].items()
-    }
-    return catalogue.find(kind, saved["name"])(**settings)
+    return catalogue.find(kind, saved["name"])(**{n: _read_setting(v) for n, v in saved["settings"].items()})
 
 
 def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | None) -> Model:
