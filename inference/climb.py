@@ -50,6 +50,7 @@ class Climb:
         self.bound, self.schedules, self.clip = bound, schedules, clip
         start = bound.start
         self.leaves = [t.clone().requires_grad_() for t in (start.coordinates, start.weights)]
+        self.at = [p.detach() for p in self.leaves]  # the same memory
         self.fixed = start.fixed
         self.means = [t.clone() for t in (start.coordinates, start.weights)]
         self.best = [t.clone() for t in (start.coordinates, start.weights)]
@@ -61,64 +62,75 @@ class Climb:
         family = getattr(torch.optim, optimizer)
         extra = {"fused": True} if optimizer in FAST else {}
         adam = "betas" in family.__init__.__code__.co_varnames and "betas" not in options
-        groups = [
-            {"params": [self.leaves[0]], **({"betas": BETAS} if adam else {})},
-            {"params": [self.leaves[1]]},
-        ]
+        first, second = self.leaves
+        groups = [{"params": [first], "relative": 1.0, **({"betas": BETAS} if adam else {})}]
+        groups += [{"params": [second], "relative": NETWORK_RATE}] if second.numel() else []
         self.optimizer = family(groups, lr=1.0, **{**extra, **options})
-        self.relative = (1.0, NETWORK_RATE)
 
     @property
     def position(self) -> Position:
         """Where everything is."""
-        return Position(self.leaves[0].detach(), self.leaves[1].detach(), self.fixed)
+        return Position(self.at[0], self.at[1], self.fixed)
 
     @property
     def finished(self) -> bool:
         """Whether all starts have come to their end."""
         return all(s.finished for s in self.schedules)
 
-    def step(self, gradient: Lowered, noise: Noise, beta: Tensor, batch: Values) -> list[float] | None:
-        """Take one step; return the bound at each start before it, or None where nothing could be evaluated."""
+    def slope(
+        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate `Bound.gradient`, turned downhill for optimizers and clipped.
+
+        Where the bound or its gradient is not finite, the bound is NaN and its gradient 0.
+        """
+        value, *found = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
+        norm = torch.sqrt(found[0].square().sum(1) + found[1].square().sum(1))
+        good = value.isfinite() & norm.isfinite()
+        scale = -(self.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
+        first, second = (torch.where(good[:, None], g * scale, 0.0) for g in found)
+        return torch.where(good, value, math.nan), first, second
+
+    def step(self, slope: Lowered, noise: Noise, batch: Values) -> list[float] | None:
+        """Take one step; return the bound at each start before it, NaN where not finite; None if it broke down."""
         self.taken += 1
         try:
-            value, *slopes = gradient(*(p.detach() for p in self.leaves), self.fixed, noise, beta, batch)
+            value, *slopes = slope(*self.at, self.fixed, noise, self.beta, batch)
         except RuntimeError as error:
             if "linalg" not in str(error):
                 raise
             return None
-        norm = torch.sqrt(sum((g.square().sum(1) for g in slopes), start=value.new_zeros(len(value))))
-        good = value.isfinite() & norm.isfinite()
-        scale = -(self.clip / (norm + 1e-6)).clamp(max=1.0)  # optimizers go down
-        for leaf, slope in zip(self.leaves, slopes, strict=True):
-            leaf.grad = torch.where(good[:, None], slope * scale[:, None], 0.0)
-        rates = [0.0 if s.finished else s.rate for s in self.schedules]
-        single = len(rates) == 1
-        if not single:
-            before = [p.detach().clone() for p in self.leaves]
-        elif not bool(good):
-            return [math.nan]
-        for group, relative in zip(self.optimizer.param_groups, self.relative, strict=True):
-            group["lr"] = relative * (rates[0] if single else 1.0)
-        self.optimizer.step()
-        if not single:  # the step of these optimizers is proportional to the rate, and each start has its own
-            rate = torch.tensor(rates, dtype=value.dtype, device=value.device)
-            rate = torch.where(good, rate, 0.0)[:, None]
-            with torch.no_grad():
-                for leaf, old in zip(self.leaves, before, strict=True):
-                    leaf.copy_(torch.where(rate > 0, torch.lerp(old, leaf, rate), old))
-        values: list[float] = torch.where(good, value, math.nan).tolist()
+        values: list[float] = value.tolist()
+        for leaf, found in zip(self.leaves, slopes, strict=True):
+            leaf.grad = found
+        if len(values) == 1:
+            if math.isfinite(values[0]):
+                self._descend(self.schedules[0].rate)
+            return values
+        rates = [
+            s.rate if math.isfinite(v) and not s.finished else 0.0 for s, v in zip(self.schedules, values, strict=True)
+        ]
+        before = [p.clone() for p in self.at]
+        self._descend(1.0)
+        rate = torch.tensor(rates, dtype=value.dtype, device=value.device)[:, None]
+        for at, old in zip(self.at, before, strict=True):  # a step of these optimizers is proportional to its rate
+            at.copy_(torch.where(rate > 0, torch.lerp(old, at, rate), old))
         return values
+
+    def _descend(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.optimizer.step()
 
     # -- the way up --------------------------------------------------------------------------------------------
 
     def inputs(self, batches: Batches, draws: int) -> tuple[Any, ...]:
         """An example of the inputs of one step."""
         noise = self.bound.noise(batches.rows, len(self.schedules), draws)
-        return *(p.detach() for p in self.leaves), self.fixed, noise, self.beta, batches.example()
+        return *self.at, self.fixed, noise, self.beta, batches.example()
 
     def run(
-        self, gradient: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, keeper: Keeper | None
+        self, slope: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, keeper: Keeper | None
     ) -> None:
         """Take steps until all schedules have come to their end, going on from a file if there is one."""
         window, steps = self.schedules[0].window, self.schedules[0].steps
@@ -129,7 +141,7 @@ class Climb:
         while not self.finished and self.taken < steps:
             if warm_up:
                 self.beta.fill_(min(1.0, (self.taken + 1) / (warm_up + 1)))
-            self._record(self.step(gradient, next(noise), self.beta, next(stream)))
+            self._record(self.step(slope, next(noise), next(stream)))
             self.average()
             if self.taken % window == 0:
                 shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inference.small_matrices import WRITTEN_OUT, drop_checks
 from zoo.declare.density import Density
 from zoo.declare.program import Program, surroundings
 
@@ -122,7 +123,9 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), surroundings(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
-        graph = make_fx(inside)(*inputs)
+        graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*inputs)
+        drop_checks(graph.graph)
+        graph.recompile()
         # What is still random inside (dropout, say) draws the numbers that it would without compilation.
         with torch.no_grad():
             made = inductor(graph, list(inputs), options={"fallback_random": True})

@@ -174,7 +174,7 @@ class SVI(Method):
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
         draws = self._draws(bound)
         with torch.random.fork_rng(devices=[]):
-            step = self._lowered(program, bound, climb.inputs(batches, draws), batches)
+            step = self._lowered(program, climb, climb.inputs(batches, draws), batches)
         keeper = None
         if self.checkpoint is not None:
             keeper = Keeper(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
@@ -203,12 +203,12 @@ class SVI(Method):
         few = 1 if bound.weights.size else PARTICLES
         return few if self.order == 1.0 else max(few, 5)
 
-    def _lowered(self, program: Program, bound: Bound, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
+    def _lowered(self, program: Program, climb: Climb, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
         if program.data.missing and not batches.whole:
             note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
-            return Lowered(bound.gradient, False, note if self.compile is True else "")
+            return Lowered(climb.slope, False, note if self.compile is True else "")
         calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
-        return lower(bound.gradient, inputs, program, self.compile, calls)
+        return lower(climb.slope, inputs, program, self.compile, calls)
 
     def _identity(self, program: Program) -> str:
         """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
