@@ -47,8 +47,8 @@ class LowRank(Guide):
         size = joint_size(program)
         if size * self._rank(size) > LARGEST:
             return (
-                f"LowRank over {size} coordinates needs {size * self._rank(size)} parameters at rank {self._rank(size)} "
-                f"(at most {LARGEST} are allowed); use a lower rank, or MeanField()"
+                f"LowRank over {size} coordinates needs {size * self._rank(size)} parameters at rank "
+                f"{self._rank(size)} (at most {LARGEST} are allowed); use a lower rank, or MeanField()"
             )
         return None
 

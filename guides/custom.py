@@ -1,0 +1,151 @@
+"""A guide written by hand in Pyro's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from guides.guide import Draw, Guide, Noise, Part, Start, Variational
+from guides.handwritten import Story, trace
+from guides.pathwise import push
+from guides.scope import split_noise
+from zoo.declare.bijections import log_abs_det
+from zoo.declare.data import Data
+from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
+from zoo.declare.view import Slot
+from zoo.errors import MethodError, ZooError
+
+
+@dataclass(frozen=True, repr=False)
+class Custom(Guide):
+    """A Pyro guide of your own: q(z) as a function with the sites of the model.
+
+    q(z) = prod_s q_s(z_s | z before s), one ``pyro.sample`` for each latent that is not enumerated, under the model's
+    own names and in the data plate where the model's is. Its ``pyro.param`` climb in their unconstrained space, so
+    begin them near the answer; those declared inside the data plate are local, one for each row. A guide with networks
+    is a class, a ``PyroModule`` or ``nn.Module`` made without arguments, whose ``forward`` is the guide. Arguments are
+    data fields of the model, as many as are needed. The parameters belong to the fit, not to Pyro's store.
+
+    Draws are functions of standard Normal noise: Normal families directly; Gamma, Beta, Dirichlet, StudentT and Wishart
+    through quantiles of Gamma; whatever transforms make of these; Delta; and every other reparameterized family that
+    has a quantile function ``icdf``. A site with a Delta counts as a point: the bound is then one on log p(x, z*), with
+    the density of z* in its own space.
+
+    Parameters
+    ----------
+    function
+        The guide. A saved fit finds it again by where it can be imported from.
+    """
+
+    function: Callable[..., Any]
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse a guide whose sites are not the model's latents, or that cannot be drawn from noise."""
+        try:
+            sites = trace(self.function, program).sites
+        except ZooError as error:
+            return str(error)
+        if all(site.point for site in sites.values()):
+            return f"every site of {self.function.__name__} is a Delta; use Point(), or the method map"
+        return None
+
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make q with the guide's parameters at the values they are declared with."""
+        return Written(trace(self.function, program), program)
+
+    def claims(self, program: Program) -> tuple[str, ...]:
+        """Names of the guide's sites."""
+        return tuple(trace(self.function, program, whole=False).sites)
+
+    def points(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites that are a Delta."""
+        return tuple(n for n, site in trace(self.function, program).sites.items() if site.point)
+
+    def __repr__(self) -> str:
+        """Show the guide with the name of its function."""
+        return f"Custom({self.function.__qualname__})"
+
+
+class Written(Variational):
+    """q as a hand-written guide tells it; the locals may depend on the globals."""
+
+    covers_rows = False
+
+    def __init__(self, story: Story, program: Program) -> None:
+        super().__init__(Part(), Part())
+        self.story = story
+        self.transforms = {n: transform_to(c) for n, c in story.constraints.items()}
+        self.names = list(story.parameters)
+        self.free = nn.ParameterList(
+            [nn.Parameter(self.transforms[n].inv(v).clone()) for n, v in story.parameters.items()]
+        )
+        if isinstance(story.function, nn.Module):
+            self.network = story.function
+        self.slots: tuple[Sequence[Slot], Sequence[Slot]] = program.view.globals, program.view.locals
+        self.sides = tuple([n for n in story.sites if n in {s.site.name for s in slots}] for slots in self.slots)
+
+    def noise_shapes(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Two vectors that hold the noise of the global and of the local sites."""
+        first, second = (
+            sum(torch.Size(self.story.sites[n].shape(rows)).numel() for n in names) for names in self.sides
+        )
+        return (first,), (second,)
+
+    def draw(self, data: Data, rows: Tensor | None = None, noise: Noise | None = None) -> Draw:
+        """Draw by the live guide; then run it with everything held fixed, to evaluate log q at the draw."""
+        noise = self.noise(data) if noise is None else noise
+        given: Values = {}
+        for names, part in zip(self.sides, noise, strict=True):
+            shapes = [self.story.sites[n].shape(len(data)) for n in names]
+            given |= dict(zip(names, split_noise(part, shapes), strict=True))
+        parameters = self._values(rows)
+        values = self.story.run(data, parameters, lambda name, fn: push(fn, given[name])).values
+        weights = {n: p.detach() for n, p in self.network.named_parameters()} if hasattr(self, "network") else None
+        held = {n: v.detach() for n, v in parameters.items()}
+        fixed = self.story.run(data, held, lambda name, fn: values[name], weights)
+        return self._unconstrained(data, values, fixed.distributions)
+
+    def _values(self, rows: Tensor | None) -> Values:
+        """Values of the parameters, those of rows at the rows `rows`."""
+        found: Values = {}
+        for name, free in zip(self.names, self.free, strict=True):
+            axis = self.story.rows.get(name)
+            at = free if rows is None or axis is None else free.index_select(axis, rows)
+            found[name] = self.transforms[name](at)
+        return found
+
+    def _unconstrained(self, data: Data, values: Values, distributions: dict[str, Any]) -> Draw:
+        """Map a draw to the flat view, with log q(u) = log q(z) + log|dz/du|."""
+        count = len(data)
+        like = next(iter(values.values()))
+        globals_, locals_ = [like.new_zeros(0)], [like.new_zeros(count, 0)]
+        log_q, log_q_rows = like.new_zeros(()), like.new_zeros(count)
+        for slot in self.slots[0]:
+            z, fn = values[slot.site.name], distributions[slot.site.name]
+            u = slot.transform.inv(z)
+            jacobian = log_abs_det(slot.transform, u, z, slot.site.batch_dim)
+            log_q = log_q + fn.log_prob(z).sum() + jacobian.sum()
+            globals_.append(u.reshape(-1))
+        for slot in self.slots[1]:
+            name, axis = slot.site.name, slot.row_axis or 0
+            z, fn = values[name], distributions[name]
+            expected = tuple(count if i == axis else size for i, size in enumerate(slot.site.shape))
+            if tuple(z.shape) != expected:
+                raise MethodError(
+                    f"the guide {self.story.name}: site {name!r} has shape {tuple(z.shape)} for {count} rows, where "
+                    f"{expected} is needed; size plates by the length of the data, and declare parameters of rows "
+                    "inside the data plate"
+                )
+            u = slot.transform.inv(z)
+            jacobian = log_abs_det(slot.transform, u, z, slot.site.batch_dim).movedim(axis, 0)
+            each = fn.log_prob(z)
+            each = each.movedim(each.ndim + self.story.frames[name], 0)
+            log_q_rows = log_q_rows + (each.reshape(count, -1).sum(-1) + jacobian.reshape(count, -1).sum(-1))
+            locals_.append(u.movedim(axis, 0).reshape(count, -1))
+        return Draw(torch.cat(globals_), torch.cat(locals_, -1), log_q, log_q_rows)
