@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from inference import predictive
 from inference.posterior import tree
@@ -36,12 +38,14 @@ def arviz_groups(fit: Fit) -> xr.DataTree:
 
         if any(s.role == "deterministic" for s in sites.values()):
             values = {**values, **many(derived, values, len(log_p), predictive.chunk_for(program))}
-        groups["posterior"] = {n: v[None] for n, v in _numpy(values).items()}
-        groups["sample_stats"] = {"log_p": log_p[None], "log_q": log_q[None]}
+        arrays = _numpy({**values, **fit.approximation.states})
+        groups["posterior"] = {n: _by_chain(fit, v) for n, v in arrays.items()}
+        groups["sample_stats"] = {"log_p": _by_chain(fit, log_p), "log_q": _by_chain(fit, log_q)}
+        groups["sample_stats"].update(fit.approximation.stats)
         if points:
             groups["point_estimate"] = _numpy(points)
         if fit.has_draws and program.row and not program.shared and len(log_p) * len(program.data) <= LARGEST:
-            groups["log_likelihood"] = {likelihood_name(fit): _log_likelihood(fit)[None]}
+            groups["log_likelihood"] = {likelihood_name(fit): _by_chain(fit, _log_likelihood(fit))}
     observed = {s.field for s in program.observed}
     for group, wanted in (("observed_data", True), ("constant_data", False)):
         fields = {n: v for n, v in with_nan(program.data).items() if (n in observed) is wanted}
@@ -79,5 +83,10 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
     return rows.cpu().numpy()
 
 
-def _numpy(values: Values) -> dict[str, np.ndarray]:
+def _by_chain(fit: Fit, draws: np.ndarray) -> np.ndarray:
+    """Lay out draws as (chains, draws, ...)."""
+    return draws.reshape(fit.approximation.chains, -1, *draws.shape[1:])
+
+
+def _numpy(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {n: v.detach().cpu().numpy() for n, v in values.items()}

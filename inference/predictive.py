@@ -123,7 +123,10 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
         count = 1 if fit.is_point else fit.draw_count
         draws = fit.globals(count)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
-        if program.locals:
+        together = fit.approximation.exact and not fresh  # draws of locals that belong to those of the globals
+        if program.locals and together:
+            draws = fit.draws[0]
+        elif program.locals:
             count = fit.draw_count
             draws = {n: v.expand(count, *v.shape[1:]) if fit.is_point else v for n, v in fit.globals(count).items()}
             local, log_q = local_draws(program, fit.approximation, fit.points, draws, count)
@@ -137,7 +140,8 @@ def assign(fit: Fit, program: Program, site: Site, *, fresh: bool) -> Tensor:
         if not draws:
             return certain(one({})[0], program)
         probability, rows = many(one, draws, count, chunk_for(program))
-        weights = torch.softmax(rows - log_q, 0) if fresh or program.locals else torch.full_like(rows, 1 / count)
+        weighed = fresh or (program.locals and not together)
+        weights = torch.softmax(rows - log_q, 0) if weighed else torch.full_like(rows, 1 / count)
         return certain((weights[..., None] * probability).sum(0), program)
 
 

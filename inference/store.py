@@ -355,8 +355,8 @@ def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, T
         tensors = {f"value.{n}": v for n, v in approximation.values.items()}
         tensors |= {f"state.{n}": v for n, v in approximation.states.items()}
         tensors |= {f"stat.{n}": torch.from_numpy(v) for n, v in approximation.stats.items()}
-        described = {"kind": "sampled", "chains": approximation.chains, "sampler": approximation.sampler}
-        return described, {**tensors, "log_p": approximation.log_p}
+        said = {"kind": "sampled", "chains": approximation.chains, "sampler": approximation.sampler}
+        return said, {**tensors, "log_p": approximation.log_p}
     raise FitError(f"cannot save an approximation of type {type(approximation).__name__}")
 
 

@@ -200,7 +200,21 @@ def sum_out(
 ) -> dict[frozenset[str], Factor]:
     """Sum chains out of what is left when all other enumerated sites are; with `hard`, take the most probable path.
 
-    Several chains are one chain over the combinations of their states.
+    Raises
+    ------
+    ModelError
+        If the chains begin at different rows.
+    """
+    rest, table, evidence = joined(left, links, row)
+    sum_rows = best_path if hard else log_evidence
+    rest[frozenset((row,))] = Factor(sum_rows(table, evidence, links[0].first), (row,), frozenset((row,)))
+    return rest
+
+
+def joined(
+    left: dict[frozenset[str], Factor], links: Sequence[Link], row: str
+) -> tuple[dict[frozenset[str], Factor], Tensor, Tensor]:
+    """Several chains as one chain over the combinations of their states: its table and evidence, and what is left.
 
     Raises
     ------
@@ -222,10 +236,7 @@ def sum_out(
         gone = [i for i, d in enumerate(factor.dims) if d not in target]
         tensor = factor.tensor.sum(gone) if gone else factor.tensor
         evidence = evidence + Factor(tensor, tuple(d for d in factor.dims if d in target), plates).aligned(target)
-    table = _together([link.table.flatten(0, -2) for link in links])
-    sum_rows = best_path if hard else log_evidence
-    rest[frozenset((row,))] = Factor(sum_rows(table, evidence.flatten(0, -2), first), (row,), frozenset((row,)))
-    return rest
+    return rest, _together([link.table.flatten(0, -2) for link in links]), evidence.flatten(0, -2)
 
 
 def _together(tables: Iterable[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from zoo.declare.chain import Link, sum_out
+from zoo.declare.chain import Link, joined, sum_out
 from zoo.declare.contract import Factor, contract, pack, rows_and_rest
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Replay, Values, call
@@ -178,6 +178,31 @@ class Program:
 
     def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
         """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them."""
+        like = next(iter(log_probs.values())).new_zeros(())
+        left, row = self._but_chains(log_probs, hard=hard), self._row_symbol
+        if self.chains and row is not None:
+            left = sum_out(left, self._links(log_probs), row, hard=hard)
+        rest, rows = rows_and_rest(left, row, len(self.data), like)
+        return Terms(rest, rows)
+
+    def chain_factors(self, log_probs: Values) -> tuple[Tensor, Tensor]:
+        """Return the log factors of the chain over all chains' states, every other enumerated site summed out.
+
+        log initial and transition probabilities (states + 1, states), and what each row says, (states, rows).
+        """
+        assert self._row_symbol is not None
+        _, table, evidence = joined(self._but_chains(log_probs), self._links(log_probs), self._row_symbol)
+        return table, evidence
+
+    @property
+    def _row_symbol(self) -> str | None:
+        return self.structure.plates.get(self.row) if self.row else None
+
+    def _links(self, log_probs: Values) -> list[Link]:
+        return [Link(log_probs[n], s.symbols[s.enum_dim], self._firsts[n]) for n, s in self.chains.items()]
+
+    def _but_chains(self, log_probs: Values, *, hard: bool = False) -> dict[frozenset[str], Factor]:
+        """Sum out all enumerated sites but chains."""
         plates = self.structure.plates
         factors: list[Factor] = []
         for name, log_prob in log_probs.items():
@@ -185,14 +210,7 @@ class Program:
             if name in self.chains:
                 continue
             factors.append(pack(log_prob, site.symbols, frozenset(plates[p] for p in site.plates if p in plates)))
-        row = plates.get(self.row) if self.row else None
-        like = next(iter(log_probs.values())).new_zeros(())
-        left = contract(factors, self._enum_symbols, row, self.data.weights, hard=hard)
-        if self.chains and row is not None:
-            links = [Link(log_probs[n], s.symbols[s.enum_dim], self._firsts[n]) for n, s in self.chains.items()]
-            left = sum_out(left, links, row, hard=hard)
-        rest, rows = rows_and_rest(left, row, len(self.data), like)
-        return Terms(rest, rows)
+        return contract(factors, self._enum_symbols, self._row_symbol, self.data.weights, hard=hard)
 
     def log_joint(self, values: Values) -> Terms:
         """log p(x, z; theta), enumerated sites summed out, every constant kept."""
@@ -298,13 +316,22 @@ class Program:
         if site.name not in self.chains:
             return self.per_row(marginals[site.name], site)
         for name, marginal in marginals.items():
-            other, dim = self.sites[name], site.enum_dim
-            feels = other.symbols.get(dim) == site.symbols[dim] and self.row in other.plates and name != site.name
-            if feels and marginal.ndim >= -dim and marginal.shape[dim] == site.cardinality:
+            if self.feels(name, marginal, site):
                 found = self.per_row(marginal, site)
                 found = found / found.sum(1, keepdim=True)  # in plates of its own, a site says the same several times
                 return found if self.data.weights is None else self.data.weights[:, None] * found
         raise ModelError(f"nothing depends on the states of the chain {site.name!r}, so there is nothing to assign")
+
+    def feels(self, name: str, factor: Tensor, chain: Site) -> bool:
+        """Whether a factor of the site `name` has a dimension for the states of a chain that it depends on."""
+        other, dim = self.sites[name], chain.enum_dim
+        fed = other.symbols.get(dim) == chain.symbols[dim] and self.row in other.plates and name != chain.name
+        return fed and factor.ndim >= -dim and factor.shape[dim] == chain.cardinality
+
+    @property
+    def first_rows(self) -> Tensor:
+        """Which rows begin a sequence of the chains, as the model was last run, shape (rows,)."""
+        return next(iter(self._firsts.values()))
 
     @cached_property
     def shared(self) -> list[Site]:
