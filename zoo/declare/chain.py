@@ -223,7 +223,7 @@ def joined(
     """
     symbols = tuple(link.symbol for link in links)
     first = links[0].first
-    if any(not torch.equal(link.first, first) for link in links):
+    if any(not torch.equal(link.first, first) for link in links[1:]):
         raise ModelError("the chains of a model must begin at the same rows; give each MarkovChain the same start")
     target = (*symbols, row)
     sizes = [link.table.shape[-1] for link in links]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.declare.blocks import pieces
 from zoo.declare.rings import CELLS, Best, Scaled, arithmetic, before_each, compose
@@ -92,6 +93,8 @@ def log_evidence(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
         Shape (..., rows).
     """
     flat = evidence.reshape(-1, *evidence.shape[-2:])
+    if get_proxy_mode() is not None:  # `smooth` looks at values to choose its arithmetic, and a compiler cannot
+        return scan(table.expand(len(flat), *table.shape), flat, first).reshape(*evidence.shape[:-2], -1)
     rows, _, _ = _Chain.apply(table.expand(len(flat), *table.shape), flat, first)  # type: ignore[no-untyped-call]
     found: Tensor = rows.reshape(*evidence.shape[:-2], -1)
     return found
