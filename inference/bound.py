@@ -275,9 +275,9 @@ class Bound:
             value, theta, phi = self._shares(rest.detach(), rows.detach(), row_weights)
             if plain:
                 value, _, _ = self._shares(plain[0], plain[1], row_weights)
-            whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None)
+            whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep)
             if phi is not None:
-                whole = self._merged(self._pull((rest, rows), phi, (c, w)), whole)
+                whole = self._merged(self._pull((rest, rows), phi, (c, w), keep=self.asleep), whole)
             if self.asleep:
                 _, asleep = self._each(self._dream, c, w, fixed, noise, beta, batch)
                 share = torch.full_like(asleep, 1 / asleep.shape[1])

@@ -172,9 +172,9 @@ def khat(log_ratio: np.ndarray) -> float:
     """
     if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
         return float("nan")
-    array = xr.DataArray(log_ratio[None, :], dims=("chain", "draw"))
+    array = xr.DataArray(-log_ratio[None, :], dims=("chain", "draw"))
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
-        _, shape = array.azstats.psislw(dim=["chain", "draw"])
+        _, shape = array.azstats.psislw(dim=["chain", "draw"])  # it takes log likelihoods, whose ratio is 1 / p
     return float(shape) if np.isfinite(shape) else float("inf")
 
 

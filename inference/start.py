@@ -229,7 +229,7 @@ def several_starts(program: Program, count: int) -> list[tuple[Start, Values]]:
     first = natural_start(program, values)
     found = [(first, values)]
     for _ in range(1, count):
-        other = starting_values(program) if program.enumerated else values
+        other = starting_values(program)
         at = (
             program.view.unconstrain_globals(other).to(first.globals),
             program.view.unconstrain_locals(other).to(first.locals) if program.view.locals else first.locals,

@@ -15,7 +15,7 @@ from scipy import stats
 
 import zoo
 from inference import SVI, Fit, fit
-from inference.posterior import az
+from inference.posterior import az, khat
 from tests.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, PoissonMixture, coin
 
 mpl.use("Agg")
@@ -374,3 +374,15 @@ def test_read_back_it_is_as_good(tmp_path):
         pd.testing.assert_frame_equal(
             pd.DataFrame(az.summary(back)), pd.DataFrame(az.summary(fitted("coin-exact").posterior))
         )
+
+
+# -- Pareto shapes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 1.0])
+def test_khat_is_the_shape_of_the_largest_ratios(shape):
+    """U^-k has a Pareto tail of shape k on the right and ends at 1 on the left."""
+    log_ratio = -shape * np.log(np.random.default_rng(0).random(10_000))
+    tail = 3 * np.sqrt(10_000)
+    assert abs(khat(log_ratio) - shape) < 4 * (1 + shape) / np.sqrt(tail)
+    assert khat(-log_ratio) < 0  # bounded ratios
