@@ -241,6 +241,7 @@ def run_pyro(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor) -
             clock.tick()
         diverging[chain, kernel.diagnostics()["divergences"]] = True
         kernel.cleanup()
+    np.clip(stats["acceptance_rate"], 0.0, 1.0, out=stats["acceptance_rate"])
     kept = {n: v[:, plan.warmup :] for n, v in {**stats, "lp": lp}.items()}
     return Chains(
         u[:, plan.warmup :],
