@@ -15,8 +15,8 @@ import torch
 from pyro.infer.mcmc import NUTS as PyroKernel
 from torch import Tensor
 
-from inference.compile import Lowered
 from inference.method import Monitor
+from inference.unconstrained import Target
 from zoo.errors import FitError
 
 ROWS = 200  # of the trace, at most
@@ -57,35 +57,6 @@ class Chains:
     sampler: str
     gradients: int
     trace: list[tuple[int, float, float]]
-
-
-class Target:
-    """log p and its gradient as functions of numpy vectors; counts its calls.
-
-    Parameters
-    ----------
-    gradient
-        Of the density, for one vector.
-    like
-        A vector in the precision and on the device of the density.
-    """
-
-    def __init__(self, gradient: Lowered, like: Tensor) -> None:
-        self.gradient, self.like, self.calls, self.latest = gradient, like, 0, 0.0
-        self.plain = like.dtype == torch.float64 and like.device.type == "cpu"
-
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Log density and gradient at x; NaN where a factorization breaks down, which ends a trajectory."""
-        self.calls += 1
-        u = torch.from_numpy(x)
-        try:
-            value, gradient = self.gradient(u if self.plain else u.to(self.like))
-        except RuntimeError as error:
-            if "linalg" not in str(error):
-                raise
-            return float("nan"), np.zeros_like(x)
-        self.latest = float(value)
-        return self.latest, gradient.numpy() if self.plain else gradient.cpu().double().numpy()
 
 
 class Clock:

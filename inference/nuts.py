@@ -11,24 +11,21 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from inference.chains import Chains, Plan, Target, run
+from inference.chains import Chains, Plan, run
 from inference.compile import Compile, lower_gradient
 from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.pathfinder import PATHS, found_by
 from inference.posterior import ChainCheck, check_chains, mean_error
 from inference.predictive import chunk_for
 from inference.sampled import Sampled
 from inference.start import natural_start, starting_values
+from inference.unconstrained import Target, centre_of, dispersed, no_density
 from zoo.declare.density import Density
 from zoo.declare.evaluate import Values, many
 from zoo.declare.program import Program
 from zoo.declare.states import draw_states
-from zoo.errors import FitError
 
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
-RADIUS = 2.0  # chains start uniformly within so many natural units of the starting values
-HALVINGS = 20
-FALL = 50.0  # a start may have a log density below that of the starting values by this, and by
-FALL_EACH = 10.0  # this per coordinate; what is further out would only lengthen the warm-up
 RHAT_GOOD = 1.01
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
@@ -86,9 +83,11 @@ class NUTS(Method):
         """Start chains apart from each other, run them, and check them."""
         density = Density(program)
         gradient = lower_gradient(density, self.compile, self.chains * (self.warmup + self.draws) * TYPICAL_STEPS)
-        values = starting_values(program)
-        target = Target(gradient, density.unconstrain(values))
-        starts = dispersed(density, target, values, self.chains)
+        target = Target(gradient, program)
+        centre, unit = centre_of(natural_start(program, starting_values(program)))
+        starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
+        if self.start == "pathfinder":
+            starts = found_by(density, target, starts, unit, self.chains).numpy()
         plan = Plan(self.warmup, self.draws, self.max_tree_depth, self.target_accept, self.correlated)
         with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
             found = run(target, starts, plan, monitor)
@@ -109,56 +108,14 @@ class NUTS(Method):
             not complaints,
             reason,
             [*([reason] if complaints else []), *complaints[1:], *notes],
+            diagnostics={
+                "rhat": check.rhat,
+                "ess": check.ess,
+                "divergences": float(found.stats["diverging"].sum()),
+                "ebfmi": float(energy_fraction(found.stats["energy"]).min()),
+            },
+            verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {check.praise}",
         )
-
-
-def no_density(program: Program) -> str | None:
-    """Return the reason why there is no posterior density over continuous latents, None if there is one."""
-    if program.networks:
-        return (
-            f"the weights of its networks ({', '.join(sorted(n for n in program.networks)[:2])}, ...) have no prior, "
-            "so there is no posterior to draw them from"
-        )
-    if program.parameters:
-        name = program.parameters[0].name
-        return (
-            f"parameter {name!r} has no prior, so there is no posterior to draw it from; give it one with "
-            f"pyro.sample({name!r}, ...) in place of pyro.param"
-        )
-    if not program.latents:
-        return "there is no continuous latent to draw"
-    return None
-
-
-def dispersed(density: Density, target: Target, values: Values, count: int) -> np.ndarray:
-    """Points around the starting values from which chains can begin, shape (count, size).
-
-    Uniform within some natural units of them, less where the density is not a finite number or far lower.
-
-    Raises
-    ------
-    FitError
-        If there is no such point.
-    """
-    start = natural_start(density.program, values)
-    centre = torch.cat([start.globals, start.locals.reshape(-1)]).double().cpu().numpy()
-    unit = torch.cat([start.global_unit, start.local_unit.reshape(-1)]).double().cpu().numpy()
-    lowest = target(centre)[0] - FALL - FALL_EACH * len(centre)
-    found = []
-    for _ in range(count):
-        for halving in range(HALVINGS):
-            noise = torch.rand(len(centre), dtype=torch.float64).numpy() * 2.0 - 1.0
-            point = centre + RADIUS * 0.5**halving * unit * noise
-            value, gradient = target(point)
-            if math.isfinite(value) and value > lowest and np.isfinite(gradient).all():
-                found.append(point)
-                break
-        else:
-            raise FitError(
-                "nuts: no point near the starting values has a finite log density with a finite gradient; give other "
-                "starting values with an `initial` method, or correct the model"
-            )
-    return np.stack(found)
 
 
 def posterior_of(density: Density, found: Chains) -> tuple[Sampled, list[str]]:

@@ -184,6 +184,19 @@ def rhat(draws: np.ndarray) -> float:
     return float(array.azstats.rhat())
 
 
+def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed importance weights, summing to 1 (Vehtari et al. 2024), and k-hat as by `khat`."""
+    least = log_ratio[np.isfinite(log_ratio)].min() - 700.0  # as good as 0, where p is
+    ratio = np.maximum(log_ratio, least)
+    logs, shape = ratio, khat(ratio)
+    if np.isfinite(shape):  # else there is no tail to smooth
+        array = xr.DataArray(-ratio[None, :], dims=("chain", "draw"))
+        with np.errstate(all="ignore"):
+            logs = array.azstats.psislw(dim=["chain", "draw"])[0].to_numpy()[0]
+    weights = np.exp(logs - logs.max())
+    return weights / weights.sum(), shape
+
+
 def khat_note(shape: float) -> str:
     """Say what a large Pareto shape of an approximation means."""
     return (

@@ -48,6 +48,13 @@ class Density:
             parts.append(self.view.unconstrain_locals(values).reshape(-1))
         return torch.cat(parts)
 
+    def name(self, coordinate: int) -> str:
+        """Name of the site that a coordinate belongs to."""
+        slots, at = self.view.globals, coordinate
+        if coordinate >= self.view.global_size:
+            slots, at = self.view.locals, (coordinate - self.view.global_size) % self.view.local_size
+        return next(s.site.name for s in slots if s.start <= at < s.stop)
+
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density at one vector."""
         globals_, locals_ = self.split(u)

@@ -1,0 +1,188 @@
+"""The Laplace approximation: a Normal at the posterior's mode."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from guides.full_rank import FullRank
+from guides.guide import Start, Variational
+from inference.approximation import Trained
+from inference.compile import Compile, lower_gradient
+from inference.method import Method, Monitor, Objective, Outcome, unsupported
+from inference.paths import climb
+from inference.start import natural_start, starting_values
+from inference.trust import judged
+from inference.unconstrained import Target, centre_of, dispersed, no_density
+from zoo.declare.density import Density
+from zoo.declare.program import Program
+from zoo.errors import FitError
+
+NEWTON = 20  # most steps from where L-BFGS ends
+NEAR = 1e-6  # distance to the mode, in standard deviations of the approximation, at which they end
+FAR = 1e-2  # at which it is no mode
+CHUNK = 64  # rows of the Hessian at a time
+
+
+@dataclass(frozen=True)
+class Laplace(Method):
+    """A Normal at the posterior mode, with the curvature there: q(u) = Normal(u*, (-H)^-1).
+
+    u* maximizes log p(x, z(u)) + log|dz/du| over unconstrained vectors, enumerated sites summed out, by L-BFGS and
+    Newton steps; H is the Hessian there (Tierney and Kadane 1986; MacKay 2003, chapter 27). Exact for a Normal
+    posterior. The objective is its ELBO; its own estimate of the evidence, log p(x, u*) + d/2 log 2 pi - 1/2 log|-H|,
+    is the diagnostic "laplace_evidence". Pareto k-hat says whether the posterior is close to Normal.
+
+    Parameters
+    ----------
+    restarts
+        Number of climbs: from the starting values, and from points around them; the highest end is taken.
+    steps
+        Most steps of a climb.
+    compile
+        Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    """
+
+    restarts: PositiveInt = 1
+    steps: PositiveInt = 2000
+    compile: Compile = "auto"
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
+        return unsupported(program) or no_density(program) or FullRank().why_not(program)
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Climb to the mode and take the curvature there."""
+        density = Density(program)
+        target = Target(lower_gradient(density, self.compile, 100 * self.restarts), program)
+        values = starting_values(program)
+        start = natural_start(program, values)
+        centre, unit = centre_of(start)
+        points = [centre, *dispersed(target, centre, unit, self.restarts - 1)]
+        with Monitor("laplace", self.restarts, show=progress) as monitor:
+            ends = []
+            for i, point in enumerate(points):
+                ends.append(climb(target, point, unit, self.steps))
+                monitor.record(i + 1, max(e.value for e in ends))
+        best = max(ends, key=lambda e: e.value)
+        mode, root, distance = polish(density, torch.from_numpy(best.end))
+        q = normal_guide(program, start, mode, triangular_of_inverse(root))
+        height = float(density.log_prob(mode.to(program.device, program.dtype)))
+        log_p = height + 0.5 * len(mode) * math.log(2 * math.pi) - float(root.diagonal().log().sum())
+        same = sum(e.value > best.value - 0.1 for e in ends)
+        reason = f"mode with log density {height:.4f}, {distance:.1e} standard deviations away at the end; "
+        reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
+        reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
+        found = Outcome(
+            Trained(FullRank(), q.requires_grad_(False).eval(), program.data),
+            {},
+            Objective(math.nan, "elbo"),
+            monitor.trace,
+            target.calls,
+            distance < FAR,
+            reason,
+            [note for note in (target.gradient.note,) if note],
+            diagnostics={"laplace_evidence": log_p},
+        )
+        if not found.converged:
+            found.warnings.append(reason)
+        judged(program, found)
+        return found
+
+
+def hessian(density: Density, u: Tensor) -> Tensor:
+    """Second derivatives of the log density at one vector, (size, size)."""
+    program = density.program
+    at = u.to(program.device, program.dtype)
+    try:
+        found = torch.func.jacrev(torch.func.grad(density.log_prob), chunk_size=CHUNK)(at)
+    except RuntimeError:  # the model's control flow depends on values
+        leaf = at.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(density.log_prob(leaf), leaf, create_graph=True)
+        rows = [torch.autograd.grad(g, leaf, retain_graph=True, materialize_grads=True)[0] for g in gradient]
+        found = torch.stack(rows)
+    second: Tensor = found.detach().double().cpu()
+    return 0.5 * (second + second.mT)
+
+
+def polish(density: Density, u: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Newton steps to the mode: the mode, the Cholesky factor of -H there, and how far a further step would go.
+
+    The last in standard deviations of the approximation, sqrt(g^T (-H)^-1 g).
+
+    Raises
+    ------
+    FitError
+        If -H is not positive definite, naming a coordinate along which the density does not fall.
+    """
+    program = density.program
+    value, gradient = density.gradient(u.to(program.device, program.dtype))
+    for _ in range(NEWTON):
+        root = factor(density, u)
+        step = torch.cholesky_solve(gradient.double().cpu()[:, None], root)[:, 0]
+        distance = float((gradient.double().cpu() @ step).clamp_min(0).sqrt())
+        if distance < NEAR:
+            break
+        there, slope = density.gradient((u + step).to(program.device, program.dtype))
+        if not float(there) > float(value):  # rounding, or too far: L-BFGS was as close as it gets
+            break
+        u, value, gradient = u + step, there, slope
+    return u, root, distance
+
+
+def factor(density: Density, u: Tensor) -> Tensor:
+    """Cholesky factor of -H at one vector."""
+    precision = -hessian(density, u)
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(precision)
+    if not int(failed) and bool(root.isfinite().all()):
+        return root
+    if not bool(precision.isfinite().all()):
+        row = int((~precision.isfinite()).any(1).nonzero()[0])
+        raise FitError(
+            f"laplace: the curvature of {density.name(row)!r} at the mode is not a number; its density has no second "
+            "derivative there. Use nuts or svi"
+        )
+    size = precision.diagonal().abs().clamp_min(1e-300).sqrt()
+    values, vectors = torch.linalg.eigh(precision / size[:, None] / size)
+    name = density.name(int(vectors[:, 0].abs().argmax()))
+    raise FitError(
+        f"laplace: the posterior has no maximum along {name!r} where the climb ends (the smallest eigenvalue of the "
+        f"scaled curvature is {float(values[0]):.2g}, where a positive one is needed): it is flat, a saddle, or rises "
+        "without bound there. Give it a more informative prior, another parameterization or starting values, or use "
+        "nuts"
+    )
+
+
+def triangular_of_inverse(root: Tensor) -> Tensor:
+    """Cholesky factor L of P^-1, L L^T = P^-1, from that of P."""
+    precision = root @ root.mT
+    upper = torch.linalg.cholesky(precision.flip(0, 1)).flip(0, 1)  # P = U U^T, so P^-1 = U^-T U^-1
+    eye = torch.eye(len(root), dtype=root.dtype)
+    inverse: Tensor = torch.linalg.solve_triangular(upper, eye, upper=True)
+    return inverse.mT
+
+
+def normal_guide(program: Program, start: Start, mean: Tensor, tril: Tensor) -> Variational:
+    """Full-rank guide that is Normal(mean, L L^T), in units of its standard deviations."""
+    unit = tril.square().sum(1).sqrt()
+    cut = start.globals.numel()
+
+    def parts(vector: Tensor) -> tuple[Tensor, Tensor]:
+        there = vector.to(program.device, program.dtype)
+        return there[:cut], there[cut:].reshape(start.locals.shape)
+
+    (globals_, locals_), (global_unit, local_unit) = parts(mean), parts(unit)
+    q = FullRank().build(
+        program, Start(globals_, locals_, start.parameters, global_unit, local_unit, start.parameter_unit)
+    )
+    scaled = (tril / unit[:, None]).to(program.device, program.dtype)
+    with torch.no_grad():
+        state = q.over_globals.state_dict()
+        state["log_scale"].copy_(scaled.diagonal().log())
+        state["lower"].copy_(scaled.tril(-1))
+    return q
