@@ -47,15 +47,22 @@ class FullRank(Guide):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred at the start with one natural step as its standard deviation."""
-        return joint(start, FullNormal)
+        """Make q, centred at the start, with the curvature there for its covariance as far as that is known."""
+        factor = None if program.locals else start.factor
+        return joint(start, lambda point, unit: FullNormal(point, unit, factor))
 
 
 class FullNormal(Placed):
-    """u = start + unit * (loc + L eps), eps ~ Normal(0, I), L lower triangular with exp(log_scale) on its diagonal."""
+    """u = start + C (loc + L eps), eps ~ Normal(0, I), L lower triangular with exp(log_scale) on its diagonal.
 
-    def __init__(self, start: Tensor, unit: Tensor) -> None:
+    C is the factor of a first guess of the covariance; by default diagonal, with the natural units.
+    """
+
+    factor: Tensor
+
+    def __init__(self, start: Tensor, unit: Tensor, factor: Tensor | None = None) -> None:
         super().__init__(start, unit)
+        self.register_buffer("factor", torch.diag(unit) if factor is None else factor.clone())
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lower = nn.Parameter(start.new_zeros(len(start), len(start)))
 
@@ -68,5 +75,6 @@ class FullNormal(Placed):
         tril = self.lower.tril(-1) + torch.diag(self.log_scale.exp())
         at = self.loc + tril @ noise
         back = torch.linalg.solve_triangular(tril.detach(), (at - self.loc.detach())[:, None], upper=False)[:, 0]
-        log_q = -(0.5 * (LOG_2PI + back.square()) + self.log_scale.detach() + self.unit.log()).sum()
-        return self.start + self.unit * at, log_q
+        size = self.factor.diagonal().log()
+        log_q = -(0.5 * (LOG_2PI + back.square()) + self.log_scale.detach() + size).sum()
+        return self.start + self.factor @ at, log_q

@@ -35,6 +35,8 @@ class Start:
     global_unit, local_unit, parameter_unit
         Size of a natural step along each coordinate: one over the square root of the log joint's curvature there.
         Guides work in these units, so that one learning rate serves data in any units.
+    factor
+        Cholesky factor of the inverse curvature over all globals, where it is known: (G, G).
     """
 
     globals: Tensor
@@ -43,6 +45,7 @@ class Start:
     global_unit: Tensor
     local_unit: Tensor
     parameter_unit: Tensor
+    factor: Tensor | None = None
 
 
 @dataclass(frozen=True)

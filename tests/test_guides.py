@@ -36,6 +36,7 @@ from zoo.declare.explain import prepare
 LOSS = 0.05  # nats that a converged fit may be from the best of its family
 AWAY = math.sqrt(2 * LOSS)  # a mean that is this many standard deviations off costs LOSS
 EVERY = {name: entry.load() for name, entry in catalogue.entries("guide").items()}
+NEEDY = {"Custom", "Guides"}  # have a setting without a default
 
 ROWS = np.random.default_rng(3).normal(1, 1, 30)
 LOADINGS = LinearFactors.loadings.double().numpy()
@@ -381,7 +382,13 @@ def test_full_rank_refuses_what_would_not_fit_in_memory():
         fit(RandomEffects(), np.zeros(1200), method=SVI(guide=FullRank()))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NEEDY)
+def test_a_guide_without_defaults_says_what_it_needs(name):
+    with pytest.raises(zoo.MethodError, match=rf"{name}\(\w+\)"):
+        SVI(guide=name)
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - NEEDY))
 def test_every_guide_has_defaults_and_goes_by_name(name):
     guide = EVERY[name]()
     assert isinstance(guide, Guide)
