@@ -24,7 +24,7 @@ from zoo.errors import FitError
 
 NEWTON = 20  # most steps from where L-BFGS ends
 NEAR = 1e-6  # distance to the mode, in standard deviations of the approximation, at which they end
-FAR = 1e-2  # at which it is no mode
+FAR = 1e-2  # at which it is none
 CHUNK = 64  # rows of the Hessian at a time
 
 
@@ -83,13 +83,11 @@ class Laplace(Method):
             Objective(math.nan, "elbo"),
             monitor.trace,
             target.calls,
-            distance < FAR,
+            True,
             reason,
             [note for note in (target.gradient.note,) if note],
             diagnostics={"laplace_evidence": log_p},
         )
-        if not found.converged:
-            found.warnings.append(reason)
         judged(program, found)
         return found
 
@@ -117,7 +115,7 @@ def polish(density: Density, u: Tensor) -> tuple[Tensor, Tensor, float]:
     Raises
     ------
     FitError
-        If -H is not positive definite, naming a coordinate along which the density does not fall.
+        If this is no maximum, naming a site along which the density does not fall.
     """
     program = density.program
     value, gradient = density.gradient(u.to(program.device, program.dtype))
@@ -131,6 +129,13 @@ def polish(density: Density, u: Tensor) -> tuple[Tensor, Tensor, float]:
         if not float(there) > float(value):  # rounding, or too far: L-BFGS was as close as it gets
             break
         u, value, gradient = u + step, there, slope
+    if not distance < FAR:
+        name = density.name(int((gradient.double().cpu() * step).abs().argmax()))
+        raise FitError(
+            f"laplace: the climb ends at a log density of {float(value):.4g} without coming to a maximum: it still "
+            f"rises along {name!r}, without bound or to the edge of what can be represented. Give {name!r} a prior "
+            "that keeps it away from there, another parameterization or starting values, or use nuts"
+        )
     return u, root, distance
 
 

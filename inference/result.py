@@ -155,6 +155,8 @@ class Fit:
         """Pareto shape of log p - log q over the draws: below 0.7 q is close to the posterior; NaN if it is exact."""
         if self.is_point or not self.program.latents:
             return float("nan")
+        if self.approximation.exact:  # resampled already, if that was needed
+            return self.diagnostics.get("khat", float("nan"))
         _, log_p, log_q = self.draws
         return khat(log_p - log_q)
 
