@@ -12,7 +12,7 @@ from torch.distributions import transform_to
 
 from guides.guide import Draw, Guide, Noise, Part, Start, Variational
 from guides.handwritten import Story, trace
-from guides.pathwise import push
+from guides.pathwise import noise_shape, push
 from guides.scope import split_noise
 from zoo.declare.bijections import log_abs_det
 from zoo.declare.data import Data
@@ -105,11 +105,20 @@ class Written(Variational):
             shapes = [self.story.sites[n].shape(len(data)) for n in names]
             given |= dict(zip(names, split_noise(part, shapes), strict=True))
         parameters = self._values(rows)
-        values = self.story.run(data, parameters, lambda name, fn: push(fn, given[name])).values
+        values = self.story.run(data, parameters, lambda name, fn: self._push(name, fn, given[name])).values
         weights = {n: p.detach() for n, p in self.network.named_parameters()} if hasattr(self, "network") else None
         held = {n: v.detach() for n, v in parameters.items()}
         fixed = self.story.run(data, held, lambda name, fn: values[name], weights)
         return self._unconstrained(data, values, fixed.distributions)
+
+    def _push(self, name: str, fn: Any, noise: Tensor) -> Tensor:
+        if noise_shape(fn) != tuple(noise.shape):
+            raise MethodError(
+                f"the guide {self.story.name}: site {name!r} takes noise of shape {noise_shape(fn)}, where these rows "
+                f"have {tuple(noise.shape)}; size plates by the length of the data, and declare parameters of rows "
+                "inside the data plate"
+            )
+        return push(fn, noise)
 
     def _values(self, rows: Tensor | None) -> Values:
         """Values of the parameters, those of rows at the rows `rows`."""
@@ -135,13 +144,6 @@ class Written(Variational):
         for slot in self.slots[1]:
             name, axis = slot.site.name, slot.row_axis or 0
             z, fn = values[name], distributions[name]
-            expected = tuple(count if i == axis else size for i, size in enumerate(slot.site.shape))
-            if tuple(z.shape) != expected:
-                raise MethodError(
-                    f"the guide {self.story.name}: site {name!r} has shape {tuple(z.shape)} for {count} rows, where "
-                    f"{expected} is needed; size plates by the length of the data, and declare parameters of rows "
-                    "inside the data plate"
-                )
             u = slot.transform.inv(z)
             jacobian = log_abs_det(slot.transform, u, z, slot.site.batch_dim).movedim(axis, 0)
             each = fn.log_prob(z)
