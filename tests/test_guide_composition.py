@@ -275,7 +275,7 @@ def test_a_flow_bends_where_a_normal_cannot():
     evidence = float(td.Normal(0.0, 1.0).log_prob(torch.tensor([0.3, -0.2])).sum())
     gaps = []
     for guide in (Flow(layers=2, hidden=(16,)), FullRank()):
-        found = fit(Banana(), [0.3, -0.2], method=SVI(guide=guide, steps=600, compile=False), seed=0)
+        found = fit(Banana(), [0.3, -0.2], method=SVI(guide=guide, steps=400, compile=False), seed=0)
         assert found.objective.value < evidence + 4 * found.objective.error
         gaps.append(evidence - found.objective.value)
     assert gaps[0] < 0.5 * gaps[1]
