@@ -66,8 +66,8 @@ class Amortized(Part):
     """A Normal per row with location and log scale from a network of the standardized row."""
 
     amortized = True
-    center: Tensor
-    spread: Tensor
+    inverse: Tensor
+    shift: Tensor
     start: Tensor
     unit: Tensor
 
@@ -75,8 +75,8 @@ class Amortized(Part):
         super().__init__()
         features = data.features()
         spread = features.std(0, correction=0)
-        self.register_buffer("center", features.mean(0))
-        self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
+        self.register_buffer("inverse", 1 / torch.where(spread > 0, spread, torch.ones_like(spread)))
+        self.register_buffer("shift", -features.mean(0) * self.inverse)
         self.register_buffer("start", start.locals.mean(0))
         self.register_buffer("unit", start.local_unit.log().mean(0).exp())
         self.network = MLP(features.shape[1], hidden, 2 * start.locals.shape[1])
@@ -99,11 +99,11 @@ class Amortized(Part):
     def moments(self, data: Data) -> tuple[Tensor, Tensor]:
         """Location and log scale of every row, in natural units about the start, (rows, L) each."""
         features = data.features()
-        if features.shape[-1] != len(self.center):
+        if features.shape[-1] != len(self.shift):
             raise DataError(
-                f"the rows have {features.shape[-1]} features and the encoder was trained on {len(self.center)}; a "
+                f"the rows have {features.shape[-1]} features and the encoder was trained on {len(self.shift)}; a "
                 "category that was not there before has appeared, or lacks"
             )
-        out = self.network((features - self.center) / self.spread)
+        out = self.network(torch.addcmul(self.shift, features, self.inverse))
         loc, log_scale = out.chunk(2, -1)
         return loc, LOG_SCALE_LIMIT * torch.tanh(log_scale / LOG_SCALE_LIMIT)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inference.bound import rows_of
@@ -23,16 +24,16 @@ class Rows(Dataset[Values]):
         """Return the number of rows."""
         return len(self.data)
 
-    def __getitem__(self, rows: list[int]) -> Values:
+    def __getitem__(self, rows: Tensor) -> Values:
         """Return these rows, weighted so that they stand for all."""
-        at = torch.tensor(rows, device=next(iter(self.data.values.values())).device)
+        at = rows.to(next(iter(self.data.values.values())).device)
         weights = torch.ones(len(at), dtype=self.data.dtype, device=at.device)
         if self.data.weights is not None:
             weights = self.data.weights[at]
         return rows_of(self.data, at, weights * self.scale)
 
 
-class Shuffled(Sampler[list[int]]):
+class Shuffled(Sampler[Tensor]):
     """Batches of rows without replacement, each pass over them in a new order; rows left over wait for the next pass.
 
     Parameters
@@ -50,9 +51,9 @@ class Shuffled(Sampler[list[int]]):
         """Return the number of batches in a pass."""
         return max(1, self.rows // self.size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of one pass."""
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
         self.epoch += 1
         for start in range(0, self.rows - self.size + 1, self.size):
             yield order[start : start + self.size]
@@ -95,7 +96,7 @@ class Batches:
         """Return a batch, for its shapes."""
         if self.whole:
             return {} if self.data.missing else rows_of(self.data)
-        return Rows(self.data, 1.0)[list(range(self.rows))]
+        return Rows(self.data, 1.0)[torch.arange(self.rows)]
 
     def stream(self, done: int = 0) -> Iterator[Values]:
         """Yield the batches that follow the first `done`."""

@@ -249,7 +249,7 @@ class Bound:
     def gradient(
         self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Estimate the bound at every start, and its gradient per row.
+        """Estimate the bound at every start, and its gradient.
 
         Parameters
         ----------
@@ -265,8 +265,7 @@ class Bound:
         Returns
         -------
         tuple
-            The bound, shape (starts,), and its gradient divided by the number of rows, in the shapes of coordinates
-            and weights.
+            The bound, shape (starts,), and its gradient, in the shapes of coordinates and weights.
         """
         with torch.enable_grad():
             c, w = (t.detach().requires_grad_() for t in (coordinates, weights))
@@ -283,7 +282,7 @@ class Bound:
                 share = torch.full_like(asleep, 1 / asleep.shape[1])
                 share = share if row_weights is None else share * row_weights
                 whole = self._merged(self._pull((rest, asleep), (torch.zeros_like(rest), share), (c, w)), whole)
-        return value, whole[0] / self.size, whole[1] / self.size
+        return value, *whole
 
     def _shares(
         self, rest: Tensor, rows: Tensor, weights: Tensor | None

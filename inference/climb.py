@@ -82,13 +82,16 @@ class Climb:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate `Bound.gradient`, turned downhill for optimizers and clipped.
 
-        Where the bound or its gradient is not finite, the bound is NaN and its gradient 0.
+        Where the bound or its gradient is not finite, the bound is NaN (and, with several starts, its gradient 0).
         """
         value, *found = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
-        norm = torch.sqrt(found[0].square().sum(1) + found[1].square().sum(1))
+        size = self.bound.size
+        norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in found)) / size
         good = value.isfinite() & norm.isfinite()
-        scale = -(self.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        first, second = (torch.where(good[:, None], g * scale, 0.0) for g in found)
+        scale = ((self.clip / (norm + 1e-6)).clamp(max=1.0) / -size)[:, None]
+        first, second = (g * scale for g in found)
+        if len(value) > 1:  # steps of a single start that are not finite are left out altogether
+            first, second = (torch.where(good[:, None], g, 0.0) for g in (first, second))
         return torch.where(good, value, math.nan), first, second
 
     def step(self, slope: Lowered, noise: Noise, batch: Values) -> list[float] | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.small_matrices import WRITTEN_OUT, drop_checks
@@ -26,6 +27,7 @@ Compile = Literal["auto"] | bool
 # What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
 # compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
 SAVED_PER_OPERATION = 3e-6
+SAVED_PER_NUMBER = 0.5e-9
 COST = 4.0
 COST_PER_OPERATION = 12e-3
 COMPILERS = ("g++", "c++", "clang++")
@@ -54,28 +56,33 @@ class Lowered:
         return self.call(*inputs)
 
 
-class _Counter(TorchDispatchMode):
-    """Counts operations."""
+class Work(TorchDispatchMode):
+    """Counts operations, and the numbers that those other than matrix products write."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
+        self.operations = self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        self.operations += 1
+        view = any(r.alias_info is not None for r in func._schema.returns)
+        if isinstance(found, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
+            self.numbers += found.numel()
+        return found
 
 
-def operations(function: Callable[..., Any], inputs: Sequence[Any]) -> int:
-    """Count the operations of one evaluation; randomness is left as it was."""
-    with torch.random.fork_rng(devices=[]), _Counter() as counter:
+def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
+    """Count the work of one evaluation; randomness is left as it was."""
+    with torch.random.fork_rng(devices=[]), Work() as counter:
         function(*inputs)
-    return int(counter.count)
+    return counter
 
 
-def pays(operations: int, calls: int) -> bool:
-    """Whether compiling a function of so many operations saves more time over its calls than it takes."""
-    return SAVED_PER_OPERATION * operations * calls > COST + COST_PER_OPERATION * operations
+def pays(work: Work, calls: int) -> bool:
+    """Whether compiling a function saves more time over its calls than it takes."""
+    saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_NUMBER * work.numbers
+    return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
 def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program, how: Compile, calls: int) -> Lowered:
@@ -99,7 +106,7 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
     Lowered
         The function itself, with the reason in its note, where it was to be compiled and could not.
     """
-    if how is False or (how == "auto" and not pays(operations(function, inputs), calls)):
+    if how is False or (how == "auto" and not pays(work(function, inputs), calls)):
         return Lowered(function, False)
     if program.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
         return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")

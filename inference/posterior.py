@@ -21,6 +21,7 @@ else:
 az: Any = _arviz  # the preview fills its namespace at run time, which type checkers cannot see
 
 FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
+ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
 KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
 
 __all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "rhat", "summarize", "tree"]
@@ -168,10 +169,14 @@ def mean_error(draws: np.ndarray) -> float:
 def khat(log_ratio: np.ndarray) -> float:
     """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
 
-    Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same, when q is exact.
+    Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same: q is exact. 0 if they are so nearly the
+    same that the draws are worth 99 % of as many from p: the shape would be that of differences which do not matter.
     """
     if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
         return float("nan")
+    ratio = np.exp(log_ratio - log_ratio.max())
+    if ratio.sum() ** 2 >= ENOUGH * len(ratio) * np.square(ratio).sum():
+        return 0.0
     array = xr.DataArray(-log_ratio[None, :], dims=("chain", "draw"))
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
         _, shape = array.azstats.psislw(dim=["chain", "draw"])  # it takes log likelihoods, whose ratio is 1 / p

@@ -12,6 +12,7 @@ from guides.guide import Start
 from inference.coordinate import State
 from inference.families import Expected, closed_form
 from inference.families.incomplete import guessed
+from inference.near_mode import at_mode
 from zoo.declare.evaluate import Values
 from zoo.declare.missing import side_by_side
 from zoo.declare.program import Program
@@ -226,7 +227,7 @@ def several_starts(program: Program, count: int) -> list[tuple[Start, Values]]:
     The first is where the model proposes; the others are some natural units away from where it proposes another time.
     """
     values = starting_values(program)
-    first = natural_start(program, values)
+    first = at_mode(program, natural_start(program, values))
     found = [(first, values)]
     for _ in range(1, count):
         other = starting_values(program)
@@ -237,7 +238,7 @@ def several_starts(program: Program, count: int) -> list[tuple[Start, Values]]:
         )
         units = first.global_unit, first.local_unit, first.parameter_unit
         u, v, t = (x + SPREAD * unit * torch.randn_like(x) for x, unit in zip(at, units, strict=True))
-        found.append((Start(u, v, t, *units), other))
+        found.append((Start(u, v, t, *units, first.factor), other))
     return found
 
 

@@ -33,6 +33,7 @@ NETWORK_BATCH = 128  # default rows per step where the model or guide has networ
 FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
 BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
+LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
 TYPICAL = 3000  # steps that a fit takes as a rule, for judging whether to compile
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad"]
 
@@ -59,7 +60,7 @@ class SVI(Method):
     batch_size
         Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
     particles
-        Draws per step, k of IWAE. None: 1 with networks, otherwise 8; at least 5 for bounds other than the ELBO.
+        Draws per step, k of IWAE. None: 8, or 1 with large networks; at least 5 for bounds other than the ELBO.
     objective
         "elbo"; "iwae", the importance-weighted bound of `particles` draws (Burda, Grosse and Salakhutdinov 2016);
         "renyi", the bound of order `alpha` (Li and Turner 2016); "wake_sleep": the ELBO for the model, draws from the
@@ -172,7 +173,7 @@ class SVI(Method):
             for _ in range(self.restarts)
         ]
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
-        draws = self._draws(bound)
+        draws = self._draws(bound, batches.rows)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, climb.inputs(batches, draws), batches)
         keeper = None
@@ -181,7 +182,7 @@ class SVI(Method):
         with Monitor("svi", self.steps, show=progress) as shown:
             climb.run(step, batches, draws, shown, warm_up=self.warm_up, keeper=keeper)
         program.model.eval()
-        return self._outcome(program, bound, climb, step.note)
+        return self._outcome(program, bound, climb, step.note, draws)
 
     # -- the way up --------------------------------------------------------------------------------------------
 
@@ -194,13 +195,13 @@ class SVI(Method):
             return self.batch_size
         return NETWORK_BATCH if bound.weights.size else (rows if rows <= FULL_ROWS else BATCH)
 
-    def _draws(self, bound: Bound) -> int:
+    def _draws(self, bound: Bound, rows: int) -> int:
         """Draws per step."""
         if bound.point:
             return 1
         if self.particles is not None:
             return self.particles
-        few = 1 if bound.weights.size else PARTICLES
+        few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
         return few if self.order == 1.0 else max(few, 5)
 
     def _lowered(self, program: Program, climb: Climb, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
@@ -221,7 +222,7 @@ class SVI(Method):
 
     # -- the end -----------------------------------------------------------------------------------------------
 
-    def _outcome(self, program: Program, bound: Bound, climb: Climb, note: str) -> Outcome:
+    def _outcome(self, program: Program, bound: Bound, climb: Climb, note: str, draws: int) -> Outcome:
         """Keep the best end, and evaluate it with many draws and all rows."""
         ends = [i for i, s in enumerate(climb.schedules) if s.means and not s.abandoned]
         if not ends:
@@ -252,7 +253,7 @@ class SVI(Method):
             if bound.point:
                 outcome.objective = self._at_point(program, outcome)
             else:
-                k = self._draws(bound) if self.objective == "iwae" else 1
+                k = draws if self.objective == "iwae" else 1
                 judged(program, outcome, k)
                 if len(ends) > 1:
                     agreement(program, outcome, [(approximations[i], bound.points(climb.position, i)) for i in ends])

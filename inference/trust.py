@@ -72,7 +72,7 @@ def verdict(shape: float, converged: bool, evidence: float, error: float) -> str
     elif shape > KHAT_SMALL:
         said = f"usable with care: k-hat {shape:.2f} is between {KHAT_SMALL} and {KHAT_GOOD}; {close}"
     elif math.isnan(shape):
-        said = f"close to the posterior as far as can be told: too few draws for k-hat, or no spread in p / q; {close}"
+        said = f"trust, as far as can be told: p / q has no spread, or too few draws to see it; {close}"
     else:
         said = f"trust: k-hat {shape:.2f} is below {KHAT_SMALL}, the approximation is close to the posterior; {close}"
     return said if converged else f"not converged, so this is of where it stopped. {said[0].upper()}{said[1:]}"
@@ -178,7 +178,7 @@ def _row_shapes(program: Program, outcome: Outcome) -> np.ndarray:
         whole = program.rebind(program.data.take(at))
     found = _row_ratios(whole, outcome, ROW_DRAWS).cpu().numpy()
     shapes = np.array([khat(column) for column in found.T[:size]])
-    return np.where(np.isnan(shapes), 0.0, shapes)  # no spread at all: q is the posterior there
+    return np.where(np.isnan(shapes), 0.0, shapes)  # no spread that matters: q is as good as the posterior there
 
 
 def agreement(program: Program, outcome: Outcome, ends: list[tuple[Approximation, Values]]) -> None:

@@ -127,7 +127,7 @@ class Data:
             if not value.is_floating_point():
                 value = torch.nn.functional.one_hot(value, len(self.levels[name])).to(self.dtype)
             columns.append(value.reshape(size, -1))
-        return torch.cat(columns, -1)
+        return columns[0] if len(columns) == 1 else torch.cat(columns, -1)
 
 
 def bind(model: Model, source: Source | Data, *, like: Data | None = None) -> Data:
