@@ -22,14 +22,14 @@ from tests.posteriordb import HMMExample, case, low_dim_gauss_mix
 from zoo import Real
 from zoo.declare.explain import prepare
 
-QUICK = NUTS(chains=2, warmup=100, draws=250, compile=False)
+QUICK = NUTS(chains=2, warmup=80, draws=200, compile=False)
 
 
 # -- posteriordb -------------------------------------------------------------------------------------------------
 
 # As many draws as make 5 % of a standard deviation three standard errors or so.
 CASES = {
-    "eight_schools_noncentered": ("eight_schools", NUTS(warmup=500, draws=2500, target_accept=0.95, compile=True)),
+    "eight_schools_noncentered": ("eight_schools", NUTS(warmup=400, draws=2000, target_accept=0.95, compile=True)),
     "low_dim_gauss_mix": ("low_dim_gauss_mix", NUTS(warmup=300, draws=600, compile=True)),
     "hmm_example": ("hmm_example", NUTS(warmup=300, draws=600, compile=True)),
     "arK": ("arK", NUTS(warmup=300, draws=600, correlated=True, compile=True)),
@@ -82,7 +82,7 @@ def heads():
 def test_a_coin_has_its_beta_posterior(heads):
     exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
     draws = heads.posterior["posterior"]["heads"].to_numpy()
-    assert draws.shape == (2, 250)
+    assert draws.shape == (2, 200)
     assert abs(draws.mean() - exact.mean()) < 4 * mean_error(draws)
     below = (draws < exact.ppf(0.25)).astype(float)
     assert abs(below.mean() - 0.25) < 4 * mean_error(below)
@@ -97,14 +97,14 @@ def test_what_the_sampler_says_is_in_the_tree(heads):
     assert set(stats) == {
         *("diverging", "tree_depth", "energy", "step_size", "acceptance_rate", "n_steps", "lp", "log_p", "log_q")
     }
-    assert all(v.dims == ("chain", "draw") and v.shape == (2, 250) for v in stats.values())
+    assert all(v.dims == ("chain", "draw") and v.shape == (2, 200) for v in stats.values())
     assert (stats["n_steps"] < 2 ** (stats["tree_depth"] + 1)).all()
     assert stats["acceptance_rate"].mean() == pytest.approx(0.9, abs=0.1)
     z = heads.posterior["posterior"]["heads"]
     np.testing.assert_allclose(stats["lp"], stats["log_p"] + np.log(z * (1 - z)))  # with log|dz/du|
     assert (stats["energy"] >= -stats["lp"]).all()
     assert list(heads.trace.columns) == ["step", "seconds", "value"]
-    assert heads.trace["step"].iloc[-1] == 350
+    assert heads.trace["step"].iloc[-1] == 280
     assert (np.diff(heads.trace["seconds"]) >= 0).all()
     assert heads.reason.startswith(heads.approximation.sampler)
     assert {"r_hat", "ess_bulk", "ess_tail", "mcse_mean"} <= set(heads.summary().columns)
@@ -164,8 +164,8 @@ def test_states_are_drawn_given_each_draw(clusters):
     assert set(np.unique(states)) == {0, 1}
     table = found.assign()
     share = (states == 1).mean(["chain", "draw"]).to_numpy()
-    error = np.sqrt(share * (1 - share) / 250) + 1e-3
-    assert (np.abs(share - table[1].to_numpy()) < 5 * error).all()
+    p = table[1].to_numpy()  # averaged over the same draws, given which the states are independent
+    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / states[..., 0].size) + 1 / states[..., 0].size).all()
     assert not any("z" in str(name).split("[")[0] for name in found.summary().index)
     new = found.assign(x[:3] + 0.1)
     assert new.shape == (3, 2)
@@ -227,7 +227,7 @@ def test_draws_are_drawn_from_again(clusters):
         assert drawn.shape == (1, count)
         assert np.isin(drawn, kept).all()
     few = found.globals(100)["theta"]
-    assert torch.equal(few, found.approximation.values["theta"][::5])  # of both chains
+    assert torch.equal(few, found.approximation.values["theta"][::4])  # of both chains
 
 
 def test_methods_are_compared_with_it(clusters):
