@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint examples clean
+.PHONY: help setup test slow demo lint examples clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -40,6 +40,9 @@ lint: $(STAMP)  ## ruff, its formatting, and mypy --strict
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy" --strict
+
+slow: $(STAMP)  ## run the tests that `make test` leaves out: compiled programs, long chains
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q $(PYTEST_ARGS) -m "compiled or slow"
 
 demo: $(STAMP)  ## compare four methods on Old Faithful, with a report in runs/faithful
 	"$(BIN)/zoo" compare BayesianGMM faithful --set components=2 --methods em,cavi,svi,map --seed 0 --out runs/faithful

@@ -74,7 +74,8 @@ class Work(TorchDispatchMode):
 
 def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
     """Count the work of one evaluation; randomness is left as it was."""
-    with torch.random.fork_rng(devices=[]), Work() as counter:
+    counter = Work()
+    with torch.random.fork_rng(devices=[]), counter:
         function(*inputs)
     return counter
 

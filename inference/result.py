@@ -110,7 +110,7 @@ class Fit:
 
     @property
     def draw_count(self) -> int:
-        """How many posterior draws it keeps: all of Markov chains, else 1000, fewer for very many latents or rows."""
+        """How many posterior draws the fit keeps: all of Markov chains; else 1000, fewer for many latents or rows."""
         if self.approximation.kept is not None:
             return self.approximation.kept
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
