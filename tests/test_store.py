@@ -277,6 +277,7 @@ def python(script: str, *arguments, cwd) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_models_of_a_users_files_are_found_by_their_path(tmp_path, subtests):
     """Saved by a script, where the model's module is __main__, or by the command line; loaded elsewhere."""
     elsewhere = tmp_path / "elsewhere"

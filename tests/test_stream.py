@@ -295,6 +295,7 @@ processes.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_answer_of_one(files, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))

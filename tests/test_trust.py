@@ -23,6 +23,7 @@ CONJUGATE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "data"), CONJUGATE)
 def test_importance_weighted_evidence_is_that_of_the_closed_form(model, data):
     exact = fit(model, data, method="exact").objective.value

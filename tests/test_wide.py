@@ -65,6 +65,7 @@ def test_every_state_counts_however_many_rows_there_are() -> None:
     assert total == pytest.approx(np.logaddexp.reduce(log_joint) + prior, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_latent_that_rows_share_has_a_posterior_but_no_pointwise_density() -> None:
     found = fit(ChangePoint(), COUNTS, method="em", seed=0)
     probability = found.assign()
