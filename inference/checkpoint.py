@@ -69,8 +69,10 @@ class Keeper:
         Raises
         ------
         FitError
-            If the file cannot be read, or is of another model, other data, other settings or another seed.
+            If it is a folder or cannot be read, or is of another model, other data, other settings or another seed.
         """
+        if self.path.is_dir():
+            raise FitError(f"checkpoint {self.path} is a folder; give the name of a file in it")
         if not self.path.exists():
             return
         try:

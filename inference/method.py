@@ -192,7 +192,8 @@ class Method(ABC):
         ]
         works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."
         raise MethodError(
-            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. " + works
+            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason.rstrip('.')}. "
+            + works
         )
 
 

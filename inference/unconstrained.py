@@ -52,13 +52,13 @@ def no_density(program: Program) -> str | None:
     if program.networks:
         return (
             f"the weights of its networks ({', '.join(sorted(n for n in program.networks)[:2])}, ...) have no prior, "
-            "so there is no posterior to draw them from"
+            "and so no posterior"
         )
     if program.parameters:
         name = program.parameters[0].name
         return (
-            f"parameter {name!r} has no prior, so there is no posterior to draw it from; give it one with "
-            f"pyro.sample({name!r}, ...) in place of pyro.param"
+            f"parameter {name!r} has no prior, and so no posterior; give it one with pyro.sample({name!r}, ...) in "
+            "place of pyro.param"
         )
     if not program.latents:
         return "there is no continuous latent to draw"

@@ -336,7 +336,7 @@ def test_bounds_that_make_no_sense_are_refused(method, model, data, said):
     [
         ({"warm_up": 60, "steps": 100}, "warm_up"),
         ({"options": {"speed": 3.0}}, "speed"),
-        ({"optimizer": "Newton"}, "optimizer"),
+        ({"optimizer": "Newton"}, "RMSprop"),
         ({"schedule": "slowly"}, "schedule"),
         ({"objective": "chi"}, "objective"),
         ({"clip": 0.0}, "clip"),
@@ -405,6 +405,8 @@ def test_a_file_of_another_fit_is_refused(tmp_path):
     for seed, model in ((1, coin), (0, coin(a=2.0))):
         with pytest.raises(zoo.FitError, match="another fit"):
             fit(model, FLIPS, method=method, seed=seed)
+    with pytest.raises(zoo.FitError, match="is a folder"):
+        fit(coin, FLIPS, method=SVI(steps=100, checkpoint=str(tmp_path)), seed=0)
     path.write_bytes(b"nothing")
     with pytest.raises(zoo.FitError, match="cannot be read"):
         fit(coin, FLIPS, method=method, seed=0)

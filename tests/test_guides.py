@@ -382,7 +382,7 @@ def test_full_rank_refuses_what_would_not_fit_in_memory():
         fit(RandomEffects(), np.zeros(1200), method=SVI(guide=FullRank()))
 
 
-@pytest.mark.parametrize("name", NEEDY)
+@pytest.mark.parametrize("name", sorted(NEEDY))
 def test_a_guide_without_defaults_says_what_it_needs(name):
     with pytest.raises(zoo.MethodError, match=rf"{name}\(\w+\)"):
         SVI(guide=name)

@@ -27,7 +27,8 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     try:
         found = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except (ValidationError, ValueError) as error:
-        reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else str(error)
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = reason[:1].lower() + reason[1:]
         raise ModelError(f"{owner}: {name}={value!r} is not valid: {reason}") from None
     if isinstance(value, bool) and not isinstance(found, bool):
         raise ModelError(f"{owner}: {name}={value!r} is not valid: True and False are not numbers")
