@@ -190,10 +190,10 @@ class Method(ABC):
             for entry in catalogue.entries("method").values()
             if type(self).__name__ != entry.name and entry.load()().why_not(program) is None
         ]
+        reason = reason.rstrip(".")
         works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."
         raise MethodError(
-            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason.rstrip('.')}. "
-            + works
+            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. " + works
         )
 
 
