@@ -22,7 +22,7 @@ from inference import SVI, fit
 from inference.start import starting_values
 from zoo.declare.explain import prepare
 
-K, STEPS, RATE = 3, 2000, 0.02
+K, STEPS, RATE = 3, 2000, 0.05
 PRIOR_SD = 3.0
 
 

@@ -21,7 +21,7 @@ from zoo.errors import FitError
 if TYPE_CHECKING:
     from inference.checkpoint import Keeper
 
-NETWORK_RATE = 0.25  # learning rate of network weights relative to coordinates in natural units
+NETWORK_RATE = 0.1  # learning rate of network weights relative to coordinates in natural units
 FAST = ("Adam", "AdamW", "SGD", "Adagrad")  # optimizers that torch has in one fused kernel
 BETAS = (0.9, 0.99)  # Adam over coordinates forgets the way to the mode
 MOST_BROKEN = 50  # steps that may fail before the fit does

@@ -56,7 +56,7 @@ class SVI(Method):
     steps
         Most steps.
     learning_rate
-        Of coordinates in natural units; network weights use a quarter of it.
+        Of coordinates in natural units; network weights use a tenth of it.
     batch_size
         Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
     particles
@@ -91,7 +91,7 @@ class SVI(Method):
 
     guide: Guide = field(default_factory=MeanField)
     steps: PositiveInt = 10_000
-    learning_rate: PositiveFloat = 0.02
+    learning_rate: PositiveFloat = 0.05
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
     objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
