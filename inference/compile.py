@@ -92,6 +92,11 @@ def pays(work: Work, calls: int) -> bool:
     return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    return any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS)))
+
+
 def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program, how: Compile, calls: int) -> Lowered:
     """Compile a function, if that is asked for and possible.
 
@@ -115,7 +120,7 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
     """
     if how is False or (how == "auto" and not pays(work(function, inputs), calls)):
         return Lowered(function, False)
-    if program.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+    if program.device.type == "cpu" and not has_compiler():
         return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")
     try:
         return Lowered(_compiled(function, inputs, program), True)

@@ -15,6 +15,7 @@ from scipy import stats
 import zoo
 from inference import EM, NUTS, Fit, chains, compare, fit, posterior
 from inference.chains import Chains
+from inference.compile import has_compiler
 from inference.nuts import complaints_of, energy_fraction
 from inference.posterior import check_chains, mean_error
 from tests.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, RandomEffects, coin
@@ -29,14 +30,17 @@ QUICK = NUTS(chains=2, warmup=80, draws=200, compile=False)
 
 # As many draws as make 5 % of a standard deviation three standard errors or so.
 CASES = {
-    "eight_schools_noncentered": ("eight_schools", NUTS(warmup=400, draws=2000, target_accept=0.95, compile=True)),
-    "low_dim_gauss_mix": ("low_dim_gauss_mix", NUTS(warmup=300, draws=600, compile=True)),
-    "hmm_example": ("hmm_example", NUTS(warmup=300, draws=600, compile=True)),
-    "arK": ("arK", NUTS(warmup=300, draws=600, correlated=True, compile=True)),
-    "kidscore_momiq": ("kidiq", NUTS(warmup=300, draws=1000, correlated=True, compile=True)),
-    "kilpisjarvi": ("kilpisjarvi_mod", NUTS(warmup=300, draws=1000, correlated=True, compile=True)),
-    "garch11": ("garch", NUTS(warmup=400, draws=1200, compile=True)),
-    "nes2000": ("nes2000", NUTS(warmup=300, draws=600, correlated=True, compile=True)),
+    "eight_schools_noncentered": (
+        "eight_schools",
+        NUTS(warmup=400, draws=2000, target_accept=0.95, compile=has_compiler()),
+    ),
+    "low_dim_gauss_mix": ("low_dim_gauss_mix", NUTS(warmup=300, draws=600, compile=has_compiler())),
+    "hmm_example": ("hmm_example", NUTS(warmup=300, draws=600, compile=has_compiler())),
+    "arK": ("arK", NUTS(warmup=300, draws=600, correlated=True, compile=has_compiler())),
+    "kidscore_momiq": ("kidiq", NUTS(warmup=300, draws=1000, correlated=True, compile=has_compiler())),
+    "kilpisjarvi": ("kilpisjarvi_mod", NUTS(warmup=300, draws=1000, correlated=True, compile=has_compiler())),
+    "garch11": ("garch", NUTS(warmup=400, draws=1200, compile=has_compiler())),
+    "nes2000": ("nes2000", NUTS(warmup=300, draws=600, correlated=True, compile=has_compiler())),
 }
 
 
