@@ -55,10 +55,6 @@ class Position:
     weights: Tensor
     fixed: dict[str, Tensor]
 
-    def __len__(self) -> int:
-        """Return the number of starts."""
-        return len(self.coordinates)
-
     def only(self, index: int) -> Position:
         """One of the starts."""
         at = slice(index, index + 1)
@@ -94,7 +90,7 @@ class Bound:
         asleep: bool = False,
         warmed: bool = False,
     ) -> None:
-        self.program, self.guide, self.alpha, self.asleep, self.warmed = program, guide, alpha, asleep, warmed
+        self.program, self.alpha, self.asleep, self.warmed = program, alpha, asleep, warmed
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
         self.networks = sorted(program.networks)

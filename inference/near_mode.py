@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from guides.guide import Start
+from inference.compile import lower_gradient
 from zoo.declare.density import Density
 from zoo.declare.program import Program
 from zoo.errors import FitError
@@ -30,13 +30,10 @@ def at_mode(program: Program, start: Start) -> Start:
         return start
     from inference.laplace import polish, triangular_of_inverse
     from inference.paths import climb
+    from inference.unconstrained import Target
 
     density = Density(program)
-
-    def target(u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = density.gradient(torch.from_numpy(u).to(start.globals))
-        return float(value), gradient.double().cpu().numpy()
-
+    target = Target(lower_gradient(density, False, 1), program)
     origin, unit = (t.double().cpu().numpy() for t in (start.globals, start.global_unit))
     try:
         path = climb(target, origin, unit, STEPS)

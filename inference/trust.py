@@ -95,7 +95,7 @@ def ratios(program: Program, approximation: Approximation, points: Values, count
     bad = int((~ratio.isfinite()).sum())
     if bad:
         raise FitError(
-            f"svi: the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
             "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
         )
     return ratio
@@ -142,7 +142,7 @@ def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
     share = float(np.mean(shapes > KHAT_GOOD))
     outcome.diagnostics |= {
         "khat": float(np.median(shapes)),
-        "khat_rows": float(len(shapes)),
+        "khat_rows": float((~np.isnan(shapes)).sum()),
         "khat_rows_above": share,
         "khat_rows_max": float(shapes.max()),
         "evidence": float(one @ log_mean),
@@ -162,7 +162,7 @@ def _row_ratios(program: Program, outcome: Outcome, count: int) -> Tensor:
     bad = int((~found.isfinite()).any(1).sum())
     if bad:
         raise FitError(
-            f"svi: the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
             "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
         )
     return found
@@ -173,7 +173,10 @@ def _row_shapes(program: Program, outcome: Outcome) -> np.ndarray:
     entries = max(1, sum(v.numel() for v in program.data.values.values()) // len(program.data))
     size = max(1, min(len(program.data), ROWS, 2 * CELLS // (entries * ROW_DRAWS)))
     whole = program
-    if size < len(program.data) and outcome.approximation.covers_new_rows:
+    if size < len(program.data) and not outcome.approximation.covers_new_rows:
+        if len(program.data) * entries * ROW_DRAWS > 4 * CELLS:
+            return np.full(1, np.nan)  # q draws all of its rows together, and these are too many
+    elif size < len(program.data):
         at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
         whole = program.rebind(program.data.take(at))
     found = _row_ratios(whole, outcome, ROW_DRAWS).cpu().numpy()

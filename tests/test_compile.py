@@ -174,6 +174,17 @@ def test_no_compiler_falls_back_with_a_warning(monkeypatch):
     assert found.objective == plain.objective
 
 
+def test_a_factorization_that_breaks_down_at_the_example_is_left_to_the_steps():
+    program = prepared(coin, FLIPS)
+
+    def breaks(x):
+        return torch.linalg.cholesky(-x)
+
+    assert not lower(breaks, (torch.eye(2),), program, "auto", 100).compiled
+    with pytest.raises(RuntimeError, match="linalg"):
+        lower(breaks, (torch.eye(2),), program, "auto", 100)(torch.eye(2))
+
+
 def test_batches_with_missing_values_are_not_compiled():
     rows = ROWS.reshape(6, 2).copy()
     rows[0, 1] = np.nan

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
+import inference.trust
 import zoo
 from guides import FullRank
 from inference import SVI, Exact, fit
 from inference.trust import verdict
 from tests import posteriordb
-from tests.models import SCHOOLS, ZOO_CASES, EightSchools
+from tests.models import SCHOOLS, ZOO_CASES, EightSchools, LinearFactors
 from zoo.declare.explain import prepare
 
 CONJUGATE = [
@@ -79,3 +81,13 @@ def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):
     again = type(found).load(found.save(tmp_path / "fit"))
     assert again.diagnostics == found.diagnostics
     assert again.verdict == found.verdict
+
+
+def test_rows_of_a_guide_that_draws_them_all_are_not_looked_at_one_by_one_where_there_are_many(monkeypatch):
+    monkeypatch.setattr(inference.trust, "CELLS", 1000)
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    found = fit(LinearFactors(), rows, method=SVI(steps=20), seed=0)
+    assert np.isnan(found.diagnostics["khat"])
+    assert found.diagnostics["khat_rows"] == 0
+    assert np.isfinite(found.diagnostics["evidence"])
+    assert "too few draws" in found.verdict

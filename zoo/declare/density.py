@@ -72,7 +72,3 @@ class Density:
             value = self.log_prob(leaf) if leaf.ndim == 1 else torch.vmap(self.log_prob)(leaf)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return value.detach(), gradient
-
-    def pointwise(self, u: Tensor) -> Tensor:
-        """log p(x_i, locals_i | globals) of each row at one vector, (rows,)."""
-        return self.program.log_joint({**self.points, **self.constrain(u)}).rows
