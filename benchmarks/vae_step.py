@@ -41,25 +41,32 @@ class Net(nn.Module):
         return self.layers(x)
 
 
-def by_hand(x):
+def now(device):
+    """Read the clock when the device has done its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def by_hand(x, device="cpu", batch=BATCH):
     """Seconds per pass of a plain loop."""
-    data = torch.as_tensor(x)
-    encoder, decoder = Net(PIXELS, 2 * LATENT), Net(LATENT, PIXELS)
+    data = torch.as_tensor(x, device=device)
+    encoder, decoder = Net(PIXELS, 2 * LATENT).to(device), Net(LATENT, PIXELS).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
     for i in range(PASSES):
         if i == 1:
-            began = time.perf_counter()
-        order = torch.randperm(ROWS)
-        for start in range(0, ROWS - BATCH + 1, BATCH):
-            rows = data[order[start : start + BATCH]]
+            began = now(device)
+        order = torch.randperm(ROWS, device=device)
+        for start in range(0, ROWS - batch + 1, batch):
+            rows = data[order[start : start + batch]]
             loc, log_scale = encoder(rows).chunk(2, -1)
             z = loc + log_scale.exp() * torch.randn_like(loc)
             fit_term = -nn.functional.binary_cross_entropy_with_logits(decoder(z), rows, reduction="sum")
             kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
             optimizer.zero_grad(set_to_none=True)
-            (kl - fit_term).div(BATCH).backward()
+            (kl - fit_term).div(batch).backward()
             optimizer.step()
-    return (time.perf_counter() - began) / (PASSES - 1)
+    return (now(device) - began) / (PASSES - 1)
 
 
 def by_pyro(x):
@@ -93,12 +100,12 @@ def by_pyro(x):
     return (time.perf_counter() - began) / (PASSES - 1)
 
 
-def ours(x, how):
+def ours(x, how, device="cpu", batch=BATCH):
     """Seconds per pass of SVI with an encoder, compilation not counted."""
-    steps = PASSES * (ROWS // BATCH)
-    method = SVI(guide=Encoder(hidden=(HIDDEN,)), batch_size=BATCH, steps=steps, schedule="constant", compile=how)
-    found = fit(zoo.VAE(latent=LATENT, hidden=(HIDDEN,)), x, method=method, seed=0, device="cpu", progress=False)
-    return found.trace["seconds"].diff().iloc[1:].mean() * (ROWS // BATCH) / found.trace["step"].diff().iloc[1:].mean()
+    steps = PASSES * (ROWS // batch)
+    method = SVI(guide=Encoder(hidden=(HIDDEN,)), batch_size=batch, steps=steps, schedule="constant", compile=how)
+    found = fit(zoo.VAE(latent=LATENT, hidden=(HIDDEN,)), x, method=method, seed=0, device=device, progress=False)
+    return found.trace["seconds"].diff().iloc[1:].mean() * (ROWS // batch) / found.trace["step"].diff().iloc[1:].mean()
 
 
 def main():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo
-from guides import Encoder, FullRank
-from inference import EM, MAP, SVI, Fit, fit
+from guides import Conjugate, Encoder, Flow, FullRank, LowRank
+from inference import CAVI, EM, MAP, NUTS, SVI, Fit, Laplace, Pathfinder, fit
 from tests.models import FLIPS, StudentMixture, coin
 
 pytestmark = [
@@ -30,6 +30,18 @@ CASES = {
     "bayesian-svi": (zoo.BayesianGMM(components=2), "faithful", SVI()),
     "bayesian-full-rank": (zoo.BayesianGMM(components=2), "faithful", SVI(guide=FullRank())),
     "batches": (zoo.BayesianGMM(components=2), "faithful", SVI(batch_size=100)),
+    "bayesian-cavi": (zoo.BayesianGMM(components=2), "faithful", CAVI()),
+    "hidden-markov-em": (zoo.HiddenMarkov(components=2), np.sort(HEAVY)[:, None], EM()),
+    "factors-em": (zoo.PPCA(factors=1), "faithful", EM()),
+    "laplace": (coin, FLIPS, Laplace()),
+    "pathfinder": (coin, FLIPS, Pathfinder()),
+    "nuts": (coin, FLIPS, NUTS(chains=2, warmup=200, draws=200)),
+    "compiled": (zoo.BayesianGMM(components=2), "faithful", SVI(compile=True)),
+    "restarts": (zoo.BayesianGMM(components=2), "faithful", SVI(restarts=4)),
+    "low-rank": (zoo.BayesianGMM(components=2), "faithful", SVI(guide=LowRank(2))),
+    "conjugate": (zoo.BayesianGMM(components=2), "faithful", SVI(guide=Conjugate())),
+    "flow": (coin, FLIPS, SVI(guide=Flow())),
+    "importance": (coin, FLIPS, SVI(objective="iwae")),
     "exact": (coin, FLIPS, "exact"),
     "vae": (zoo.VAE(latent=2, hidden=(16,)), PIXELS, SVI(guide=Encoder(hidden=(16,)), steps=3000)),
 }
