@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from guides.factors import BetaFactor, DirichletFactor, Factor, GammaFactor, NormalFactor, VectorFactor, WishartFactor
+from guides.counts import CountFactor
+from guides.factors import (
+    BetaFactor,
+    DirichletFactor,
+    Factor,
+    GammaFactor,
+    Held,
+    NormalFactor,
+    VectorFactor,
+    WishartFactor,
+)
 from guides.guide import Guide, Part, Start, Variational
 from guides.scope import split_noise
+from zoo.declare.bijections import lowest_count
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 from zoo.declare.view import Slot
@@ -33,8 +44,9 @@ class Conjugate(Guide):
     """An independent factor for every latent, in the family of its prior.
 
     q(z) = prod_s q_s(z_s): Beta for Beta and Uniform priors, Gamma for Gamma, Exponential and Chi2, InverseGamma,
-    Dirichlet, Wishart, a Normal with full covariance for each vector of a MultivariateNormal, and independent Normals
-    in unconstrained space for all others. With a conjugate prior and one latent this holds the exact posterior; with
+    Dirichlet, Wishart, a Normal with full covariance for each vector of a MultivariateNormal, rounded squares of
+    Normals for counts that cannot be enumerated, and independent Normals in unconstrained space for all others. With a
+    conjugate prior and one latent this holds the exact posterior; with
     several it is the family of coordinate ascent (`CAVI`) where each has a prior of its own, but climbed by gradient,
     so that the rest of the model may be anything.
 
@@ -48,33 +60,50 @@ class Conjugate(Guide):
     """
 
     sites: tuple[str, ...] = ()
+    counts = True
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
         self.settle(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred near the start with spreads of about one natural step."""
-        view = program.view
-        return Variational(
-            Product(view.globals, start.globals, start.global_unit),
-            Product(view.locals, start.locals, start.local_unit),
-        )
+        return product(program, start, FAMILIES)
+
+
+def product(program: Program, start: Start, families: Mapping[str, Callable[..., Factor]]) -> Variational:
+    """Make q of one factor for each site; `families` has them by the family of the prior, others are Normal."""
+    view = program.view
+    return Variational(
+        Product(view.globals, start.globals, start.global_unit, families),
+        Product(view.locals, start.locals, start.local_unit, families),
+    )
 
 
 class Product(Part):
     """q(u) = prod_s q_s(u_s) over the sites of the globals (G,), or of each row's locals (rows, L)."""
 
-    def __init__(self, slots: Sequence[Slot], start: Tensor, unit: Tensor) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        start: Tensor,
+        unit: Tensor,
+        families: Mapping[str, Callable[..., Factor]],
+    ) -> None:
         super().__init__()
+        self.families = families
         self.by_row = start.ndim == 2
         self.spans = [(slot.start, slot.stop) for slot in slots]
         self.factors = nn.ModuleList([self._factor(slot, start, unit) for slot in slots])
+        self.scored = not all(factor.reparameterized for factor in self._factors)
 
     def _factor(self, slot: Slot, start: Tensor, unit: Tensor) -> Factor:
         shape = tuple(size for i, size in enumerate(slot.shape) if i != slot.row_axis)
         shape = (len(start), *shape) if self.by_row else shape
         begin, steps = (t[..., slot.start : slot.stop].reshape(shape) for t in (start, unit))
-        return FAMILIES.get(slot.site.family, NormalFactor)(begin, steps)
+        lowest = lowest_count(slot.site.support)
+        if lowest is not None:
+            return CountFactor(begin, steps, lowest)
+        return self.families.get(slot.site.family, NormalFactor)(begin, steps)
 
     @property
     def _factors(self) -> list[Factor]:
@@ -93,9 +122,28 @@ class Product(Part):
         lead = (len(data),) if self.by_row else ()
         values, total = [noise.new_zeros(*lead, 0)], noise.new_zeros(lead)
         for factor, one in zip(self._factors, split_noise(noise, self._shapes(len(data))), strict=True):
-            live = {n: p if rows is None else p[rows] for n, p in (*factor.named_parameters(), *factor.named_buffers())}
+            live = _live(factor, rows)
             u = factor.draw(live, one)
             log_q = factor.log_prob({n: p.detach() for n, p in live.items()}, u)
             values.append(u.reshape(*lead, -1))
             total = total + log_q.reshape(*lead, -1).sum(-1)
         return torch.cat(values, -1), total
+
+    def score(self, data: Data, rows: Tensor | None, value: Tensor) -> Tensor:
+        """Log q of the counts in a draw."""
+        lead = (len(data),) if self.by_row else ()
+        total = value.new_zeros(lead)
+        for factor, (start, stop) in zip(self._factors, self.spans, strict=True):
+            if not factor.reparameterized:
+                live = _live(factor, rows)
+                log_q = factor.log_prob(
+                    live, value[..., start:stop].reshape((*lead, *live["start"].shape[len(lead) :]))
+                )
+                total = total + log_q.reshape(*lead, -1).sum(-1)
+        return total
+
+
+def _live(factor: Factor, rows: Tensor | None) -> Held:
+    """Parameters and buffers, those of the rows `rows`."""
+    named = (*factor.named_parameters(), *factor.named_buffers())
+    return {n: p if rows is None else p[rows] for n, p in named}

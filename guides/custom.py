@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch.distributions import transform_to
 
 from guides.guide import Draw, Guide, Noise, Part, Start, Variational
 from guides.handwritten import Story, trace
-from guides.pathwise import noise_shape, push
 from guides.scope import split_noise
+from guides.steps import drawn, noise_behind
 from zoo.declare.bijections import log_abs_det
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
@@ -34,8 +34,10 @@ class Custom(Guide):
 
     Draws are functions of standard Normal noise: Normal families directly; Gamma, Beta, Dirichlet, StudentT and Wishart
     through quantiles of Gamma; whatever transforms make of these; Delta; and every other reparameterized family that
-    has a quantile function ``icdf``. A site with a Delta counts as a point: the bound is then one on log p(x, z*), with
-    the density of z* in its own space.
+    has a quantile function ``icdf``. All others climb by the score function, with the mean of the other draws of a step
+    as the baseline: counts (Poisson, NegativeBinomial, Geometric, Categorical) are steps of noise, and what remains is
+    drawn by its own ``sample``. A site with a Delta counts as a point: the bound is then one on log p(x, z*), with the
+    density of z* in its own space.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class Custom(Guide):
     function: Callable[..., Any]
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse a guide whose sites are not the model's latents, or that cannot be drawn from noise."""
+        """Refuse a guide whose sites are not the model's latents."""
         try:
             sites = trace(self.function, program).sites
         except ZooError as error:
@@ -105,20 +107,28 @@ class Written(Variational):
             shapes = [self.story.sites[n].shape(len(data)) for n in names]
             given |= dict(zip(names, split_noise(part, shapes), strict=True))
         parameters = self._values(rows)
-        values = self.story.run(data, parameters, lambda name, fn: self._push(name, fn, given[name])).values
+        live = self.story.run(data, parameters, lambda name, fn: self._draw(name, fn, given[name]))
+        values = live.values
         weights = {n: p.detach() for n, p in self.network.named_parameters()} if hasattr(self, "network") else None
         held = {n: v.detach() for n, v in parameters.items()}
         fixed = self.story.run(data, held, lambda name, fn: values[name], weights)
-        return self._unconstrained(data, values, fixed.distributions)
+        found = self._unconstrained(data, values, fixed.distributions)
+        return self._scored(values, live.distributions, found) if self.scored else found
 
-    def _push(self, name: str, fn: Any, noise: Tensor) -> Tensor:
-        if noise_shape(fn) != tuple(noise.shape):
+    @property
+    def scored(self) -> bool:
+        """Whether some draws have no gradient."""
+        return any(site.scored for site in self.story.sites.values())
+
+    def _draw(self, name: str, fn: Any, noise: Tensor) -> Tensor:
+        shape, _ = noise_behind(fn)
+        if shape != tuple(noise.shape):
             raise MethodError(
-                f"the guide {self.story.name}: site {name!r} takes noise of shape {noise_shape(fn)}, where these rows "
+                f"the guide {self.story.name}: site {name!r} takes noise of shape {shape}, where these rows "
                 f"have {tuple(noise.shape)}; size plates by the length of the data, and declare parameters of rows "
                 "inside the data plate"
             )
-        return push(fn, noise)
+        return drawn(fn, noise)
 
     def _values(self, rows: Tensor | None) -> Values:
         """Values of the parameters, those of rows at the rows `rows`."""
@@ -146,8 +156,22 @@ class Written(Variational):
             z, fn = values[name], distributions[name]
             u = slot.transform.inv(z)
             jacobian = log_abs_det(slot.transform, u, z, slot.site.batch_dim).movedim(axis, 0)
-            each = fn.log_prob(z)
-            each = each.movedim(each.ndim + self.story.frames[name], 0)
-            log_q_rows = log_q_rows + (each.reshape(count, -1).sum(-1) + jacobian.reshape(count, -1).sum(-1))
+            log_q_rows = log_q_rows + (self._by_row(name, fn, z) + jacobian.reshape(count, -1).sum(-1))
             locals_.append(u.movedim(axis, 0).reshape(count, -1))
         return Draw(torch.cat(globals_), torch.cat(locals_, -1), log_q, log_q_rows)
+
+    def _by_row(self, name: str, fn: Any, z: Tensor) -> Tensor:
+        """Log density of a site in the data plate, summed to one number for each row."""
+        each: Tensor = fn.log_prob(z)
+        each = each.movedim(each.ndim + self.story.frames[name], 0)
+        return each.reshape(len(each), -1).sum(-1)
+
+    def _scored(self, values: Values, live: dict[str, Any], draw: Draw) -> Draw:
+        """Add log q of what was drawn without a gradient, as a function of the parameters."""
+        score, score_rows = torch.zeros_like(draw.log_q), torch.zeros_like(draw.log_q_rows)
+        for name, site in self.story.sites.items():
+            if site.scored and name in self.story.frames:
+                score_rows = score_rows + self._by_row(name, live[name], values[name])
+            elif site.scored:
+                score = score + live[name].log_prob(values[name]).sum()
+        return replace(draw, score=score, score_rows=score_rows)

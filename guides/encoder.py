@@ -43,6 +43,8 @@ class Encoder(Guide):
             return "Encoder maps data rows to local latents, and there are none; use MeanField() or Point()"
         if isinstance(self.globals, Encoder):
             return "Encoder(globals=...) must be a guide for global latents, such as MeanField()"
+        if (reason := self.lacks_counts(program.locals)) is not None:
+            return reason
         return self.globals.why_not(self._globals(program)) if program.globals else None
 
     def build(self, program: Program, start: Start) -> Variational:

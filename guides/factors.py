@@ -27,6 +27,7 @@ class Factor(nn.Module):
         Starting point and size of a natural step, in the shape of u.
     """
 
+    reparameterized = True  # whether draws have a gradient
     start: Tensor
     unit: Tensor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -14,6 +15,7 @@ from zoo import catalogue
 from zoo.declare.data import Data
 from zoo.declare.model import validate
 from zoo.declare.program import Program
+from zoo.declare.sites import Site
 from zoo.errors import MethodError
 
 if TYPE_CHECKING:
@@ -58,12 +60,17 @@ class Draw:
         Shapes (G,) and (rows, L).
     log_q, log_q_rows
         log q of the globals (a scalar) and of each row's locals (rows,).
+    score, score_rows
+        The part of log q that is about what is drawn without a gradient (counts), as a function of the parameters
+        whose gradient is the score; None where everything is reparameterized.
     """
 
     globals: Tensor
     locals: Tensor
     log_q: Tensor
     log_q_rows: Tensor
+    score: Tensor | None = None
+    score_rows: Tensor | None = None
 
 
 class Part(nn.Module):
@@ -73,9 +80,12 @@ class Part(nn.Module):
     ----------
     amortized
         Whether rows never seen have a distribution too.
+    scored
+        Whether some of its draws have no gradient, so that the parameters behind them climb by the score function.
     """
 
     amortized = False
+    scored = False
 
     def noise_shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the standard Normal noise behind one draw, `rows` rows of locals at a time."""
@@ -92,6 +102,10 @@ class Part(nn.Module):
 
     def log_prob(self, data: Data, value: Tensor) -> Tensor:
         """Log density of given locals of these rows, one per row; only an amortized part needs it."""
+        raise NotImplementedError(type(self).__name__)
+
+    def score(self, data: Data, rows: Tensor | None, value: Tensor) -> Tensor:
+        """Log q of what in a draw has no gradient, with the gradient to its parameters; only a scored part needs it."""
         raise NotImplementedError(type(self).__name__)
 
 
@@ -118,6 +132,11 @@ class Variational(nn.Module):
         """Whether locals of rows never seen have a distribution."""
         return self.over_locals.amortized
 
+    @property
+    def scored(self) -> bool:
+        """Whether some draws have no gradient."""
+        return self.over_globals.scored or self.over_locals.scored
+
     def noise_shapes(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the noise behind one draw of the globals, and of the locals of `rows` rows."""
         return self.over_globals.noise_shape(rows), self.over_locals.noise_shape(rows)
@@ -135,7 +154,11 @@ class Variational(nn.Module):
         noise = self.noise(data) if noise is None else noise
         u, log_q = self.over_globals.draw(data, None, noise[0])
         v, log_q_rows = self.over_locals.draw(data, rows, noise[1])
-        return Draw(u, v, log_q.sum(), log_q_rows)
+        if not self.scored:
+            return Draw(u, v, log_q.sum(), log_q_rows)
+        first = self.over_globals.score(data, None, u) if self.over_globals.scored else u.new_zeros(())
+        second = self.over_locals.score(data, rows, v) if self.over_locals.scored else torch.zeros_like(log_q_rows)
+        return Draw(u, v, log_q.sum(), log_q_rows, first, second)
 
     def log_prob_rows(self, data: Data, locals_: Tensor) -> Tensor:
         """Log density (rows,) of given locals (rows, L) of these rows, whose gradient goes to the parameters."""
@@ -155,11 +178,14 @@ class Guide(ABC):
     ----------
     point
         Whether q is a point, so that the objective is the log posterior and not an ELBO.
+    counts
+        Whether it has a family for counts: discrete latents with infinitely many states.
     sites
         Names of the sites it covers; empty for all that no other guide covers.
     """
 
     point = False
+    counts = False
     sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -176,10 +202,20 @@ class Guide(ABC):
         """Return None if this guide fits the program, else the reason why not."""
         left = [s.name for s in program.latents if s.name not in self.sites]
         if not self.sites or (not left and len(self.sites) == len(program.latents)):
-            return None
+            return self.lacks_counts(program.latents)
         from guides.composition import Guides
 
         return Guides(Guides.of(self)).why_not(program)
+
+    def lacks_counts(self, latents: Sequence[Site]) -> str | None:
+        """Return the reason if one of these latents is a count and the guide has no family for it."""
+        count = None if self.counts else next((s.name for s in latents if s.countable), None)
+        if count is None:
+            return None
+        return (
+            f"{type(self).__name__} has no family for {count!r}, a count with infinitely many states; use MeanField(), "
+            f"{self!r} & MeanField({count!r}), or Custom(...)"
+        )
 
     @abstractmethod
     def build(self, program: Program, start: Start) -> Variational:

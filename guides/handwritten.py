@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from guides.pathwise import noise_shape, push
+from guides.steps import drawn, noise_behind
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, is_deterministic, is_plate
 from zoo.declare.program import Program, surroundings
@@ -89,11 +89,22 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Sight:
-    """A site of a guide as it was seen: its noise, which dimension of that counts rows, whether it is a Delta."""
+    """A site of a guide as it was seen.
+
+    Attributes
+    ----------
+    noise, axis
+        Shape of its noise, and which dimension of that counts rows.
+    point
+        Whether it is a Delta.
+    scored
+        Whether draws have no gradient.
+    """
 
     noise: tuple[int, ...]
     axis: int | None
     point: bool
+    scored: bool
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the noise for so many rows."""
@@ -154,14 +165,14 @@ def trace(function: Callable[..., Any], program: Program, *, whole: bool = True)
     Raises
     ------
     MethodError
-        If it fails, or has a site that is no function of noise or none of the program's.
+        If it fails, or has a site that is none of the program's.
     """
     name = function.__name__
     place = program.row, program.dtype, program.device
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             story = Story(name, _made(function, program), _arguments(function, program), *place)
-            run = story.run(program.data, {}, lambda site, fn: push(fn, torch.randn(_shape(name, site, fn))))
+            run = story.run(program.data, {}, lambda site, fn: drawn(fn, torch.randn(noise_behind(fn)[0])))
         except ZooError:
             raise
         except Exception as error:  # whatever a user's function raises
@@ -182,7 +193,8 @@ def trace(function: Callable[..., Any], program: Program, *, whole: bool = True)
     for site, fn in run.distributions.items():
         axis = len(fn.batch_shape) + run.frames[site] if site in run.frames else None
         point = isinstance(base_distribution(fn), dist.Delta)
-        story.sites[site] = Sight(_shape(name, site, fn), None if point else axis, point)
+        shape, scored = noise_behind(fn)
+        story.sites[site] = Sight(shape, None if shape == (0,) else axis, point, scored)
     story.frames = run.frames
     return story
 
@@ -217,20 +229,6 @@ def _arguments(function: Any, program: Program) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.name in known)
 
 
-def _shape(guide: str, site: str, fn: Any) -> tuple[int, ...]:
-    """Shape of the noise behind a site."""
-    shape = noise_shape(fn)
-    if shape is None:
-        discrete = bool(getattr(fn.support, "is_discrete", False))
-        family = type(base_distribution(fn)).__name__
-        reason = "discrete" if discrete else "no differentiable function of Normal noise that is known here"
-        raise MethodError(
-            f"the guide {guide}: site {site!r} is drawn from {family}, which is {reason}; "
-            "use another family, such as Normal, LogNormal, Gamma, Beta, Dirichlet, or transforms of these"
-        )
-    return shape
-
-
 def _check_names(guide: str, run: Run, program: Program) -> None:
     """Raise if the sites are not the program's latents, naming the site and the remedy."""
     latents = [s.name for s in program.latents]
@@ -260,8 +258,18 @@ def _check_values(guide: str, run: Run, program: Program) -> None:
                 f"the guide {guide}: site {name!r} is outside the data plate; declare it in "
                 f"pyro.plate({program.row!r}, ...), as the model does"
             )
-        family, shape = type(base_distribution(fn)).__name__, _shape(guide, name, fn)
-        draws = [push(fn, WIDE * (2 * torch.rand(shape).to(value) - 1)) for _ in range(LOOKS)]
+        family, (shape, _) = type(base_distribution(fn)).__name__, noise_behind(fn)
+        if site.countable and family == "Delta":
+            raise MethodError(
+                f"the guide {guide}: site {name!r} is a Delta, which cannot climb from one count to the next; use a "
+                "distribution, such as Poisson or Categorical"
+            )
+        if fn.support.is_discrete and not site.countable:
+            raise MethodError(
+                f"the guide {guide}: site {name!r} is drawn from {family}, which is discrete, and the model's is "
+                "continuous; use a distribution with a density, such as Normal, Gamma or Beta"
+            )
+        draws = [drawn(fn, WIDE * (2 * torch.rand(shape).to(value) - 1)) for _ in range(LOOKS)]
         free = _everywhere(fn.support) and not _everywhere(site.support) and family != "Delta"
         if free or not all(bool(site.support.check(draw).all()) for draw in (value, *draws)):
             raise MethodError(

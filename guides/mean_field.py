@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from guides.conjugate import product
 from guides.guide import DiagonalNormal, Guide, Start, Variational
 from zoo.declare.program import Program
 
@@ -14,7 +15,8 @@ class MeanField(Guide):
     """An independent Normal for every coordinate of the continuous latents.
 
     q(u) = prod_j Normal(u_j | m_j, s_j^2) in unconstrained space. Local latents have parameters of their own for every
-    row (Kucukelbir et al. 2017, section 2.3).
+    row (Kucukelbir et al. 2017, section 2.3). A latent count that cannot be enumerated, such as a Poisson, is the
+    rounded square of a Normal, and climbs by the score function.
 
     Parameters
     ----------
@@ -23,12 +25,15 @@ class MeanField(Guide):
     """
 
     sites: tuple[str, ...] = ()
+    counts = True
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
         self.settle(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred at the start with one natural step as its standard deviation."""
+        if any(site.countable for site in program.latents):
+            return product(program, start, {})
         return Variational(
             DiagonalNormal(start.globals, start.global_unit), DiagonalNormal(start.locals, start.local_unit)
         )

@@ -76,6 +76,13 @@ class LogGammaQuantile(torch.autograd.Function):
         return found, 0
 
 
+def log_ndtr(x: Tensor) -> Tensor:
+    """Log of the standard Normal distribution function; torch cannot vectorize its own."""
+    low = x.clamp_max(0.0)
+    tail = torch.log(0.5 * torch.special.erfcx(-low * math.sqrt(0.5))) - 0.5 * low.square()
+    return torch.where(x <= 0, tail, torch.log1p(-0.5 * torch.erfc(x.clamp_min(0.0) * math.sqrt(0.5))))
+
+
 def log_gamma(concentration: Tensor, noise: Tensor) -> Tensor:
     """Log of a draw of Gamma(concentration, 1), in the shape of the noise."""
     found: Tensor = LogGammaQuantile.apply(concentration.expand(noise.shape), noise)  # type: ignore[no-untyped-call]

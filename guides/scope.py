@@ -87,6 +87,7 @@ class Side(Part):
         self.order = pieces(whole, slots)
         names = [{slot.site.name for slot in own} for own in slots]
         self.columns = [_columns(whole, own) for own in names]
+        self.scored = any(part.scored for part in parts)
         self.amortized = all(part.amortized for part, own in zip(parts, names, strict=True) if own)
 
     def noise_shape(self, rows: int) -> tuple[int, ...]:
@@ -102,6 +103,11 @@ class Side(Part):
         each = split_noise(noise, [part.noise_shape(len(data)) for part in self._parts])
         found = [part.draw(data, rows, one) for part, one in zip(self._parts, each, strict=True)]
         return merge([u for u, _ in found], self.order), torch.stack([log_q for _, log_q in found]).sum(0)
+
+    def score(self, data: Data, rows: Tensor | None, value: Tensor) -> Tensor:
+        """Log q of what has no gradient in any part."""
+        found = zip(self._parts, self.columns, strict=True)
+        return sum_of(part.score(data, rows, value[..., own]) for part, own in found if part.scored)
 
     def log_prob(self, data: Data, value: Tensor) -> Tensor:
         """Log density of given locals of these rows."""
@@ -131,6 +137,11 @@ class Composite(Variational):
         return (first,), (second,)
 
     @property
+    def scored(self) -> bool:
+        """Whether some draws of a member have no gradient."""
+        return any(m.scored for m in self._members)
+
+    @property
     def _members(self) -> list[Variational]:
         return [m for m in self.members if isinstance(m, Variational)]
 
@@ -140,9 +151,12 @@ class Composite(Variational):
         shapes = [m.noise_shapes(len(data)) for m in self._members]
         first, second = (split_noise(noise[side], [s[side] for s in shapes]) for side in (0, 1))
         draws = [m.draw(data, rows, (a, b)) for m, a, b in zip(self._members, first, second, strict=True)]
+        scored = [d for d in draws if d.score is not None]
         return Draw(
             merge([d.globals for d in draws], self.orders[0]),
             merge([d.locals for d in draws], self.orders[1]),
             torch.stack([d.log_q for d in draws]).sum(),
             torch.stack([d.log_q_rows for d in draws]).sum(0),
+            sum_of(d.score for d in scored if d.score is not None) if scored else None,
+            sum_of(d.score_rows for d in scored if d.score_rows is not None) if scored else None,
         )

@@ -246,10 +246,21 @@ def quasi_normal(count: int, size: int, program: Program) -> Tensor:
 
 
 def stack(function: Any, noise: Callable[[slice], Any], count: int, program: Program, chunk: int = 256) -> Any:
-    """Draw `count` times in vectorized chunks, each with noise of its own."""
+    """Draw `count` times, each with noise of its own: in vectorized chunks, or one by one where that cannot be."""
     width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
     size = max(1, min(chunk, 20_000_000 // width))
     one = torch.vmap(function, randomness="different")
-    parts = [one(noise(slice(at, min(at + size, count)))) for at in range(0, count, size)]
+    pieces = (noise(slice(at, min(at + size, count))) for at in range(0, count, size))
+    parts = [_together(one, function, piece) for piece in pieces]
     values = {n: torch.cat([p[0][n] for p in parts]) for n in parts[0][0]}
     return values, torch.cat([p[1] for p in parts])
+
+
+def _together(vectorized: Any, function: Any, noise: Any) -> Any:
+    """Apply a function to each of several draws of noise, a tensor or a pair of them."""
+    try:
+        return vectorized(noise)
+    except RuntimeError:  # a hand-written guide whose control flow depends on values, or a sampler with a loop
+        single = isinstance(noise, Tensor)
+        found = [function(n) for n in (noise if single else zip(*noise, strict=True))]
+        return {n: torch.stack([f[0][n] for f in found]) for n in found[0][0]}, torch.stack([f[1] for f in found])

@@ -7,7 +7,8 @@ Rényi bound (Li and Turner 2016, equation 8) is
 
 the ELBO as alpha -> 1 and the importance-weighted bound (Burda, Grosse and Salakhutdinov 2016) at alpha = 0. Draws are
 reparameterized and log q holds phi fixed, so the gradient of draw k counts c_k for theta and alpha c_k + (1 - alpha)
-c_k^2 for phi, c the normalized w^(1 - alpha) (Tucker et al. 2019, "Doubly reparameterized gradient estimators").
+c_k^2 for phi, c the normalized w^(1 - alpha) (Tucker et al. 2019, "Doubly reparameterized gradient estimators"). What
+is drawn without a gradient (counts) adds its score to that of the ELBO (`score.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.func import functional_call
 from guides.guide import Draw, Guide, Noise, Start, Variational
 from guides.mean_field import MeanField
 from inference.flat import Layout
+from inference.score import advantages
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
@@ -98,6 +100,7 @@ class Bound:
         family = guide if program.latents else MeanField()
         built = [family.build(program, start) for start, _ in starts]
         self.q: Variational = built[0]
+        self.scored = self.q.scored
         linear = [(name, part) for name, part in self.q.named_modules() if isinstance(part, nn.Linear)]
         inside = {f"{name}.{n}" for name, part in linear for n, _ in part.named_parameters()}
         own = dict(self.q.named_parameters())
@@ -159,7 +162,7 @@ class Bound:
     ) -> tuple[Tensor, ...]:
         """log w of one draw: what is outside the data plate, a scalar, and one number per row.
 
-        While it is warmed up, the same without the factor beta follows.
+        The same of the score follows, if there is one, and of log w without the factor beta, while it is warmed up.
         """
         named, program = self._named(coordinates, weights), self.on(batch)
         draw: Draw = self._ask(named, fixed, "draw", program.data, batch.get("rows"), noise)
@@ -171,11 +174,12 @@ class Bound:
         terms = program.eliminate(factors)
         rest, rows = jacobian - draw.log_q, row_jacobian - draw.log_q_rows
         plain = terms.rest + rest, terms.rows + rows
+        score = () if draw.score is None or draw.score_rows is None else (draw.score, draw.score_rows)
         if not self.warmed:
-            return plain
+            return *plain, *score
         latent = {s.name for s in program.latents}
         terms = program.eliminate({n: beta * v if n in latent else v for n, v in factors.items()})
-        return terms.rest + beta * rest, terms.rows + beta * rows, *(t.detach() for t in plain)
+        return terms.rest + beta * rest, terms.rows + beta * rows, *score, *(t.detach() for t in plain)
 
     def _dream(
         self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
@@ -265,12 +269,18 @@ class Bound:
         """
         with torch.enable_grad():
             c, w = (t.detach().requires_grad_() for t in (coordinates, weights))
-            rest, rows, *plain = self._each(self._log_weight, c, w, fixed, noise, beta, batch)
+            rest, rows, *others = self._each(self._log_weight, c, w, fixed, noise, beta, batch)
             row_weights = batch.get("weights", self.program.data.weights)
-            value, theta, phi = self._shares(rest.detach(), rows.detach(), row_weights)
-            if plain:
-                value, _, _ = self._shares(plain[0], plain[1], row_weights)
-            whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep)
+            held = rest.detach(), rows.detach()
+            value, theta, phi = self._shares(*held, row_weights)
+            if self.warmed:
+                value, _, _ = self._shares(others[-2], others[-1], row_weights)
+            whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep or self.scored)
+            if self.scored:
+                together = self.program.chained or bool(self.program.shared)
+                advantage = advantages(*held, row_weights, together=together)
+                a, b = self._pull((others[0], others[1]), advantage, (c, w))
+                whole = whole[0] + a, whole[1] + b
             if phi is not None:
                 whole = self._merged(self._pull((rest, rows), phi, (c, w), keep=self.asleep), whole)
             if self.asleep:

@@ -217,10 +217,12 @@ def as_method(method: Method | type[Method] | str) -> Method:
     return method
 
 
-def unsupported(program: Program) -> str | None:
-    """Return the reason no method here works: a discrete latent that cannot be enumerated."""
+def unsupported(program: Program, *, counts: bool = False) -> str | None:
+    """Return the reason if a discrete latent cannot be enumerated; with `counts`, if it cannot be drawn either."""
     for site in program.sites.values():
         if site.role == "unsupported":
+            return f"site {site.name!r} is a discrete latent ({site.family}) whose states cannot be enumerated"
+        if site.countable and not counts:
             return (
                 f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
                 "be enumerated"

@@ -26,6 +26,7 @@ def at_mode(program: Program, start: Start) -> Start:
     collapse), and where L-BFGS does not come to a point with negative curvature.
     """
     plain = program.locals or program.enumerated or program.parameters or program.networks or program.proposes
+    plain = plain or any(site.countable for site in program.latents)
     if plain or not 0 < start.globals.numel() <= LARGEST:
         return start
     from inference.laplace import polish, triangular_of_inverse

@@ -43,7 +43,9 @@ class SVI(Method):
     """Stochastic variational inference: climb the ELBO, or another bound, with any guide.
 
     max_q E_q[log p(x, z; theta)] - E_q[log q(z)] by stochastic gradient ascent (Hoffman et al. 2013). Enumerated sites
-    are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017).
+    are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017), or,
+    for counts and what else has no reparameterization, climb by the score function with the other draws of the step as
+    a baseline (Mnih and Rezende 2016).
     Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the square root of
     the curvature at the start) at a constant rate until the bound stops rising beyond its noise; then the rate falls to
     zero and the last steps are averaged. If the end is worse than an earlier stretch, that one is kept. Afterwards
@@ -123,7 +125,7 @@ class SVI(Method):
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
-        if (reason := unsupported(program)) is not None:
+        if (reason := unsupported(program, counts=True)) is not None:
             return reason
         if self.batch_size is not None and program.chained:
             return "batch_size breaks a chain of rows; leave it out"
@@ -140,6 +142,16 @@ class SVI(Method):
         if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
             return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
         return None
+
+    def _check_scored(self, bound: Bound) -> None:
+        """Refuse what the score function cannot do: other bounds than the ELBO, and a baseline without other draws."""
+        if not bound.scored:
+            return
+        what = f"svi: {self.guide!r} draws some latents without a gradient, for which it climbs by the score function"
+        if self.objective != "elbo":
+            raise MethodError(f"{what}; that is there for objective='elbo' only, not {self.objective!r}")
+        if self.particles == 1:
+            raise MethodError(f"{what}; its baseline needs other draws of the same step: give particles=2 or more")
 
     @property
     def order(self) -> float:
@@ -158,6 +170,7 @@ class SVI(Method):
         )
         if bound.asleep and not bound.q.amortized:
             raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
+        self._check_scored(bound)
         program.model.train()
         batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
         exact = bound.point and batches.whole
@@ -202,7 +215,7 @@ class SVI(Method):
         if self.particles is not None:
             return self.particles
         few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
-        return few if self.order == 1.0 else max(few, 5)
+        return max(few, 2 if bound.scored else 1 if self.order == 1.0 else 5)
 
     def _lowered(self, program: Program, climb: Climb, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
         if program.data.missing and not batches.whole:

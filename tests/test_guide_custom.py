@@ -248,7 +248,6 @@ REFUSED = {
     "shape": (lambda x: (normal("mu", (3,)), rows(x, dist.Normal(0.0, 1.0))), r"'mu' has shape \(3,\).*\(\)"),
     "plate": (lambda x: (normal("mu"), normal("effect", (12,))), "'effect' is outside the data plate.*'row'"),
     "discrete": (lambda x: (normal("mu"), rows(x, dist.Poisson(1.0))), "'effect' is drawn from Poisson.*discrete"),
-    "noise": (lambda x: (normal("mu"), rows(x, dist.VonMises(0.0, 1.0))), "'effect' is drawn from VonMises"),
     "observed": (
         lambda x: pyro.sample("mu", dist.Normal(0.0, 1.0), obs=torch.tensor(1.0)),
         "'mu' of the guide has obs",

@@ -766,19 +766,37 @@ def infinite_local_states(x):
         pyro.sample("x", dist.Normal(n, 1.0), obs=x)
 
 
-@pytest.mark.parametrize("body", [infinite_states, infinite_local_states])
-def test_a_discrete_latent_without_end_leaves_no_method_and_says_why(body):
+@pytest.mark.parametrize(("body", "role"), [(infinite_states, "global"), (infinite_local_states, "local")])
+def test_a_discrete_latent_without_end_is_drawn_by_svi_and_refused_elsewhere(body, role):
     program = prepared(mistaken(body), [0.5, 1.0])
-    assert program.sites["n"].role == "unsupported"
+    assert program.sites["n"].role == role
+    assert program.sites["n"].countable
     verdicts = legality(program)
     assert sorted(n.lower() for n in verdicts) == METHODS
-    for why in verdicts.values():
+    for name, why in verdicts.items():
+        if name.lower() == "svi":
+            assert why is None
+            continue
         assert why is not None
         assert "'n'" in why
         assert "infinitely many" in why
-    with pytest.raises(MethodError, match=r"'n' is a discrete latent.*No method is legal"):
-        fit(mistaken(body), [0.5, 1.0], method="svi", seed=0)
+    with pytest.raises(MethodError, match=r"'n' is a discrete latent.*Legal here: svi"):
+        fit(mistaken(body), [0.5, 1.0], method="nuts", seed=0)
     assert "infinitely many" in explain(mistaken(body), [0.5, 1.0])
+
+
+def lattice(x):
+    n = pyro.sample("n", dist.Multinomial(3, torch.ones(2) / 2))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(n[0], 1.0), obs=x)
+
+
+def test_a_discrete_latent_that_is_no_count_leaves_no_method_and_says_why():
+    program = prepared(mistaken(lattice), [0.5, 1.0])
+    assert program.sites["n"].role == "unsupported"
+    assert all("'n' is a discrete latent (Multinomial)" in why for why in legality(program).values())
+    with pytest.raises(MethodError, match=r"'n' is a discrete latent.*No method is legal"):
+        fit(mistaken(lattice), [0.5, 1.0], method="svi", seed=0)
 
 
 def test_observed_values_outside_the_likelihood_are_data_errors():

@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import StickBreakingTransform, Transform, identity_transform
+from torch.distributions.transforms import ComposeTransform, StickBreakingTransform, Transform, identity_transform
 from torch.nn.functional import logsigmoid, pad
 
 from zoo.errors import ModelError
+
+as_they_are = ComposeTransform([])  # counts among real numbers, with nothing to change and no Jacobian
 
 
 def _tril(vector: Tensor, size: int) -> Tensor:
@@ -111,8 +113,14 @@ class LogStickBreaking(StickBreakingTransform):
         return logsigmoid(z), logsigmoid(-z).cumsum(-1)
 
 
+def lowest_count(support: constraints.Constraint) -> int | None:
+    """Return the least of the integers that a support without upper end begins with; None for any other support."""
+    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    return int(base.lower_bound) if isinstance(base, type(constraints.nonnegative_integer)) else None
+
+
 def bijection(support: constraints.Constraint, site: str) -> Transform:
-    """Return the bijection from unconstrained space onto `support`.
+    """Return the bijection from unconstrained space onto `support`; counts stand there as they are.
 
     Raises
     ------
@@ -128,6 +136,8 @@ def bijection(support: constraints.Constraint, site: str) -> Transform:
         return CholeskyVector()
     if base is constraints.simplex:
         return LogStickBreaking()
+    if lowest_count(support) is not None:
+        return as_they_are
     try:
         found: Transform = biject_to(support)
     except NotImplementedError:

@@ -13,11 +13,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.declare.bijections import CholeskyVector, bijection
+from zoo.declare.bijections import CholeskyVector, bijection, lowest_count
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
+
+LARGEST_COUNT = 10_000  # among made-up values
 
 
 class Discover(Messenger):
@@ -45,7 +47,7 @@ class Discover(Messenger):
         fn, name = msg["fn"], msg["name"]
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
-        elif not getattr(fn.support, "is_discrete", False):
+        elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
             msg["value"], msg["done"] = self._value(name, fn.support, tuple(fn.shape())), True
 
     def _pyro_param(self, msg: Any) -> None:
@@ -73,6 +75,9 @@ def is_enumerated(infer: dict[str, Any]) -> bool:
 
 def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0) -> Tensor:
     """Return a random value inside a support, `spread` standard deviations wide in unconstrained space."""
+    lowest = lowest_count(support)
+    if lowest is not None:
+        return lowest + (spread * torch.randn(shape)).abs().exp().clamp_max(LARGEST_COUNT).floor()
     transform = bijection(support, name)
     if isinstance(transform, CholeskyVector):  # the condition of a random triangle grows with its size
         spread = spread / shape[-1]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.declare.bijections import lowest_count
 from zoo.errors import DataError, ModelError
 
 ALTERNATIVES = (
@@ -75,7 +76,7 @@ class Site:
     ----------
     role
         "global", "local", "enumerated", "observed", "parameter", "deterministic", or "unsupported" for a discrete
-        latent that cannot be enumerated.
+        latent that can be neither enumerated nor drawn as a count.
     family
         Name of the distribution ("Normal"), empty for parameters.
     plates
@@ -119,6 +120,11 @@ class Site:
     def latent(self) -> bool:
         """Whether the site is a latent with a guide's or a point's value (not enumerated)."""
         return self.role in ("global", "local")
+
+    @property
+    def countable(self) -> bool:
+        """Whether the site is a discrete latent with infinitely many states, which is drawn and not enumerated."""
+        return self.latent and lowest_count(self.support) is not None
 
     @property
     def cardinality(self) -> int:

@@ -1,0 +1,52 @@
+"""A factor for counts, discrete latents without an upper end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from guides.factors import Factor, Held
+from guides.pathwise import log_ndtr
+
+LARGEST_UNIT = 5.0  # of the square root of a count, at the start
+
+
+class CountFactor(Factor):
+    """u = lowest + floor(max(v, 0)^2), v ~ Normal(m, s^2): every count on its own.
+
+    q(lowest + k) = Phi((sqrt(k + 1) - m) / s) - Phi((sqrt(k) - m) / s), the second term 0 at k = 0. The square root
+    makes the spread of a Poisson nearly constant (Anscombe 1948), and s may be as small as the posterior asks for.
+    Draws are steps of the noise, so they have no gradient: log q has one, at the draw, for the score function.
+
+    Parameters
+    ----------
+    start, unit
+        Starting point and size of a natural step, in the shape of u.
+    lowest
+        The least count.
+    """
+
+    reparameterized = False
+
+    def __init__(self, start: Tensor, unit: Tensor, lowest: int) -> None:
+        middle = (start - lowest + 0.5).clamp_min(0.25).sqrt()
+        super().__init__(middle, (unit / (2 * middle)).clamp_max(LARGEST_UNIT))
+        self.log_scale = nn.Parameter(torch.zeros_like(start))
+        self.lowest = lowest
+
+    def draw(self, p: Held, noise: Tensor) -> Tensor:
+        """Square and round down."""
+        root = p["start"] + p["unit"] * (p["loc"] + p["log_scale"].exp() * noise)
+        return self.lowest + root.detach().clamp_min(0.0).square().floor()
+
+    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+        """Log probability of each count."""
+        k = u - self.lowest
+        middle, scale = p["start"] + p["unit"] * p["loc"], p["unit"] * p["log_scale"].exp()
+        low, high = ((edge.sqrt() - middle) / scale for edge in (k, k + 1))
+        turn = (low + high > 0) & (k > 0)  # the tail with the smaller numbers has more digits
+        low, high = torch.where(turn, -high, low), torch.where(turn, -low, high)
+        below, above = (log_ndtr(edge) for edge in (low, high))
+        below = torch.where(k > 0, below, -torch.inf)
+        found: Tensor = above + torch.log(-torch.expm1((below - above).clamp_max(-torch.finfo(u.dtype).eps)))
+        return found
