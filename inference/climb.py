@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from guides.guide import Noise
+from inference.adam import Moments, descend
 from inference.batches import Batches
 from inference.bound import Bound, Position
-from inference.compile import Lowered
+from inference.compile import Compile, Lowered, lower, worth
 from inference.method import Monitor
 from inference.schedule import Schedule
 from zoo.declare.evaluate import Values
+from zoo.declare.program import Program
 from zoo.errors import FitError
 
 if TYPE_CHECKING:
@@ -66,6 +69,10 @@ class Climb:
         groups = [{"params": [first], "relative": 1.0, **({"betas": BETAS} if adam else {})}]
         groups += [{"params": [second], "relative": NETWORK_RATE}] if second.numel() else []
         self.optimizer = family(groups, lr=1.0, **{**extra, **options})
+        self.plain_adam = optimizer == "Adam" and not options
+        self.inlined = False  # whether the compiled step takes Adam's step too
+        self.rates = start.coordinates.new_zeros(len(schedules), 1)
+        self._last_rates: list[float] = []
 
     @property
     def position(self) -> Position:
@@ -94,11 +101,62 @@ class Climb:
             first, second = (torch.where(good[:, None], g, 0.0) for g in (first, second))
         return torch.where(good, value, math.nan), first, second
 
+    def advance(
+        self,
+        coordinates: Tensor,
+        weights: Tensor,
+        fixed: Values,
+        noise: Noise,
+        beta: Tensor,
+        batch: Values,
+        rates: Tensor,
+        moments: tuple[Values, ...],
+    ) -> Tensor:
+        """Evaluate `slope` and move coordinates, weights and moments by Adam, in place; return the bound."""
+        value, *slopes = self.slope(coordinates, weights, fixed, noise, beta, batch)
+        rates = torch.where(value.isfinite()[:, None], rates, 0.0)
+        leaves = (coordinates, weights)[: len(moments)]
+        for leaf, found, remembered, group in zip(leaves, slopes, moments, self.optimizer.param_groups, strict=False):
+            descend(leaf, found, Moments(**remembered), rates * group["relative"], group["betas"])
+        return value
+
+    def lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
+        """Compile `slope`, with Adam's step if that is the optimizer, where that is asked for and possible."""
+        inputs = self.inputs(batches, draws)
+        if not worth(self.slope, inputs, how, calls):
+            return Lowered(self.slope, False)
+        if not self.plain_adam:
+            return lower(self.slope, inputs, program, True, calls)
+        for leaf in self._params():
+            zeros = {n: torch.zeros_like(leaf.detach()) for n in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[leaf] = {**zeros, "step": torch.zeros((), device=leaf.device)}
+        trial = tree_map(torch.clone, (*inputs, self.rates, self._moments()))  # which is moved
+        found = lower(self.advance, trial, program, True, calls)
+        self.inlined = found.compiled
+        return found if found.compiled else Lowered(self.slope, False, found.note)
+
+    def _params(self) -> list[Tensor]:
+        return [group["params"][0] for group in self.optimizer.param_groups]
+
+    def _moments(self) -> tuple[Values, ...]:
+        return tuple(self.optimizer.state[leaf] for leaf in self._params())
+
+    def _set_rates(self) -> None:
+        rates = [0.0 if s.finished else s.rate for s in self.schedules]
+        if rates != self._last_rates:
+            self._last_rates = rates
+            self.rates.copy_(torch.tensor(rates)[:, None])
+
     def step(self, slope: Lowered, noise: Noise, batch: Values) -> list[float] | None:
         """Take one step; return the bound at each start before it, NaN where not finite; None if it broke down."""
         self.taken += 1
+        inputs = *self.at, self.fixed, noise, self.beta, batch
         try:
-            value, *slopes = slope(*self.at, self.fixed, noise, self.beta, batch)
+            if self.inlined:
+                self._set_rates()
+                reached: list[float] = slope(*inputs, self.rates, self._moments()).tolist()
+                return reached
+            value, *slopes = slope(*inputs)
         except RuntimeError as error:
             if "linalg" not in str(error):
                 raise

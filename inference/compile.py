@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.small_matrices import WRITTEN_OUT, drop_checks
+from inference.trees import leaves, rebuilt
 from zoo.declare.density import Density
 from zoo.declare.program import Program, surroundings
 
@@ -26,8 +27,8 @@ Compile = Literal["auto"] | bool
 
 # What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
 # compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
-SAVED_PER_OPERATION = 3e-6
-SAVED_PER_NUMBER = 0.5e-9
+SAVED_PER_OPERATION = 4e-6
+SAVED_PER_NUMBER = 1e-9
 COST = 4.0
 COST_PER_OPERATION = 12e-3
 OPTIONS = {
@@ -92,6 +93,18 @@ def pays(work: Work, calls: int) -> bool:
     return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
+def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, calls: int) -> bool:
+    """Whether to compile a function, as for `lower`."""
+    if how != "auto":
+        return how
+    try:
+        return pays(work(function, inputs), calls)
+    except RuntimeError as error:
+        if "linalg" not in str(error):
+            raise
+        return False  # a factorization breaks down at the example, which steps can do with
+
+
 def has_compiler() -> bool:
     """Whether there is a C++ compiler."""
     return any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS)))
@@ -118,13 +131,8 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
     Lowered
         The function itself, with the reason in its note, where it was to be compiled and could not.
     """
-    try:
-        if how is False or (how == "auto" and not pays(work(function, inputs), calls)):
-            return Lowered(function, False)
-    except RuntimeError as error:
-        if "linalg" not in str(error):
-            raise
-        return Lowered(function, False)  # a factorization breaks down at the example, which steps can do with
+    if not worth(function, inputs, how, calls):
+        return Lowered(function, False)
     if program.device.type == "cpu" and not has_compiler():
         return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")
     try:
@@ -137,22 +145,28 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
     from torch._inductor import compile as inductor
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils._pytree import tree_map
 
-    def inside(*inputs: Any) -> Any:  # a plain function: the tracer counts arguments
-        return function(*inputs)
+    flat: list[Any] = [*leaves(inputs)]
+    shape: list[Any] = []
+
+    def inside(*tensors: Tensor) -> Any:
+        shape[:] = [function(*rebuilt(inputs, iter(tensors)))]
+        return leaves(shape[0])
 
     def outside(*inputs: Any) -> Any:
         with torch.no_grad():
-            return made(*inputs)
+            return rebuilt(like, iter(made(*leaves(inputs))))
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), surroundings(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
-        graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*inputs)
+        graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*flat)
+        like = tree_map(lambda _: torch.empty(0), shape[0])
         drop_checks(graph.graph)
         graph.recompile()
         with torch.no_grad():
-            made = inductor(graph, list(inputs), options=OPTIONS)
-            made(*inputs)
+            made = inductor(graph, flat, options=OPTIONS)
+            made(*flat)
     return outside
 
 

@@ -1,4 +1,4 @@
-"""Factorizations of small matrices written out entry by entry, for the compiler to merge into its loops.
+"""Factorizations of small matrices and sums along few entries, written out for the compiler to merge into its loops.
 
 A library call on a handful of 2 x 2 matrices costs a hundred times its arithmetic. A matrix that is not positive
 definite gives NaN here, where the library raises an error.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 4  # rows: written out, a factorization has about n^3 / 6 operations
+LONGEST = 16  # entries of a cumulative sum, which has n^2 / 2
 
 aten = torch.ops.aten
 
@@ -69,11 +70,21 @@ def cholesky_inverse(factor: Tensor, upper: bool = False) -> Any:
     return cholesky_solve(eye.expand(factor.shape), factor, upper)
 
 
+def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """y_k = sum_j<=k x_j along one dimension, as a product with a triangle of ones."""
+    if not x.ndim or x.shape[dim] > LONGEST or dtype not in (None, x.dtype):
+        return NotImplemented
+    k = torch.arange(x.shape[dim], device=x.device)
+    moved = x.movedim(dim, -1)
+    return torch.where(k[:, None] >= k, moved[..., None, :], 0.0).sum(-1).movedim(-1, dim)
+
+
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     aten.linalg_cholesky_ex.default: cholesky,
     aten.linalg_solve_triangular.default: solve_triangular,
     aten.cholesky_solve.default: cholesky_solve,
     aten.cholesky_inverse.default: cholesky_inverse,
+    aten.cumsum.default: cumsum,
 }
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -21,7 +21,7 @@ from inference.batches import Batches
 from inference.bound import Bound
 from inference.checkpoint import Keeper
 from inference.climb import Climb
-from inference.compile import Compile, Lowered, lower
+from inference.compile import Compile, Lowered
 from inference.method import Method, Monitor, Objective, Outcome, settings_of, unsupported
 from inference.schedule import Kind, Schedule
 from inference.start import several_starts
@@ -188,7 +188,7 @@ class SVI(Method):
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
         draws = self._draws(bound, batches.rows)
         with torch.random.fork_rng(devices=[]):
-            step = self._lowered(program, climb, climb.inputs(batches, draws), batches)
+            step = self._lowered(program, climb, draws, batches)
         keeper = None
         if self.checkpoint is not None:
             keeper = Keeper(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
@@ -217,12 +217,12 @@ class SVI(Method):
         few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
         return max(few, 2 if bound.scored else 1 if self.order == 1.0 else 5)
 
-    def _lowered(self, program: Program, climb: Climb, inputs: tuple[Any, ...], batches: Batches) -> Lowered:
+    def _lowered(self, program: Program, climb: Climb, draws: int, batches: Batches) -> Lowered:
         if program.data.missing and not batches.whole:
             note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
             return Lowered(climb.slope, False, note if self.compile is True else "")
         calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
-        return lower(climb.slope, inputs, program, self.compile, calls)
+        return climb.lower(program, batches, draws, self.compile, calls)
 
     def _identity(self, program: Program) -> str:
         """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""

@@ -213,6 +213,8 @@ def test_factorizations_written_out_are_those_of_the_library(size, upper):
         (aten.linalg_solve_triangular.default, (factor[:1], right), {"upper": upper, "unitriangular": True}),
         (aten.cholesky_solve.default, (right, factor), {"upper": upper}),
         (aten.cholesky_inverse.default, (factor,), {"upper": upper}),
+        (aten.cumsum.default, (right, -1), {}),
+        (aten.cumsum.default, (right, 0), {}),
     ]
     assert {op for op, _, _ in cases} == set(WRITTEN_OUT)
     for op, args, settings in cases:
