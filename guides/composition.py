@@ -55,6 +55,11 @@ class Guides(Guide):
         object.__setattr__(self, "point", all(g.point for _, g in found))
         self.settle(members=tuple(found))
 
+    @property
+    def still(self) -> bool:
+        """Whether every member is a point while it climbs."""
+        return all(guide.still for _, guide in self.members)
+
     @staticmethod
     def of(guide: Guide) -> tuple[tuple[Names, Guide], ...]:
         """Members of a guide: its own, or itself."""

@@ -41,8 +41,8 @@ class FullRank(Guide):
         size = joint_size(program)
         if size > LARGEST:
             return (
-                f"FullRank over {size} coordinates needs {size * (size + 1) // 2} parameters (at most {LARGEST} "
-                "coordinates are allowed); use LowRank() or MeanField()"
+                f"{type(self).__name__} over {size} coordinates needs {size * (size + 1) // 2} parameters (at most "
+                f"{LARGEST} coordinates are allowed); use LowRank() or MeanField()"
             )
         return None
 

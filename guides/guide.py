@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo import catalogue
 from zoo.declare.data import Data
+from zoo.declare.evaluate import Values
 from zoo.declare.model import validate
 from zoo.declare.program import Program
 from zoo.declare.sites import Site
@@ -108,6 +109,19 @@ class Part(nn.Module):
         """Log q of what in a draw has no gradient, with the gradient to its parameters; only a scored part needs it."""
         raise NotImplementedError(type(self).__name__)
 
+    def finish(self, bound: Callable[[Values], Tensor], *, steady: bool) -> Values:
+        """Return new values of parameters and buffers for when the climb has ended; by default there are none.
+
+        Parameters
+        ----------
+        bound
+            The bound on all rows where the climb has ended, over a fixed set of draws, as a function of other values of
+            this part's parameters, by name. It can be differentiated twice.
+        steady
+            Whether nothing in it is drawn, so that it has no Monte Carlo error.
+        """
+        return {}
+
 
 Noise = tuple[Tensor, Tensor]
 
@@ -187,6 +201,11 @@ class Guide(ABC):
     point = False
     counts = False
     sites: tuple[str, ...] = ()
+
+    @property
+    def still(self) -> bool:
+        """Whether q is a point while it climbs, so that all draws are the same."""
+        return self.point
 
     def __post_init__(self) -> None:
         """Check the settings against their annotations."""

@@ -290,6 +290,29 @@ class Bound:
                 whole = self._merged(self._pull((rest, asleep), (torch.zeros_like(rest), share), (c, w)), whole)
         return value, *whole
 
+    def value(self, position: Position, noise: Noise, changed: Values) -> Tensor:
+        """Mean of the bound on all rows over groups of draws, which can be differentiated any number of times.
+
+        Parameters
+        ----------
+        position
+            One start.
+        noise
+            Shapes (groups, draws, ...).
+        changed
+            Other values of some of q's coordinates, by name.
+        """
+        groups = len(noise[0])
+        named = self.coordinates.unpack(position.coordinates[0]) | changed
+        coordinates = torch.cat([named[n].reshape(-1) for n in self.coordinates.shapes]).expand(groups, -1)
+        weights, fixed = (
+            position.weights.expand(groups, -1),
+            {n: v.expand(groups, *v.shape[1:]) for n, v in position.fixed.items()},
+        )
+        one = coordinates.new_ones(())
+        rest, rows, *_ = self._each(self._log_weight, coordinates, weights, fixed, noise, one, {})
+        return self._shares(rest, rows, self.program.data.weights)[0].mean()
+
     def _shares(
         self, rest: Tensor, rows: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:

@@ -58,11 +58,14 @@ def show(model: MODEL) -> None:
     """Show a model's card (story, sites, hyperparameters, methods, limits), or a guide's or method's settings."""
     import inspect
 
-    for kind in ("guide", "method"):
+    said = []
+    for kind in ("guide", "method"):  # a guide and a method may have the same name
         if any(entry.name.lower() == model.replace("_", "").lower() for entry in catalogue.entries(kind).values()):
             chosen = catalogue.find(kind, model)
-            typer.echo(f"{chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
-            return
+            said.append(f"{kind} {chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
+    if said:
+        typer.echo("\n\n".join(said))
+        return
     cls = _model_class(model)
     typer.echo(f"{cls.__name__}\n")
     typer.echo(inspect.getdoc(cls) or "(no docstring)")

@@ -9,6 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
 from guides.guide import Start, Variational
 from inference.approximation import Trained
@@ -20,12 +21,6 @@ from inference.trust import judged
 from inference.unconstrained import Target, centre_of, dispersed, no_density
 from zoo.declare.density import Density
 from zoo.declare.program import Program
-from zoo.errors import FitError
-
-NEWTON = 20  # most steps from where L-BFGS ends
-NEAR = 1e-6  # distance to the mode, in standard deviations of the approximation, at which they end
-FAR = 1e-2  # at which it is none
-CHUNK = 64  # rows of the Hessian at a time
 
 
 @dataclass(frozen=True)
@@ -90,86 +85,6 @@ class Laplace(Method):
         )
         judged(program, found)
         return found
-
-
-def hessian(density: Density, u: Tensor) -> Tensor:
-    """Second derivatives of the log density at one vector, (size, size)."""
-    program = density.program
-    at = u.to(program.device, program.dtype)
-    try:
-        found = torch.func.jacrev(torch.func.grad(density.log_prob), chunk_size=CHUNK)(at)
-    except RuntimeError:  # the model's control flow depends on values
-        leaf = at.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(density.log_prob(leaf), leaf, create_graph=True)
-        rows = [torch.autograd.grad(g, leaf, retain_graph=True, materialize_grads=True)[0] for g in gradient]
-        found = torch.stack(rows)
-    second: Tensor = found.detach().double().cpu()
-    return 0.5 * (second + second.mT)
-
-
-def polish(density: Density, u: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Newton steps to the mode: the mode, the Cholesky factor of -H there, and how far a further step would go.
-
-    The last in standard deviations of the approximation, sqrt(g^T (-H)^-1 g).
-
-    Raises
-    ------
-    FitError
-        If this is no maximum, naming a site along which the density does not fall.
-    """
-    program = density.program
-    value, gradient = density.gradient(u.to(program.device, program.dtype))
-    for _ in range(NEWTON):
-        root = factor(density, u)
-        step = torch.cholesky_solve(gradient.double().cpu()[:, None], root)[:, 0]
-        distance = float((gradient.double().cpu() @ step).clamp_min(0).sqrt())
-        if distance < NEAR:
-            break
-        there, slope = density.gradient((u + step).to(program.device, program.dtype))
-        if not float(there) > float(value):  # rounding, or too far: L-BFGS was as close as it gets
-            break
-        u, value, gradient = u + step, there, slope
-    if not distance < FAR:
-        name = density.name(int((gradient.double().cpu() * step).abs().argmax()))
-        raise FitError(
-            f"laplace: the climb ends at a log density of {float(value):.4g} without coming to a maximum: it still "
-            f"rises along {name!r}, without bound or to the edge of what can be represented. Give {name!r} a prior "
-            "that keeps it away from there, another parameterization or starting values, or use nuts"
-        )
-    return u, root, distance
-
-
-def factor(density: Density, u: Tensor) -> Tensor:
-    """Cholesky factor of -H at one vector."""
-    precision = -hessian(density, u)
-    root: Tensor
-    root, failed = torch.linalg.cholesky_ex(precision)
-    if not int(failed) and bool(root.isfinite().all()):
-        return root
-    if not bool(precision.isfinite().all()):
-        row = int((~precision.isfinite()).any(1).nonzero()[0])
-        raise FitError(
-            f"laplace: the curvature of {density.name(row)!r} at the mode is not a number; its density has no second "
-            "derivative there. Use nuts or svi"
-        )
-    size = precision.diagonal().abs().clamp_min(1e-300).sqrt()
-    values, vectors = torch.linalg.eigh(precision / size[:, None] / size)
-    name = density.name(int(vectors[:, 0].abs().argmax()))
-    raise FitError(
-        f"laplace: the posterior has no maximum along {name!r} where the climb ends (the smallest eigenvalue of the "
-        f"scaled curvature is {float(values[0]):.2g}, where a positive one is needed): it is flat, a saddle, or rises "
-        "without bound there. Give it a more informative prior, another parameterization or starting values, or use "
-        "nuts"
-    )
-
-
-def triangular_of_inverse(root: Tensor) -> Tensor:
-    """Cholesky factor L of P^-1, L L^T = P^-1, from that of P."""
-    precision = root @ root.mT
-    upper = torch.linalg.cholesky(precision.flip(0, 1)).flip(0, 1)  # P = U U^T, so P^-1 = U^-T U^-1
-    eye = torch.eye(len(root), dtype=root.dtype)
-    inverse: Tensor = torch.linalg.solve_triangular(upper, eye, upper=True)
-    return inverse.mT
 
 
 def normal_guide(program: Program, start: Start, mean: Tensor, tril: Tensor) -> Variational:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from guides.curvature import polish, triangular_of_inverse
 from guides.guide import Start
 from inference.compile import lower_gradient
 from zoo.declare.density import Density
@@ -29,7 +30,6 @@ def at_mode(program: Program, start: Start) -> Start:
     plain = plain or any(site.countable for site in program.latents)
     if plain or not 0 < start.globals.numel() <= LARGEST:
         return start
-    from inference.laplace import polish, triangular_of_inverse
     from inference.paths import climb
     from inference.unconstrained import Target
 

@@ -22,6 +22,7 @@ from inference.bound import Bound
 from inference.checkpoint import Keeper
 from inference.climb import Climb
 from inference.compile import Compile, Lowered
+from inference.finish import finished
 from inference.method import Method, Monitor, Objective, Outcome, settings_of, unsupported
 from inference.schedule import Kind, Schedule
 from inference.start import several_starts
@@ -131,10 +132,12 @@ class SVI(Method):
             return "batch_size breaks a chain of rows; leave it out"
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
-        if self.objective != "elbo" and (not program.latents or self.guide.point):
-            return f"objective={self.objective!r} weighs draws of a distribution, and here is only a point"
+        if self.objective != "elbo" and self._still(program):
+            return f"objective={self.objective!r} weighs draws of a distribution, and what climbs here is only a point"
         if not program.latents:
             return None
+        if self.guide.still and (self.particles or 1) > 1:
+            return f"{self.guide!r} is a point while it climbs, whose particles={self.particles} draws are all the same"
         if (reason := self.guide.why_not(program)) is not None:
             return reason
         if self.objective == "wake_sleep" and (program.globals or not program.locals):
@@ -173,7 +176,7 @@ class SVI(Method):
         self._check_scored(bound)
         program.model.train()
         batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
-        exact = bound.point and batches.whole
+        exact = self._still(program) and batches.whole
         schedules = [
             Schedule(
                 self.steps,
@@ -208,9 +211,13 @@ class SVI(Method):
             return self.batch_size
         return NETWORK_BATCH if bound.weights.size else (rows if rows <= FULL_ROWS else BATCH)
 
+    def _still(self, program: Program) -> bool:
+        """Whether what climbs is a point."""
+        return not program.latents or self.guide.still
+
     def _draws(self, bound: Bound, rows: int) -> int:
         """Draws per step."""
-        if bound.point:
+        if self._still(bound.program):
             return 1
         if self.particles is not None:
             return self.particles
@@ -242,7 +249,9 @@ class SVI(Method):
             raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
         for i in ends:
             climb.settle(i)
-        best = max(ends, key=lambda i: climb.schedules[i].latest)
+        approximations, failures = self._approximations(bound, climb, ends, draws)
+        ends = [i for i in ends if i in approximations]
+        best = next(iter(approximations))
         schedule, points = climb.schedules[best], bound.points(climb.position, best)
         warnings = [note] if note else []
         if not schedule.converged:
@@ -251,7 +260,7 @@ class SVI(Method):
             warnings.append(f"{climb.broken[best]} steps gave an ELBO that was not finite and were skipped")
         if len(ends) < self.restarts:
             warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
-        approximations = {i: self._approximation(bound, climb, i) for i in ends}
+        warnings += failures
         outcome = Outcome(
             approximations[best],
             points,
@@ -272,8 +281,23 @@ class SVI(Method):
                     agreement(program, outcome, [(approximations[i], bound.points(climb.position, i)) for i in ends])
         return outcome
 
-    def _approximation(self, bound: Bound, climb: Climb, index: int) -> Approximation:
-        q = bound.settle(climb.position, index)
+    def _approximations(
+        self, bound: Bound, climb: Climb, ends: list[int], draws: int
+    ) -> tuple[dict[int, Approximation], list[str]]:
+        """q at each end, the highest first, and why there is none at some of them."""
+        found: dict[int, Approximation] = {}
+        failures: list[FitError] = []
+        for i in sorted(ends, key=lambda i: -climb.schedules[i].latest):
+            try:
+                found[i] = self._approximation(bound, climb, i, draws)
+            except FitError as error:
+                failures.append(error)
+        if not found:
+            raise failures[0]
+        return found, list(dict.fromkeys(map(str, failures)))
+
+    def _approximation(self, bound: Bound, climb: Climb, index: int, draws: int) -> Approximation:
+        q = finished(bound, climb.position, index, draws)
         if bound.point:
             draw = q.draw(bound.program.data)
             view, latents = bound.view, bool(bound.program.latents)

@@ -132,6 +132,13 @@ def test_show_prints_the_card_of_ones_own(run, files):
     assert "required" in run("show", "my_models.py:centre").out
 
 
+def test_show_tells_a_guide_from_a_method_of_the_same_name(run):
+    ran = run("show", "laplace")
+    assert ran.code == 0
+    for said in ("guide Laplace(", "method Laplace(", "While it climbs", "restarts"):
+        assert said in ran.out
+
+
 @pytest.mark.parametrize("name", ["gmm", "GMM", "bayesian_gmm", "bayesian-gmm", "beta_bernoulli"])
 def test_names_may_be_written_as_one_likes(run, name):
     assert run("show", name).code == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import guides
 import zoo
 from guides import Conjugate, Encoder, Flow, FullRank, LowRank
 from inference import CAVI, EM, MAP, NUTS, SVI, Fit, Laplace, Pathfinder, fit
@@ -40,6 +41,7 @@ CASES = {
     "restarts": (zoo.BayesianGMM(components=2), "faithful", SVI(restarts=4)),
     "low-rank": (zoo.BayesianGMM(components=2), "faithful", SVI(guide=LowRank(2))),
     "conjugate": (zoo.BayesianGMM(components=2), "faithful", SVI(guide=Conjugate())),
+    "laplace-guide": (coin, FLIPS, SVI(guide=guides.Laplace())),
     "flow": (coin, FLIPS, SVI(guide=Flow())),
     "importance": (coin, FLIPS, SVI(objective="iwae")),
     "exact": (coin, FLIPS, "exact"),

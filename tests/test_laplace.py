@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 import zoo
+from guides.curvature import factor, hessian, triangular_of_inverse
 from inference import Fit, Laplace, fit
-from inference.laplace import factor, hessian, triangular_of_inverse
 from tests.models import (
     FLIPS,
     SCHOOLS,

@@ -20,10 +20,16 @@ class Density:
         The program.
     points
         Values of its parameters and network weights.
+
+    Attributes
+    ----------
+    like
+        An empty tensor in its precision and on its device.
     """
 
     def __init__(self, program: Program, points: Values | None = None) -> None:
         self.program, self.view, self.points = program, program.view, points or {}
+        self.like = torch.empty(0, dtype=program.dtype, device=program.device)
         self.size = self.view.global_size + self.view.local_size * len(program.data)
 
     def split(self, u: Tensor) -> tuple[Tensor, Tensor]:
