@@ -335,6 +335,8 @@ class DiagonalNormal(Placed):
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw every coordinate, or those of the rows `rows`."""
+        if self.loc.ndim == 2 and not self.loc.shape[1]:  # no local latents
+            return noise, noise.new_zeros(()).expand(len(noise))
         if rows is None:
             return normal(self.start, self.unit, self.loc, self.log_scale, noise)
         return normal(self.start[rows], self.unit[rows], self.loc[rows], self.log_scale[rows], noise)

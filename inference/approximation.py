@@ -197,9 +197,11 @@ class Trained(Approximation):
             u = self.q.draw(data, None, noise)
             values, jacobian = view.constrain_globals(u.globals)
             local, row_jacobian = view.constrain_locals(u.locals)
-            rows = u.log_q_rows - row_jacobian
-            total = rows.sum() if weights is None else (weights * rows).sum()
-            return {**values, **local}, u.log_q - jacobian + total
+            found = u.log_q - jacobian
+            if view.locals:
+                rows = u.log_q_rows - row_jacobian
+                found = found + (rows.sum() if weights is None else (weights * rows).sum())
+            return {**values, **local}, found
 
         shape, other = self.q.noise_shapes(len(data))
         first = quasi_normal(count, math.prod(shape), program).reshape(count, *shape)

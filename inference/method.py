@@ -30,7 +30,8 @@ class Objective:
         In nats.
     kind
         "log_evidence", "log_likelihood", "log_posterior" (log p(x, z), at a point or on average over draws of the
-        posterior), "elbo" or "iwae". Numbers of different kinds are not comparable.
+        posterior), "elbo" or "iwae"; "elbo_at_point" and "iwae_at_point" where some latents are at a point z* and the
+        bound is one on log p(x, z*). Numbers of different kinds are not comparable.
     error
         Monte Carlo standard error; 0 for an exact value.
     """
@@ -186,9 +187,9 @@ class Method(ABC):
         if reason is None:
             return
         legal = [
-            entry.name.lower()
+            entry.name.lower() + (" with its defaults" if type(self).__name__ == entry.name else "")
             for entry in catalogue.entries("method").values()
-            if type(self).__name__ != entry.name and entry.load()().why_not(program) is None
+            if entry.load()().why_not(program) is None
         ]
         reason = reason.rstrip(".")
         works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."

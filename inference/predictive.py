@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from inference.approximation import Approximation
+from inference.bound import FIELD, rows_of
+from inference.compile import Lowered, lower
+from inference.trees import leaves
 from zoo.declare.evaluate import Values, many
 from zoo.declare.program import Program, sum_of
 from zoo.declare.sites import Site
@@ -17,6 +21,7 @@ from zoo.errors import DataError, ModelError
 if TYPE_CHECKING:
     from inference.result import Fit
 
+FEWEST_CALLS = 20  # below which nobody asks whether to compile
 CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
 
 
@@ -68,10 +73,13 @@ def _by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
     return log_prob.movedim(axis, 0).reshape(len(program.data), -1).sum(-1)
 
 
-def pointwise(program: Program, points: Values, draws: Values, locals_: tuple[Values, Tensor] | None) -> Tensor:
+def pointwise(
+    program: Program, points: Values, draws: Values, locals_: tuple[Values, Tensor] | None, repeats: int = 1
+) -> Tensor:
     """log p(x_i | globals_s), shape (draws, rows), with the locals' draws weighted: log p(x_i, l_si | g_s) - log q.
 
-    Without locals the value is exact; with them it is the log of one importance weight per draw.
+    Without locals the value is exact; with them it is the log of one importance weight per draw. `repeats` says how
+    often the same is done with other draws or other rows, for judging whether to compile it.
     """
     count = next(iter(draws.values())).shape[0] if draws else (locals_[1].shape[0] if locals_ else 1)
     stacked = dict(draws)
@@ -82,8 +90,48 @@ def pointwise(program: Program, points: Values, draws: Values, locals_: tuple[Va
         return program.log_joint({**points, **values}).rows
 
     with torch.no_grad():
-        rows = one({})[None] if not stacked else many(one, stacked, count, chunk_for(program))
+        if not stacked:
+            rows = one({})[None]
+        else:
+            size = max(1, min(chunk_for(program), count))
+            lowered = _lowered(program, points, {n: v[:size] for n, v in stacked.items()}, repeats * (count // size))
+            if lowered.compiled:
+                fields, whole = rows_of(program.data), count - count % size
+                pieces = ({n: v[at : at + size] for n, v in stacked.items()} for at in range(0, whole, size))
+                found = [lowered(_laid_out(piece), points, fields) for piece in pieces]
+                rest = {n: v[whole:] for n, v in stacked.items()}
+                rows = torch.cat([*found, *([many(one, rest, count - whole, size)] if count > whole else [])])
+            else:
+                rows = many(one, stacked, count, size)
         return rows if locals_ is None else rows - locals_[1]
+
+
+def _lowered(program: Program, points: Values, example: Values, calls: int) -> Lowered:
+    """The density of each row at several values at once, compiled if that pays over so many calls; kept if it is."""
+
+    def together(values: Values, points: Values, fields: Values) -> Tensor:
+        named = {n: fields[FIELD + n] for n in program.data.values}
+        seen = program.rebind(replace(program.data, values=named, weights=None))
+        return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
+
+    inputs = _laid_out(example), points, rows_of(program.data)
+    key = f"pointwise {[tuple(t.shape) for t in leaves(inputs)]}"
+    kept = program.plans.get(key)
+    if isinstance(kept, Lowered):
+        return kept
+    if program.data.missing or calls < FEWEST_CALLS:
+        return Lowered(together, False)
+    try:
+        found = lower(together, inputs, program, "auto", calls)
+    except RuntimeError:  # control flow that depends on values cannot be vectorized either
+        return Lowered(together, False)
+    if found.compiled:
+        program.plans[key] = found
+    return found
+
+
+def _laid_out(values: Values) -> Values:
+    return {n: v.contiguous() for n, v in values.items()}
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
@@ -105,7 +153,8 @@ def log_likelihood(
     count = next(iter(globals_.values())).shape[0] if globals_ else 1
     total = None
     for _ in range(samples):
-        weights = pointwise(program, points, globals_, local_draws(program, approximation, points, globals_, count))
+        local = local_draws(program, approximation, points, globals_, count)
+        weights = pointwise(program, points, globals_, local, samples)
         total = weights if total is None else torch.logaddexp(total, weights)
     assert total is not None
     return total - math.log(samples)
@@ -157,10 +206,11 @@ def certain(probability: Tensor, program: Program) -> Tensor:
     return probability
 
 
-def log_prob(fit: Fit, program: Program, samples: int) -> tuple[Tensor, Tensor]:
-    """Log predictive density of the rows of a program, and its Monte Carlo error."""
-    count = samples if fit.has_draws or program.locals else 1
+def log_prob(fit: Fit, program: Program, draws: Values, count: int, repeats: int) -> tuple[Tensor, Tensor]:
+    """Log density of a program's rows averaged over `count` draws of the globals, with its Monte Carlo error.
+
+    It is one of `repeats` programs with rows of the same kind.
+    """
     with fit.running(3):
-        draws = fit.globals(count)
         local = local_draws(program, fit.approximation, fit.points, draws, count) if program.locals else None
-        return log_mean_exp(pointwise(program, fit.points, draws, local).double())
+        return log_mean_exp(pointwise(program, fit.points, draws, local, repeats).double())

@@ -268,7 +268,9 @@ class Fit:
             )
         count = samples if self.has_draws or program.locals else 1
         whole = bool(program.locals) and not self.approximation.covers_new_rows
-        parts = [predictive.log_prob(self, part, samples) for part in row_chunks(program, whole=whole, draws=count)]
+        chunks = list(row_chunks(program, whole=whole, draws=count))
+        draws = self.globals(count)
+        parts = [predictive.log_prob(self, chunk, draws, count, len(chunks)) for chunk in chunks]
         value, error = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
         series = pd.Series(value, index=program.data.coords[program.row], name="log_prob")
         series.attrs.update(mcse=tuple(error.tolist()), mcse_total=float(np.sqrt(np.square(error).sum())))

@@ -42,7 +42,7 @@ from zoo.errors import DataError, FitError, ModelError, ZooError
 if TYPE_CHECKING:
     from inference.result import Fit
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(fit: Fit, folder: Path) -> Path:

@@ -69,7 +69,7 @@ class SVI(Method):
         "renyi", the bound of order `alpha` (Li and Turner 2016); "wake_sleep": the ELBO for the model, draws from the
         model for the encoder (Hinton et al. 1995).
     alpha
-        Order of the Rényi bound: 1 is the ELBO, 0 the importance-weighted bound.
+        Order of the Rényi bound, 0.5 if not given: 1 is the ELBO, 0 the importance-weighted bound.
     warm_up
         Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
         The trace and the end always show the bound with weight 1.
@@ -98,7 +98,7 @@ class SVI(Method):
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
     objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
-    alpha: float = 0.5
+    alpha: float | None = None
     warm_up: NonNegativeInt = 0
     optimizer: OPTIMIZERS = "Adam"
     options: Mapping[str, float | bool] = field(default_factory=dict)
@@ -116,6 +116,8 @@ class SVI(Method):
         name = type(self).__name__.lower()
         if self.warm_up > self.steps // 2:
             raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
+        if self.alpha is not None and self.objective != "renyi":
+            raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
         family = getattr(torch.optim, self.optimizer)
         try:
             family([torch.zeros(1, requires_grad=True)], lr=0.1, **self.options)
@@ -159,7 +161,8 @@ class SVI(Method):
     @property
     def order(self) -> float:
         """Order alpha of the bound."""
-        return {"iwae": 0.0, "renyi": self.alpha}.get(self.objective, 1.0)
+        alpha = 0.5 if self.alpha is None else self.alpha
+        return {"iwae": 0.0, "renyi": alpha}.get(self.objective, 1.0)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""

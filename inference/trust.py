@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference.approximation import Approximation
+from inference.approximation import Approximation, Trained
 from inference.method import Objective, Outcome
 from inference.posterior import KHAT_GOOD, khat, khat_note, rhat
 from inference.predictive import chunk_for, local_draws, log_mean_exp, pointwise
@@ -56,12 +57,17 @@ def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
     evidence, shape = outcome.diagnostics["evidence"], outcome.diagnostics["khat"]
     if shape > KHAT_GOOD:
         outcome.warnings.append(khat_note(shape))
-    outcome.verdict = verdict(shape, outcome.converged, evidence, outcome.diagnostics["evidence_error"])
+    q = outcome.approximation
+    fixed = q.guide.points(program) if isinstance(q, Trained) else ()
+    if fixed:  # all of this is about the other latents, and log p(x, z*)
+        outcome.objective = replace(outcome.objective, kind=f"{outcome.objective.kind}_at_point")
+    of = ", ".join(("x", *fixed))
+    outcome.verdict = verdict(shape, outcome.converged, evidence, outcome.diagnostics["evidence_error"], of)
 
 
-def verdict(shape: float, converged: bool, evidence: float, error: float) -> str:
-    """Say in words what k-hat means for the use of q."""
-    close = f"log p(x) = {evidence:.3f} +- {error:.2g} by importance weighting"
+def verdict(shape: float, converged: bool, evidence: float, error: float, of: str = "x") -> str:
+    """Say in words what k-hat means for the use of q; the evidence is log p of what `of` names."""
+    close = f"log p({of}) = {evidence:.3f} +- {error:.2g} by importance weighting"
     if not math.isfinite(shape) and not math.isnan(shape):
         said = "do not trust: the approximation misses part of the posterior (k-hat is infinite)"
     elif shape > KHAT_GOOD:

@@ -417,3 +417,23 @@ def test_map_takes_the_same_settings():
     precision = NormalMean().width ** -2 + len(ROWS) * NormalMean().noise ** -2
     mean = ROWS.sum() * NormalMean().noise ** -2 / precision
     assert float(found.posterior["point_estimate"]["mu"]) == pytest.approx(mean, abs=1e-3)
+
+
+# -- settings that do not go together ----------------------------------------------------------------------------------
+
+UNFIT = {
+    "order of another bound": ({"alpha": 0.3}, "alpha is the order of objective='renyi', and objective is 'elbo'"),
+    "late warm-up": ({"warm_up": 600, "steps": 1000}, "warm_up=600 must end in the first half of steps=1000"),
+    "unknown option": ({"options": {"momentum": 0.9}}, "torch.optim.Adam does not take options"),
+    "bad option": ({"options": {"betas": (2.0, 0.9)}}, "options"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_settings_that_do_not_go_together_are_refused_at_once(case):
+    settings, reason = UNFIT[case]
+    with pytest.raises(zoo.ZooError, match=reason):
+        SVI(**settings)
+    assert SVI().order == 1.0
+    assert SVI(objective="renyi").order == 0.5
+    assert SVI(objective="renyi", alpha=0.3).order == 0.3

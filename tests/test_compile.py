@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import inference.compile
+import inference.predictive
 import zoo
 from guides import Encoder, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.bound import Bound
 from inference.climb import Climb
 from inference.compile import has_compiler, lower, lower_gradient, pays, work
+from inference.predictive import pointwise
 from inference.schedule import Schedule
 from inference.small_matrices import LARGEST, WRITTEN_OUT
 from inference.start import several_starts
@@ -83,6 +85,30 @@ def test_the_density_of_every_model_is_the_same_compiled(name):
     u = density.unconstrain(values)
     inputs = (torch.stack([u, u + 0.1, u - 0.1]),)
     same(density.gradient, inputs, program)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", NAMES)
+def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatch):
+    program = prepared(*ZOO_CASES[name][0])
+    if not program.row or program.data.missing:
+        return  # there are no rows, or they differ in what is missing, and are evaluated as they are
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = [program.initial() for _ in range(5)]
+    latents = {s.name: torch.stack([d[s.name] for d in draws]) for s in program.latents}
+    if not latents:
+        return  # one evaluation is all there is
+    points = {n: v for n, v in draws[0].items() if n not in latents}
+    eager = pointwise(program, points, latents, None)
+    if not has_compiler():
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setattr(inference.predictive, "FEWEST_CALLS", 1)
+    monkeypatch.setattr(inference.predictive, "chunk_for", lambda program: 2)  # two at a time, and one that is left
+    monkeypatch.setattr(inference.compile, "pays", lambda found, calls: True)
+    compiled = pointwise(program, points, latents, None)
+    assert any(str(key).startswith("pointwise") for key in program.plans)
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
 
 
 def small(name):

@@ -1026,10 +1026,10 @@ def changes_its_sites(self, x):
         pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
 
 
-def counts_without_end(self, x):
-    n = pyro.sample("n", dist.Poisson(3.0))
+def many_states(self, x):
+    n = pyro.sample("n", dist.Multinomial(3, torch.ones(2) / 2))
     with pyro.plate("row", len(x)):
-        pyro.sample("x", dist.Normal(n, 1.0), obs=x)
+        pyro.sample("x", dist.Normal(n[0], 1.0), obs=x)
 
 
 def improper(self, x):
@@ -1064,7 +1064,7 @@ OTHERS = {
     "raises": (raises, "an error"),
     "recurses": (recurses, "Wrong"),
     "changes its sites": (changes_its_sites, "extra"),
-    "counts without end": (counts_without_end, "'n'"),
+    "states that cannot be listed": (many_states, "'n'"),
     "improper": (improper, "mu"),
     "no distribution": (no_distribution, "mu"),
     "no arguments": (no_arguments, "argument"),

@@ -202,6 +202,15 @@ def test_points_of_all_sites_are_a_point():
     assert one.objective.value == pytest.approx(other.objective.value, abs=1e-4)
 
 
+def test_a_point_beside_others_is_said_in_the_kind_and_the_verdict():
+    found = fit(RandomEffects(), ROWS, method=SVI(guide=Point("mu") & MeanField(), steps=300), seed=0)
+    assert found.objective.kind == "elbo_at_point"
+    assert "log p(x, mu) = " in found.verdict
+    x, point = torch.as_tensor(ROWS), torch.tensor(float(found.posterior["posterior"]["mu"].mean()))
+    marginal = td.Normal(point, 2**0.5).log_prob(x).sum() + td.Normal(0.0, 10.0).log_prob(point)
+    assert found.diagnostics["evidence"] == pytest.approx(float(marginal), abs=4 * found.diagnostics["evidence_error"])
+
+
 # -- what families reach -----------------------------------------------------------------------------------------------
 
 NORMAL_EVIDENCE = float(

@@ -769,7 +769,7 @@ def test_simplex_bijection_against_autograd():
 
 def test_a_support_without_bijection_is_named():
     with pytest.raises(ModelError, match=r"'n'.*support"):
-        bijection(constraints.nonnegative_integer, "n")
+        bijection(constraints.boolean, "n")
 
 
 @pytest.mark.parametrize("model", [EightSchools(), zoo.BayesianGMM(components=2), zoo.BayesianGMM(covariance="diag")])

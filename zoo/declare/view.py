@@ -84,7 +84,7 @@ class View:
         """Map u in R^(rows x L) to values; return them with log|dz/du| of each row."""
         values: Values = {}
         rows = matrix.shape[0]
-        log_det = matrix.new_zeros(rows)
+        log_det = matrix.new_zeros(()).expand(rows)
         for slot in self.locals:
             axis = slot.row_axis or 0
             rest = tuple(s for i, s in enumerate(slot.shape) if i != axis)
