@@ -36,6 +36,8 @@ MODEL = "model."  # what the names of the model's network weights begin with
 FIELD = "field."  # what the names of data fields begin with in a batch
 BEGIN, UNIT = "begin", "unit"  # where the model's parameters start, and their natural units
 
+Evaluate = Callable[[Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
+Vectorized = Callable[[Evaluate, Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
 Evaluation = Callable[[Tensor, Tensor, Values, Noise, Tensor, Values], tuple[Tensor, ...]]
 
 
@@ -96,7 +98,8 @@ class Bound:
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
         self.networks = sorted(program.networks)
-        self.vectorizes = True
+        self.vectorize: list[Vectorized] = [nested, flat]  # ways that have not failed, best first
+        self.note = ""  # why the best one has, if it has
         family = guide if program.latents else MeanField()
         built = [family.build(program, start) for start, _ in starts]
         self.q: Variational = built[0]
@@ -226,18 +229,14 @@ class Bound:
         def one(c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
             return function(c, w, fixed, noise, beta, batch)
 
-        if self.vectorizes and starts * draws > 1:
-            inner = torch.vmap(one, (None, None, None, 0), randomness="different")
+        while self.vectorize and starts * draws > 1:
             try:
-                if starts == 1:
-                    only = {n: v[0] for n, v in fixed.items()}
-                    return tuple(t[None] for t in inner(c[0], w[0], only, (noise[0][0], noise[1][0])))
-                together: tuple[Tensor, ...] = torch.vmap(inner, randomness="different")(c, w, fixed, noise)
-                return together
-            except RuntimeError as error:  # the model's control flow depends on values
+                return self.vectorize[0](one, c, w, fixed, noise)
+            except RuntimeError as error:  # the model's control flow depends on values, or torch lacks a rule
                 if "linalg" in str(error):
                     raise
-                self.vectorizes = False
+                self.note = self.note or str(error).strip().partition("\n")[0]
+                self.vectorize = self.vectorize[1:]
         found = [
             one(c[i], w[i], {n: v[i] for n, v in fixed.items()}, (noise[0][i, k], noise[1][i, k]))
             for i in range(starts)
@@ -352,6 +351,29 @@ class Bound:
         """Gradient to q's own entries from the one, to the model's from the other."""
         a, b = (torch.cat([p[:, :n], t[:, n:]], 1) for p, t, n in zip(phi, theta, self.ours, strict=True))
         return a, b
+
+
+def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
+    """Evaluate at every draw of every start: what draws of a start have in common is evaluated once."""
+    inner = torch.vmap(one, (None, None, None, 0), randomness="different")
+    if len(c) == 1:
+        only = {n: v[0] for n, v in fixed.items()}
+        return tuple(t[None] for t in inner(c[0], w[0], only, (noise[0][0], noise[1][0])))
+    found: tuple[Tensor, ...] = torch.vmap(inner, randomness="different")(c, w, fixed, noise)
+    return found
+
+
+def flat(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
+    """Evaluate at every draw of every start, all alike: not every operation of torch can be vectorized twice."""
+    starts, draws = noise[0].shape[:2]
+
+    def spread(t: Tensor) -> Tensor:
+        return t[:, None].expand(starts, draws, *t.shape[1:]).flatten(0, 1)
+
+    every = {n: spread(v) for n, v in fixed.items()}
+    drawn = noise[0].flatten(0, 1), noise[1].flatten(0, 1)
+    found = torch.vmap(one, randomness="different")(spread(c), spread(w), every, drawn)
+    return tuple(t.unflatten(0, (starts, draws)) for t in found)
 
 
 def rows_of(data: Data, rows: Tensor | None = None, weights: Tensor | None = None) -> Values:

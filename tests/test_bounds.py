@@ -20,7 +20,7 @@ import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.batches import rows_of
-from inference.bound import SHIFT, Bound
+from inference.bound import SHIFT, Bound, flat, nested
 from inference.schedule import LAST_RATE, Schedule
 from inference.start import several_starts
 from tests.models import FLIPS, SCHOOLS, EightSchools, LinearFactors, NonCentred, NormalMean, RandomEffects, coin
@@ -437,3 +437,30 @@ def test_settings_that_do_not_go_together_are_refused_at_once(case):
     assert SVI().order == 1.0
     assert SVI(objective="renyi").order == 0.5
     assert SVI(objective="renyi", alpha=0.3).order == 0.3
+
+
+@pytest.mark.parametrize(("starts", "draws"), [(1, 4), (3, 2), (3, 1)])
+def test_all_ways_to_evaluate_many_draws_give_the_same(starts, draws):
+    bound = bound_of(RandomEffects(), ROWS[:6], starts=starts)
+    at, noise = bound.start, noise_of(bound, starts, draws)
+    found = []
+    for ways in ([nested], [flat], []):
+        bound.vectorize = ways
+        found.append(bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {}))
+    for other in found[1:]:
+        for ours, theirs in zip(found[0], other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_way_that_fails_is_followed_by_the_next():
+    def broken(*_):
+        raise RuntimeError("no batching rule")
+
+    bound = bound_of(RandomEffects(), ROWS[:6], starts=3)
+    at, noise = bound.start, noise_of(bound, 3, 2)
+    expected = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
+    bound.vectorize = [broken, flat]
+    found = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
+    assert bound.vectorize == [flat]
+    assert bound.note == "no batching rule"
+    torch.testing.assert_close(found[0], expected[0])
