@@ -28,15 +28,17 @@ Compile = Literal["auto"] | bool
 # What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
 # compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
 SAVED_PER_OPERATION = 4e-6
-SAVED_PER_NUMBER = 1e-9
-COST = 4.0
-COST_PER_OPERATION = 12e-3
+SAVED_PER_BYTE = 0.125e-9
+COST = 1.5
+COST_PER_OPERATION = 11e-3
 OPTIONS = {
     "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
     "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
     "alignment_asserts": False,
     "scalar_asserts": False,
 }
+# The compiler is taken to know the vectors that the processor has. Torch builds programs to try each: six seconds.
+QUICK = {**OPTIONS, "cpp.vec_isa_ok": True}
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -64,18 +66,18 @@ class Lowered:
 
 
 class Work(TorchDispatchMode):
-    """Counts operations, and the numbers that those other than matrix products write."""
+    """Counts operations, and the bytes that those other than matrix products write."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = self.numbers = 0
+        self.operations = self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         self.operations += 1
         view = any(r.alias_info is not None for r in func._schema.returns)
         if isinstance(found, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
-            self.numbers += found.numel()
+            self.bytes += found.numel() * found.element_size()
         return found
 
 
@@ -89,7 +91,7 @@ def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
 
 def pays(work: Work, calls: int) -> bool:
     """Whether compiling a function saves more time over its calls than it takes."""
-    saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_NUMBER * work.numbers
+    saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
     return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
@@ -144,6 +146,7 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
 
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
     from torch._inductor import compile as inductor
+    from torch._inductor.exc import CppCompileError
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils._pytree import tree_map
 
@@ -165,7 +168,10 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         drop_checks(graph.graph)
         graph.recompile()
         with torch.no_grad():
-            made = inductor(graph, flat, options=OPTIONS)
+            try:
+                made = inductor(graph, flat, options=QUICK)
+            except CppCompileError:  # it is too old for this processor
+                made = inductor(graph, flat, options=OPTIONS)
             made(*flat)
     return outside
 

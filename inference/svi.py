@@ -35,7 +35,7 @@ FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH 
 BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
 LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
-TYPICAL = 3000  # steps that a fit takes as a rule, for judging whether to compile
+TYPICAL = 1500  # steps that a fit takes as a rule, for judging whether to compile
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad"]
 
 

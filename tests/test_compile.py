@@ -167,7 +167,7 @@ def test_counting_leaves_randomness_alone():
     before = torch.get_rng_state()
     found = work(lambda x: (torch.randn(3) + x)[:2] * (torch.ones(5, 4) @ torch.ones(4, 2))[:1], (torch.ones(3),))
     assert found.operations == 8
-    assert found.numbers == 3 + 3 + 20 + 8 + 2  # the noise, the sum, two matrices of ones, the product
+    assert found.bytes == 4 * (3 + 3 + 20 + 8 + 2)  # the noise, the sum, two matrices of ones, the product
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -1,6 +1,6 @@
 """The same fits on a GPU and on the CPU beside it: EM of a large mixture, and training of a variational autoencoder.
 
-Run with: python benchmarks/cuda.py [--rows 5000000] [--repeats 3]
+Run with: python benchmarks/gpu.py [--rows 5000000] [--repeats 3]
 
 EM: full covariances, 16 features, 32 components; the difference between a short and a longer fit from the same start,
 divided by the steps between. Autoencoder: 784-400-50, batches of 256 and of 2048, against a hand-written loop on the
