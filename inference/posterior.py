@@ -8,24 +8,38 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import arviz_stats
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-if sys.version_info >= (3, 12):
-    import arviz as _arviz
-else:
-    import arviz.preview as _arviz
-
-az: Any = _arviz  # the preview fills its namespace at run time, which type checkers cannot see
+azs: Any = arviz_stats  # it fills its namespace at run time, which type checkers cannot see
 
 FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
 ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
 KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
 
+if TYPE_CHECKING:
+    az: Any
+
 __all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "rhat", "summarize", "tree"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return ArviZ as `az`; its plots take a second to import, so it is when somebody asks for it."""
+    if name == "az":
+        return _arviz()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _arviz() -> Any:
+    if sys.version_info >= (3, 12):
+        import arviz
+    else:
+        import arviz.preview as arviz
+    return arviz
 
 
 def tree(
@@ -84,7 +98,7 @@ def summarize(data: xr.DataTree) -> pd.DataFrame:
     numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
     with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same
         kind = "all" if "diverging" in data["sample_stats"] else "stats"
-        return pd.DataFrame(az.summary(numbers, kind=kind, round_to="none"))
+        return pd.DataFrame(azs.summary(numbers, kind=kind, round_to="none"))
 
 
 def listed(data: xr.Dataset) -> pd.DataFrame:
@@ -137,9 +151,9 @@ def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
             continue
         flat = flat[..., moves]
         with np.errstate(all="ignore"):  # an entry that one chain keeps
-            found = az.rhat(_halves(flat), chain_axis=0, draw_axis=1)
-            bulk = az.ess(flat, chain_axis=0, draw_axis=1, method="bulk")
-            tail = az.ess(flat, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+            found = azs.rhat(_halves(flat), chain_axis=0, draw_axis=1)
+            bulk = azs.ess(flat, chain_axis=0, draw_axis=1, method="bulk")
+            tail = azs.ess(flat, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         found, least = np.nan_to_num(found, nan=np.inf), np.nan_to_num(np.minimum(bulk, tail), nan=0.0)
 
         def label(at: int, name: str = name, array: np.ndarray = array, moves: np.ndarray = moves) -> str:
@@ -164,7 +178,7 @@ def mean_error(draws: np.ndarray) -> float:
     """Monte Carlo standard error of the mean of draws (chains, draws)."""
     if draws.shape[1] < FEWEST_DRAWS:
         return float(draws.std() / np.sqrt(draws.size))
-    return float(az.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
+    return float(azs.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
 
 
 def khat(log_ratio: np.ndarray) -> float:
@@ -234,11 +248,11 @@ def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     stats = data["sample_stats"]
     name = next(iter(data["log_likelihood"].data_vars))
     if float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
-        found = az.loo_approximate_posterior(
+        found = azs.loo_approximate_posterior(
             data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
         )
     else:
-        found = az.loo(data, var_name=name, pointwise=True)
+        found = azs.loo(data, var_name=name, pointwise=True)
     rows = np.asarray(found.elpd_i).ravel()  # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both
     error = float(np.sqrt(len(rows) * rows.var(ddof=1))) if len(rows) > 1 else float("nan")
     return float(found.elpd), error, float(np.max(np.asarray(found.pareto_k)))
@@ -247,4 +261,4 @@ def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
     """Draw intervals of several fits side by side; return ArviZ's `PlotCollection`."""
     trees = {label: xr.DataTree.from_dict({"/posterior": dataset}) for label, dataset in data.items()}
-    return az.plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")
+    return _arviz().plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")

@@ -162,7 +162,7 @@ def test_nobody_seeds_or_draws_from_the_global_generators(path):
         assert "fork_rng" in path.read_text(encoding="utf-8")
 
 
-DISTRIBUTIONS = {"pyro": "pyro-ppl", "arviz_base": "arviz-base", "sklearn": None}
+DISTRIBUTIONS = {"pyro": "pyro-ppl", "arviz_stats": "arviz-stats", "sklearn": None}
 
 
 def test_every_import_is_a_declared_dependency():
