@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guides.guide import Guide, Start, Variational, as_guide
+from guides.guide import Guide, Start, as_guide
 from guides.scope import Composite, Side, in_own_space, restrict, restrict_start
+from guides.variational import Variational
 from zoo.declare.program import Program
 from zoo.errors import MethodError, unknown
 

@@ -19,8 +19,9 @@ from guides.factors import (
     VectorFactor,
     WishartFactor,
 )
-from guides.guide import Guide, Part, Start, Variational
+from guides.guide import Guide, Start
 from guides.scope import split_noise
+from guides.variational import Part, Variational
 from zoo.declare.bijections import lowest_count
 from zoo.declare.data import Data
 from zoo.declare.program import Program

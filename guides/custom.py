@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from guides.guide import Draw, Guide, Noise, Part, Start, Variational
+from guides.guide import Guide, Start
 from guides.handwritten import Story, trace
 from guides.scope import split_noise
 from guides.steps import drawn, noise_behind
+from guides.variational import Draw, Noise, Part, Variational
 from zoo.declare.bijections import log_abs_det
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values

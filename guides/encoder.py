@@ -8,9 +8,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from guides.guide import LOG_2PI, Guide, Part, Start, Variational, normal
+from guides.guide import Guide, Start
 from guides.mean_field import MeanField
 from guides.scope import in_own_space, restrict, restrict_start
+from guides.variational import LOG_2PI, Part, Variational, normal
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 from zoo.errors import DataError

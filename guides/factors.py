@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from guides.guide import LOG_2PI
 from guides.pathwise import log_beta_pair, log_gamma, wishart_factor
+from guides.variational import LOG_2PI
 from zoo.declare.bijections import CholeskyVector
 
 Held = dict[str, Tensor]

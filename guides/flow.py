@@ -13,8 +13,9 @@ from torch.func import functional_call
 from zuko.transforms import MonotonicRQSTransform
 
 from guides.full_rank import FullNormal
-from guides.guide import LOG_2PI, Guide, Start, Variational
+from guides.guide import Guide, Start
 from guides.joint import joint, joint_size
+from guides.variational import LOG_2PI, Variational
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from guides.guide import Delta, Draw, Noise, Part, Start, Variational
+from guides.guide import Start
+from guides.variational import Delta, Draw, Noise, Part, Variational
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 

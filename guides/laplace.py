@@ -10,8 +10,9 @@ from torch import Tensor
 
 from guides.curvature import factor, polish, triangular_of_inverse
 from guides.full_rank import FullRank
-from guides.guide import LOG_2PI, Placed, Start, Variational
+from guides.guide import Start
 from guides.joint import joint
+from guides.variational import LOG_2PI, Placed, Variational
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program

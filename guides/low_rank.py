@@ -9,8 +9,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from guides.guide import LOG_2PI, Guide, Placed, Start, Variational
+from guides.guide import Guide, Start
 from guides.joint import joint, joint_size
+from guides.variational import LOG_2PI, Placed, Variational
 from zoo.declare.data import Data
 from zoo.declare.program import Program
 

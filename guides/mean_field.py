@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.conjugate import product
-from guides.guide import DiagonalNormal, Guide, Start, Variational
+from guides.guide import Guide, Start
+from guides.variational import DiagonalNormal, Variational
 from zoo.declare.program import Program
 
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from guides.guide import Draw, Noise, Part, Start, Variational
+from guides.guide import Start
+from guides.variational import Draw, Noise, Part, Variational
 from zoo.declare.data import Data
 from zoo.declare.program import Program, sum_of
 from zoo.declare.view import Slot, View

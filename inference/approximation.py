@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guides.guide import Guide, Noise, Variational
+from guides.guide import Guide
+from guides.variational import Noise, Variational
 from inference.coordinate import Coordinates, State, distinct
 from inference.families import Expected, closed_form
 from inference.families.posteriors import Posterior

@@ -18,26 +18,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from guides.guide import Draw, Guide, Noise, Start, Variational
+from guides.guide import Guide, Start
 from guides.mean_field import MeanField
+from guides.variational import Draw, Noise, Variational
+from inference.batches import on
 from inference.flat import Layout
 from inference.score import advantages
-from zoo.declare.data import Data
+from inference.vectorize import Everywhere
 from zoo.declare.evaluate import Values
 from zoo.declare.program import Program
 
 SHIFT = "theta"  # the model's parameters among the coordinates, in natural units from their start
 MODEL = "model."  # what the names of the model's network weights begin with
-FIELD = "field."  # what the names of data fields begin with in a batch
 BEGIN, UNIT = "begin", "unit"  # where the model's parameters start, and their natural units
 
-Evaluate = Callable[[Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
-Vectorized = Callable[[Evaluate, Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
 Evaluation = Callable[[Tensor, Tensor, Values, Noise, Tensor, Values], tuple[Tensor, ...]]
 
 
@@ -98,8 +96,7 @@ class Bound:
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
         self.networks = sorted(program.networks)
-        self.vectorize: list[Vectorized] = [nested, flat]  # ways that have not failed, best first
-        self.note = ""  # why the best one has, if it has
+        self.everywhere = Everywhere()
         family = guide if program.latents else MeanField()
         built = [family.build(program, start) for start, _ in starts]
         self.q: Variational = built[0]
@@ -167,7 +164,7 @@ class Bound:
 
         The same of the score follows, if there is one, and of log w without the factor beta, while it is warmed up.
         """
-        named, program = self._named(coordinates, weights), self.on(batch)
+        named, program = self._named(coordinates, weights), on(self.program, batch)
         draw: Draw = self._ask(named, fixed, "draw", program.data, batch.get("rows"), noise)
         globals_, jacobian = self.view.constrain_globals(draw.globals)
         locals_, row_jacobian = self.view.constrain_locals(draw.locals)
@@ -188,27 +185,12 @@ class Bound:
         self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
     ) -> tuple[Tensor, ...]:
         """log q(z | x) per row at a draw of z and x from the model."""
-        named, program = self._named(coordinates, weights), self.on(batch)
+        named, program = self._named(coordinates, weights), on(self.program, batch)
         drawn = program.simulate({n: v.detach() for n, v in self._points(named, fixed).items()})
         values = program.data.values | {s.field: drawn[s.name] for s in program.observed if s.field}
         u = self.view.unconstrain_locals(drawn).detach()
         found: Tensor = self._ask(named, fixed, "log_prob_rows", replace(program.data, values=values), u)
         return found.new_zeros(()), found
-
-    def on(self, batch: Values) -> Program:
-        """Return the program on the rows of a batch."""
-        data = self.program.data
-        if not batch:
-            return self.program
-        rows, weights = batch.get("rows"), batch.get("weights")
-        values = {n: batch[FIELD + n] for n in data.values}
-        if rows is None:
-            return self.program.rebind(replace(data, values=values, weights=weights))
-        if data.missing:
-            assert weights is not None
-            return self.program.rebind(data.batch(rows, weights))
-        coords = {**data.coords, data.row: pd.RangeIndex(len(rows))}
-        return self.program.rebind(replace(data, values=values, weights=weights, coords=coords, stream=None))
 
     # -- at all starts -----------------------------------------------------------------------------------------
 
@@ -224,26 +206,11 @@ class Bound:
         self, function: Evaluation, c: Tensor, w: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
     ) -> tuple[Tensor, ...]:
         """Evaluate at every start for every draw of noise: shapes (starts, draws) and (starts, draws, rows)."""
-        starts, draws = noise[0].shape[:2]
 
         def one(c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
             return function(c, w, fixed, noise, beta, batch)
 
-        while self.vectorize and starts * draws > 1:
-            try:
-                return self.vectorize[0](one, c, w, fixed, noise)
-            except RuntimeError as error:  # the model's control flow depends on values, or torch lacks a rule
-                if "linalg" in str(error):
-                    raise
-                self.note = self.note or str(error).strip().partition("\n")[0]
-                self.vectorize = self.vectorize[1:]
-        found = [
-            one(c[i], w[i], {n: v[i] for n, v in fixed.items()}, (noise[0][i, k], noise[1][i, k]))
-            for i in range(starts)
-            for k in range(draws)
-        ]
-        stacked = (torch.stack(parts) for parts in zip(*found, strict=True))
-        return tuple(t.reshape(starts, draws, *t.shape[1:]) for t in stacked)
+        return self.everywhere(one, c, w, fixed, noise)
 
     def gradient(
         self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
@@ -351,35 +318,3 @@ class Bound:
         """Gradient to q's own entries from the one, to the model's from the other."""
         a, b = (torch.cat([p[:, :n], t[:, n:]], 1) for p, t, n in zip(phi, theta, self.ours, strict=True))
         return a, b
-
-
-def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
-    """Evaluate at every draw of every start: what draws of a start have in common is evaluated once."""
-    inner = torch.vmap(one, (None, None, None, 0), randomness="different")
-    if len(c) == 1:
-        only = {n: v[0] for n, v in fixed.items()}
-        return tuple(t[None] for t in inner(c[0], w[0], only, (noise[0][0], noise[1][0])))
-    found: tuple[Tensor, ...] = torch.vmap(inner, randomness="different")(c, w, fixed, noise)
-    return found
-
-
-def flat(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
-    """Evaluate at every draw of every start, all alike: not every operation of torch can be vectorized twice."""
-    starts, draws = noise[0].shape[:2]
-
-    def spread(t: Tensor) -> Tensor:
-        return t[:, None].expand(starts, draws, *t.shape[1:]).flatten(0, 1)
-
-    every = {n: spread(v) for n, v in fixed.items()}
-    drawn = noise[0].flatten(0, 1), noise[1].flatten(0, 1)
-    found = torch.vmap(one, randomness="different")(spread(c), spread(w), every, drawn)
-    return tuple(t.unflatten(0, (starts, draws)) for t in found)
-
-
-def rows_of(data: Data, rows: Tensor | None = None, weights: Tensor | None = None) -> Values:
-    """Tensors of some rows, for `Bound.gradient`: fields, their weights, and which rows they are."""
-    inside = set(data.row_fields)
-    batch = {FIELD + n: v if rows is None or n not in inside else v[rows] for n, v in data.values.items()}
-    batch |= {} if rows is None else {"rows": rows}
-    weights = data.weights if rows is None else weights
-    return batch if weights is None else {**batch, "weights": weights}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from guides.guide import Noise
+from guides.variational import Noise
 from inference.adam import Moments, descend
 from inference.batches import Batches
 from inference.bound import Bound, Position

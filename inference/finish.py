@@ -1,4 +1,4 @@
-"""What parts of q do when the climb has ended: `guides.guide.Part.finish`."""
+"""What parts of q do when the climb has ended: `guides.variational.Part.finish`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from torch import Tensor
 
-from guides.guide import Noise, Part, Variational
+from guides.variational import Noise, Part, Variational
 from inference.approximation import quasi_normal
 from inference.bound import Bound, Position
 from zoo.declare.evaluate import Values

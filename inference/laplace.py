@@ -11,7 +11,8 @@ from torch import Tensor
 
 from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
-from guides.guide import Start, Variational
+from guides.guide import Start
+from guides.variational import Variational
 from inference.approximation import Trained
 from inference.compile import Compile, lower_gradient
 from inference.method import Method, Monitor, Objective, Outcome, unsupported

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from inference.approximation import Approximation
-from inference.bound import FIELD, rows_of
+from inference.batches import on, rows_of
 from inference.compile import Lowered, lower
 from inference.trees import leaves
 from zoo.declare.evaluate import Values, many
@@ -110,8 +109,7 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
     """The density of each row at several values at once, compiled if that pays over so many calls; kept if it is."""
 
     def together(values: Values, points: Values, fields: Values) -> Tensor:
-        named = {n: fields[FIELD + n] for n in program.data.values}
-        seen = program.rebind(replace(program.data, values=named, weights=None))
+        seen = on(program, fields)
         return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
 
     inputs = _laid_out(example), points, rows_of(program.data)

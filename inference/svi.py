@@ -257,8 +257,8 @@ class SVI(Method):
         best = next(iter(approximations))
         schedule, points = climb.schedules[best], bound.points(climb.position, best)
         warnings = [note] if note else []
-        if not bound.vectorize:
-            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.note}")
+        if not bound.everywhere.ways:
+            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.everywhere.note}")
         if not schedule.converged:
             warnings.append(schedule.reason)
         if climb.broken[best]:

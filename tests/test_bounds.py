@@ -20,9 +20,10 @@ import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.batches import rows_of
-from inference.bound import SHIFT, Bound, flat, nested
+from inference.bound import SHIFT, Bound
 from inference.schedule import LAST_RATE, Schedule
 from inference.start import several_starts
+from inference.vectorize import flat, nested
 from tests.models import FLIPS, SCHOOLS, EightSchools, LinearFactors, NonCentred, NormalMean, RandomEffects, coin
 from zoo.declare.explain import prepare
 
@@ -445,7 +446,7 @@ def test_all_ways_to_evaluate_many_draws_give_the_same(starts, draws):
     at, noise = bound.start, noise_of(bound, starts, draws)
     found = []
     for ways in ([nested], [flat], []):
-        bound.vectorize = ways
+        bound.everywhere.ways = ways
         found.append(bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {}))
     for other in found[1:]:
         for ours, theirs in zip(found[0], other, strict=True):
@@ -459,8 +460,8 @@ def test_a_way_that_fails_is_followed_by_the_next():
     bound = bound_of(RandomEffects(), ROWS[:6], starts=3)
     at, noise = bound.start, noise_of(bound, 3, 2)
     expected = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
-    bound.vectorize = [broken, flat]
+    bound.everywhere.ways = [broken, flat]
     found = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
-    assert bound.vectorize == [flat]
-    assert bound.note == "no batching rule"
+    assert bound.everywhere.ways == [flat]
+    assert bound.everywhere.note == "no batching rule"
     torch.testing.assert_close(found[0], expected[0])
