@@ -269,6 +269,7 @@ def test_rates_follow_the_schedule(kind):
         np.testing.assert_allclose(rates, 0.1 * LAST_RATE ** (np.arange(100) / 100))
 
 
+@pytest.mark.slow
 def test_wake_sleep_trains_an_encoder():
     model = LinearFactors()
     covariance = (model.loadings @ model.loadings.mT).double().numpy() + model.noise**2 * np.eye(4)

@@ -791,6 +791,7 @@ def test_mini_batches_end_next_to_the_bound_of_all_rows(name):
         assert abs(found.objective.value - whole.objective.value) < 0.05
 
 
+@pytest.mark.slow
 def test_mini_batches_of_many_rows():
     rng = np.random.default_rng(2)
     rows = np.r_[rng.normal(-2, 1, (3000, 2)), rng.normal(2, 1, (2000, 2)), rng.normal([4, -4], 1, (1000, 2))]

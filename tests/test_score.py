@@ -288,6 +288,7 @@ def test_mini_batches_come_to_the_same_answer():
     assert abs(whole.objective.value - parts.objective.value) < slack + 0.05
 
 
+@pytest.mark.slow
 def test_counts_may_begin_at_one():
     prior = torch.distributions.Poisson(torch.tensor(3.0).double())
     table = prior.log_prob(GRID) + torch.distributions.Normal(GRID[:, None] + 1, 2.0).log_prob(torch.as_tensor(X)).sum(
@@ -314,7 +315,10 @@ def table_guide(x):
     pyro.sample("n", dist.Categorical(probs))
 
 
-@pytest.mark.parametrize("guide", [poisson_guide, negative_binomial_guide, table_guide])
+WRITTEN = [poisson_guide, *(pytest.param(g, marks=pytest.mark.slow) for g in (negative_binomial_guide, table_guide))]
+
+
+@pytest.mark.parametrize("guide", WRITTEN)
 def test_a_hand_written_guide_may_draw_counts(guide):
     found = fit(shared_count, X, method=SVI(guide=Custom(guide)), seed=0)
     if guide is table_guide:  # it has no mass beyond 12, so it is weighed against the posterior below that

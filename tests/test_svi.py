@@ -114,6 +114,7 @@ def test_a_normal_posterior_is_found_exactly(rows, settings):
     assert mu.std() == pytest.approx(sd, rel=0.1)  # exp(0.1) costs 0.01 nats
 
 
+@pytest.mark.slow
 def test_point_guide_map_and_em_agree_with_mean_field_on_unscaled_rows(faithful):
     model = zoo.BayesianGMM(components=2)
     fits = [fit(model, faithful, method=m, seed=0) for m in ("em", SVI(), SVI(guide=Point()))]
