@@ -103,9 +103,9 @@ def fit(
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
-    from inference.fitting import fit as fit_model
-
     made, chosen = _model(model, set_), _method(method, guide, option)
+    from inference.fitting import fit as fit_model  # a mistake in a name does not wait for torch
+
     fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
     typer.echo(repr(fitted))
     typer.echo("")
@@ -127,17 +127,16 @@ def compare(
     out: OUT = None,
 ) -> None:
     """Fit a model by several methods and print them side by side; write fits, table and figures with --out."""
-    from inference.comparison import compare as compare_methods
-
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if guide is not None and not any(catalogue.find("method", name).__name__ == "SVI" for name in names):
         raise UnknownNameError(f"--guide is for svi, which is not among the methods {methods}; leave it out")
+    made = _model(model, set_)
     chosen = [
         _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
     ]
-    result = compare_methods(
-        _model(model, set_), _data(data), methods=chosen, seed=seed, device=device, weights=weights
-    )
+    from inference.comparison import compare as compare_methods  # a mistake in a name does not wait for torch
+
+    result = compare_methods(made, _data(data), methods=chosen, seed=seed, device=device, weights=weights)
     typer.echo(str(result))
     if out is not None:
         typer.echo(f"\nsaved to {result.save(out)}")
