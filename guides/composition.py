@@ -129,6 +129,11 @@ class Guides(Guide):
             Side([q.over_locals for q in built], whole.locals, [view.locals for view in views]),
         )
 
+    def caveats(self, program: Program) -> list[str]:
+        """What the members have to say."""
+        members = zip(self.members, self.division(program), strict=True)
+        return [said for (_, guide), names in members for said in guide.caveats(restrict(program, names))]
+
     def points(self, program: Program) -> tuple[str, ...]:
         """Names of the sites whose q is a point."""
         division = zip(self.members, self.division(program), strict=True)

@@ -9,13 +9,16 @@ from guides.factors import Factor, Held
 from guides.pathwise import log_ndtr
 
 LARGEST_UNIT = 5.0  # of the square root of a count, at the start
+SMALLEST_SPREAD = 0.5  # of a count at the start: q has to see its neighbours
+NARROWEST = 0.2  # standard deviation of v relative to the range of v that gives one count
 
 
 class CountFactor(Factor):
     """u = lowest + floor(max(v, 0)^2), v ~ Normal(m, s^2): every count on its own.
 
     q(lowest + k) = Phi((sqrt(k + 1) - m) / s) - Phi((sqrt(k) - m) / s), the second term 0 at k = 0. The square root
-    makes the spread of a Poisson nearly constant (Anscombe 1948), and s may be as small as the posterior asks for.
+    makes the spread of a Poisson nearly constant (Anscombe 1948). s may be as small as the posterior asks for, but
+    about one draw in a hundred goes to a neighbour: a q all on one count would never see that another is better.
     Draws are steps of the noise, so they have no gradient: log q has one, at the draw, for the score function.
 
     Parameters
@@ -30,19 +33,19 @@ class CountFactor(Factor):
 
     def __init__(self, start: Tensor, unit: Tensor, lowest: int) -> None:
         middle = (start - lowest + 0.5).clamp_min(0.25).sqrt()
-        super().__init__(middle, (unit / (2 * middle)).clamp_max(LARGEST_UNIT))
+        super().__init__(middle, (unit.clamp_min(SMALLEST_SPREAD) / (2 * middle)).clamp_max(LARGEST_UNIT))
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lowest = lowest
 
     def draw(self, p: Held, noise: Tensor) -> Tensor:
         """Square and round down."""
-        root = p["start"] + p["unit"] * (p["loc"] + p["log_scale"].exp() * noise)
-        return self.lowest + root.detach().clamp_min(0.0).square().floor()
+        middle, scale = self._moments(p)
+        return self.lowest + (middle + scale * noise).detach().clamp_min(0.0).square().floor()
 
     def log_prob(self, p: Held, u: Tensor) -> Tensor:
         """Log probability of each count."""
         k = u - self.lowest
-        middle, scale = p["start"] + p["unit"] * p["loc"], p["unit"] * p["log_scale"].exp()
+        middle, scale = self._moments(p)
         low, high = ((edge.sqrt() - middle) / scale for edge in (k, k + 1))
         turn = (low + high > 0) & (k > 0)  # the tail with the smaller numbers has more digits
         low, high = torch.where(turn, -high, low), torch.where(turn, -low, high)
@@ -50,3 +53,10 @@ class CountFactor(Factor):
         below = torch.where(k > 0, below, -torch.inf)
         found: Tensor = above + torch.log(-torch.expm1((below - above).clamp_max(-torch.finfo(u.dtype).eps)))
         return found
+
+    @staticmethod
+    def _moments(p: Held) -> tuple[Tensor, Tensor]:
+        """m and s."""
+        middle = p["start"] + p["unit"] * p["loc"]
+        width = 0.5 / middle.detach().clamp_min(0.5)  # of the roots that give one count, about
+        return middle, p["unit"] * p["log_scale"].exp() + NARROWEST * width

@@ -66,6 +66,16 @@ class Custom(Guide):
         """Names of the guide's sites."""
         return tuple(trace(self.function, program, whole=False).sites)
 
+    def caveats(self, program: Program) -> list[str]:
+        """Say which counts end in the guide and not in the model."""
+        sites = trace(self.function, program).sites
+        ending = [s.name for s in program.latents if s.countable and s.name in sites and sites[s.name].ends]
+        return [
+            f"the guide {self.function.__name__} draws {name!r} up to a largest count: the evidence and the posterior "
+            "are those of the counts up to there"
+            for name in ending
+        ]
+
     def points(self, program: Program) -> tuple[str, ...]:
         """Names of the sites that are a Delta."""
         return tuple(n for n, site in trace(self.function, program).sites.items() if site.point)

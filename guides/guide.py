@@ -107,6 +107,10 @@ class Guide(ABC):
         """Names of the sites it is for; empty for all that no other guide covers."""
         return self.sites
 
+    def caveats(self, program: Program) -> list[str]:
+        """What a fit with this guide has to say of it."""
+        return []
+
     def points(self, program: Program) -> tuple[str, ...]:
         """Names of the sites whose q is a point.
 

@@ -15,10 +15,11 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from guides.steps import drawn, noise_behind
+from zoo.declare.bijections import lowest_count
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, is_deterministic, is_plate
 from zoo.declare.program import Program, surroundings
-from zoo.declare.sites import base_distribution
+from zoo.declare.sites import base_distribution, support_of
 from zoo.errors import MethodError, ZooError
 
 WIDE = 6.0  # standard deviations of the noise up to which draws are looked at, to see whether they leave the support
@@ -70,7 +71,10 @@ class Run(Messenger):
     def _pyro_post_param(self, msg: Any) -> None:
         value, frame, axis = msg["value"], self._frame(msg), None
         if frame is not None:
-            axis = value.ndim + frame.dim - (msg["kwargs"].get("event_dim") or 0)
+            event_dim = msg["kwargs"].get("event_dim")
+            if event_dim is None:  # as Pyro has it
+                event_dim = getattr(msg["kwargs"].get("constraint"), "event_dim", 0)
+            axis = value.ndim + frame.dim - event_dim
             axis = axis if axis >= 0 and value.shape[axis] == frame.size else None
         self.declared[msg["name"]] = value, msg["kwargs"].get("constraint"), axis
 
@@ -99,12 +103,15 @@ class Sight:
         Whether it is a Delta.
     scored
         Whether draws have no gradient.
+    ends
+        Whether they are integers up to a largest one.
     """
 
     noise: tuple[int, ...]
     axis: int | None
     point: bool
     scored: bool
+    ends: bool
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the noise for so many rows."""
@@ -194,7 +201,8 @@ def trace(function: Callable[..., Any], program: Program, *, whole: bool = True)
         axis = len(fn.batch_shape) + run.frames[site] if site in run.frames else None
         point = isinstance(base_distribution(fn), dist.Delta)
         shape, scored = noise_behind(fn)
-        story.sites[site] = Sight(shape, None if shape == (0,) else axis, point, scored)
+        ends = bool(fn.support.is_discrete) and lowest_count(fn.support) is None
+        story.sites[site] = Sight(shape, None if shape == (0,) else axis, point, scored, ends)
     story.frames = run.frames
     return story
 
@@ -270,7 +278,8 @@ def _check_values(guide: str, run: Run, program: Program) -> None:
                 "continuous; use a distribution with a density, such as Normal, Gamma or Beta"
             )
         draws = [drawn(fn, WIDE * (2 * torch.rand(shape).to(value) - 1)) for _ in range(LOOKS)]
-        free = _everywhere(fn.support) and not _everywhere(site.support) and family != "Delta"
+        free = _everywhere(support_of(fn)) and not _everywhere(site.support) and family != "Delta"
+        free = free and not site.countable  # of a transformed count torch does not know that it is one
         if free or not all(bool(site.support.check(draw).all()) for draw in (value, *draws)):
             raise MethodError(
                 f"the guide {guide}: draws of site {name!r}, from {family}, leave its support in the model, "

@@ -237,6 +237,13 @@ class Climb:
         if self.broken[index] > MOST_BROKEN:
             schedule.abandon()
             if all(s.abandoned for s in self.schedules):
+                if self.bound.scored:
+                    raise FitError(
+                        f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps. "
+                        "A count that is drawn makes it -inf where q gives mass to one that some row makes impossible, "
+                        "as n < x does in Binomial(n, p): make what is left over the latent (x ~ Poisson(rate p) seen "
+                        "and n - x ~ Poisson(rate (1 - p)) not), or give a Custom guide on the possible counts"
+                    )
                 raise FitError(
                     f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps; the "
                     "density may be unbounded (a component that closes in on one row) or not a number somewhere. Try a "

@@ -19,6 +19,7 @@ azs: Any = arviz_stats  # it fills its namespace at run time, which type checker
 
 FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
 ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
+TENTH = 0.1  # effective draws to a draw, from which on ratios with ties are trusted
 KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
 
 if TYPE_CHECKING:
@@ -185,26 +186,27 @@ def khat(log_ratio: np.ndarray) -> float:
     """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
 
     Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same: q is exact. 0 if they are so nearly the
-    same that the draws are worth 99 % of as many from p: the shape would be that of differences which do not matter. 0
-    too if the largest ratios are all one number, as those of counts can be: they have a bound, and no tail.
+    same that the draws are worth 99 % of as many from p: the shape would be that of differences which do not matter.
+    Where most of the largest ratios are equal, as those of counts are, no Pareto distribution fits: it is 0 if the
+    draws are worth at least a tenth of as many from p, else infinite.
     """
     if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
         return float("nan")
     ratio = np.exp(log_ratio - log_ratio.max())
     if ratio.sum() ** 2 >= ENOUGH * len(ratio) * np.square(ratio).sum():
         return 0.0
-    if _bounded(log_ratio):
-        return 0.0
+    if _tied(log_ratio):
+        return 0.0 if ratio.sum() ** 2 >= TENTH * len(ratio) * np.square(ratio).sum() else float("inf")
     array = xr.DataArray(-log_ratio[None, :], dims=("chain", "draw"))
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
         _, shape = array.azstats.psislw(dim=["chain", "draw"])  # it takes log likelihoods, whose ratio is 1 / p
     return float(shape) if np.isfinite(shape) else float("inf")
 
 
-def _bounded(log_ratio: np.ndarray) -> bool:
-    """Whether the tail that a Pareto distribution is fitted to is a single value."""
+def _tied(log_ratio: np.ndarray) -> bool:
+    """Whether the tail that a Pareto distribution is fitted to has few different values."""
     count = math.ceil(min(0.2 * len(log_ratio), 3 * math.sqrt(len(log_ratio))))  # Vehtari et al. 2024, section 3
-    return bool(np.ptp(np.sort(log_ratio)[-count:]) == 0)
+    return 2 * len(np.unique(np.sort(log_ratio)[-count:])) < count
 
 
 def rhat(draws: np.ndarray) -> float:
@@ -218,7 +220,7 @@ def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     least = log_ratio[np.isfinite(log_ratio)].min() - 700.0  # as good as 0, where p is
     ratio = np.maximum(log_ratio, least)
     logs, shape = ratio, khat(ratio)
-    if np.isfinite(shape) and not _bounded(ratio):  # else there is no tail to smooth
+    if np.isfinite(shape) and not _tied(ratio):  # else there is no tail to smooth
         array = xr.DataArray(-ratio[None, :], dims=("chain", "draw"))
         with np.errstate(all="ignore"):
             logs = array.azstats.psislw(dim=["chain", "draw"])[0].to_numpy()[0]

@@ -13,6 +13,7 @@ from inference.coordinate import State
 from inference.families import Expected, closed_form
 from inference.families.incomplete import guessed
 from inference.near_mode import at_mode
+from inference.relaxed import settled
 from zoo.declare.evaluate import Values
 from zoo.declare.missing import side_by_side
 from zoo.declare.program import Program
@@ -226,11 +227,11 @@ def several_starts(program: Program, count: int) -> list[tuple[Start, Values]]:
 
     The first is where the model proposes; the others are some natural units away from where it proposes another time.
     """
-    values = starting_values(program)
+    values = settled(program, starting_values(program))
     first = at_mode(program, natural_start(program, values))
     found = [(first, values)]
     for _ in range(1, count):
-        other = starting_values(program)
+        other = settled(program, starting_values(program))
         at = (
             program.view.unconstrain_globals(other).to(first.globals),
             program.view.unconstrain_locals(other).to(first.locals) if program.view.locals else first.locals,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from guides.guide import Guide
 from guides.mean_field import MeanField
@@ -98,7 +98,7 @@ class SVI(Method):
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
     objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
-    alpha: float | None = None
+    alpha: FiniteFloat | None = None
     warm_up: NonNegativeInt = 0
     optimizer: OPTIMIZERS = "Adam"
     options: Mapping[str, float | bool] = field(default_factory=dict)
@@ -118,6 +118,8 @@ class SVI(Method):
             raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
         if self.alpha is not None and self.objective != "renyi":
             raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
+        if self.objective in ("iwae", "renyi") and self.particles == 1:
+            raise MethodError(f"{name}: objective={self.objective!r} of one draw is the ELBO; give particles=2 or more")
         family = getattr(torch.optim, self.optimizer)
         try:
             family([torch.zeros(1, requires_grad=True)], lr=0.1, **self.options)
@@ -265,7 +267,7 @@ class SVI(Method):
             warnings.append(f"{climb.broken[best]} steps gave an ELBO that was not finite and were skipped")
         if len(ends) < self.restarts:
             warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
-        warnings += failures
+        warnings += [*failures, *self.guide.caveats(program)]
         outcome = Outcome(
             approximations[best],
             points,

@@ -26,6 +26,8 @@ ROWS = 1000  # whose shapes are estimated, at most
 KHAT_SMALL = 0.5  # below it the ratios have a variance (Vehtari et al. 2024)
 RESTART_DRAWS = 200  # of each of several ends, to see whether they agree
 RHAT_GOOD = 1.01
+ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
+FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
 
 
 def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
@@ -62,11 +64,21 @@ def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
     if fixed:  # all of this is about the other latents, and log p(x, z*)
         outcome.objective = replace(outcome.objective, kind=f"{outcome.objective.kind}_at_point")
     of = ", ".join(("x", *fixed))
-    outcome.verdict = verdict(shape, outcome.converged, evidence, outcome.diagnostics["evidence_error"], of)
+    gap = evidence - outcome.objective.value if particles == 1 else 0.0
+    far = gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0
+    error = outcome.diagnostics["evidence_error"]
+    few = error > ERROR_GOOD and "khat_rows" not in outcome.diagnostics and draws_for(program) >= FEWEST_FOR_KHAT
+    outcome.verdict = verdict(shape, outcome.converged, evidence, error, of, far=far, few=few)
 
 
-def verdict(shape: float, converged: bool, evidence: float, error: float, of: str = "x") -> str:
-    """Say in words what k-hat means for the use of q; the evidence is log p of what `of` names."""
+def verdict(
+    shape: float, converged: bool, evidence: float, error: float, of: str = "x", *, far: float = 0.0, few: bool = False
+) -> str:
+    """Say in words what k-hat means for the use of q.
+
+    The evidence is log p of what `of` names; `far` is how far the ELBO is below it, if that is a lot; `few` whether a
+    few draws have all the weight.
+    """
     close = f"log p({of}) = {evidence:.3f} +- {error:.2g} by importance weighting"
     if not math.isfinite(shape) and not math.isnan(shape):
         said = "do not trust: the approximation misses part of the posterior (k-hat is infinite)"
@@ -75,6 +87,16 @@ def verdict(shape: float, converged: bool, evidence: float, error: float, of: st
             f"do not trust: k-hat {shape:.2f} is above {KHAT_GOOD}, the approximation is far from the posterior where "
             "that has mass; means may be right, spreads and the evidence are not. Try a richer guide, or nuts"
         )
+    elif few:
+        said = (
+            f"do not trust: a few draws outweigh all others ({close}); the approximation misses where most of the "
+            "posterior is. Try a richer guide, restarts, or better starting values"
+        )
+    elif far and not math.isnan(shape):
+        said = (
+            f"usable with care: the ELBO is {far:.1f} nats below the evidence, so draws are right when weighted only, "
+            f"and their means and spreads are not; {close}"
+        )
     elif shape > KHAT_SMALL:
         said = f"usable with care: k-hat {shape:.2f} is between {KHAT_SMALL} and {KHAT_GOOD}; {close}"
     elif math.isnan(shape):
@@ -82,6 +104,11 @@ def verdict(shape: float, converged: bool, evidence: float, error: float, of: st
     else:
         said = f"trust: k-hat {shape:.2f} is below {KHAT_SMALL}, the approximation is close to the posterior; {close}"
     return said if converged else f"not converged, so this is of where it stopped. {said[0].upper()}{said[1:]}"
+
+
+def coordinates(program: Program) -> int:
+    """How many numbers a draw has."""
+    return program.view.global_size + program.view.local_size * len(program.data)
 
 
 def draws_for(program: Program, cells: int = CELLS) -> int:

@@ -424,6 +424,8 @@ def test_map_takes_the_same_settings():
 # -- settings that do not go together ----------------------------------------------------------------------------------
 
 UNFIT = {
+    "one draw": ({"objective": "iwae", "particles": 1}, "objective='iwae' of one draw is the ELBO"),
+    "no order": ({"objective": "renyi", "alpha": float("nan")}, "alpha"),
     "order of another bound": ({"alpha": 0.3}, "alpha is the order of objective='renyi', and objective is 'elbo'"),
     "late warm-up": ({"warm_up": 600, "steps": 1000}, "warm_up=600 must end in the first half of steps=1000"),
     "unknown option": ({"options": {"momentum": 0.9}}, "torch.optim.Adam does not take options"),

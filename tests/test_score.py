@@ -12,13 +12,14 @@ from torch.distributions import constraints
 
 import zoo
 from guides import Conjugate, Custom, Encoder, FullRank, MeanField, Point
-from guides.counts import CountFactor
+from guides.counts import NARROWEST, CountFactor
 from guides.pathwise import log_ndtr
 from guides.steps import drawn, noise_behind, poisson_quantile
 from inference import SVI, fit
 from inference.posterior import khat, smoothed
 from inference.score import advantages
 from tests.test_bounds import ONE, bound_of, noise_of
+from zoo.declare.explain import prepare
 
 GRID = torch.arange(200.0, dtype=torch.float64)
 X = np.array([4.2, 5.9, 5.1])
@@ -143,7 +144,8 @@ def factor(start, unit, lowest=0, loc=0.3, log_scale=-0.2):
 @pytest.mark.parametrize(("start", "unit", "lowest"), [(0.0, 1.0, 0), (3.0, 1.5, 1), (40.0, 0.2, 0), (1e6, 2.0, 0)])
 def test_a_factor_over_counts_is_a_distribution_and_its_draws_follow_it(start, unit, lowest):
     made, p = factor(start, unit, lowest)
-    middle, scale = (v.item() for v in (p["start"] + p["unit"] * p["loc"], p["unit"] * p["log_scale"].exp()))
+    middle = (p["start"] + p["unit"] * p["loc"]).item()
+    scale = (p["unit"] * p["log_scale"].exp()).item() + NARROWEST * 0.5 / max(middle, 0.5)
     torch.manual_seed(0)
     draws = made.draw(p, torch.randn(DRAWS).double())
     span = torch.arange(int(draws.min()) - 3, int(draws.max()) + 4).double()
@@ -354,6 +356,82 @@ def test_a_density_that_can_only_be_sampled_climbs_too():
     assert abs(found.diagnostics["evidence"] - evidence) < 4 * found.diagnostics["evidence_error"]
     assert found.objective.value < evidence
     assert found.objective.value > evidence - 0.3
+
+
+class Tight(zoo.Model):
+    """A count that is all but known, far from where its prior is."""
+
+    x = zoo.Real("row")
+    rate: float = 6.0
+
+    def forward(self, x):
+        n = pyro.sample("n", dist.Poisson(self.rate))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(n, 0.1), obs=x)
+
+
+@pytest.mark.parametrize("values", [[13.02, 12.97], [3.02, 2.97], [151.02, 150.97]], ids=str)
+def test_q_finds_the_right_count_where_one_has_all_the_mass(values):
+    table = table_of(values, 0.1, torch.distributions.Poisson(torch.tensor(6.0).double()))
+    found = fit(Tight(), values, method=SVI(steps=800), seed=0)
+    assert found.summary().loc["n", "mean"] == pytest.approx(round(values[0]), abs=0.1)
+    assert abs(found.diagnostics["evidence"] - table.logsumexp(0)) < 4 * found.diagnostics["evidence_error"]
+
+
+def fixed_guide(x):
+    pyro.param("unused", torch.tensor(0.0))
+    pyro.sample("n", dist.Poisson(1.0))
+
+
+def test_a_q_whose_draws_miss_the_posterior_is_not_to_be_trusted():
+    found = fit(Tight(), [25.0, 26.2], method=SVI(guide=Custom(fixed_guide), steps=20), seed=0)
+    assert found.khat == np.inf or found.diagnostics["khat"] == np.inf
+    assert "do not trust" in found.verdict.lower()
+
+
+def test_a_guide_that_ends_where_the_model_does_not_says_so():
+    found = fit(shared_count, X, method=SVI(guide=Custom(table_guide), steps=50), seed=0)
+    assert any("draws 'n' up to a largest count" in said for said in found.warnings)
+
+
+class Thinned(zoo.Model):
+    """Of n_i ~ Poisson(6) each is seen with probability 0.4."""
+
+    x = zoo.Count("row")
+
+    def forward(self, x):
+        with pyro.plate("row", len(x)):
+            n = pyro.sample("n", dist.Poisson(6.0))
+            pyro.sample("x", dist.Binomial(n, 0.4), obs=x)
+
+
+def more_than_seen(x):
+    rate = pyro.param("rate", torch.tensor(3.0), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        shift = torch.distributions.AffineTransform(x, 1.0)
+        pyro.sample("n", dist.TransformedDistribution(dist.Poisson(rate), [shift]))
+
+
+def test_a_guide_on_the_possible_counts_is_exact():
+    """Given x, what is not seen is Poisson(6 (1 - 0.4)) and x itself Poisson(6 0.4)."""
+    seen = np.array([2, 0, 5, 3, 1, 3])
+    found = fit(Thinned(), seen, method=SVI(guide=Custom(more_than_seen)), seed=0)
+    assert found.diagnostics["evidence"] == pytest.approx(stats.poisson.logpmf(seen, 2.4).sum(), abs=1e-3)
+
+
+def test_impossible_counts_are_explained():
+    with pytest.raises(zoo.FitError, match=r"Binomial\(n, p\): make what is left over the latent"):
+        fit(Thinned(), [2, 0, 5, 3, 1, 3], method="svi", seed=0)
+    with pytest.raises(zoo.ModelError, match="-inf at the starting values, because of site 'x'"):
+        fit(Thinned(), [2, 0, 50], method="svi", seed=0)
+
+
+def test_angles_stay_on_the_circle():
+    values = torch.tensor([5.5, 6.5, 6.2, 6.8], dtype=torch.float64)
+    program = prepare(direction, values.numpy(), device="cpu")
+    assert program.sites["angle"].support.upper_bound == pytest.approx(np.pi)
+    found = fit(direction, values.numpy(), method=SVI(steps=300), seed=0)
+    assert abs(found.posterior["posterior"]["angle"]).max() <= np.pi
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import inference.svi
 import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import EM, MAP, SVI, Exact, Fit, fit
-from inference.batches import Batches
+from inference.batches import Batches, on
 from inference.bound import Bound
 from inference.method import Monitor
 from inference.schedule import LAST_RATE, SPAN, WINDOW, Schedule
@@ -161,7 +161,7 @@ def epochs(model, data, size, count, **settings):
     batches = Batches(program.data, method._size(program, bound), seed=0)
     stream = batches.stream()
     found = [next(stream) for _ in range(count * batches.epoch)]
-    return program, [(batch.get("rows"), bound.on(batch)) for batch in found]
+    return program, [(batch.get("rows"), on(bound.program, batch)) for batch in found]
 
 
 def estimates(program, batches, values):

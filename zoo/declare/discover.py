@@ -17,6 +17,7 @@ from zoo.declare.bijections import CholeskyVector, bijection, lowest_count
 from zoo.declare.data import Data
 from zoo.declare.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.declare.model import Model
+from zoo.declare.sites import support_of
 from zoo.errors import ModelError, ZooError
 
 LARGEST_COUNT = 10_000  # among made-up values
@@ -48,7 +49,7 @@ class Discover(Messenger):
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
         elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
-            msg["value"], msg["done"] = self._value(name, fn.support, tuple(fn.shape())), True
+            msg["value"], msg["done"] = self._value(name, support_of(fn), tuple(fn.shape())), True
 
     def _pyro_param(self, msg: Any) -> None:
         name, args = msg["name"], msg["args"]

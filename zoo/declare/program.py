@@ -26,6 +26,7 @@ from zoo.declare.view import View
 from zoo.errors import ModelError
 
 PRIOR_DRAWS = 15
+BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
 
 
 @dataclass(frozen=True)
@@ -443,7 +444,8 @@ class Program:
             check_arguments(name, fn)
         for name, log_prob in replay.log_probs.items():
             site = self.sites[name]
-            if site.role == "observed" and name in replay.seen:
+            moving = any(self.sites[n].latent for feed in site.args.values() for n in feed.sites if n in self.sites)
+            if site.role == "observed" and name in replay.seen and not (moving and site.family in BOUNDED):
                 check_support(name, site.family, replay.distributions[name].support, replay.seen[name])
             if bool(log_prob.isnan().any()):
                 raise ModelError(
@@ -456,8 +458,8 @@ class Program:
             bad = [n for n, v in replay.log_probs.items() if not bool(v.isfinite().all())]
             raise ModelError(
                 f"the log density is {float(terms.total())} at the starting values, because of site "
-                f"{bad[0] if bad else '?'!r}; its value is impossible under its distribution. Give better "
-                "starting values with an `initial` method, or correct the model"
+                f"{bad[0] if bad else '?'!r}; its value is impossible under its distribution there. Give better "
+                "starting values with an `initial` method, or correct the model or the data"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,14 @@ class Structure:
     plates: dict[str, str]
     example: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     example_rows: Tensor | None = None
+
+
+CIRCLE = constraints.interval(-math.pi, math.pi)
+
+
+def support_of(fn: Any) -> Any:
+    """Where values of a distribution live; torch gives angles the whole line, where their density has no integral."""
+    return CIRCLE if type(base_distribution(fn)).__name__ == "VonMises" else fn.support
 
 
 def base_distribution(fn: Any) -> Any:

@@ -33,7 +33,7 @@ from zoo.declare.discover import (
 from zoo.declare.evaluate import Values, is_deterministic
 from zoo.declare.feeds import Affine, Seen, compact, feeds
 from zoo.declare.model import Model
-from zoo.declare.sites import Site, Structure, base_distribution, check_support, views
+from zoo.declare.sites import Site, Structure, base_distribution, check_support, support_of, views
 from zoo.errors import ModelError
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
@@ -282,7 +282,7 @@ def _describe(data: Data, plain: Any, first: Discover, seen: Seen) -> Structure:
             tuple(value.shape),
             event_dim,
             args,
-            node["fn"].support if role != "deterministic" else constraints.real,
+            support_of(node["fn"]) if role != "deterministic" else constraints.real,
             field=field_of(data, name, value) if role == "observed" else None,
             states=states.get(name),
             enum_dim=other["infer"].get("_enumerate_dim", 0),
