@@ -4,7 +4,7 @@ Run with: python benchmarks/gpu.py [--rows 5000000] [--repeats 3]
 
 EM: full covariances, 16 features, 32 components; the difference between a short and a longer fit from the same start,
 divided by the steps between. Autoencoder: 784-400-50, batches of 256 and of 2048, against a hand-written loop on the
-same GPU. The last line of each table is the largest relative difference of the two devices' log likelihoods.
+same GPU. The last column of the first table is the relative difference of the two devices' log likelihoods.
 """
 
 import argparse

@@ -106,26 +106,29 @@ def pointwise(
 
 
 def _lowered(program: Program, points: Values, example: Values, calls: int) -> Lowered:
-    """The density of each row at several values at once, compiled if that pays over so many calls; kept if it is."""
+    """The density of each row at several values at once, compiled if that pays over so many calls.
+
+    What was decided for so many calls is kept, so that the same question has the same answer to the last bit, whatever
+    was asked before.
+    """
 
     def together(values: Values, points: Values, fields: Values) -> Tensor:
         seen = on(program, fields)
         return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
 
-    inputs = _laid_out(example), points, rows_of(program.data)
-    key = f"pointwise {[tuple(t.shape) for t in leaves(inputs)]}"
-    kept = program.plans.get(key)
-    if isinstance(kept, Lowered):
-        return kept
+    eager = Lowered(together, False)
     if program.data.missing or calls < FEWEST_CALLS:
-        return Lowered(together, False)
-    try:
-        found = lower(together, inputs, program, "auto", calls)
-    except RuntimeError:  # control flow that depends on values cannot be vectorized either
-        return Lowered(together, False)
-    if found.compiled:
-        program.plans[key] = found
-    return found
+        return eager
+    inputs = _laid_out(example), points, rows_of(program.data)
+    key = f"pointwise {calls} {[tuple(t.shape) for t in leaves(inputs)]}"
+    if key not in program.plans:
+        try:
+            found = lower(together, inputs, program, "auto", calls)
+        except RuntimeError:  # control flow that depends on values cannot be vectorized either
+            found = eager
+        program.plans[key] = found if found.compiled else None
+    kept = program.plans[key]
+    return kept if isinstance(kept, Lowered) else eager
 
 
 def _laid_out(values: Values) -> Values:
