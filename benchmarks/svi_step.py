@@ -19,8 +19,8 @@ from timing import machine, paired, table
 
 import zoo
 from inference import SVI, fit
-from inference.start import starting_values
-from zoo.declare.explain import prepare
+from inference.starts.start import starting_values
+from zoo.program.prepare import prepare
 
 K, STEPS = 3, 2000
 RATE = 0.02  # of Pyro and NumPyro: at this library's 0.05 the noise of a single draw keeps them a nat below

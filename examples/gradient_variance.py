@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 
 import zoo
-from zoo.declare.density import Density
-from zoo.declare.explain import prepare
+from zoo.program.flat_density import Density
+from zoo.program.prepare import prepare
 
 DRAWS = 20_000
 GROUP = 8  # draws that share a baseline

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 
 import zoo
 from inference import Fit, compare
-from inference.posterior import az  # ArviZ 1.x, or its preview on Python 3.11
+from inference.diagnostics.arviz import az
 from zoo import Positive, Real
 
 

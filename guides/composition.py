@@ -9,8 +9,8 @@ from typing import Any
 from guides.guide import Guide, Start, as_guide
 from guides.scope import Composite, Side, in_own_space, restrict, restrict_start
 from guides.variational import Variational
-from zoo.declare.program import Program
 from zoo.errors import MethodError, unknown
+from zoo.program.program import Program
 
 Names = tuple[str, ...]
 ROLES = {

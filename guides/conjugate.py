@@ -22,10 +22,10 @@ from guides.factors import (
 from guides.guide import Guide, Start
 from guides.scope import split_noise
 from guides.variational import Part, Variational
-from zoo.declare.bijections import lowest_count
-from zoo.declare.data import Data
-from zoo.declare.program import Program
-from zoo.declare.view import Slot
+from zoo.data.bind import Data
+from zoo.program.program import Program
+from zoo.program.view import Slot
+from zoo.replay.bijections import lowest_count
 
 FAMILIES: dict[str, Callable[..., Factor]] = {
     "Beta": BetaFactor,

@@ -15,12 +15,12 @@ from guides.handwritten import Story, trace
 from guides.scope import split_noise
 from guides.steps import drawn, noise_behind
 from guides.variational import Draw, Noise, Part, Variational
-from zoo.declare.bijections import log_abs_det
-from zoo.declare.data import Data
-from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
-from zoo.declare.view import Slot
+from zoo.data.bind import Data
 from zoo.errors import MethodError, ZooError
+from zoo.program.program import Program
+from zoo.program.view import Slot
+from zoo.replay.bijections import log_abs_det
+from zoo.replay.evaluate import Values
 
 
 @dataclass(frozen=True, repr=False)

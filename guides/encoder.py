@@ -12,10 +12,10 @@ from guides.guide import Guide, Start
 from guides.mean_field import MeanField
 from guides.scope import in_own_space, restrict, restrict_start
 from guides.variational import LOG_2PI, Part, Variational, normal
-from zoo.declare.data import Data
-from zoo.declare.program import Program
+from zoo.data.bind import Data
 from zoo.errors import DataError
 from zoo.networks import MLP
+from zoo.program.program import Program
 
 LOG_SCALE_LIMIT = 8.0  # natural steps, as a power of e: beyond it a draw of an untrained network would overflow
 

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from guides.pathwise import log_beta_pair, log_gamma, wishart_factor
 from guides.variational import LOG_2PI
-from zoo.declare.bijections import CholeskyVector
+from zoo.replay.bijections import CholeskyVector
 
 Held = dict[str, Tensor]
 LARGEST = 1e8  # of what a factor counts as observations at the start

@@ -16,8 +16,8 @@ from guides.full_rank import FullNormal
 from guides.guide import Guide, Start
 from guides.joint import joint, joint_size
 from guides.variational import LOG_2PI, Variational
-from zoo.declare.data import Data
-from zoo.declare.program import Program
+from zoo.data.bind import Data
+from zoo.program.program import Program
 
 LARGEST = 200  # coordinates: the networks' last layers grow with their square
 BINS = 8

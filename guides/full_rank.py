@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from guides.guide import Guide, Start
 from guides.joint import joint, joint_size
 from guides.variational import LOG_2PI, Placed, Variational
-from zoo.declare.data import Data
-from zoo.declare.program import Program
+from zoo.data.bind import Data
+from zoo.program.program import Program
 
 LARGEST = 1000  # coordinates: beyond this the covariance has half a million entries
 

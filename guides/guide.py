@@ -12,9 +12,9 @@ from torch import Tensor
 from guides.variational import Variational
 from zoo import catalogue
 from zoo.declare.model import validate
-from zoo.declare.program import Program
-from zoo.declare.sites import Site
 from zoo.errors import MethodError
+from zoo.program.program import Program
+from zoo.replay.sites import Site
 
 if TYPE_CHECKING:
     from guides.composition import Guides

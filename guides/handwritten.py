@@ -15,12 +15,12 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from guides.steps import drawn, noise_behind
-from zoo.declare.bijections import lowest_count
-from zoo.declare.data import Data
-from zoo.declare.evaluate import Values, is_deterministic, is_plate
-from zoo.declare.program import Program, surroundings
-from zoo.declare.sites import base_distribution, support_of
+from zoo.data.bind import Data
 from zoo.errors import MethodError, ZooError
+from zoo.program.program import Program, surroundings
+from zoo.replay.bijections import lowest_count
+from zoo.replay.evaluate import Values, is_deterministic, is_plate
+from zoo.replay.sites import base_distribution, support_of
 
 WIDE = 6.0  # standard deviations of the noise up to which draws are looked at, to see whether they leave the support
 LOOKS = 8  # such draws

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from guides.guide import Start
 from guides.variational import Delta, Draw, Noise, Part, Variational
-from zoo.declare.data import Data
-from zoo.declare.program import Program
+from zoo.data.bind import Data
+from zoo.program.program import Program
 
 
 def joint_size(program: Program) -> int:

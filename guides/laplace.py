@@ -13,9 +13,9 @@ from guides.full_rank import FullRank
 from guides.guide import Start
 from guides.joint import joint
 from guides.variational import LOG_2PI, Placed, Variational
-from zoo.declare.data import Data
-from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
+from zoo.data.bind import Data
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
 
 
 @dataclass(frozen=True, init=False, repr=False)

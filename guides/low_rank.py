@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from guides.guide import Guide, Start
 from guides.joint import joint, joint_size
 from guides.variational import LOG_2PI, Placed, Variational
-from zoo.declare.data import Data
-from zoo.declare.program import Program
+from zoo.data.bind import Data
+from zoo.program.program import Program
 
 LARGEST = 10_000_000  # numbers in the factor
 FIRST = 0.1  # natural steps: size of the factor at the start, where zero would be a saddle point

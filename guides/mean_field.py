@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from guides.conjugate import product
 from guides.guide import Guide, Start
 from guides.variational import DiagonalNormal, Variational
-from zoo.declare.program import Program
+from zoo.program.program import Program
 
 
 @dataclass(frozen=True, init=False, repr=False)

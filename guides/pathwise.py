@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from zoo.declare.sites import base_distribution
+from zoo.replay.sites import base_distribution
 
 STEPS = 8  # of Newton's method for a quantile: it converges from the left, quadratically at the end
 SMALL = 1e-8  # relative to a + 1: below it the distribution function is z^a / Gamma(a + 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from guides.guide import Guide, Start
 from guides.variational import Delta, Variational
-from zoo.declare.program import Program
+from zoo.program.program import Program
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from guides.guide import Start
 from guides.variational import Draw, Noise, Part, Variational
-from zoo.declare.data import Data
-from zoo.declare.program import Program, sum_of
-from zoo.declare.view import Slot, View
+from zoo.data.bind import Data
+from zoo.program.program import Program, sum_of
+from zoo.program.view import Slot, View
 
 Piece = tuple[int, int, int]  # which part, and from where to where in its coordinates
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from guides.pathwise import log_gamma, log_ndtr, noise_shape, push
-from zoo.declare.sites import base_distribution
+from zoo.replay.sites import base_distribution
 
 NEAR = 8  # the quantile of a Poisson is within so many counts of the expansion it is looked for around
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.declare.data import Data
-from zoo.declare.evaluate import Values
+from zoo.data.bind import Data
+from zoo.replay.evaluate import Values
 
 LOG_2PI = math.log(2 * math.pi)
 

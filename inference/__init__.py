@@ -10,11 +10,11 @@ if TYPE_CHECKING:  # names for type checkers and editors; at run time they are i
     from inference.comparison import Comparison, compare
     from inference.fitting import fit
     from inference.method import Method
-    from inference.result import Fit
+    from inference.posterior.fit import Fit
 
 _EXPORTS = {
     "Comparison": "inference.comparison",
-    "Fit": "inference.result",
+    "Fit": "inference.posterior.fit",
     "Method": "inference.method",
     "compare": "inference.comparison",
     "fit": "inference.fitting",

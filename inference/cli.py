@@ -81,7 +81,7 @@ def show(model: MODEL) -> None:
 @app.command()
 def explain(model: MODEL, data: DATA, set_: SET = None) -> None:
     """Show sites, plates, what feeds what, and which methods are legal and why not."""
-    from zoo.declare.explain import explain as explain_model
+    from zoo.program.explain import explain as explain_model
 
     typer.echo(explain_model(_model(model, set_), data))
 
@@ -104,7 +104,7 @@ def fit(
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
     made, chosen = _model(model, set_), _method(method, guide, option)
-    from inference.fitting import fit as fit_model  # a mistake in a name does not wait for torch
+    from inference.fitting import fit as fit_model
 
     fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
     typer.echo(repr(fitted))
@@ -134,7 +134,7 @@ def compare(
     chosen = [
         _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
     ]
-    from inference.comparison import compare as compare_methods  # a mistake in a name does not wait for torch
+    from inference.comparison import compare as compare_methods
 
     result = compare_methods(made, _data(data), methods=chosen, seed=seed, device=device, weights=weights)
     typer.echo(str(result))
@@ -145,7 +145,7 @@ def compare(
 @app.command()
 def summary(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")]) -> None:
     """Summarize a saved fit, or every fit of a saved comparison."""
-    from inference.store import read_summary
+    from inference.posterior.store import read_summary
 
     folders = [folder] if (folder / "fit.json").exists() else sorted(p.parent for p in folder.glob("*/fit.json"))
     if not folders:
@@ -173,7 +173,7 @@ def _hint(hint: Any) -> str:
 
 def _data(text: str) -> Any:
     """Read a file or dataset here, so that a column of weights can be named."""
-    from zoo.declare.read import read
+    from zoo.data.read import read
 
     return read(text)
 
@@ -184,7 +184,7 @@ def _model_class(text: str) -> type[Model]:
         if text.endswith(".py"):
             raise UnknownNameError(f"which model of {text}? Write {text}:NAME")
         return catalogue.find("model", text)
-    from inference.model_files import import_file
+    from inference.runtime.model_files import import_file
     from zoo.declare.model import Model
 
     file, _, name = text.rpartition(":")

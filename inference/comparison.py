@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from inference.diagnostics.arviz import KHAT_GOOD, elpd_loo, khat_note
 from inference.fitting import fit
 from inference.method import Method, as_method
-from inference.posterior import KHAT_GOOD, elpd_loo, khat_note
-from inference.random import as_seed, seeded
-from inference.result import Fit
-from zoo.declare.data import Source
-from zoo.declare.explain import prepare
+from inference.posterior.fit import Fit
+from inference.runtime.random import as_seed, seeded
+from zoo.data.bind import Source
 from zoo.declare.model import Model
 from zoo.errors import MethodError, UnknownNameError, ZooError
+from zoo.program.prepare import prepare
 
 COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
 

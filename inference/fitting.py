@@ -9,12 +9,12 @@ import torch
 import torch.fx.experimental.symbolic_shapes  # multivariate Normals import it when first made, in 0.3 s; better here
 
 from inference.method import Method, as_method
-from inference.random import as_seed, seeded
-from inference.result import Fit
-from inference.threads import threads_for, threads_for_data
-from zoo.declare.data import Source
-from zoo.declare.explain import as_model, prepare
+from inference.posterior.fit import Fit
+from inference.runtime.random import as_seed, seeded
+from inference.runtime.threads import threads_for, threads_for_data
+from zoo.data.bind import Source
 from zoo.declare.model import Model
+from zoo.program.prepare import as_model, prepare
 
 
 def fit(

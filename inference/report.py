@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from inference.posterior import forest_plot
-from inference.result import Fit
+from inference.diagnostics.arviz import forest_plot
+from inference.posterior.fit import Fit
 from zoo.errors import FitError
 
 if TYPE_CHECKING:

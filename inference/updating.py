@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from inference.approximation import Conjugate, PointMass
-from inference.convergence import arrived
-from inference.coordinate import Coordinates, State, added
-from inference.families import closed_form
-from inference.families.expected import Statistics
-from inference.families.plan import log_density_of
-from inference.method import Kept, Method, Monitor, Objective, Outcome
-from inference.random import seeded
-from inference.source import Rows
-from inference.stepwise import Memory
-from inference.threads import threads_for
-from zoo.declare.data import Source, bind
-from zoo.declare.evaluate import Values
-from zoo.declare.program import Program
+from inference.approximations.approximation import Conjugate, PointMass
+from inference.conjugate import closed_form
+from inference.conjugate.e_step import Statistics
+from inference.conjugate.plan import log_density_of
+from inference.coordinate.ascent import Coordinates, State, added
+from inference.coordinate.convergence import arrived
+from inference.coordinate.kept import Kept
+from inference.coordinate.source import Rows
+from inference.coordinate.stepwise import Memory
+from inference.method import Method, Objective, Outcome
+from inference.runtime.monitor import Monitor
+from inference.runtime.random import seeded
+from inference.runtime.threads import threads_for
+from zoo.data.bind import Source, bind
 from zoo.errors import MethodError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
 
 if TYPE_CHECKING:
-    from inference.em import EM
-    from inference.result import Fit
+    from inference.methods.em import EM
+    from inference.posterior.fit import Fit
 
 
 def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
@@ -39,7 +41,7 @@ def conditioned(method: Method, fit: Fit, new_data: Source) -> Fit:
     MethodError
         If the fit has no conjugate posterior, or a latent belongs to the earlier rows.
     """
-    from inference.result import Fit
+    from inference.posterior.fit import Fit
 
     name, before = type(method).__name__, fit.program
     if not isinstance(fit.approximation, Conjugate):
@@ -77,7 +79,7 @@ def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
     MethodError
         If the fit was not made by EM, or statistics are no sums over rows.
     """
-    from inference.result import Fit
+    from inference.posterior.fit import Fit
 
     before = fit.program
     if not isinstance(fit.approximation, PointMass):

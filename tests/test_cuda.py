@@ -10,7 +10,7 @@ import guides
 import zoo
 from guides import Conjugate, Encoder, Flow, FullRank, LowRank
 from inference import CAVI, EM, MAP, NUTS, SVI, Fit, Laplace, Pathfinder, fit
-from tests.models import FLIPS, StudentMixture, coin
+from tests.cases.models import FLIPS, StudentMixture, coin
 
 pytestmark = [
     pytest.mark.cuda,

@@ -9,7 +9,7 @@ import torch
 import zoo
 from guides import Encoder
 from inference import EM, SVI, fit
-from tests.models import BernoulliMixture
+from tests.cases.models import BernoulliMixture
 
 
 def mixture(train):

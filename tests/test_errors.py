@@ -17,7 +17,7 @@ from torch.distributions import constraints
 import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import EM, MAP, SVI, Exact, compare, fit
-from tests.models import (
+from tests.cases.models import (
     FLIPS,
     SCHOOLS,
     BernoulliMixture,
@@ -505,7 +505,7 @@ def test_fields_that_disagree_name_the_dimension():
 
 @pytest.mark.parametrize("new", [["b", "x"], [0, 5], pd.DataFrame({"colour": ["q"]})], ids=repr)
 def test_labels_never_seen(new):
-    from tests.models import Colours
+    from tests.cases.models import Colours
 
     found = fit(Colours, ["a", "b", "c"], method="exact", seed=0)
     refused(lambda: found.log_prob(new), "colour", "categor")
@@ -723,7 +723,7 @@ METHODS = {"em": EM(), "exact": Exact(), "svi": SHORT, "map": POINT}
 
 
 def prepared(name: str):
-    from zoo.declare.explain import prepare
+    from zoo.program.prepare import prepare
 
     return prepare(*CASES[name][:2])
 

@@ -23,9 +23,9 @@ import inference
 import zoo
 from guides import Guide
 from inference import Method
-from tests.models import ZOO_CASES
+from tests.cases.models import ZOO_CASES
 from zoo import Model, catalogue
-from zoo.declare.explain import prepare
+from zoo.program.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"zoo": zoo, "guides": guides, "inference": inference}
@@ -126,8 +126,14 @@ def test_nothing_imports_in_a_circle():
 
 def test_methods_do_not_know_each_other_s_front_ends():
     """Families and methods are below results, comparisons, reports and the command line."""
-    above = {"inference.result", "inference.comparison", "inference.report", "inference.store", "inference.cli"}
-    below = {"inference.families", *(e.module for e in catalogue.entries("method").values())}
+    above = {
+        "inference.posterior.fit",
+        "inference.comparison",
+        "inference.report",
+        "inference.posterior.store",
+        "inference.cli",
+    }
+    below = {"inference.conjugate", *(e.module for e in catalogue.entries("method").values())}
     for name, path in MODULES.items():
         if any(name == b or name.startswith(b + ".") for b in below):
             assert not imports_at_once(path) & above, name
@@ -136,7 +142,7 @@ def test_methods_do_not_know_each_other_s_front_ends():
 @every_file
 def test_one_module_imports_arviz(path):
     used = {t for t in imports(path) if t.partition(".")[0].startswith("arviz")}
-    assert bool(used) == (path == ROOT / "inference" / "posterior.py")
+    assert bool(used) == (path == ROOT / "inference" / "diagnostics" / "arviz.py")
 
 
 @every_file
@@ -306,7 +312,7 @@ NEW = {
         class Wide(MeanField):
             """A guide that calls itself wide."""
     ''',
-    "inference/brief.py": '''
+    "inference/methods/brief.py": '''
         """Brief."""
         from dataclasses import dataclass
         from inference.svi import SVI

@@ -10,10 +10,11 @@ import torch
 
 import zoo
 from inference import CAVI, EM, MAP, NUTS, SVI, Exact, Laplace, Pathfinder, fit
+from tests.cases.models import OWN_CASES, ZOO_CASES, EightSchools
 from tests.conftest import nothing_global_changes
-from tests.models import OWN_CASES, ZOO_CASES, EightSchools
 from zoo import catalogue
-from zoo.declare.explain import legality, prepare
+from zoo.program.explain import legality
+from zoo.program.prepare import prepare
 
 METHODS = {
     "em": EM(max_steps=30),

@@ -11,7 +11,7 @@ import torch
 import zoo
 from inference import compare, fit
 from zoo import Count
-from zoo.declare.explain import prepare
+from zoo.program.prepare import prepare
 
 
 @pytest.mark.parametrize("columns", [3, 8, 16, 64])
@@ -24,7 +24,7 @@ def test_mixtures_of_many_columns_have_their_closed_form(model, columns, seed) -
     scale = "covariances" if model is zoo.GMM else "precisions"
     args = found.program.sites["x"].args
     assert str(args["loc"]) == "means[z]"
-    assert f"{scale}[z]" in {str(feed) for feed in args.values()}
+    assert f"{scale}[z]" in {str(parent) for parent in args.values()}
     sizes = np.sort(found.assign().sum().to_numpy())
     np.testing.assert_allclose(sizes, [150, 150], atol=12)  # the groups are 3 apart along every column
 

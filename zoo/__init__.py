@@ -9,20 +9,20 @@ from zoo.errors import DataError, FitError, MethodError, ModelError, UnknownName
 
 if TYPE_CHECKING:  # names for type checkers and editors; at run time they are imported when first used
     from zoo import datasets
-    from zoo.declare.chain import MarkovChain
-    from zoo.declare.explain import explain
+    from zoo.data.stream import stream
     from zoo.declare.fields import Binary, Category, Count, Positive, Real, UnitInterval
     from zoo.declare.model import Model, model
-    from zoo.declare.stream import stream
+    from zoo.program.explain import explain
+    from zoo.replay.chain import MarkovChain
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     **dict.fromkeys(("Binary", "Category", "Count", "Positive", "Real", "UnitInterval"), "zoo.declare.fields"),
     **dict.fromkeys(("Model", "model"), "zoo.declare.model"),
-    "explain": "zoo.declare.explain",
-    "MarkovChain": "zoo.declare.chain",
-    "stream": "zoo.declare.stream",
+    "explain": "zoo.program.explain",
+    "MarkovChain": "zoo.replay.chain",
+    "stream": "zoo.data.stream",
     "datasets": "zoo.datasets",
 }
 __getattr__ = _catalogue.lazy(__name__, "model", _EXPORTS)

@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.errors import unknown
 
-KINDS = {"model": ("zoo", "Model"), "guide": ("guides", "Guide"), "method": ("inference", "Method")}
+KINDS = {"model": ("zoo", "Model"), "guide": ("guides", "Guide"), "method": ("inference.methods", "Method")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""Densities of rows under draws of q, with continuous local latents integrated out by importance sampling."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from inference.approximations.approximation import Approximation
+from inference.compiled.compile import Lowered, lower
+from inference.compiled.trees import leaves
+from zoo.errors import ModelError
+from zoo.program.program import Program, sum_of
+from zoo.program.rows import on, rows_of
+from zoo.replay.evaluate import Values, many
+
+if TYPE_CHECKING:
+    pass
+
+
+FEWEST_CALLS = 20  # below which nobody asks whether to compile
+
+
+CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
+
+
+def chunk_for(program: Program) -> int:
+    """How many evaluations of the program to do in one vectorized call."""
+    states = max([1, *(s.cardinality for s in program.enumerated)])
+    cells = sum(v.numel() for v in program.data.values.values()) * states
+    return max(1, CELLS // max(1, cells))
+
+
+def local_draws(
+    program: Program, approximation: Approximation, points: Values, draws: Values, count: int
+) -> tuple[Values, Tensor]:
+    """Draw the locals of the program's rows `count` times, and log q per row (count, rows).
+
+    From the guide where it covers these rows; else from the model's prior given each draw of the globals.
+    """
+    proposed = approximation.propose(program, points, count)
+    if proposed is not None:
+        return proposed
+    names = [s.name for s in program.locals]
+
+    def one(globals_: Values) -> tuple[Values, Tensor]:
+        seen = program.simulate({**points, **globals_}, observed=False)
+        values = {n: seen[n] for n in names}
+        log_probs = program.log_probs({**points, **globals_, **values})
+        return values, sum_of(_by_row(program, n, log_probs[n]) for n in names)
+
+    with torch.no_grad():
+        dummy = {**draws, "": torch.zeros(count, device=program.device)}
+
+        def drawn(values: Values) -> tuple[Values, Tensor]:
+            return one({n: v for n, v in values.items() if n})
+
+        try:
+            found: tuple[Values, Tensor] = torch.vmap(drawn, randomness="different", chunk_size=chunk_for(program))(
+                dummy
+            )
+            return found
+        except (RuntimeError, ModelError):  # some distributions cannot be drawn from in a vectorized call
+            parts = [one({n: v[i] for n, v in draws.items()}) for i in range(count)]
+    return {n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts])
+
+
+def _by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
+    """Sum a site's log density to one number per row."""
+    site = program.sites[name]
+    axis = log_prob.ndim + site.plate_dims[site.plates.index(program.row)]
+    return log_prob.movedim(axis, 0).reshape(len(program.data), -1).sum(-1)
+
+
+def pointwise(
+    program: Program, points: Values, draws: Values, locals_: tuple[Values, Tensor] | None, repeats: int = 1
+) -> Tensor:
+    """log p(x_i | globals_s), shape (draws, rows), with the locals' draws weighted: log p(x_i, l_si | g_s) - log q.
+
+    Without locals the value is exact; with them it is the log of one importance weight per draw. `repeats` says how
+    often the same is done with other draws or other rows, for judging whether to compile it.
+    """
+    count = next(iter(draws.values())).shape[0] if draws else (locals_[1].shape[0] if locals_ else 1)
+    stacked = dict(draws)
+    if locals_ is not None:
+        stacked.update(locals_[0])
+
+    def one(values: Values) -> Tensor:
+        return program.log_joint({**points, **values}).rows
+
+    with torch.no_grad():
+        if not stacked:
+            rows = one({})[None]
+        else:
+            size = max(1, min(chunk_for(program), count))
+            lowered = _lowered(program, points, {n: v[:size] for n, v in stacked.items()}, repeats * (count // size))
+            if lowered.compiled:
+                fields, whole = rows_of(program.data), count - count % size
+                pieces = ({n: v[at : at + size] for n, v in stacked.items()} for at in range(0, whole, size))
+                found = [lowered(_laid_out(piece), points, fields) for piece in pieces]
+                rest = {n: v[whole:] for n, v in stacked.items()}
+                rows = torch.cat([*found, *([many(one, rest, count - whole, size)] if count > whole else [])])
+            else:
+                rows = many(one, stacked, count, size)
+        return rows if locals_ is None else rows - locals_[1]
+
+
+def _lowered(program: Program, points: Values, example: Values, calls: int) -> Lowered:
+    """The density of each row at several values at once, compiled if that pays over so many calls.
+
+    What was decided for so many calls is kept, so that the same question has the same answer to the last bit, whatever
+    was asked before.
+    """
+
+    def together(values: Values, points: Values, fields: Values) -> Tensor:
+        seen = on(program, fields)
+        return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
+
+    eager = Lowered(together, False)
+    if program.data.missing or calls < FEWEST_CALLS:
+        return eager
+    inputs = _laid_out(example), points, rows_of(program.data)
+    key = f"pointwise {calls} {[tuple(t.shape) for t in leaves(inputs)]}"
+    if key not in program.plans:
+        try:
+            found = lower(together, inputs, program, "auto", calls)
+        except RuntimeError:  # control flow that depends on values cannot be vectorized either
+            found = eager
+        program.plans[key] = found if found.compiled else None
+    kept = program.plans[key]
+    return kept if isinstance(kept, Lowered) else eager
+
+
+def _laid_out(values: Values) -> Values:
+    return {n: v.contiguous() for n, v in values.items()}
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Return log mean exp along `dim`, and its Monte Carlo standard error by the delta method."""
+    count = log_weights.shape[dim]
+    value = log_weights.logsumexp(dim) - math.log(count)
+    if count == 1:
+        return value, torch.zeros_like(value)
+    relative = (log_weights - value.unsqueeze(dim)).exp()
+    return value, relative.std(dim, correction=1) / math.sqrt(count)
+
+
+def log_likelihood(
+    program: Program, approximation: Approximation, points: Values, globals_: Values, samples: int
+) -> Tensor:
+    """log p(x_i | globals_s) for each draw of the globals, (draws, rows), locals integrated out by `samples` draws."""
+    if not program.locals:
+        return pointwise(program, points, globals_, None)
+    count = next(iter(globals_.values())).shape[0] if globals_ else 1
+    total = None
+    for _ in range(samples):
+        local = local_draws(program, approximation, points, globals_, count)
+        weights = pointwise(program, points, globals_, local, samples)
+        total = weights if total is None else torch.logaddexp(total, weights)
+    assert total is not None
+    return total - math.log(samples)

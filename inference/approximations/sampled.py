@@ -1,0 +1,60 @@
+"""Draws of the posterior by Markov chains: what q is after MCMC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.approximations.approximation import Approximation
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+
+@dataclass
+class Sampled(Approximation):
+    """The empirical distribution of draws from p(z | x), chain after chain.
+
+    Attributes
+    ----------
+    values
+        Site -> draws of a latent, shape (chains * draws, ...).
+    log_p
+        log p(x, z) of each draw, shape (chains * draws,).
+    states
+        Enumerated site -> draws of its states given the other latents, as whole numbers.
+    stats
+        What the sampler says of each draw, shape (chains, draws).
+    sampler
+        Which sampler it was.
+    chains
+        Number of chains.
+    """
+
+    values: Values
+    log_p: Tensor
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    sampler: str = ""
+    chains: int = 1
+    exact = True
+
+    @property
+    def kept(self) -> int | None:
+        """How many draws there are."""
+        return len(self.log_p)
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Return the draws themselves if as many are asked for as there are, else some of them at random.
+
+        q is the posterior, so log q stands at log p(x, z), which differs from it by a constant.
+        """
+        total = len(self.log_p)
+        if count == total:
+            return self.values, self.log_p
+        at = torch.randperm(total)[:count] if count < total else torch.randint(total, (count,))
+        at = at.to(self.log_p.device)
+        return {n: v[at] for n, v in self.values.items()}, self.log_p[at]

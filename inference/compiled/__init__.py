@@ -1,0 +1,1 @@
+"""Programs traced to their operations and compiled."""

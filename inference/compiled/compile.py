@@ -1,0 +1,183 @@
+"""Functions of tensors, traced through Pyro's handlers once and compiled.
+
+A model that is run by Pyro's handlers costs some microseconds for every operation, however few numbers it touches.
+Here the operations of one run are recorded (`make_fx`) and compiled into a few loops (Inductor), which then run without
+Python, Pyro or autograd. Random numbers enter as inputs, so compiled and eager give the same numbers to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
+from inference.compiled.trees import leaves, rebuilt
+from zoo.program.flat_density import Density
+from zoo.program.program import Program, surroundings
+
+Compile = Literal["auto"] | bool
+
+# What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
+# compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
+SAVED_PER_OPERATION = 4e-6
+SAVED_PER_BYTE = 0.125e-9
+COST = 1.5
+COST_PER_OPERATION = 11e-3
+OPTIONS = {
+    "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
+    "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
+    "alignment_asserts": False,
+    "scalar_asserts": False,
+}
+# The compiler is taken to know the vectors that the processor has. Torch builds programs to try each: six seconds.
+QUICK = {**OPTIONS, "cpp.vec_isa_ok": True}
+COMPILERS = ("g++", "c++", "clang++")
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A function that may have been compiled.
+
+    Attributes
+    ----------
+    call
+        The function.
+    compiled
+        Whether it was.
+    note
+        Why it was not, where that was asked for; empty otherwise.
+    """
+
+    call: Callable[..., Any]
+    compiled: bool
+    note: str = ""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Evaluate the function."""
+        return self.call(*inputs)
+
+
+class Work(TorchDispatchMode):
+    """Counts operations, and the bytes that those other than matrix products write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.operations += 1
+        view = any(r.alias_info is not None for r in func._schema.returns)
+        if isinstance(found, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
+            self.bytes += found.numel() * found.element_size()
+        return found
+
+
+def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
+    """Count the work of one evaluation; randomness is left as it was."""
+    counter = Work()
+    with torch.random.fork_rng(devices=[]), counter:
+        function(*inputs)
+    return counter
+
+
+def pays(work: Work, calls: int) -> bool:
+    """Whether compiling a function saves more time over its calls than it takes."""
+    saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
+    return saved * calls > COST + COST_PER_OPERATION * work.operations
+
+
+def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, calls: int) -> bool:
+    """Whether to compile a function, as for `lower`."""
+    if how != "auto":
+        return how
+    try:
+        return pays(work(function, inputs), calls)
+    except RuntimeError as error:
+        if "linalg" not in str(error):
+            raise
+        return False  # a factorization breaks down at the example, which steps can do with
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    return any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS)))
+
+
+def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program, how: Compile, calls: int) -> Lowered:
+    """Compile a function, if that is asked for and possible.
+
+    Parameters
+    ----------
+    function
+        Of tensors, and dicts or tuples of them; what it does must not depend on their values.
+    inputs
+        An example of its arguments; later ones must have the same shapes.
+    program
+        What it evaluates.
+    how
+        True, False, or "auto": where it is expected to save more time than it takes.
+    calls
+        How often it will be called.
+
+    Returns
+    -------
+    Lowered
+        The function itself, with the reason in its note, where it was to be compiled and could not.
+    """
+    if not worth(function, inputs, how, calls):
+        return Lowered(function, False)
+    if program.device.type == "cpu" and not has_compiler():
+        return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")
+    try:
+        return Lowered(_compiled(function, inputs, program), True)
+    except Exception as error:  # whatever the tracer or the compiler stumbles over: the function itself still works
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return Lowered(function, False, f"not compiled: {reason}")
+
+
+def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
+    from torch._inductor import compile as inductor
+    from torch._inductor.exc import CppCompileError
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils._pytree import tree_map
+
+    flat: list[Any] = [*leaves(inputs)]
+    shape: list[Any] = []
+
+    def inside(*tensors: Tensor) -> Any:
+        shape[:] = [function(*rebuilt(inputs, iter(tensors)))]
+        return leaves(shape[0])
+
+    def outside(*inputs: Any) -> Any:
+        with torch.no_grad():
+            return rebuilt(like, iter(made(*leaves(inputs))))
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), surroundings(program.dtype, program.device):
+        warnings.simplefilter("ignore")  # of torch's own making, about itself
+        graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*flat)
+        like = tree_map(lambda _: torch.empty(0), shape[0])
+        drop_checks(graph.graph)
+        graph.recompile()
+        with torch.no_grad():
+            try:
+                made = inductor(graph, flat, options=QUICK)
+            except CppCompileError:  # it is too old for this processor
+                made = inductor(graph, flat, options=OPTIONS)
+            made(*flat)
+    return outside
+
+
+def lower_gradient(density: Density, how: Compile, calls: int, chains: int | None = None) -> Lowered:
+    """Compile `density.gradient` for vectors (size,), or for several at once (chains, size)."""
+    shape = (density.size,) if chains is None else (chains, density.size)
+    example = torch.zeros(shape, dtype=density.program.dtype, device=density.program.device)
+    return lower(density.gradient, (example,), density.program, how, calls)

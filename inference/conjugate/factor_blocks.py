@@ -1,0 +1,194 @@
+"""Updates of factor models: the latent of every row given the columns' loadings, and these given the latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.conjugate.e_step import EStep
+from inference.conjugate.factor_posteriors import Affine, GroupedNormal, LocalNormal, Table
+from inference.conjugate.factors import FactorLikelihood, Part, tabulate
+from inference.conjugate.family import Block, Family, uses
+from inference.conjugate.plan import Plan
+from inference.conjugate.verify import on_all_rows
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+from zoo.replay.sites import Site, views
+
+
+class FactorFamily(Family):
+    """Latents z_i ~ Normal(m0, P0^-1) of x_i ~ Normal(m + W z_i, 1/t), and what m and W are made of.
+
+    The posterior of z_i is Normal with precision P0 + W^T t W, the same in all rows, and a mean affine in x_i. Given
+    E[z_i] and E[z_i z_i^T], m and W are the weighted least-squares coefficients of the regression of each column on
+    (1, z_i), or have its Normal posterior where they have Normal priors (Rubin and Thayer 1982; Bishop 2006, equations
+    12.66 to 12.70; Bishop 1999 for the variational updates).
+    """
+
+    rank = 0
+
+    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
+        """Claim local latents that are only ever factors, and the coefficients that multiply them."""
+        unknown, program = list(unknown), plan.program
+        blocks: list[Block] = []
+        for z in program.locals:
+            children = uses(program, z.name)
+            sites = tuple(s for s, args in children if set(args) == {"loc"} and self._explains(plan, s))
+            if not sites or len(sites) < len(children) or z.name not in unknown or not _normal(plan, z):
+                continue
+            blocks.append(FactorBlock(z, sites))
+            for site in sites:
+                closed = [p for p in factors(plan, site).parts if p.closed and set(p.names) <= set(unknown)]
+                blocks += [CoefficientBlock(site, p) for p in closed]
+        return blocks
+
+    @staticmethod
+    def _explains(plan: Plan, site: Site) -> bool:
+        return isinstance(plan.likelihoods.get(site.name), FactorLikelihood) and site.name in plan.collapsible
+
+
+def factors(plan: Plan, site: Site) -> FactorLikelihood:
+    """Return the likelihood of a site that is one of factors."""
+    likelihood = plan.likelihoods[site.name]
+    assert isinstance(likelihood, FactorLikelihood)
+    return likelihood
+
+
+def _normal(plan: Plan, site: Site) -> bool:
+    """Whether a local latent has a Normal prior that is the same in all rows."""
+    if site.family not in ("Normal", "MultivariateNormal") or site.name not in plan.likelihoods:
+        return False
+    if (site.plates, site.plate_dims) != ((plan.program.row,), (-1,)):
+        return False
+    if site.name in plan.collapsible:
+        return True
+    if any(parent.kind != "constant" or parent.data for parent in site.args.values()):
+        return False
+    assert plan.example is not None
+    values = on_all_rows(plan.program, plan.example.values)
+    fn = plan.program.replay(values, densities=False).distributions[site.name]
+    rows = len(plan.program.data)
+    if not all(bool((v == v[:1]).all()) for v in views(fn).values() if v.ndim and v.shape[0] == rows):
+        return False
+    plan.collapsible |= {site.name}  # made for every row, and the same in each
+    return True
+
+
+@dataclass(eq=False)
+class FactorBlock(Block):
+    """The posterior of the latent of every row."""
+
+    z: Site
+    sites: tuple[Site, ...]
+    known: tuple[Program, Table] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Name what is updated."""
+        self.unknowns = (self.z.name,)
+
+    def table(self, expected: EStep) -> Table:
+        """Return the rows, laid out once."""
+        if self.known is None or self.known[0] is not expected.program:
+            self.known = expected.program, tabulate(expected, self.sites)
+        return self.known[1]
+
+    def prior(self, expected: EStep) -> tuple[Tensor, Tensor]:
+        """E[P0] and E[P0 m0], (q, q) and (q,), in double precision."""
+        events = self.z.shape[1:]
+        size = math.prod(events)
+        m = expected.argument(self.z, "loc", "real")["mean"].expand(1, *events).reshape(size).double()
+        if self.z.family == "MultivariateNormal":
+            p = expected.argument(self.z, "precision_matrix", "matrix")["mean"].reshape(size, size).double()
+        else:
+            t = expected.argument(self.z, "precision", "positive")["mean"]
+            p = torch.diag(t.expand(1, *events).reshape(size).double())
+        return p, p @ m
+
+    def posterior(self, expected: EStep) -> LocalNormal:
+        """Precision P0 + sum_j E[t_j w_j w_j^T], and a mean affine in x_i, w_j the loadings of column j."""
+        precision, right = self.prior(expected)
+        gains = []
+        for site in self.sites:
+            likelihood = factors(expected.plan, site)
+            t, (w, cov) = likelihood.precision(expected), likelihood.about(expected)
+            scaled = t[:, None] * w[:, 1:]
+            precision = precision + scaled.mT @ w[:, 1:]
+            right = right - scaled.mT @ w[:, 0]
+            if cov is not None:
+                cov = (t[:, None, None] * cov).sum(0)
+                precision, right = precision + cov[1:, 1:], right - cov[1:, 0]
+            gains.append(scaled.mT)
+        root = torch.linalg.cholesky(precision)
+        gain = torch.cholesky_solve(torch.cat([right[:, None], *gains], 1), root)
+        first = torch.zeros_like(gain[:1])
+        first[0, 0] = 1.0
+        cov = torch.cholesky_inverse(root)
+        affine = Affine(self.table(expected), torch.cat([first, gain]), cov)
+        tril = torch.linalg.cholesky(cov).to(expected.program.dtype)
+        return LocalNormal(self.unknowns, tril, tuple(self.z.shape[1:]), affine=affine)
+
+    def maximize(self, expected: EStep) -> Values:
+        """Mean of the posterior, which is its mode."""
+        return self.posterior(expected).mean()
+
+
+@dataclass(eq=False)
+class CoefficientBlock(Block):
+    """The update of intercepts and loadings: for each column, the regression of x on (1, z)."""
+
+    site: Site
+    part: Part
+
+    def __post_init__(self) -> None:
+        """Name what is updated."""
+        self.unknowns = self.part.names
+
+    def _equations(self, expected: EStep) -> tuple[Tensor, Tensor, Tensor]:
+        """H (G, p, p) and r (G, p) of the expected log joint -gamma^T H gamma / 2 + r^T gamma, and gamma now."""
+        likelihood = factors(expected.plan, self.site)
+        second, cross, _ = likelihood.sums(expected)
+        t, (w, _) = likelihood.precision(expected), likelihood.about(expected)
+        gamma, design = self.part.places(expected.values[n] for n in self.part.names), self.part.design
+        rest = w - self.part.columns(gamma)
+        t = t.reshape(design.shape[:2])
+        target = t[..., None] * (cross.mT - rest @ second).reshape(design.shape[:3])
+        h = (design.mT @ (t[..., None, None] * (second @ design))).sum(1)
+        return h, (design * target[..., None]).sum((1, 2)), gamma
+
+    def maximize(self, expected: EStep) -> Values:
+        """Weighted least squares, with priors ridge regression; what feeds nothing keeps its value."""
+        posterior = self.posterior(expected)
+        if posterior is not None:
+            return posterior.mean()
+        h, r, gamma = self._equations(expected)
+        diagonal = h.diagonal(dim1=-2, dim2=-1)
+        dead = diagonal <= 0
+        root = torch.linalg.cholesky(h + torch.diag_embed(torch.where(dead, 1.0, 1e-14 * diagonal)))
+        gamma = torch.where(dead, gamma, torch.cholesky_solve(r[..., None], root)[..., 0])
+        return self._posterior(expected, gamma, torch.zeros_like(h)).mean()
+
+    def posterior(self, expected: EStep) -> GroupedNormal | None:
+        """Normal with added precisions; None for parameters without prior."""
+        sites = [expected.program.sites[n] for n in self.part.names]
+        if sites[0].role == "parameter":
+            return None
+        before, mean = [], []
+        for site in sites:
+            shape = expected.values[site.name].shape
+            before.append(expected.argument(site, "precision", "positive")["mean"].expand(shape))
+            mean.append(expected.argument(site, "loc", "real")["mean"].expand(shape))
+        h, r, _ = self._equations(expected)
+        precision = self.part.places(before, 1.0)
+        root = torch.linalg.cholesky(h + torch.diag_embed(precision))
+        gamma = torch.cholesky_solve((r + precision * self.part.places(mean))[..., None], root)[..., 0]
+        return self._posterior(expected, gamma, torch.linalg.cholesky(torch.cholesky_inverse(root)))
+
+    def _posterior(self, expected: EStep, gamma: Tensor, tril: Tensor) -> GroupedNormal:
+        sites = [expected.program.sites[n] for n in self.part.names]
+        shapes, events = tuple(tuple(s.shape) for s in sites), tuple(s.event_dim for s in sites)
+        dtype = expected.program.dtype
+        return GroupedNormal(self.part.names, shapes, events, self.part.where, gamma.to(dtype), tril.to(dtype))

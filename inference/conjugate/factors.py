@@ -1,0 +1,307 @@
+"""Linear-Gaussian factors: x_i ~ Normal(m + W z_i, 1/t) with a latent z_i for every row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from inference.conjugate.e_step import EStep, Statistics
+from inference.conjugate.factor_posteriors import GroupedNormal, LocalNormal, Table
+from inference.conjugate.family import Argument, Likelihood, uses
+from inference.conjugate.plan import Plan
+from inference.conjugate.posteriors import Moments
+from zoo.program.program import Program
+from zoo.replay.sites import Site, base_distribution, views
+
+UNITS = 4096  # coefficients that are set to 1 in turn, where values do not show which is which
+ENTRIES = 1 << 25  # numbers in the map from coefficients to columns that is kept
+CLOSED = ("a parameter", "a Normal latent")  # kinds of coefficients that have a closed form
+
+
+@dataclass(eq=False)
+class Part:
+    """Sites that are updated together, and how they make the intercept and loadings of each column.
+
+    w_j = sum_p design_gcp gamma_gp for column j, the c-th of group g. Coefficients that feed one column each are
+    grouped by column, so that the update of a group is a small system of equations; else all are one group.
+
+    Attributes
+    ----------
+    names
+        The sites.
+    where
+        Where each of their entries stands among the places of gamma, (G * p,).
+    design
+        Shape (G, d / G, q + 1, p).
+    closed
+        Whether their update has a closed form.
+    """
+
+    names: tuple[str, ...]
+    where: Tensor
+    design: Tensor
+    closed: bool
+
+    def places(self, entries: Iterable[Tensor], fill: float = 0.0) -> Tensor:
+        """Put entries of the sites in their places, (G, p), in double precision."""
+        flat = torch.cat([e.flatten() for e in entries]).double()
+        groups, _, _, size = self.design.shape
+        return flat.new_full((groups * size,), fill).index_copy(0, self.where, flat).reshape(groups, size)
+
+    def columns(self, gamma: Tensor) -> Tensor:
+        """Intercept and loadings of each column, (d, q + 1)."""
+        return (self.design @ gamma[:, None, :, None])[..., 0].flatten(0, 1)
+
+    def covariances(self, cov: Tensor) -> Tensor:
+        """Their covariances, (d, q + 1, q + 1)."""
+        return (self.design @ cov[:, None] @ self.design.mT).flatten(0, 1)
+
+
+class FactorLikelihood(Likelihood):
+    """x_i ~ Normal(W (1, z_i), 1/t), a vector of columns; log p = sum_j -t_j (x_ij - w_j (1, z_i))^2 / 2 + ...
+
+    W, of shape (d, q + 1), is affine in global sites (loadings, means), the same for all rows. T = x and x^2 about the
+    mean of the data (Bishop 2006, section 12.2).
+    """
+
+    inner: ClassVar[tuple[int, ...]] = (1, 1)
+    joint: ClassVar[int] = 1
+    centered: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan, site: Site) -> None:
+        self.plan, self.site = plan, site
+        sites, names = plan.program.sites, site.args["loc"].sites
+        (self.z,) = (n for n in names if sites[n].role == "local")
+        self.factors = math.prod(sites[self.z].shape[1:])
+        self.globals = tuple(n for n in names if n != self.z)
+        with torch.no_grad():
+            self._sample = plan.program.rebind(
+                plan.program.data.take(torch.zeros(self.factors + 1, dtype=torch.long, device=plan.program.device))
+            )
+            self.constant = self._columns(torch.zeros(self._total))
+            entries = self._entries()
+        kinds: dict[str, list[str]] = {}
+        for name in self.globals:
+            kinds.setdefault(self._kind(name), []).append(name)
+        self.parts = [self._part(kind, names, entries) for kind, names in kinds.items()]
+
+    @classmethod
+    def of(cls, plan: Plan, site: Site) -> FactorLikelihood | None:
+        """Return the likelihood of a Normal site whose location is bilinear in a local and global sites, or None."""
+        parent, program = site.args["loc"], plan.program
+        local = [program.sites[n] for n in parent.sites if program.sites[n].role == "local"]
+        rows = (program.row,), (-1,)
+        if parent.index or parent.data or site.field is None or site.event_dim != 1 or len(local) != 1:
+            return None
+        if any((s.plates, s.plate_dims) != rows for s in (site, *local)) or _by_row(plan, site):
+            return None
+        try:
+            return cls(plan, site)
+        except _TooLarge:
+            return None
+
+    # -- what the coefficients do ------------------------------------------------------------------------------
+
+    @property
+    def _total(self) -> int:
+        return sum(math.prod(self.plan.program.sites[n].shape) for n in self.globals)
+
+    def _kind(self, name: str) -> str:
+        """Sites of one kind share an update: parameters, or latents with a Normal prior; others have none."""
+        site = self.plan.program.sites[name]
+        if {s.name for s, _ in uses(self.plan.program, name)} != {self.site.name}:
+            return name
+        if site.role == "parameter":
+            return CLOSED[0]
+        return CLOSED[1] if site.family == "Normal" and name in self.plan.likelihoods else name
+
+    def _columns(self, flat: Tensor) -> Tensor:
+        """Intercept and loadings of each column, (d, q + 1): the model run at z = 0 and unit vectors."""
+        program, sites = self._sample, self.plan.program.sites
+        z = torch.eye(self.factors + 1, dtype=program.dtype, device=program.device)[:, 1:]
+        values = {**program.structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
+        values = {n: v.to(program.device) for n, v in values.items()}
+        for site in program.locals:
+            values[site.name] = torch.zeros(program.site_shape(site), dtype=program.dtype, device=program.device)
+        values[self.z] = z.reshape(program.site_shape(sites[self.z]))
+        shapes = [sites[n].shape for n in self.globals]
+        for name, shape, part in zip(self.globals, shapes, flat.split([math.prod(s) for s in shapes]), strict=True):
+            values[name] = part.to(program.device, program.dtype).reshape(shape)
+        fn = program.replay(values, densities=False).distributions[self.site.name]
+        loc = base_distribution(fn).loc.expand(self.factors + 1, self.site.shape[-1])
+        return torch.cat([loc[:1], loc[1:] - loc[:1]]).mT.double()
+
+    def _entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where coefficients matter: indices of W (flat) and of coefficients, and by how much."""
+        size = self._total
+        first = torch.frac(torch.arange(1, size + 1, dtype=torch.float64) * (5**0.5 - 1) / 2) + 1  # all different
+        close = 1e-9 if self._sample.dtype == torch.float64 else 1e-5
+        found = [(self._columns(v) - self.constant).flatten() for v in (first, first.flip(0))]
+        at = ((found[0].abs() > close) | (found[1].abs() > close)).nonzero()[:, 0]
+        if not size or not len(at):
+            return at, at, found[0][at]
+        order = first.argsort()
+        near = torch.searchsorted(first[order].to(at.device), found[0][at]).clamp(0, size)
+        near = torch.stack([(near - 1).clamp_min(0), near.clamp_max(size - 1)])
+        gaps = (first[order].to(at.device)[near] - found[0][at]).abs()
+        which = order.to(at.device)[near.gather(0, gaps.argmin(0)[None])[0]]
+        same = [(v.to(at.device)[which] - f[at]).abs() for v, f in zip((first, first.flip(0)), found, strict=True)]
+        if bool((torch.cat(same) <= close).all()):
+            return at, which, torch.ones_like(found[0][at])
+        return self._unit_entries()
+
+    def _unit_entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`_entries` by setting each coefficient to 1 in turn."""
+        if self._total > UNITS:
+            raise _TooLarge
+        rows, which, values = [], [], []
+        for k, unit in enumerate(torch.eye(self._total)):
+            moved = (self._columns(unit) - self.constant).flatten()
+            at = (moved.abs() > 1e-12 * moved.abs().max()).nonzero()[:, 0]
+            rows.append(at)
+            which.append(torch.full_like(at, k))
+            values.append(moved[at])
+        return torch.cat(rows), torch.cat(which), torch.cat(values)
+
+    def _part(self, kind: str, names: list[str], entries: tuple[Tensor, Tensor, Tensor]) -> Part:
+        """Group the coefficients of some sites."""
+        rows, which, values = entries
+        d, width = self.constant.shape
+        sizes = [math.prod(self.plan.program.sites[n].shape) for n in self.globals]
+        starts = dict(zip(self.globals, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
+        own = torch.cat([starts[n] + torch.arange(sizes[self.globals.index(n)]) for n in names]).to(rows.device)
+        local = own.new_full((self._total,), -1)
+        local[own] = torch.arange(len(own), device=rows.device)
+        kept = local[which] >= 0
+        rows, which, values = rows[kept], local[which[kept]], values[kept]
+        columns = torch.zeros(len(own), d, dtype=torch.bool, device=rows.device)
+        columns[which, rows // width] = True
+        if bool((columns.sum(1) <= 1).all()):
+            group = torch.where(columns.any(1), columns.long().argmax(1), -1)
+            counts, slots = [0] * d, []
+            for k, g in enumerate(group.tolist()):
+                if g < 0:  # one that feeds nothing goes where there is room
+                    group[k] = g = counts.index(min(counts))
+                slots.append(counts[g])
+                counts[g] += 1
+            groups, size, slot = d, max(counts), torch.tensor(slots, device=rows.device)
+        else:
+            groups, size, group = 1, len(own), torch.zeros_like(own)
+            slot = torch.arange(len(own), device=rows.device)
+        if d * width * size > ENTRIES:
+            raise _TooLarge
+        design = self.constant.new_zeros(d, width, size)
+        design[rows // width, rows % width, slot[which]] = values
+        closed = kind in CLOSED
+        return Part(tuple(names), group * size + slot, design.reshape(groups, d // groups, width, size), closed)
+
+    # -- the likelihood ----------------------------------------------------------------------------------------
+
+    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+        """x and x^2."""
+        return value["mean"], value["mean"].square()
+
+    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """E[t_j] m_ij and -E[t_j] / 2; sum_j (E[log t_j] - E[t_j (W (1, z_i))_j^2]) / 2, m_i = E[W (1, z_i)]."""
+        loc, precision = argument("loc", "coefficients"), argument("precision", "positive")
+        columns = (1, self.site.shape[-1])
+        t, log = precision["mean"].expand(columns), precision["log"].expand(columns)
+        return (t * loc["mean"], -0.5 * t), 0.5 * (log.sum(-1) - loc["square"])
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """-d log(2 pi) / 2."""
+        return -0.5 * self.site.shape[-1] * math.log(2 * math.pi)
+
+    def location(self, expected: EStep) -> Moments:
+        """W (1, z_i) of each row, at values."""
+        w, _ = self.loadings(expected)
+        z = expected.values[self.z]
+        return {"mean": w[:, 0].to(z.dtype) + z.reshape(len(z), -1) @ w[:, 1:].mT.to(z.dtype)}
+
+    def coefficients(self, expected: EStep) -> Moments:
+        """E[W (1, z_i)], (n, d), and sum_j E[t_j (W (1, z_i))_j^2], (n,), about the mean of the data."""
+        w, cov = self.about(expected)
+        z = expected.value(expected.program.sites[self.z])
+        one = torch.nn.functional.pad(z["mean"].reshape(len(z["mean"]), -1), (1, 0), value=1.0)
+        t = self.precision(expected)
+        weight = (t[:, None] * w).mT @ w
+        if cov is not None:
+            weight = weight + (t[:, None, None] * cov).sum(0)
+        square = ((one @ weight.to(one.dtype)) * one).sum(-1)
+        if "cov" in z:
+            square = square + (weight[1:, 1:].to(one.dtype) * z["cov"]).sum()
+        return {"mean": one @ w.mT.to(one.dtype), "square": square}
+
+    def loadings(self, expected: EStep) -> tuple[Tensor, Tensor | None]:
+        """Mean of W, (d, q + 1), and covariance of each of its rows, (d, q + 1, q + 1), None if it is known."""
+        w, cov = self.constant, None
+        for part in self.parts:
+            w = w + part.columns(part.places(expected.values[n] for n in part.names))
+            belief = expected.beliefs.get(part.names[0])
+            if isinstance(belief, GroupedNormal):
+                own = part.covariances(belief.cov.double())
+                cov = own if cov is None else cov + own
+        return w, cov
+
+    def about(self, expected: EStep) -> tuple[Tensor, Tensor | None]:
+        """`loadings` of x about the mean of the data."""
+        w, cov = self.loadings(expected)
+        center = expected.plan.centers.get(self.site.name)
+        if center is not None:
+            w = torch.cat([w[:, :1] - center.double()[:, None], w[:, 1:]], 1)
+        return w, cov
+
+    def precision(self, expected: EStep) -> Tensor:
+        """E[t_j] of each column, (d,)."""
+        t = expected.argument(self.site, "precision", "positive")["mean"]
+        return t.expand(1, self.site.shape[-1])[0].double()
+
+    def sums(self, expected: EStep) -> tuple[Tensor, Tensor, Tensor]:
+        """sum w E[(1, z)(1, z)^T], sum w E[(1, z)] x^T and sum w x^2, with the current posterior (or values) of z."""
+        belief = expected.beliefs.get(self.z)
+        if isinstance(belief, LocalNormal) and belief.affine is not None:
+            table = belief.affine.table
+            second, cross = belief.affine.sums
+        else:
+            table = tabulate(expected, [self.site])
+            z = expected.value(expected.program.sites[self.z])
+            loc = z["mean"].reshape(len(z["mean"]), -1)
+            second, cross = table.sums(loc, z["cov"] if "cov" in z else loc.new_zeros(self.factors, self.factors))
+        span = table.spans[self.site.name]
+        return second, cross[:, span], table.squares[span]
+
+    def deviations(self, expected: EStep, site: Site, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Weights of the entries, and weights times E[(x - W (1, z))^2], (1, d)."""
+        second, cross, squares = self.sums(expected)
+        w, cov = self.about(expected)
+        product = w[:, :, None] * w[:, None, :] + (0.0 if cov is None else cov)
+        found = squares - 2 * (w * cross.mT).sum(-1) + (product * second).sum((-1, -2))
+        dtype = expected.program.dtype
+        return second[0, 0].expand(1, len(found)).to(dtype), found.clamp_min(0.0)[None].to(dtype)
+
+
+def _by_row(plan: Plan, site: Site) -> bool:
+    """Whether the scale of a Normal site was seen to vary by row."""
+    assert plan.example is not None
+    scale = views(plan.example.replay.distributions[site.name])["scale"]
+    return scale.ndim > 1 and not bool((scale == scale[:1]).all())
+
+
+class _TooLarge(Exception):
+    """There are too many coefficients to find out what each does."""
+
+
+def tabulate(expected: EStep, sites: Iterable[Site]) -> Table:
+    """Lay the rows of some sites out side by side, about the means of their columns."""
+    data, parts, spans, at = expected.program.data, [], {}, 0
+    for site in sites:
+        assert site.field is not None
+        center = expected.plan.centers.get(site.name, 0.0)
+        parts.append(data.values[site.field] - center)
+        spans[site.name] = slice(at, at := at + parts[-1].shape[-1])
+    return Table(parts[0] if len(parts) == 1 else torch.cat(parts, 1), data.weights, spans)

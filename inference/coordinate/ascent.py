@@ -1,0 +1,253 @@
+"""Coordinate ascent on L(q, theta) = E_q[log p(x, z; theta)] - E_q[log q(z)]: what EM, CAVI and Exact share.
+
+Each step takes the posterior of the enumerated sites given the rest (exactly), then updates the unknowns block by
+block: to a point (EM) or to a posterior (CAVI). Both raise L, so it never falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from inference.conjugate import EStep, Plan, closed_form, load
+from inference.conjugate.e_step import Statistics
+from inference.conjugate.plan import log_factor
+from inference.conjugate.posteriors import Posterior, Single
+from inference.coordinate.factor_sums import FactorSums
+from inference.coordinate.mixture import Mixture
+from inference.coordinate.source import Rows
+from zoo.errors import MethodError
+from zoo.program.program import Program, Terms
+from zoo.replay.evaluate import Values
+from zoo.replay.sites import base_distribution
+
+load()
+
+
+@dataclass
+class State:
+    """Where coordinate ascent is: a value for every unknown, and a posterior for those that have one.
+
+    Attributes
+    ----------
+    values
+        Points; means of the unknowns with a posterior.
+    beliefs
+        Unknown -> the posterior of its block.
+    """
+
+    values: Values
+    beliefs: dict[str, Posterior]
+
+
+class Coordinates:
+    """E-steps and updates of one program.
+
+    Parameters
+    ----------
+    program
+        The program.
+    hard
+        Give each row to its most probable state (classification EM).
+    averaged
+        Take expectations over the posterior of the local latents too (EM), instead of keeping what the state says.
+    plan
+        The plan of the same model on other rows; None to find it.
+    rows
+        Where the rows come from; None for the program's own.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        hard: bool = False,
+        averaged: bool = False,
+        plan: Plan | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        self.rows = Rows(program) if rows is None else rows
+        self.program, self.hard, self.averaged = program, hard, averaged
+        self.plan: Plan = closed_form(program) if plan is None else plan
+        self.mixture: Mixture | None = None
+        self.factors: FactorSums | None = None
+        tied = next((s.name for s in (*program.locals, *program.shared)), None)
+        if not self.rows.whole and (tied is not None or program.chained):
+            raise MethodError(
+                f"rows in parts (a stream, several processes) must be independent given the globals; "
+                f"{tied or program.enumerated[0].name!r} ties them to one another or grows with them"
+            )
+        self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
+
+    def prepare(self, state: State) -> None:
+        """Lay out the rows of a mixture or a factor model, if all its updates are in closed form."""
+        if not self.plan.rest:
+            singular = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+            with torch.no_grad(), suppress(singular):  # a prior made from all rows, run on a few
+                self.mixture = Mixture.of(self.plan, self.rows, state.values)
+                self.factors = FactorSums.of(self.plan, self.program) if self.rows.whole else None
+
+    # -- E-step ------------------------------------------------------------------------------------------------
+
+    def expect(self, state: State) -> tuple[Tensor, EStep]:
+        """Return L at the current state, with the enumerated sites at their posterior, and what updates see."""
+        with torch.no_grad():
+            if self.mixture is not None:
+                found = self._swept(self.mixture, state)
+                if found is not None:
+                    return found
+            if self.factors is not None:
+                inside, expected = self.factors.expect(state.values, state.beliefs, averaged=self.averaged)
+                return inside + self.factors.rest(expected, self._factors(expected, outside=True)), expected
+            return self._all(state) if self.rows.whole else self._by_parts(state)
+
+    def _all(self, state: State) -> tuple[Tensor, EStep]:
+        """`expect` on the program's own rows."""
+        terms, expected = self._terms(state)
+        return terms.total(self.program.data.weights), expected
+
+    def _by_parts(self, state: State) -> tuple[Tensor, EStep]:
+        """`expect` on rows that come in parts: sums of statistics, whatever part of the rows they are over."""
+        value = torch.zeros((), dtype=torch.float64, device=self.program.device)
+        sums: dict[str, Statistics] = {}
+        sites = self.plan.summed(self.program)
+        for part in self.rows.parts():
+            own = Coordinates(part, hard=self.hard, plan=self.plan)
+            terms, expected = own._terms(state)
+            value = value + terms.total(part.data.weights) - terms.rest
+            for site in sites:
+                found = expected.statistics(site)
+                known = sums.get(site.name)
+                sums[site.name] = found if known is None else added(known, found)
+        if not sums:  # a process with no chunk of its own
+            _, expected = self._terms(state)
+            empty = {s.name: expected.statistics(s) for s in sites}
+            sums = {n: (0 * count, tuple(0 * p for p in parts)) for n, (count, parts) in empty.items()}
+        flat = [t for count, parts in sums.values() for t in (count, *parts)]
+        value, *flat = self.rows.add_up([value, *flat])
+        whole = iter(flat)
+        sums = {n: (next(whole), tuple(next(whole) for _ in parts)) for n, (_, parts) in sums.items()}
+        terms, expected = self._terms(state)
+        expected.sums = sums
+        return value + terms.rest, expected
+
+    def _terms(self, state: State) -> tuple[Terms, EStep]:
+        replay = self.program.replay(state.values)
+        expected = EStep(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
+        if self.averaged:
+            expected = self.over_locals(expected)
+        factors = {**replay.log_probs, **self._factors(expected)}
+        terms, marginals = (self.program.hard_marginals if self.hard else self.program.marginals)(factors)
+        expected.marginals = marginals
+        expected.complete()
+        return terms, expected
+
+    def over_locals(self, expected: EStep) -> EStep:
+        """Update the posterior of the local latents given everything else."""
+        if not self.program.enumerated:
+            expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
+        values, beliefs = dict(expected.values), dict(expected.beliefs)
+        for block in self.local_blocks:
+            posterior = block.posterior(expected.at(values, beliefs))
+            assert posterior is not None
+            values.update(posterior.mean())
+            beliefs.update(dict.fromkeys(block.unknowns, posterior))
+        return expected.at(values, beliefs)
+
+    def _once(self, name: str, log_prob: Tensor) -> Tensor:
+        """Weight of each entry of a site without enumerated sites: that of its row."""
+        site, weights = self.program.sites[name], self.program.data.weights
+        if weights is None or self.program.row not in site.plates:
+            return torch.ones_like(log_prob)
+        axis = site.plate_dims[site.plates.index(self.program.row)]
+        return weights.reshape([-1, *[1] * (-1 - axis)]).expand(log_prob.shape)
+
+    def _swept(self, mixture: Mixture, state: State) -> tuple[Tensor, EStep] | None:
+        """`expect` by one sweep over the rows; None where that would not be accurate."""
+        expected = mixture.expected(state.values, state.beliefs)
+        natural, constant, shared = mixture.natural(expected)
+        if mixture.careful(natural, constant):
+            return None
+        swept = mixture.sweep(natural[None], constant[None], hard=self.hard)
+        rest = mixture.rest(expected, self._factors(expected, outside=True) if state.beliefs else None)
+        value = swept.value[0] + shared + mixture.base + rest
+        expected.sums = mixture.statistics(swept.counts[0], swept.sums[0])
+        return value, expected
+
+    def _factors(self, expected: EStep, *, outside: bool = False) -> Values:
+        """Expected log densities of the sites that an uncertain unknown feeds, and minus KL of the unknowns."""
+        found: Values = {}
+        for block in self.plan.blocks:
+            belief = expected.beliefs.get(block.unknowns[0])
+            if belief is not None and not (outside and block in self.local_blocks):
+                found.update(negative_kl(block, expected, belief))
+        for site in self.program.sites.values():
+            if site.name in found or (outside and self.program.row in site.plates):
+                continue
+            if any(n in expected.beliefs for parent in site.args.values() for n in parent.sites):
+                found[site.name] = log_factor(expected, site)
+        return found
+
+    def step(self, state: State) -> State:
+        """One E-step, and one update of each block."""
+        return self.believe(self.expect(state)[1])
+
+    # -- updates -----------------------------------------------------------------------------------------------
+
+    def maximize(self, expected: EStep) -> Values:
+        """M-step: each block to its maximum, one after the other."""
+        with torch.no_grad(), pyro.validation_enabled(False):
+            values = dict(expected.values)
+            for block in self.plan.blocks:
+                if block not in self.local_blocks:
+                    values.update(block.maximize(expected.at(values)))
+            return values
+
+    def believe(self, expected: EStep) -> State:
+        """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
+        with torch.no_grad(), pyro.validation_enabled(False):
+            values, beliefs = dict(expected.values), dict(expected.beliefs)
+            for block in self.plan.blocks:
+                now = expected.at(values, beliefs)
+                posterior = block.posterior(now)
+                if posterior is None:
+                    values.update(block.maximize(now))
+                    continue
+                values.update(posterior.mean())
+                beliefs.update(dict.fromkeys(block.unknowns, posterior))
+            return State(values, beliefs)
+
+
+def negative_kl(block: object, expected: EStep, posterior: Posterior) -> Values:
+    """E[log p(u)] + H[q(u)] of the unknowns of a block, in the layout of their log densities."""
+    priors = block.log_prior(expected, posterior) or {}  # type: ignore[attr-defined]
+    entropy, found = posterior.entropy(), {}
+    for name in posterior.names:
+        site = expected.program.sites[name]
+        if name in priors:
+            found[name] = priors[name] + entropy[name]
+        elif name in expected.plan.likelihoods:
+            found[name] = log_factor(expected, site) + entropy[name]
+        else:
+            assert isinstance(posterior, Single)
+            q, p = base_distribution(posterior.distribution), base_distribution(expected.replay.distributions[name])
+            kl = kl_divergence(q, p)
+            extra = posterior.distribution.event_dim - q.event_dim
+            found[name] = -(kl.sum(list(range(-extra, 0))) if extra else kl)
+    return found
+
+
+def added(a: Statistics, b: Statistics) -> Statistics:
+    """Sum of two sets of statistics."""
+    return a[0] + b[0], tuple(x + y for x, y in zip(a[1], b[1], strict=True))
+
+
+def distinct(beliefs: Mapping[str, Posterior]) -> list[Posterior]:
+    """Return the posteriors, each once."""
+    return list({id(p): p for p in beliefs.values()}.values())

@@ -1,0 +1,106 @@
+"""The M-step where there is no closed form: climb the expected log joint by gradient (generalized EM)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.transforms import Transform
+
+from inference.coordinate.matrices import POSITIVE_DEFINITE
+from zoo.program.program import Program
+from zoo.replay.bijections import PositiveDefiniteVector, bijection
+from zoo.replay.evaluate import Values
+from zoo.replay.sites import Site
+
+FLOOR = 1e-6  # added to covariances, relative to the mean of their starting diagonal
+INNER_STEPS = 10
+
+
+class GradientStep:
+    """Climbs E[log p(x, z, theta)] over some unknowns with L-BFGS, in unconstrained space.
+
+    Positive-definite matrices are a map of unconstrained numbers plus floor * I, so they stay positive definite
+    whatever the step. A step that does not raise the expected log joint is not taken.
+
+    Parameters
+    ----------
+    program
+        The program.
+    names
+        Unknowns without a closed form: latents, parameters, network weights.
+    matrices
+        The map from unconstrained numbers to positive-definite matrices.
+    """
+
+    def __init__(self, program: Program, names: list[str], matrices: str = "log_cholesky") -> None:
+        self.program = program
+        self.floors: dict[str, Tensor] = {}
+        self.transforms: dict[str, Transform] = {}
+        for name in names:
+            support = program.sites[name].support if name in program.sites else constraints.real
+            found = bijection(support, name)
+            positive = isinstance(found, PositiveDefiniteVector)
+            self.transforms[name] = POSITIVE_DEFINITE[matrices]() if positive else found
+        self.names = [n for n in names if n not in program.sites or self._free(program.sites[n])]
+
+    def _free(self, site: Site) -> bool:
+        """Whether there is anything to move: the weight of a single component is not."""
+        return bool(self.transforms[site.name].inverse_shape(torch.Size(site.shape)).numel() > 0)
+
+    def admit(self, values: Values) -> Values:
+        """Note the floors of positive-definite matrices from their starting values."""
+        for name in self.names:
+            if isinstance(self.transforms[name], tuple(POSITIVE_DEFINITE.values())) and name not in self.floors:
+                matrix = values[name]
+                mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+                eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+                self.floors[name] = FLOOR * mean * eye
+        return values
+
+    def _lower(self, name: str, value: Tensor) -> Tensor:
+        floor = self.floors.get(name)
+        inner: Tensor = self.transforms[name].inv(value if floor is None else value - floor)
+        return inner
+
+    def _raise(self, name: str, u: Tensor) -> Tensor:
+        value: Tensor = self.transforms[name](u)
+        return value + self.floors[name] if name in self.floors else value
+
+    def __call__(self, values: Values, marginals: Values) -> Values:
+        """Return values with the unknowns moved uphill."""
+        if not self.names:
+            return values
+        self.admit(values)
+        start = {n: self._lower(n, values[n].detach()) for n in self.names}
+        sizes = [u.numel() for u in start.values()]
+        flat = torch.cat([u.reshape(-1) for u in start.values()]).clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [flat], max_iter=INNER_STEPS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+        )
+
+        def unpack(vector: Tensor) -> Values:
+            parts = vector.split(sizes)
+            return {n: self._raise(n, p.reshape(start[n].shape)) for n, p in zip(self.names, parts, strict=True)}
+
+        def expected(vector: Tensor) -> Tensor:
+            log_probs = self.program.log_probs({**values, **unpack(vector)})
+            terms = [torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum() for n, v in log_probs.items()]
+            return torch.stack(terms).sum()
+
+        with torch.enable_grad():
+            before = expected(flat)
+            scale = 1.0 / max(1.0, abs(float(before.detach())))
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = -scale * expected(flat)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        with torch.no_grad():
+            after = expected(flat.detach())
+            if not bool(after > before):
+                return values
+            return {**values, **unpack(flat.detach())}

@@ -1,0 +1,89 @@
+"""Where the rows of a fit come from: memory, a file read in chunks, or a share of them in each of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as processes
+from torch import Tensor
+
+from zoo.data.stream import Stream
+from zoo.errors import DataError, MethodError
+from zoo.program.program import Program
+
+
+class Rows:
+    """The rows of a program, part by part, and sums over all of them.
+
+    Parameters
+    ----------
+    program
+        Bound to all rows, or to a sample of them if they are streamed.
+    distributed
+        Whether each process of `torch.distributed` takes a share of the rows.
+
+    Raises
+    ------
+    MethodError
+        If `distributed` is asked for where no process group is running.
+    """
+
+    def __init__(self, program: Program, *, distributed: bool = False) -> None:
+        self.program = program
+        self.stream: Stream | None = program.data.stream
+        self.rank, self.world = 0, 1
+        if distributed:
+            if not (processes.is_available() and processes.is_initialized()):
+                raise MethodError(
+                    "distributed=True needs a process group: start the script with torchrun, and call "
+                    "torch.distributed.init_process_group() first"
+                )
+            self.rank, self.world = processes.get_rank(), processes.get_world_size()
+        self._share: Program | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows are in memory, in this process."""
+        return self.stream is None and self.world == 1
+
+    def parts(self) -> Iterator[Program]:
+        """Programs on the rows of this process, one after the other."""
+        if self.stream is not None:
+            for i, data in enumerate(self.stream.chunks(self.program.model, self.program.data)):
+                strange = set(data.missing) - set(self.program.data.missing)
+                if strange:
+                    raise DataError(
+                        f"field {min(strange)!r} misses values (NaN) in rows that are read later, but in none of the "
+                        "sample that the fit was set up on; drop or impute these rows"
+                    )
+                if i % self.world == self.rank:
+                    yield self.program.rebind(data)
+            return
+        if self._share is None:
+            self._share = self.program
+            if self.world > 1:
+                rows = len(self.program.data)
+                bounds = [rows * i // self.world for i in (self.rank, self.rank + 1)]
+                self._share = self.program.rebind(
+                    self.program.data.take(torch.arange(*bounds, device=self.program.device))
+                )
+        yield self._share
+
+    def add_up(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Sum each tensor over the processes."""
+        tensors = list(tensors)
+        if self.world == 1:
+            return tensors
+        flat = torch.cat([t.reshape(-1).double() for t in tensors])
+        processes.all_reduce(flat)
+        sizes = [t.numel() for t in tensors]
+        return [p.reshape(t.shape).to(t.dtype) for p, t in zip(flat.split(sizes), tensors, strict=True)]
+
+    def agree(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give all processes the values of the first one."""
+        if self.world > 1:
+            values = {n: v.clone() for n, v in values.items()}
+            for value in values.values():
+                processes.broadcast(value, 0)
+        return values

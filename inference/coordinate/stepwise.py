@@ -1,0 +1,154 @@
+"""Stepwise EM and stochastic coordinate ascent: expected statistics averaged over mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from inference.conjugate import EStep, closed_form
+from inference.conjugate.e_step import Statistics
+from inference.conjugate.plan import Plan
+from inference.coordinate.ascent import Coordinates, State
+from inference.coordinate.convergence import settled
+from inference.coordinate.source import Rows
+from inference.runtime.monitor import Monitor
+from zoo.data.bind import Data
+from zoo.errors import FitError
+from zoo.program.program import Program
+
+
+class Memory:
+    """Running averages of expected statistics of all rows: s <- (1 - g) s + g s(batch), g = (step + delay)^-forgetting.
+
+    The updates that follow see the averages in place of sums over all rows. The M-step's is stepwise EM (Cappe and
+    Moulines 2009, section 2.2). The conjugate posterior's is a natural-gradient step, as its natural parameters are
+    those of the prior plus the statistics (Hoffman et al. 2013, section 2.5).
+
+    Parameters
+    ----------
+    program
+        The fit's program.
+    forgetting, delay
+        Of the step size.
+    hard
+        Give each row to its most probable state.
+    beliefs
+        Update latents to their posterior, instead of its mode.
+    """
+
+    def __init__(
+        self, program: Program, *, forgetting: float, delay: float, hard: bool = False, beliefs: bool = False
+    ) -> None:
+        self.plan: Plan = closed_form(program)
+        self.forgetting, self.delay, self.hard, self.beliefs = forgetting, delay, hard, beliefs
+        self.steps = 0
+        self.sums: dict[str, Statistics] = {}
+        self.rows = Rows(program)
+        self.size = sum(float(weights_of(part.data).sum()) for part in self.rows.parts())
+
+    @staticmethod
+    def why_not(program: Program, *, gradient: bool = False) -> str | None:
+        """Say why statistics cannot be averaged over rows, None if they can."""
+        plan = closed_form(program)
+        if plan.rest or gradient:
+            name = plan.rest[0] if plan.rest else plan.names[0]
+            return f"batch_size needs closed-form updates, and {name!r} is climbed by gradient"
+        if program.chained:
+            return "batch_size breaks a chain of rows; leave it out"
+        if program.locals:
+            return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
+        if program.shared:
+            return (
+                f"batch_size needs rows that are independent; they share the discrete latent {program.shared[0].name!r}"
+            )
+        for site in program.sites.values():
+            inside = program.row in site.plates and site.role in ("observed", "enumerated")
+            if inside and site.name not in plan.collapsible:
+                return f"batch_size needs arguments that do not vary by row, and those of {site.name!r} do"
+        return None
+
+    def batches(self, size: int) -> Iterator[Program]:
+        """Random batches of rows, or the chunks of a file, each weighted to stand for all rows."""
+        program = self.rows.program
+        if self.rows.stream is not None:
+            for part in self.rows.parts():
+                own = weights_of(part.data)
+                yield part.rebind(replace(part.data, weights=own * (self.size / own.sum())))
+            return
+        weights, size = weights_of(program.data), min(size, len(program.data))
+        for at in torch.randperm(len(program.data), device=program.device).split(size):
+            if len(at) == size:  # a few rows left over would count as much as a whole batch; they have later passes
+                yield program.rebind(program.data.batch(at, weights[at] * (self.size / weights[at].sum())))
+
+    def step(self, part: Program, state: State) -> State:
+        """Blend in the statistics of one batch, weighted to stand for all rows, and update from the averages."""
+        ascent = Coordinates(part, hard=self.hard, plan=self.plan)
+        _, expected = ascent.expect(state)
+        rate = (self.steps + self.delay) ** -self.forgetting if self.sums else 1.0
+        self.steps += 1
+        for site in part.sites.values():
+            if part.row in site.plates and site.name in self.plan.likelihoods and not site.latent:
+                self.sums[site.name] = blend(self.sums.get(site.name), expected.statistics(site), rate)
+        expected.sums = self.sums
+        return self.update(ascent, expected)
+
+    def update(self, ascent: Coordinates, expected: EStep) -> State:
+        """Update all blocks once."""
+        return ascent.believe(expected) if self.beliefs else State(ascent.maximize(expected), {})
+
+    def climb(
+        self, whole: Coordinates, state: State, *, size: int, tolerance: float, passes: int, monitor: Monitor
+    ) -> tuple[State, bool, int, EStep]:
+        """Pass over mini-batches until the objective of all rows stands still; end with one update from all rows.
+
+        Returns
+        -------
+        tuple
+            Where it ends, whether the objective stood still, the number of passes, and what updates see there.
+        """
+        history: list[float] = []
+        best: tuple[float, State, EStep] | None = None
+        for epoch in range(1, passes + 1):
+            for part in self.batches(size):
+                state = self.step(part, state)
+            value, expected = whole.expect(state)
+            history.append(checked(float(value), f"{epoch} passes"))
+            monitor.record(epoch, history[-1])
+            if best is None or history[-1] > best[0]:
+                best = history[-1], state, expected
+            converged = settled(history, tolerance)
+            if converged:
+                break
+        assert best is not None
+        last = self.update(whole, best[2])
+        value, expected = whole.expect(last)
+        if not float(value) >= best[0]:  # rounding, where it stood at the limit
+            value, last, expected = torch.as_tensor(best[0]), best[1], best[2]
+        monitor.record(epoch + 1, float(value))
+        return last, converged, epoch, expected
+
+
+def weights_of(data: Data) -> Tensor:
+    """Weight of each row."""
+    if data.weights is not None:
+        return data.weights
+    first = next(iter(data.values.values()))
+    return torch.ones(len(data), dtype=data.dtype, device=first.device)
+
+
+def blend(before: Statistics | None, now: Statistics, rate: float) -> Statistics:
+    """(1 - rate) before + rate now."""
+    if before is None:
+        return now
+    count = (1 - rate) * before[0] + rate * now[0]
+    return count, tuple((1 - rate) * a + rate * b for a, b in zip(before[1], now[1], strict=True))
+
+
+def checked(value: float, when: str) -> float:
+    """Return an objective, or raise if it is no number."""
+    if value != value:
+        raise FitError(f"the objective is not a number after {when}")
+    return value

@@ -1,0 +1,235 @@
+"""How far a fitted q can be trusted: its draws are weighed against the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.approximations.approximation import Approximation, Trained
+from inference.approximations.rows import chunk_for, local_draws, log_mean_exp, pointwise
+from inference.diagnostics.arviz import KHAT_GOOD, khat, khat_note, rhat
+from inference.method import Objective, Outcome
+from zoo.errors import FitError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values, many
+
+DRAWS = 10_000  # Pareto shapes from fewer are noisy
+FEWEST_DRAWS = 10
+FEWEST_FOR_KHAT = 200
+CELLS = 20_000_000  # entries of the data times draws that are evaluated
+ROW_DRAWS = 1000  # for the Pareto shape of a row
+ROWS = 1000  # whose shapes are estimated, at most
+KHAT_SMALL = 0.5  # below it the ratios have a variance (Vehtari et al. 2024)
+RESTART_DRAWS = 200  # of each of several ends, to see whether they agree
+RHAT_GOOD = 1.01
+ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
+FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
+
+
+def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
+    """Set the objective, the diagnostics and the verdict of a fitted q.
+
+    The ELBO is the mean of log p - log q over fresh draws; log p(x) is estimated by the log of the mean of p / q, with
+    its standard error; the Pareto shape k-hat of p / q says whether that error, and q itself, can be believed (Yao et
+    al. 2018). With local latents only, all of this is done row by row.
+
+    Parameters
+    ----------
+    program
+        The program.
+    outcome
+        With q and the parameters.
+    particles
+        Draws of the importance-weighted bound to report; 1 for the ELBO.
+
+    Raises
+    ------
+    FitError
+        If the log density is not finite at draws of q.
+    """
+    by_row = not program.globals and not program.chained and not program.shared
+    if by_row and outcome.approximation.propose(program, outcome.points, 1) is not None:
+        _by_row(program, outcome, particles)
+    else:
+        _all(program, outcome, particles)
+    evidence, shape = outcome.diagnostics["evidence"], outcome.diagnostics["khat"]
+    if shape > KHAT_GOOD:
+        outcome.warnings.append(khat_note(shape))
+    q = outcome.approximation
+    fixed = q.guide.points(program) if isinstance(q, Trained) else ()
+    if fixed:  # all of this is about the other latents, and log p(x, z*)
+        outcome.objective = replace(outcome.objective, kind=f"{outcome.objective.kind}_at_point")
+    of = ", ".join(("x", *fixed))
+    gap = evidence - outcome.objective.value if particles == 1 else 0.0
+    far = gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0
+    error = outcome.diagnostics["evidence_error"]
+    few = error > ERROR_GOOD and "khat_rows" not in outcome.diagnostics and draws_for(program) >= FEWEST_FOR_KHAT
+    outcome.verdict = verdict(shape, outcome.converged, evidence, error, of, far=far, few=few)
+
+
+def verdict(
+    shape: float, converged: bool, evidence: float, error: float, of: str = "x", *, far: float = 0.0, few: bool = False
+) -> str:
+    """Say in words what k-hat means for the use of q.
+
+    The evidence is log p of what `of` names; `far` is how far the ELBO is below it, if that is a lot; `few` whether a
+    few draws have all the weight.
+    """
+    close = f"log p({of}) = {evidence:.3f} +- {error:.2g} by importance weighting"
+    if not math.isfinite(shape) and not math.isnan(shape):
+        said = "do not trust: the approximation misses part of the posterior (k-hat is infinite)"
+    elif shape > KHAT_GOOD:
+        said = (
+            f"do not trust: k-hat {shape:.2f} is above {KHAT_GOOD}, the approximation is far from the posterior where "
+            "that has mass; means may be right, spreads and the evidence are not. Try a richer guide, or nuts"
+        )
+    elif few:
+        said = (
+            f"do not trust: a few draws outweigh all others ({close}); the approximation misses where most of the "
+            "posterior is. Try a richer guide, restarts, or better starting values"
+        )
+    elif far and not math.isnan(shape):
+        said = (
+            f"usable with care: the ELBO is {far:.1f} nats below the evidence, so draws are right when weighted only, "
+            f"and their means and spreads are not; {close}"
+        )
+    elif shape > KHAT_SMALL:
+        said = f"usable with care: k-hat {shape:.2f} is between {KHAT_SMALL} and {KHAT_GOOD}; {close}"
+    elif math.isnan(shape):
+        said = f"trust, as far as can be told: p / q has no spread, or too few draws to see it; {close}"
+    else:
+        said = f"trust: k-hat {shape:.2f} is below {KHAT_SMALL}, the approximation is close to the posterior; {close}"
+    return said if converged else f"not converged, so this is of where it stopped. {said[0].upper()}{said[1:]}"
+
+
+def coordinates(program: Program) -> int:
+    """How many numbers a draw has."""
+    return program.view.global_size + program.view.local_size * len(program.data)
+
+
+def draws_for(program: Program, cells: int = CELLS) -> int:
+    """How many draws to evaluate on all rows."""
+    entries = max(1, sum(v.numel() for v in program.data.values.values()))
+    return max(FEWEST_DRAWS, min(DRAWS, cells // entries))
+
+
+def ratios(program: Program, approximation: Approximation, points: Values, count: int) -> Tensor:
+    """log p(x, z) - log q(z) at `count` draws of all latents, shape (count,), in float64."""
+    draws, log_q = approximation.draw(program, count)
+
+    def joint(values: Values) -> Tensor:
+        return program.log_joint({**points, **values}).total(program.data.weights)
+
+    ratio: Tensor = (many(joint, draws, count, chunk_for(program)) - log_q).double()
+    bad = int((~ratio.isfinite()).sum())
+    if bad:
+        raise FitError(
+            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
+        )
+    return ratio
+
+
+def _all(program: Program, outcome: Outcome, particles: int) -> None:
+    """Weigh draws of all latents together."""
+    count = draws_for(program)
+    ratio = ratios(program, outcome.approximation, outcome.points, count)
+    shape = khat(ratio.cpu().numpy()) if count >= FEWEST_FOR_KHAT else math.nan
+    value, error = log_mean_exp(ratio)
+    outcome.objective = _objective(ratio, particles)
+    outcome.diagnostics |= {"khat": shape, "evidence": float(value), "evidence_error": float(error)}
+
+
+def _objective(ratio: Tensor, particles: int) -> Objective:
+    groups = len(ratio) // particles
+    bound = torch.logsumexp(ratio[: groups * particles].reshape(groups, particles), 1) - math.log(particles)
+    error = float(bound.std() / math.sqrt(groups)) if groups > 1 else math.inf
+    return Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", error)
+
+
+def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
+    """Weigh draws of each row's locals by themselves."""
+    count = -(-max(draws_for(program), particles) // particles) * particles
+    weights = program.data.weights
+    one = torch.ones(len(program.data), dtype=torch.float64, device=program.device)
+    one = one if weights is None else weights.double()
+    parts, logs = [], []
+    chunk = max(particles, CELLS // 4 // max(1, len(program.data)) // particles * particles)
+    for start in range(0, count, chunk):
+        size = min(chunk, count - start)
+        rows = _row_ratios(program, outcome, size)
+        grouped = rows.reshape(size // particles, particles, -1).logsumexp(1) - math.log(particles)
+        parts.append(grouped @ one)
+        logs.append(torch.stack([rows.logsumexp(0), (2 * rows).logsumexp(0)]))
+    bound = torch.cat(parts)
+    first, second = torch.stack(logs).logsumexp(0)
+    log_mean, relative = first - math.log(count), (second - 2 * first + math.log(count)).exp() - 1
+    error = float((one.square() * relative.clamp_min(0) / max(1, count - 1)).sum().sqrt())
+    spread = float(bound.std() / math.sqrt(len(bound))) if len(bound) > 1 else math.inf
+    outcome.objective = Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", spread)
+    shapes = _row_shapes(program, outcome)
+    share = float(np.mean(shapes > KHAT_GOOD))
+    outcome.diagnostics |= {
+        "khat": float(np.median(shapes)),
+        "khat_rows": float((~np.isnan(shapes)).sum()),
+        "khat_rows_above": share,
+        "khat_rows_max": float(shapes.max()),
+        "evidence": float(one @ log_mean),
+        "evidence_error": error,
+    }
+    if share > 0:
+        outcome.warnings.append(
+            f"khat > {KHAT_GOOD} for {share:.0%} of {len(shapes)} rows looked at (largest {shapes.max():.2f}): for "
+            "these the guide is far from the posterior of their locals"
+        )
+
+
+def _row_ratios(program: Program, outcome: Outcome, count: int) -> Tensor:
+    """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64."""
+    locals_ = local_draws(program, outcome.approximation, outcome.points, {}, count)
+    found = pointwise(program, outcome.points, {}, locals_).double()
+    bad = int((~found.isfinite()).any(1).sum())
+    if bad:
+        raise FitError(
+            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
+        )
+    return found
+
+
+def _row_shapes(program: Program, outcome: Outcome) -> np.ndarray:
+    """Pareto shapes of some of the rows, spread evenly."""
+    entries = max(1, sum(v.numel() for v in program.data.values.values()) // len(program.data))
+    size = max(1, min(len(program.data), ROWS, 2 * CELLS // (entries * ROW_DRAWS)))
+    whole = program
+    if size < len(program.data) and not outcome.approximation.covers_new_rows:
+        if len(program.data) * entries * ROW_DRAWS > 4 * CELLS:
+            return np.full(1, np.nan)  # q draws all of its rows together, and these are too many
+    elif size < len(program.data):
+        at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
+        whole = program.rebind(program.data.take(at))
+    found = _row_ratios(whole, outcome, ROW_DRAWS).cpu().numpy()
+    shapes = np.array([khat(column) for column in found.T[:size]])
+    return np.where(np.isnan(shapes), 0.0, shapes)  # no spread that matters: q is as good as the posterior there
+
+
+def agreement(program: Program, outcome: Outcome, ends: list[tuple[Approximation, Values]]) -> None:
+    """R-hat of the log joint over draws from the ends of several starts, which no relabelling changes."""
+    found = []
+    for approximation, points in ends:
+        draws, _ = approximation.draw(program, RESTART_DRAWS)
+
+        def joint(values: Values, points: Values = points) -> Tensor:
+            return program.log_joint({**points, **values}).total(program.data.weights)
+
+        found.append(many(joint, draws, RESTART_DRAWS, chunk_for(program)).double().cpu().numpy())
+    value = rhat(np.stack(found))
+    outcome.diagnostics["rhat_restarts"] = value
+    if value > RHAT_GOOD:
+        outcome.warnings.append(
+            f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
+        )

@@ -1,0 +1,1 @@
+"""Methods, one per file; each is found by being here."""

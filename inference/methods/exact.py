@@ -1,0 +1,129 @@
+"""Exact inference by conjugacy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from inference.approximations.approximation import Conjugate
+from inference.conjugate import closed_form
+from inference.conjugate.posteriors import Posterior
+from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.coordinate.source import Rows
+from inference.method import Method, Objective, Outcome, unsupported
+from inference.methods.cavi import no_update
+from inference.runtime.monitor import Monitor
+from zoo.data.bind import Source
+from zoo.errors import FitError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+if TYPE_CHECKING:
+    from inference.posterior.fit import Fit
+
+
+@dataclass(frozen=True)
+class Exact(Method):
+    """The posterior in closed form, by conjugacy, with the log evidence.
+
+    log p(x) = log p(x, z) - log p(z | x), the same at every z (Chib 1995, equation 5). Legal where the structure of the
+    model shows that every latent has the conjugate prior of its likelihood.
+    """
+
+    streams: ClassVar[bool] = True
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate."""
+        if (reason := unsupported(program)) is not None:
+            return reason
+        if not program.latents:
+            return "there is no latent to have a posterior"
+        if program.enumerated:
+            return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
+        unknown = [s.name for s in program.parameters] + sorted(program.networks)
+        if unknown:
+            return f"{unknown[0]!r} is a parameter without prior"
+        plan = closed_form(program)
+        if plan.rest:
+            return no_update(program, plan.rest[0])
+        for site in program.observed:
+            if program.missing(site) is not None and plan.likelihoods[site.name].completes:
+                return (
+                    f"site {site.name!r} has vectors with missing values (NaN), given which the posterior is no longer "
+                    "conjugate"
+                )
+        home = {n: i for i, block in enumerate(plan.blocks) for n in block.unknowns}
+        for site in program.sites.values():
+            near = {home[n] for parent in site.args.values() for n in (*parent.sites, site.name) if n in home}
+            if len(near) > 1:
+                return f"site {site.name!r} depends on several latents, which are dependent given the data"
+        return next((why for block in plan.blocks if (why := block.why_not(program)) is not None), None)
+
+    @staticmethod
+    def _posterior(program: Program) -> list[Posterior]:
+        """Return the posterior of every latent."""
+        ascent = Coordinates(program)
+        _, expected = ascent.expect(State(program.initial(), {}))
+        return distinct(ascent.believe(expected).beliefs)
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Update every latent once and evaluate the evidence."""
+        with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
+            if program.data.stream is not None:
+                return self._streamed(program, monitor)
+            found = self._posterior(program)
+            middle = {n: v for q in found for n, v in q.mean().items()}
+            drawn = {n: v[0] for q in found for n, v in q.sample(1).items()}
+            evidence = [self._evidence(program, found, v) for v in (middle, drawn)]
+            if abs(evidence[0] - evidence[1]) > 1e-4 * (1 + abs(evidence[0])):
+                raise FitError(
+                    "the posterior found by conjugacy does not match the model's log density; please report "
+                    "the model, and use svi"
+                )
+            monitor.record(1, evidence[0])
+        return Outcome(
+            Conjugate(found), {}, Objective(evidence[0], "log_evidence"), monitor.trace, 1, True, "closed form"
+        )
+
+    @staticmethod
+    def _streamed(program: Program, monitor: Monitor) -> Outcome:
+        """Update every latent from the statistics of all rows of a file; the bound at the posterior is the evidence."""
+        ascent = Coordinates(program, rows=Rows(program))
+        _, expected = ascent.expect(State(program.initial(), {}))
+        state = ascent.believe(expected)
+        evidence = float(ascent.expect(state)[0])
+        monitor.record(1, evidence)
+        found = Conjugate(distinct(state.beliefs))
+        return Outcome(found, {}, Objective(evidence, "log_evidence"), monitor.trace, 1, True, "closed form")
+
+    @staticmethod
+    def _evidence(program: Program, found: list[Posterior], values: Values) -> float:
+        """log p(x, z) - log p(z | x)."""
+        joint = program.log_joint(values).total(program.data.weights)
+        return float(joint - sum(program.weigh(n, v) for q in found for n, v in q.log_prob(values).items()))
+
+    def update(self, fit: Fit, new_data: Source) -> Fit:
+        """Condition a fit on more data: yesterday's posterior is today's prior.
+
+        Parameters
+        ----------
+        fit
+            A fit by `Exact`.
+        new_data
+            Rows that are independent of the earlier ones given the latents.
+
+        Returns
+        -------
+        Fit
+            Its objective is log p(new data | earlier data).
+
+        Raises
+        ------
+        MethodError
+            If the fit is not one of `Exact`, or a latent belongs to the earlier rows.
+        """
+        from inference.updating import conditioned
+
+        return conditioned(self, fit, new_data)

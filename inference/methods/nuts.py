@@ -1,0 +1,182 @@
+"""The No-U-Turn sampler: draws from the posterior itself, a referee for every other method."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from inference.approximations.rows import chunk_for
+from inference.approximations.sampled import Sampled
+from inference.compiled.compile import Compile, lower_gradient
+from inference.diagnostics.arviz import ChainCheck, check_chains, mean_error
+from inference.method import Method, Objective, Outcome, unsupported
+from inference.methods.pathfinder import PATHS, found_by
+from inference.runtime.monitor import Monitor
+from inference.sampling.chains import Chains, Plan, run
+from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
+from inference.starts.start import natural_start, starting_values
+from zoo.program.flat_density import Density
+from zoo.program.program import Program
+from zoo.program.states import draw_states
+from zoo.replay.evaluate import Values, many
+
+TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
+RHAT_GOOD = 1.01
+ESS_GOOD = 100  # per chain
+BFMI_GOOD = 0.3
+LARGEST_STATES = 50_000_000  # draws of enumerated sites beyond which they are left out
+
+
+@dataclass(frozen=True)
+class NUTS(Method):
+    """Draws from the posterior by Hamiltonian Monte Carlo: asymptotically exact, and its checks say when it is not.
+
+    Chains follow the gradient of log p(x, z), enumerated sites summed out, and stop where they turn back (Hoffman and
+    Gelman 2014; Betancourt 2017). The sampler is nutpie where it is installed (``pip install latentzoo[nuts]``; it
+    needs ArviZ below 1, so there it is for Python 3.11 only), else Pyro's NUTS; the reason says which. Enumerated
+    sites get exact draws given each draw of the others. The objective is the posterior mean of log p(x, z) with its
+    Monte Carlo error, a number that only other runs of chains can be compared with. The fit counts as converged where
+    no check complains: divergences, trees that reach the maximal depth, energies that mix badly, R-hat above 1.01
+    (Vehtari et al. 2021), and effective sample sizes below 100 per chain.
+
+    Parameters
+    ----------
+    chains, warmup, draws
+        Number of chains, and draws of each during and after the adaptation of step size and metric.
+    max_tree_depth
+        A trajectory has at most 2^depth - 1 steps.
+    target_accept
+        Mean acceptance probability the step size is adapted to; closer to 1 where there are divergences.
+    correlated
+        Whether the metric also adapts to correlations, for posteriors that are long and narrow in some direction.
+    start
+        "dispersed" around the model's starting values, or draws by "pathfinder".
+    compile
+        Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    """
+
+    chains: PositiveInt = 4
+    warmup: PositiveInt = 1000
+    draws: PositiveInt = 1000
+    max_tree_depth: Annotated[int, Field(ge=1, le=20)] = 10
+    target_accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    correlated: bool = False
+    start: Literal["dispersed", "pathfinder"] = "dispersed"
+    compile: Compile = "auto"
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse what has no posterior density: infinitely many states, parameters or networks without a prior."""
+        return unsupported(program) or no_density(program)
+
+    def how(self, program: Program) -> str:
+        """Say what becomes of enumerated sites."""
+        if not program.enumerated:
+            return ""
+        return "with " + ", ".join(s.name for s in program.enumerated) + " summed out, then drawn exactly"
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Start chains apart from each other, run them, and check them."""
+        density = Density(program)
+        gradient = lower_gradient(density, self.compile, self.chains * (self.warmup + self.draws) * TYPICAL_STEPS)
+        target = Target(gradient, program)
+        centre, unit = centre_of(natural_start(program, starting_values(program)))
+        starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
+        if self.start == "pathfinder":
+            starts = found_by(density, target, starts, unit, self.chains).numpy()
+        plan = Plan(self.warmup, self.draws, self.max_tree_depth, self.target_accept, self.correlated)
+        with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
+            found = run(target, starts, plan, monitor)
+            monitor.rows = found.trace
+        sampled, notes = posterior_of(density, found)
+        check = check_chains({n: _by_chain(v, found) for n, v in sampled.values.items()})
+        complaints = complaints_of(found, check, self.max_tree_depth)
+        error = mean_error(_by_chain(sampled.log_p, found))
+        reason = f"{found.sampler}, {self.chains} chains of {self.draws} draws"
+        reason += f": {complaints[0]}" if complaints else f": {check.praise}"
+        notes = [*notes, *([gradient.note] if gradient.note else [])]
+        return Outcome(
+            sampled,
+            {},
+            Objective(float(sampled.log_p.mean()), "log_posterior", error),
+            monitor.trace,
+            found.gradients,
+            not complaints,
+            reason,
+            [*([reason] if complaints else []), *complaints[1:], *notes],
+            diagnostics={
+                "rhat": check.rhat,
+                "ess": check.ess,
+                "divergences": float(found.stats["diverging"].sum()),
+                "ebfmi": float(energy_fraction(found.stats["energy"]).min()),
+            },
+            verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {check.praise}",
+        )
+
+
+def posterior_of(density: Density, found: Chains) -> tuple[Sampled, list[str]]:
+    """Values of all latents at the draws, with draws of the enumerated sites; and what was left out."""
+    program, notes = density.program, []
+    with torch.no_grad():
+        u = torch.from_numpy(found.u).flatten(0, 1).to(program.device, program.dtype)
+        values, chunk = density.constrain_all(u), chunk_for(program)
+
+        def joint(v: Values) -> Tensor:
+            return program.log_joint(v).total(program.data.weights)
+
+        log_p = many(joint, values, len(u), chunk)
+        size = len(u) * sum(math.prod(program.site_shape(s)) for s in program.enumerated)
+        states: Values = {}
+        if 0 < size <= LARGEST_STATES:
+            states = draw_states(program, values, len(u), chunk)
+        elif size:
+            notes.append(f"no draws of {', '.join(s.name for s in program.enumerated)}: they would be {size} numbers")
+    return Sampled(values, log_p, states, found.stats, found.sampler, len(found.u)), notes
+
+
+def _by_chain(draws: Tensor, found: Chains) -> np.ndarray:
+    return draws.reshape(*found.u.shape[:2], *draws.shape[1:]).double().cpu().numpy()
+
+
+def complaints_of(found: Chains, check: ChainCheck, max_tree_depth: int) -> list[str]:
+    """Say what makes the draws less trustworthy."""
+    stats, complaints = found.stats, []
+    divergences, deep = int(stats["diverging"].sum()), int((stats["tree_depth"] >= max_tree_depth).sum())
+    total = stats["diverging"].size
+    if divergences:
+        complaints.append(
+            f"{divergences} of {total} draws ended in a divergence: the posterior bends more sharply somewhere than "
+            "the step size can follow, and draws are missing there; reparameterize, or raise target_accept"
+        )
+    if deep:
+        complaints.append(
+            f"{deep} of {total} trajectories were cut off at max_tree_depth={max_tree_depth}: draws are more dependent "
+            "than they need be; try correlated=True"
+        )
+    bad = [(i, b) for i, b in enumerate(energy_fraction(stats["energy"])) if b < BFMI_GOOD]
+    if bad:
+        complaints.append(
+            f"E-BFMI {min(b for _, b in bad):.2f} < {BFMI_GOOD} in chain {', '.join(str(i) for i, _ in bad)}: energies "
+            "are explored slowly, as with heavy tails; reparameterize"
+        )
+    if not check.rhat <= RHAT_GOOD:
+        complaints.append(
+            f"R-hat {check.rhat:.3f} > {RHAT_GOOD} for {check.worst_rhat}: the chains disagree; run longer, or look "
+            "for several modes"
+        )
+    enough = ESS_GOOD * len(found.u)
+    if not check.ess >= enough:
+        complaints.append(f"effective sample size {check.ess:.0f} < {enough} for {check.worst_ess}; take more draws")
+    return complaints
+
+
+def energy_fraction(energy: np.ndarray) -> np.ndarray:
+    """E-BFMI of each chain: mean (E_n - E_{n-1})^2 / var E (Betancourt 2016, "Diagnosing suboptimal cotangent...")."""
+    variance = energy.var(1)
+    fraction: np.ndarray = np.square(np.diff(energy)).mean(1) / np.where(variance > 0, variance, np.nan)
+    return fraction

@@ -1,0 +1,148 @@
+"""Pathfinder: Normal approximations along climbs to the mode, the best of each resampled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from inference.approximations.rows import chunk_for
+from inference.approximations.sampled import Sampled
+from inference.compiled.compile import Compile, lower_gradient
+from inference.diagnostics.arviz import KHAT_GOOD, khat_note, smoothed
+from inference.diagnostics.importance import verdict
+from inference.method import Method, Objective, Outcome, unsupported
+from inference.runtime.monitor import Monitor
+from inference.sampling.paths import Normal, along, climb, log_densities
+from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
+from inference.starts.start import natural_start, starting_values
+from zoo.errors import FitError
+from zoo.program.flat_density import Density
+from zoo.program.program import Program
+from zoo.program.states import draw_states
+from zoo.replay.evaluate import many
+
+PATHS = 4
+LARGEST = 1000  # coordinates: a covariance is kept for every step of a climb
+STEPS = 500
+ELBO_DRAWS = 10  # for the bound of each approximation along a path
+POOL = 2000  # draws of each path that are weighed
+
+
+@dataclass(frozen=True)
+class Pathfinder(Method):
+    """Normals along L-BFGS climbs, the one with the best ELBO of each path, resampled toward the posterior.
+
+    Each path climbs log p(x, z(u)) + log|dz/du| from a point around the starting values; its steps and gradients give
+    a Normal at each point, and draws the ELBO of each (Zhang, Carpenter, Gelman and Vehtari 2022). Draws of the best
+    Normal of every path are pooled and resampled by Pareto-smoothed importance weights p / q, q being the even mixture
+    of these Normals. The objective is the ELBO of that mixture; k-hat of the weights says whether the draws can stand
+    for the posterior. A matter of some hundred gradients, and a good start for `NUTS(start="pathfinder")`.
+
+    Parameters
+    ----------
+    paths
+        Number of climbs.
+    draws
+        How many draws are kept.
+    steps
+        Most steps of a climb.
+    compile
+        Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    """
+
+    paths: PositiveInt = PATHS
+    draws: PositiveInt = 1000
+    steps: PositiveInt = STEPS
+    compile: Compile = "auto"
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
+        if (reason := unsupported(program) or no_density(program)) is not None:
+            return reason
+        size = Density(program).size
+        if size > LARGEST:
+            return f"it keeps a covariance of all {size} coordinates at every step (at most {LARGEST} are allowed)"
+        return None
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Climb, weigh and resample."""
+        density = Density(program)
+        target = Target(lower_gradient(density, self.compile, 100 * self.paths), program)
+        centre, unit = centre_of(natural_start(program, starting_values(program)))
+        with Monitor("pathfinder", self.paths, show=progress) as monitor:
+            found = []
+            for point in dispersed(target, centre, unit, self.paths):
+                found.append(best_along(density, target, point, unit, self.steps))
+                monitor.record(len(found), max(bound for _, bound in found))
+        pool, ratio = pooled(density, [normal for normal, _ in found])
+        weights, shape = smoothed(ratio.numpy())
+        # A draw may come twice: weights are all that tells how often the posterior would have it.
+        at = torch.multinomial(torch.from_numpy(weights), self.draws, replacement=True)
+        with torch.no_grad():
+            u, chunk = pool[at].to(program.device, program.dtype), chunk_for(program)
+            values = density.constrain_all(u)
+            log_p = many(lambda v: program.log_joint(v).total(program.data.weights), values, self.draws, chunk)
+            states = draw_states(program, values, self.draws, chunk) if program.enumerated else {}
+        finite = ratio[ratio.isfinite()]
+        value = float(ratio.logsumexp(0)) - math.log(len(ratio))
+        error = float((ratio - value).exp().std() / math.sqrt(len(ratio)))
+        reason = (
+            f"{self.paths} climbs, ELBO {', '.join(f'{bound:.2f}' for _, bound in found)}; {target.calls} gradients"
+        )
+        good = shape <= KHAT_GOOD or math.isnan(shape)
+        return Outcome(
+            Sampled(values, log_p, states, sampler="pathfinder"),
+            {},
+            Objective(float(finite.mean()), "elbo", float(finite.std() / math.sqrt(len(finite)))),
+            monitor.trace,
+            target.calls,
+            good,
+            reason if good else f"{reason}; {khat_note(shape)}",
+            [*([] if good else [f"{reason}; {khat_note(shape)}"]), *(n for n in (target.gradient.note,) if n)],
+            diagnostics={"khat": shape, "evidence": value, "evidence_error": error},
+            verdict=verdict(shape, True, value, error),
+        )
+
+
+def best_along(
+    density: Density, target: Target, point: np.ndarray, unit: np.ndarray, steps: int = STEPS
+) -> tuple[Normal, float]:
+    """Climb from a point; return the Normal along the way with the highest ELBO, and that.
+
+    Raises
+    ------
+    FitError
+        If no point of the climb has one.
+    """
+    normals = along(climb(target, point, unit, steps))
+    if normals:
+        draws = torch.stack([n.draw(ELBO_DRAWS) for n in normals])
+        log_p = log_densities(density, draws.flatten(0, 1), chunk_for(density.program)).reshape(len(normals), -1)
+        log_q = torch.stack([n.log_prob(u) for n, u in zip(normals, draws, strict=True)])
+        bounds = (log_p - log_q).mean(1)
+        best = int(bounds.argmax())
+        if bool(bounds[best].isfinite()):
+            return normals[best], float(bounds[best])
+    raise FitError(
+        "pathfinder: a climb found no point around which the posterior is a Normal with a finite ELBO; the density may "
+        "rise without bound, or be zero or no number near its mode. Try nuts or svi"
+    )
+
+
+def pooled(density: Density, normals: list[Normal]) -> tuple[Tensor, Tensor]:
+    """Draws of an even mixture of Normals, and log p - log q of each."""
+    u = torch.cat([n.draw(POOL) for n in normals])
+    log_q = torch.stack([n.log_prob(u) for n in normals]).logsumexp(0) - math.log(len(normals))
+    return u, log_densities(density, u, chunk_for(density.program)) - log_q
+
+
+def found_by(density: Density, target: Target, points: np.ndarray, unit: np.ndarray, count: int) -> Tensor:
+    """Different draws of Pathfinder from climbs that begin at `points`, shape (count, size), to start chains at."""
+    pool, ratio = pooled(density, [best_along(density, target, p, unit)[0] for p in points])
+    weights, _ = smoothed(ratio.numpy())
+    return pool[torch.multinomial(torch.from_numpy(weights).clamp_min(1e-300), count)]

@@ -1,0 +1,322 @@
+"""Stochastic variational inference."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from guides.guide import Guide
+from guides.mean_field import MeanField
+from inference.approximations.approximation import Approximation, PointMass, Trained
+from inference.compiled.compile import Compile, Lowered
+from inference.diagnostics.importance import agreement, judged
+from inference.method import Method, Objective, Outcome, settings_of, unsupported
+from inference.runtime.monitor import Monitor
+from inference.starts.start import several_starts
+from inference.variational.batches import Batches
+from inference.variational.bound import Bound
+from inference.variational.checkpoint import Keeper
+from inference.variational.last_step import finished
+from inference.variational.optimize import Climb
+from inference.variational.schedule import Kind, Schedule
+from zoo.errors import FitError, MethodError
+from zoo.program.program import Program
+
+NETWORK_BATCH = 128  # default rows per step where the model or guide has networks
+FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
+BATCH = 1000
+PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
+LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
+TYPICAL = 1500  # steps that a fit takes as a rule, for judging whether to compile
+OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad"]
+
+
+@dataclass(frozen=True)
+class SVI(Method):
+    """Stochastic variational inference: climb the ELBO, or another bound, with any guide.
+
+    max_q E_q[log p(x, z; theta)] - E_q[log q(z)] by stochastic gradient ascent (Hoffman et al. 2013). Enumerated sites
+    are summed out exactly, so q covers the other latents only; draws are reparameterized (Kucukelbir et al. 2017), or,
+    for counts and what else has no reparameterization, climb by the score function with the other draws of the step as
+    a baseline (Mnih and Rezende 2016).
+    Parameters and network weights climb along. Steps are taken by Adam in natural units (one over the square root of
+    the curvature at the start) at a constant rate until the bound stops rising beyond its noise; then the rate falls to
+    zero and the last steps are averaged. If the end is worse than an earlier stretch, that one is kept. Afterwards
+    draws from q are weighed against the posterior: Pareto k-hat, the log evidence with its error, and a verdict.
+
+    Parameters
+    ----------
+    guide
+        The family for q: `MeanField()`, `FullRank()`, `Point()`, `Encoder(...)`, a composition, or your own.
+    steps
+        Most steps.
+    learning_rate
+        Of coordinates in natural units; network weights use a tenth of it.
+    batch_size
+        Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
+    particles
+        Draws per step, k of IWAE. None: 8, or 1 with large networks; at least 5 for bounds other than the ELBO.
+    objective
+        "elbo"; "iwae", the importance-weighted bound of `particles` draws (Burda, Grosse and Salakhutdinov 2016);
+        "renyi", the bound of order `alpha` (Li and Turner 2016); "wake_sleep": the ELBO for the model, draws from the
+        model for the encoder (Hinton et al. 1995).
+    alpha
+        Order of the Rényi bound, 0.5 if not given: 1 is the ELBO, 0 the importance-weighted bound.
+    warm_up
+        Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
+        The trace and the end always show the bound with weight 1.
+    optimizer, options
+        Class in `torch.optim`, and settings for it other than the rate, such as ``{"weight_decay": 0.01}``.
+    schedule
+        "plateau" as above; "constant", "cosine", "exponential" or "one_cycle" (`torch.optim.lr_scheduler`) over all
+        `steps`.
+    clip
+        Largest norm of the gradient per row.
+    restarts
+        Number of starts, all climbed in one tensor program; the best end is kept, and R-hat of the log joint over
+        all of them says whether they agree.
+    compile
+        Compile the step: True, False, or "auto", where that is expected to save more time than it takes.
+    checkpoint
+        File to which the whole state is written every `checkpoint_every` steps. If it is there at the beginning, the
+        fit goes on from it, and ends at the same numbers as one that was never stopped.
+    workers
+        Processes that fetch mini-batches ahead of their use.
+    """
+
+    guide: Guide = field(default_factory=MeanField)
+    steps: PositiveInt = 10_000
+    learning_rate: PositiveFloat = 0.05
+    batch_size: PositiveInt | None = None
+    particles: PositiveInt | None = None
+    objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
+    alpha: FiniteFloat | None = None
+    warm_up: NonNegativeInt = 0
+    optimizer: OPTIMIZERS = "Adam"
+    options: Mapping[str, float | bool] = field(default_factory=dict)
+    schedule: Kind = "plateau"
+    clip: PositiveFloat = 10.0
+    restarts: PositiveInt = 1
+    compile: Compile = "auto"
+    checkpoint: str | None = None
+    checkpoint_every: PositiveInt = 500
+    workers: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings, and that they go together."""
+        super().__post_init__()
+        name = type(self).__name__.lower()
+        if self.warm_up > self.steps // 2:
+            raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
+        if self.alpha is not None and self.objective != "renyi":
+            raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
+        if self.objective in ("iwae", "renyi") and self.particles == 1:
+            raise MethodError(f"{name}: objective={self.objective!r} of one draw is the ELBO; give particles=2 or more")
+        family = getattr(torch.optim, self.optimizer)
+        try:
+            family([torch.zeros(1, requires_grad=True)], lr=0.1, **self.options)
+        except (TypeError, ValueError) as error:
+            raise MethodError(
+                f"{name}: torch.optim.{self.optimizer} does not take options={dict(self.options)}: {error}"
+            ) from None
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
+        if (reason := unsupported(program, counts=True)) is not None:
+            return reason
+        if self.batch_size is not None and program.chained:
+            return "batch_size breaks a chain of rows; leave it out"
+        if not program.latents and not program.parameters and not program.networks:
+            return "there is no latent or parameter to fit"
+        if self.objective != "elbo" and self._still(program):
+            return f"objective={self.objective!r} weighs draws of a distribution, and what climbs here is only a point"
+        if not program.latents:
+            return None
+        if self.guide.still and (self.particles or 1) > 1:
+            return f"{self.guide!r} is a point while it climbs, whose particles={self.particles} draws are all the same"
+        if (reason := self.guide.why_not(program)) is not None:
+            return reason
+        if self.objective == "wake_sleep" and (program.globals or not program.locals):
+            return "wake_sleep trains an encoder of local latents, and needs a model with these and without global ones"
+        if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
+            return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
+        return None
+
+    def _check_scored(self, bound: Bound) -> None:
+        """Refuse what the score function cannot do: other bounds than the ELBO, and a baseline without other draws."""
+        if not bound.scored:
+            return
+        what = f"svi: {self.guide!r} draws some latents without a gradient, for which it climbs by the score function"
+        if self.objective != "elbo":
+            raise MethodError(f"{what}; that is there for objective='elbo' only, not {self.objective!r}")
+        if self.particles == 1:
+            raise MethodError(f"{what}; its baseline needs other draws of the same step: give particles=2 or more")
+
+    @property
+    def order(self) -> float:
+        """Order alpha of the bound."""
+        alpha = 0.5 if self.alpha is None else self.alpha
+        return {"iwae": 0.0, "renyi": alpha}.get(self.objective, 1.0)
+
+    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Climb until the schedule says stop."""
+        bound = Bound(
+            program,
+            self.guide,
+            several_starts(program, self.restarts),
+            alpha=self.order,
+            asleep=self.objective == "wake_sleep",
+            warmed=self.warm_up > 0,
+        )
+        if bound.asleep and not bound.q.amortized:
+            raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
+        self._check_scored(bound)
+        program.model.train()
+        batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
+        exact = self._still(program) and batches.whole
+        schedules = [
+            Schedule(
+                self.steps,
+                self.learning_rate,
+                epoch=batches.epoch,
+                exact=exact,
+                hold=self.warm_up,
+                kind=self.schedule,
+            )
+            for _ in range(self.restarts)
+        ]
+        climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
+        draws = self._draws(bound, batches.rows)
+        with torch.random.fork_rng(devices=[]):
+            step = self._lowered(program, climb, draws, batches)
+        keeper = None
+        if self.checkpoint is not None:
+            keeper = Keeper(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
+        with Monitor("svi", self.steps, show=progress) as shown:
+            climb.run(step, batches, draws, shown, warm_up=self.warm_up, keeper=keeper)
+        program.model.eval()
+        return self._outcome(program, bound, climb, step.note, draws)
+
+    # -- the way up --------------------------------------------------------------------------------------------
+
+    def _size(self, program: Program, bound: Bound) -> int:
+        """Rows per step."""
+        rows = len(program.data)
+        if program.chained or (self.order != 1.0 and not bound.by_row):
+            return rows
+        if self.batch_size is not None:
+            return self.batch_size
+        return NETWORK_BATCH if bound.weights.size else (rows if rows <= FULL_ROWS else BATCH)
+
+    def _still(self, program: Program) -> bool:
+        """Whether what climbs is a point."""
+        return not program.latents or self.guide.still
+
+    def _draws(self, bound: Bound, rows: int) -> int:
+        """Draws per step."""
+        if self._still(bound.program):
+            return 1
+        if self.particles is not None:
+            return self.particles
+        few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
+        return max(few, 2 if bound.scored else 1 if self.order == 1.0 else 5)
+
+    def _lowered(self, program: Program, climb: Climb, draws: int, batches: Batches) -> Lowered:
+        if program.data.missing and not batches.whole:
+            note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
+            return Lowered(climb.slope, False, note if self.compile is True else "")
+        calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
+        return climb.lower(program, batches, draws, self.compile, calls)
+
+    def _identity(self, program: Program) -> str:
+        """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
+        settings = {n: repr(v) for n, v in settings_of(self).items() if not n.startswith("checkpoint")}
+        told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
+        weights = program.data.weights
+        for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:
+            told.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return told.hexdigest()
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _outcome(self, program: Program, bound: Bound, climb: Climb, note: str, draws: int) -> Outcome:
+        """Keep the best end, and evaluate it with many draws and all rows."""
+        ends = [i for i, s in enumerate(climb.schedules) if s.means and not s.abandoned]
+        if not ends:
+            raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
+        for i in ends:
+            climb.settle(i)
+        approximations, failures = self._approximations(bound, climb, ends, draws)
+        ends = [i for i in ends if i in approximations]
+        best = next(iter(approximations))
+        schedule, points = climb.schedules[best], bound.points(climb.position, best)
+        warnings = [note] if note else []
+        if not bound.everywhere.ways:
+            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.everywhere.note}")
+        if not schedule.converged:
+            warnings.append(schedule.reason)
+        if climb.broken[best]:
+            warnings.append(f"{climb.broken[best]} steps gave an ELBO that was not finite and were skipped")
+        if len(ends) < self.restarts:
+            warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
+        warnings += [*failures, *self.guide.caveats(program)]
+        outcome = Outcome(
+            approximations[best],
+            points,
+            Objective(math.nan, "elbo"),
+            climb.monitors[best].trace,
+            schedule.step,
+            schedule.converged,
+            schedule.reason,
+            warnings,
+        )
+        with torch.no_grad():
+            if bound.point:
+                outcome.objective = self._at_point(program, outcome)
+            else:
+                k = draws if self.objective == "iwae" else 1
+                judged(program, outcome, k)
+                if len(ends) > 1:
+                    agreement(program, outcome, [(approximations[i], bound.points(climb.position, i)) for i in ends])
+        return outcome
+
+    def _approximations(
+        self, bound: Bound, climb: Climb, ends: list[int], draws: int
+    ) -> tuple[dict[int, Approximation], list[str]]:
+        """q at each end, the highest first, and why there is none at some of them."""
+        found: dict[int, Approximation] = {}
+        failures: list[FitError] = []
+        for i in sorted(ends, key=lambda i: -climb.schedules[i].latest):
+            try:
+                found[i] = self._approximation(bound, climb, i, draws)
+            except FitError as error:
+                failures.append(error)
+        if not found:
+            raise failures[0]
+        return found, list(dict.fromkeys(map(str, failures)))
+
+    def _approximation(self, bound: Bound, climb: Climb, index: int, draws: int) -> Approximation:
+        q = finished(bound, climb.position, index, draws)
+        if bound.point:
+            draw = q.draw(bound.program.data)
+            view, latents = bound.view, bool(bound.program.latents)
+            found = view.constrain_globals(draw.globals)[0] | view.constrain_locals(draw.locals)[0] if latents else {}
+            return PointMass({n: v.detach().clone() for n, v in found.items()})
+        return Trained(self.guide, copy.deepcopy(q).requires_grad_(False).eval(), bound.program.data)
+
+    def _at_point(self, program: Program, outcome: Outcome) -> Objective:
+        assert isinstance(outcome.approximation, PointMass)
+        values = {**outcome.points, **outcome.approximation.values}
+        value = float(program.log_joint(values).total(program.data.weights))
+        if not math.isfinite(value):
+            raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
+        return Objective(value, "log_posterior" if program.latents else "log_likelihood")

@@ -1,0 +1,1 @@
+"""The fit, and the questions that can be asked of it."""

@@ -1,0 +1,171 @@
+"""Missing cells of rows, from their posterior predictive given the observed cells of the same row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from inference.approximations.rows import local_draws, pointwise
+from inference.posterior.predictive import certain
+from inference.posterior.rows import frame_of, row_chunks
+from zoo.data.patterns import Cells, by_row, filled
+from zoo.errors import FitError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+from zoo.replay.normals import normal_rows
+from zoo.replay.sites import Site, base_distribution
+
+if TYPE_CHECKING:
+    from inference.posterior.fit import Fit
+
+DRAWS = 200  # posterior draws that a conditional mean averages over, or that new rows choose from
+ROWS = 100_000  # rows that are completed at a time
+
+
+def impute(fit: Fit, program: Program, draws: int, *, mean: bool) -> list[pd.DataFrame | dict[str, np.ndarray]]:
+    """Complete a program's rows `draws` times by draws, or once by conditional means."""
+    if program.shared:
+        raise FitError(f"rows cannot be completed by themselves: they share the latent {program.shared[0].name!r}")
+    if any(name not in program.data.row_fields for name in program.data.missing):
+        raise FitError("impute completes rows, and a field with missing values has none")
+    known, whole = program is fit.program, bool(program.locals) or program.chained
+    parts = [program] if known else list(row_chunks(program, whole=whole, draws=DRAWS))
+    done = [_means(fit, p, known=known) if mean else _draws(fit, p, draws, known=known) for p in parts]
+    tables = []
+    for pieces in zip(*done, strict=True):
+        values = {n: torch.cat([p[n] for p in pieces]) for n in program.data.missing}
+        table = frame_of(program, {**program.data.values, **values}, len(program.data), whole=not mean)
+        if isinstance(table, pd.DataFrame):
+            table.index = program.data.coords[program.row]
+        tables.append(table)
+    return tables
+
+
+def _means(fit: Fit, program: Program, *, known: bool) -> list[Values]:
+    """E[x | x_obs] of each row, averaged over the latents' posterior."""
+    latents, share = _latents(fit, program, DRAWS, known=known)
+    total = {n: torch.zeros_like(program.data.values[n]) for n in program.data.missing}
+    everything = torch.arange(len(program.data), device=program.device)
+    for s, weight in enumerate(share):
+        for rows, values in _completed(fit, program, latents, s, everything, mean=True):
+            for name, value in values.items():
+                total[name][rows] += weight[rows].reshape([-1, *[1] * (value.ndim - 1)]) * value
+    gone = {n: v[program.data.missing[n]] for n, v in total.items()}
+    strange = [n for n, v in gone.items() if not bool(v.isfinite().all())]
+    if strange:
+        raise FitError(f"field {strange[0]!r} has missing values whose distribution has no mean; ask for draws")
+    return [{n: torch.where(program.data.missing[n], v, program.data.values[n]) for n, v in total.items()}]
+
+
+def _draws(fit: Fit, program: Program, draws: int, *, known: bool) -> list[Values]:
+    """Draws of the missing cells: each table of fitted rows from one draw of the latents, each new row from its own."""
+    latents, share = _latents(fit, program, draws if known else DRAWS, known=known)
+    tables = []
+    for t in range(draws):
+        which = torch.multinomial(share.mT, 1)[:, 0]
+        which = torch.full_like(which, min(t, len(share) - 1)) if known else which
+        which = which[:1].expand(len(which)) if program.chained else which
+        table = {n: program.data.values[n].clone() for n in program.data.missing}
+        for s in which.unique().tolist():
+            mine = (which == s).nonzero()[:, 0].to(program.device)
+            for rows, values in _completed(fit, program, latents, s, mine, mean=False):
+                for name, value in values.items():
+                    table[name][rows] = value
+        tables.append(table)
+    return tables
+
+
+def _latents(fit: Fit, program: Program, count: int, *, known: bool) -> tuple[Values, Tensor]:
+    """Draws of the latents, stacked, and how much each counts for each row, shape (draws, rows).
+
+    New rows weigh each draw by how well it explains what is observed of them.
+    """
+    if fit.is_point and (known or not program.locals):  # draws are all the same
+        count = 1
+    even = torch.full((count, len(program.data)), 1 / count, dtype=program.dtype, device=program.device)
+    if known:
+        return fit.approximation.draw(fit.program, count)[0], even
+    globals_ = fit.globals(count)
+    local = local_draws(program, fit.approximation, fit.points, globals_, count) if program.locals else None
+    rows = pointwise(program, fit.points, globals_, local)
+    latents = {**globals_, **(local[0] if local is not None else {})}
+    rows = rows.sum(1, keepdim=True).expand(rows.shape) if program.chained else rows
+    return latents, torch.softmax(rows, 0).expand(even.shape)
+
+
+def _completed(
+    fit: Fit, program: Program, latents: Values, s: int, rows: Tensor, *, mean: bool
+) -> Iterator[tuple[Tensor, Values]]:
+    """Complete some rows at the latents' draw `s`, as many at a time as fit in memory."""
+    everything = len(rows) == len(program.data)
+    for some in rows.split(len(rows) if program.chained else ROWS):
+        values = {**fit.points, **{n: v[s] for n, v in latents.items()}}
+        whole = everything and len(some) == len(rows)
+        for site in () if whole else program.locals:
+            axis = site.batch_dim + site.plate_dims[site.plates.index(program.row)]
+            values[site.name] = values[site.name].index_select(axis, some)
+        part = replace(program.data if whole else program.data.take(some), weights=None)
+        yield some, complete(program.rebind(part), values, mean=mean)
+
+
+def complete(program: Program, values: Values, *, mean: bool) -> Values:
+    """Fill in the missing cells of each field at these values of everything but the enumerated sites.
+
+    The states of a row are drawn from their posterior given what is observed of it, those of a chain each from its own;
+    with `mean` they are averaged over.
+    """
+    replay = program.replay(values)
+    log_probs = dict(replay.log_probs)
+    _, weights = program.marginals(log_probs)
+    for site in () if mean or program.chained else program.assigned:
+        if site.cardinality > 1:  # what is drawn is evidence for the sites drawn after it
+            probability = certain(program.per_row(weights[site.name], site), program)
+            drawn = torch.full_like(probability.mT, -math.inf)
+            drawn.scatter_(0, torch.multinomial(probability, 1).mT, 0.0)
+            shape = [1] * log_probs[site.name].ndim
+            shape[site.enum_dim], shape[site.plate_dims[0]] = drawn.shape
+            log_probs[site.name] = log_probs[site.name] + drawn.reshape(shape)
+            _, weights = program.marginals(log_probs)
+    found = {}
+    for site in program.observed:
+        cells = program.missing(site)
+        if cells is not None:
+            assert site.field is not None
+            options = _options(site, replay.distributions[site.name], cells, mean=mean)
+            found[site.field] = _chosen(site, cells, options, weights[site.name], mean=mean)
+    return found
+
+
+def _options(site: Site, fn: object, cells: Cells, *, mean: bool) -> Tensor:
+    """Means or draws of the missing cells in every state, shape (states..., *cells)."""
+    base = base_distribution(fn)
+    full: Tensor = fn.mean if mean else fn.sample()  # type: ignore[attr-defined]
+    if site.family != "MultivariateNormal":
+        return full
+    value = cells.value
+    plates, d = value.shape[:-1], value.shape[-1]
+    rows = filled(value.reshape(-1, d), by_row(full, plates, 1), normal_rows(base, plates)[1], cells)
+    return rows.reshape(*rows.shape[:-2], *value.shape)
+
+
+def _chosen(site: Site, cells: Cells, options: Tensor, weight: Tensor, *, mean: bool) -> Tensor:
+    """Average over the states, or take the one that is drawn, entry by entry."""
+    value, events = cells.value, site.event_dim
+    plates = value.shape[: value.ndim - events]
+    lead = weight.shape[: weight.ndim - len(plates)]
+    options = options.expand(*lead, *value.shape).reshape(-1, *value.shape)
+    weight = weight.expand(*lead, *plates).reshape(-1, *plates)
+    if mean:
+        share = weight[(..., *[None] * events)]
+        filling = torch.where(share == 0, 0.0, share * options).sum(0)
+    else:
+        pick = torch.multinomial(weight.reshape(len(weight), -1).mT, 1).reshape(1, *plates, *[1] * events)
+        filling = options.take_along_dim(pick, 0)[0]
+    return torch.where(cells.missing, filling, value)

@@ -1,0 +1,88 @@
+"""Names, labels and chunks of rows: between a program's tensors and labelled tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.program.program import Program
+from zoo.replay.sites import Site
+
+CELLS = 4_000_000  # entries of the data in one chunk
+DRAWN_CELLS = 20_000_000  # numbers per row and draw in one chunk
+
+
+def event_names(program: Program, site: Site) -> tuple[str, ...]:
+    """Names of a site's dimensions: its plates, then its event dimensions as the model or its data field names them."""
+    if site.role == "observed" and site.field is not None:
+        return program.data.dims[site.field]
+    own = tuple(program.model.dims.get(site.name, ()))
+    if len(own) == len(site.shape) and site.role == "parameter":
+        return own
+    own = own[len(site.plates) :] if len(own) == len(site.shape) and own[: len(site.plates)] == site.plates else own
+    return (*site.plates, *own[: site.event_dim])
+
+
+def labels_of(program: Program, dims: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Labels of dimensions: the data's own, also for a second dimension over the same labels (`feature_2`)."""
+    labels: dict[str, Any] = dict(program.data.coords)
+    for names in dims.values():
+        for name in names:
+            stem = name.rpartition("_")[0]
+            if name not in labels and name.rpartition("_")[2].isdigit() and stem in labels:
+                labels[name] = labels[stem]
+    return {n: _plain(v) for n, v in labels.items() if n}
+
+
+def _plain(index: Any) -> Any:
+    """Return labels that NetCDF can hold: numbers or text."""
+    if isinstance(index, pd.MultiIndex):
+        return np.asarray([", ".join(map(str, entry)) for entry in index])
+    values = np.asarray(index)
+    return values if values.dtype.kind in "iufb" else np.asarray([str(entry) for entry in index])
+
+
+def row_chunks(program: Program, *, whole: bool, draws: int = 1) -> Iterator[Program]:
+    """Split a program by rows, so that any number of rows fits in memory under `draws` draws.
+
+    One piece if it is to stay whole, as a chain has to.
+    """
+    rows = len(program.data)
+    states = max([1, *(s.cardinality for s in program.enumerated)])
+    width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
+    size = max(1000, min(CELLS // width, DRAWN_CELLS // (draws * states)))
+    if whole or program.chained or rows <= size:
+        yield program
+        return
+    for start in range(0, rows, size):
+        yield program.rebind(program.data.take(torch.arange(start, min(rows, start + size))))
+
+
+def frame_of(
+    program: Program, values: Mapping[str, Tensor], rows: int, *, whole: bool = True
+) -> pd.DataFrame | dict[str, np.ndarray]:
+    """Return generated fields as a table with the fitted columns, or as arrays where they are no columns.
+
+    Counts are whole numbers, unless `whole` is false: means of counts.
+    """
+    data = program.data
+    arrays = {n: v.cpu().numpy() for n, v in values.items()}
+    for name in arrays:
+        if whole and program.model.fields[name].support.is_discrete:
+            arrays[name] = arrays[name].astype(np.int64)
+    for name, names in data.levels.items():
+        arrays[name] = np.asarray(names, dtype=object)[arrays[name]]
+    if any(data.dims[n][:1] != (program.row,) or len(data.dims[n]) > 2 for n in arrays):
+        return arrays
+    columns: dict[Any, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            columns[name] = array
+        else:
+            columns.update({label: array[:, j] for j, label in enumerate(data.coords[data.dims[name][1]])})
+    return pd.DataFrame(columns, index=pd.RangeIndex(rows))

@@ -1,0 +1,1 @@
+"""What surrounds a run: random numbers, threads, progress, files with models."""

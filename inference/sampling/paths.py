@@ -1,0 +1,158 @@
+"""Climbing the log density from a point by L-BFGS, and the Normal approximations along the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from zoo.program.flat_density import Density
+from zoo.replay.evaluate import many
+
+HISTORY = 6  # pairs of steps and changes of the gradient that an estimate is made from
+FLATTEST = 1e-12  # smallest curvature along a step, relative to the change of the gradient, that is taken into account
+Gradient = Callable[[np.ndarray], tuple[float, np.ndarray]]  # log density and its gradient
+BROKEN = 1e10  # what a density that is not a number counts as
+
+
+@dataclass
+class Path:
+    """Points of a climb, in natural units from its start: u = start + unit * v.
+
+    Attributes
+    ----------
+    start, unit
+        Shape (size,).
+    v, gradients
+        Points and gradients of the log density with respect to v, shape (points, size).
+    value
+        log density at the last.
+    message
+        Why it stopped.
+    """
+
+    start: np.ndarray
+    unit: np.ndarray
+    v: np.ndarray
+    gradients: np.ndarray
+    value: float
+    message: str
+
+    @property
+    def end(self) -> np.ndarray:
+        """The last point."""
+        found: np.ndarray = self.start + self.unit * self.v[-1]
+        return found
+
+
+def climb(target: Gradient, start: np.ndarray, unit: np.ndarray, steps: int) -> Path:
+    """Climb by L-BFGS (Liu and Nocedal 1989) from `start` for at most `steps` steps."""
+    seen: dict[bytes, tuple[float, np.ndarray]] = {}
+
+    def fall(v: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = target(start + unit * v)
+        seen[v.tobytes()] = value, unit * gradient
+        if not math.isfinite(value) or not np.isfinite(gradient).all():
+            return BROKEN, np.zeros_like(v)
+        return -value, -unit * gradient
+
+    origin = np.zeros_like(start)
+    points = [origin]
+    fall(origin)
+    done = minimize(
+        fall,
+        origin,
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda v: points.append(v.copy()),
+        options={"maxcor": HISTORY, "maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-13, "gtol": 1e-7},
+    )
+    gradients = np.stack([(seen.get(v.tobytes()) or (0.0, unit * target(start + unit * v)[1]))[1] for v in points])
+    return Path(start, unit, np.stack(points), gradients, -float(done.fun), str(done.message))
+
+
+@dataclass
+class Normal:
+    """Normal(mean, L L^T) over unconstrained vectors.
+
+    Attributes
+    ----------
+    mean, tril
+        Shapes (size,) and (size, size).
+    """
+
+    mean: Tensor
+    tril: Tensor
+
+    def draw(self, count: int) -> Tensor:
+        """Draws, shape (count, size)."""
+        noise = torch.randn(count, len(self.mean), dtype=self.mean.dtype)
+        return self.mean + noise @ self.tril.mT
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density of vectors (count, size)."""
+        back = torch.linalg.solve_triangular(self.tril, (u - self.mean).mT, upper=False)
+        size = math.log(2 * math.pi) * len(self.mean)
+        found: Tensor = -0.5 * (back.square().sum(0) + size) - self.tril.diagonal().log().sum()
+        return found
+
+
+def along(path: Path) -> list[Normal]:
+    """Normal approximations at the points of a climb (Zhang, Carpenter, Gelman and Vehtari 2022, algorithms 3 and 4).
+
+    The covariance is the inverse Hessian of L-BFGS, diag(a) + B C B^T with B = [diag(a) Y, S] from the last steps S and
+    changes of the gradient Y, its diagonal a updated as by Gilbert and Lemaréchal (1989). Steps along which the
+    density is not concave are left out.
+    """
+    diagonal = np.ones(path.v.shape[1])
+    steps: list[np.ndarray] = []
+    changes: list[np.ndarray] = []
+    found = []
+    for at in range(1, len(path.v)):
+        s, y = path.v[at] - path.v[at - 1], path.gradients[at - 1] - path.gradients[at]
+        bend = float(s @ y)
+        if bend > FLATTEST * float(y @ y) and math.isfinite(bend):
+            a, c = float(y @ (diagonal * y)), float(s @ (s / diagonal))
+            updated = 1 / (a / (bend * diagonal) + y**2 / bend - a * s**2 / (bend * c * diagonal**2))
+            if np.isfinite(updated).all() and (updated > 0).all():
+                diagonal = updated
+            steps, changes = [*steps, s][-HISTORY:], [*changes, y][-HISTORY:]
+        if (normal := _normal(path, at, diagonal, steps, changes)) is not None:
+            found.append(normal)
+    return found
+
+
+def _normal(
+    path: Path, at: int, diagonal: np.ndarray, steps: list[np.ndarray], changes: list[np.ndarray]
+) -> Normal | None:
+    """Normal at one point; None where rounding leaves its covariance indefinite."""
+    covariance = np.diag(diagonal)
+    if steps:
+        s, y = np.stack(steps, 1), np.stack(changes, 1)
+        product = s.T @ y
+        try:
+            inverse = np.linalg.inv(np.triu(product))
+        except np.linalg.LinAlgError:
+            return None
+        scaled = diagonal[:, None] * y
+        corner = inverse.T @ (np.diag(product.diagonal()) + y.T @ scaled) @ inverse
+        covariance = covariance + s @ corner @ s.T - scaled @ inverse @ s.T - s @ inverse.T @ scaled.T
+    mean = path.start + path.unit * (path.v[at] + covariance @ path.gradients[at])
+    tril, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
+    if int(failed) or not np.isfinite(mean).all():
+        return None
+    return Normal(torch.from_numpy(mean), torch.from_numpy(path.unit)[:, None] * tril)
+
+
+def log_densities(density: Density, u: Tensor, chunk: int) -> Tensor:
+    """log p at many vectors (count, size), in float64 on the CPU; -inf where it is not a number."""
+    program = density.program
+    with torch.no_grad():
+        there = u.to(program.device, program.dtype)
+        value: Tensor = many(lambda v: density.log_prob(v["u"]), {"u": there}, len(u), chunk).double().cpu()
+    return torch.where(value.isfinite(), value, -math.inf)

@@ -1,0 +1,1 @@
+"""Starting values, from which every method climbs."""

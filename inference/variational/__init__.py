@@ -1,0 +1,1 @@
+"""The bound as a function of flat vectors, and its ascent by gradient."""

@@ -1,0 +1,284 @@
+"""Stochastic gradient ascent from one or several starts at once: averages, a best state, and files to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from guides.variational import Noise
+from inference.compiled.compile import Compile, Lowered, lower, worth
+from inference.runtime.monitor import Monitor
+from inference.variational.adam import Moments, descend
+from inference.variational.batches import Batches
+from inference.variational.bound import Bound, Position
+from inference.variational.schedule import Schedule
+from zoo.errors import FitError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+if TYPE_CHECKING:
+    from inference.variational.checkpoint import Keeper
+
+NETWORK_RATE = 0.1  # learning rate of network weights relative to coordinates in natural units
+FAST = ("Adam", "AdamW", "SGD", "Adagrad")  # optimizers that torch has in one fused kernel
+BETAS = (0.9, 0.99)  # Adam over coordinates forgets the way to the mode
+MOST_BROKEN = 50  # steps that may fail before the fit does
+RESTORE_EVERY = 5  # failed steps after which the best state so far is taken up again, at half the rate
+BLOCK = 1 << 18  # numbers of noise that are drawn at a time
+
+
+class Climb:
+    """What climbs, how, and how far it has come.
+
+    Parameters
+    ----------
+    bound
+        The bound.
+    schedules
+        One for each start.
+    optimizer, options
+        Class name in `torch.optim`, and its settings.
+    clip
+        Largest norm of the gradient per row.
+    """
+
+    def __init__(
+        self, bound: Bound, schedules: list[Schedule], optimizer: str, options: Mapping[str, float], clip: float
+    ) -> None:
+        self.bound, self.schedules, self.clip = bound, schedules, clip
+        start = bound.start
+        self.leaves = [t.clone().requires_grad_() for t in (start.coordinates, start.weights)]
+        self.at = [p.detach() for p in self.leaves]  # the same memory
+        self.fixed = start.fixed
+        self.means = [t.clone() for t in (start.coordinates, start.weights)]
+        self.best = [t.clone() for t in (start.coordinates, start.weights)]
+        self.beta = torch.ones((), dtype=start.coordinates.dtype, device=start.coordinates.device)
+        self.monitors = [Monitor("svi", schedules[0].steps, show=False) for _ in schedules]
+        self.averaged = [0] * len(schedules)
+        self.broken = [0] * len(schedules)
+        self.taken = 0
+        family = getattr(torch.optim, optimizer)
+        extra = {"fused": True} if optimizer in FAST else {}
+        adam = "betas" in family.__init__.__code__.co_varnames and "betas" not in options
+        first, second = self.leaves
+        groups = [{"params": [first], "relative": 1.0, **({"betas": BETAS} if adam else {})}]
+        groups += [{"params": [second], "relative": NETWORK_RATE}] if second.numel() else []
+        self.optimizer = family(groups, lr=1.0, **{**extra, **options})
+        self.plain_adam = optimizer == "Adam" and not options
+        self.inlined = False  # whether the compiled step takes Adam's step too
+        self.rates = start.coordinates.new_zeros(len(schedules), 1)
+        self._last_rates: list[float] = []
+
+    @property
+    def position(self) -> Position:
+        """Where everything is."""
+        return Position(self.at[0], self.at[1], self.fixed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all starts have come to their end."""
+        return all(s.finished for s in self.schedules)
+
+    def slope(
+        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate `Bound.gradient`, turned downhill for optimizers and clipped.
+
+        Where the bound or its gradient is not finite, the bound is NaN (and, with several starts, its gradient 0).
+        """
+        value, *found = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
+        size = self.bound.size
+        norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in found)) / size
+        good = value.isfinite() & norm.isfinite()
+        scale = ((self.clip / (norm + 1e-6)).clamp(max=1.0) / -size)[:, None]
+        first, second = (g * scale for g in found)
+        if len(value) > 1:  # steps of a single start that are not finite are left out altogether
+            first, second = (torch.where(good[:, None], g, 0.0) for g in (first, second))
+        return torch.where(good, value, math.nan), first, second
+
+    def advance(
+        self,
+        coordinates: Tensor,
+        weights: Tensor,
+        fixed: Values,
+        noise: Noise,
+        beta: Tensor,
+        batch: Values,
+        rates: Tensor,
+        moments: tuple[Values, ...],
+    ) -> Tensor:
+        """Evaluate `slope` and move coordinates, weights and moments by Adam, in place; return the bound."""
+        value, *slopes = self.slope(coordinates, weights, fixed, noise, beta, batch)
+        rates = torch.where(value.isfinite()[:, None], rates, 0.0)
+        leaves = (coordinates, weights)[: len(moments)]
+        for leaf, found, remembered, group in zip(leaves, slopes, moments, self.optimizer.param_groups, strict=False):
+            descend(leaf, found, Moments(**remembered), rates * group["relative"], group["betas"])
+        return value
+
+    def lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
+        """Compile `slope`, with Adam's step if that is the optimizer, where that is asked for and possible."""
+        inputs = self.inputs(batches, draws)
+        if not worth(self.slope, inputs, how, calls):
+            return Lowered(self.slope, False)
+        if not self.plain_adam:
+            return lower(self.slope, inputs, program, True, calls)
+        for leaf in self._params():
+            zeros = {n: torch.zeros_like(leaf.detach()) for n in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[leaf] = {**zeros, "step": torch.zeros((), device=leaf.device)}
+        trial = tree_map(torch.clone, (*inputs, self.rates, self._moments()))  # which is moved
+        found = lower(self.advance, trial, program, True, calls)
+        self.inlined = found.compiled
+        return found if found.compiled else Lowered(self.slope, False, found.note)
+
+    def _params(self) -> list[Tensor]:
+        return [group["params"][0] for group in self.optimizer.param_groups]
+
+    def _moments(self) -> tuple[Values, ...]:
+        return tuple(self.optimizer.state[leaf] for leaf in self._params())
+
+    def _set_rates(self) -> None:
+        rates = [0.0 if s.finished else s.rate for s in self.schedules]
+        if rates != self._last_rates:
+            self._last_rates = rates
+            self.rates.copy_(torch.tensor(rates)[:, None])
+
+    def step(self, slope: Lowered, noise: Noise, batch: Values) -> list[float] | None:
+        """Take one step; return the bound at each start before it, NaN where not finite; None if it broke down."""
+        self.taken += 1
+        inputs = *self.at, self.fixed, noise, self.beta, batch
+        try:
+            if self.inlined:
+                self._set_rates()
+                reached: list[float] = slope(*inputs, self.rates, self._moments()).tolist()
+                return reached
+            value, *slopes = slope(*inputs)
+        except RuntimeError as error:
+            if "linalg" not in str(error):
+                raise
+            return None
+        values: list[float] = value.tolist()
+        for leaf, found in zip(self.leaves, slopes, strict=True):
+            leaf.grad = found
+        if len(values) == 1:
+            if math.isfinite(values[0]):
+                self._descend(self.schedules[0].rate)
+            return values
+        rates = [
+            s.rate if math.isfinite(v) and not s.finished else 0.0 for s, v in zip(self.schedules, values, strict=True)
+        ]
+        before = [p.clone() for p in self.at]
+        self._descend(1.0)
+        rate = torch.tensor(rates, dtype=value.dtype, device=value.device)[:, None]
+        for at, old in zip(self.at, before, strict=True):  # a step of these optimizers is proportional to its rate
+            at.copy_(torch.where(rate > 0, torch.lerp(old, at, rate), old))
+        return values
+
+    def _descend(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.optimizer.step()
+
+    # -- the way up --------------------------------------------------------------------------------------------
+
+    def inputs(self, batches: Batches, draws: int) -> tuple[Any, ...]:
+        """An example of the inputs of one step."""
+        noise = self.bound.noise(batches.rows, len(self.schedules), draws)
+        return *self.at, self.fixed, noise, self.beta, batches.example()
+
+    def run(
+        self, slope: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, keeper: Keeper | None
+    ) -> None:
+        """Take steps until all schedules have come to their end, going on from a file if there is one."""
+        window, steps = self.schedules[0].window, self.schedules[0].steps
+        if keeper is not None:
+            keeper.load(self)
+        stream = batches.stream(self.taken)
+        noise = self._noise(batches.rows, draws, window)
+        while not self.finished and self.taken < steps:
+            if warm_up:
+                self.beta.fill_(min(1.0, (self.taken + 1) / (warm_up + 1)))
+            self._record(self.step(slope, next(noise), next(stream)))
+            self.average()
+            if self.taken % window == 0:
+                shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
+                if keeper is not None:
+                    keeper.save(self, window)
+
+    def _noise(self, rows: int, draws: int, window: int) -> Iterator[Noise]:
+        """Yield the noise of one step after the other; blocks begin where windows do, so that a fit can be resumed."""
+        sizes = len(self.schedules), draws
+        each = sum(math.prod(s) for s in self.bound.q.noise_shapes(rows)) * math.prod(sizes)
+        block = window if each * window <= BLOCK else 1
+        while True:
+            yield from zip(*self.bound.noise(rows, block, *sizes), strict=True)
+
+    def _record(self, values: list[float] | None) -> None:
+        """Tell the schedules what the bound was at each start before a step."""
+        for i, schedule in enumerate(self.schedules):
+            if schedule.finished:
+                continue
+            value = math.nan if values is None else values[i]
+            if not math.isfinite(value):
+                self._broken(i)
+            elif schedule.record(self.taken, value):
+                self.monitors[i].record(self.taken, schedule.latest)
+                if schedule.is_best:
+                    self.keep(i)
+
+    def _broken(self, index: int) -> None:
+        """Note a step whose bound or gradient is not finite; go back, or give up."""
+        self.broken[index] += 1
+        schedule = self.schedules[index]
+        if self.broken[index] > MOST_BROKEN:
+            schedule.abandon()
+            if all(s.abandoned for s in self.schedules):
+                if self.bound.scored:
+                    raise FitError(
+                        f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps. "
+                        "A count that is drawn makes it -inf where q gives mass to one that some row makes impossible, "
+                        "as n < x does in Binomial(n, p): make what is left over the latent (x ~ Poisson(rate p) seen "
+                        "and n - x ~ Poisson(rate (1 - p)) not), or give a Custom guide on the possible counts"
+                    )
+                raise FitError(
+                    f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps; the "
+                    "density may be unbounded (a component that closes in on one row) or not a number somewhere. Try a "
+                    f"prior, fewer components, a smaller learning_rate than {schedule.first_rate:g}, or better "
+                    "starting values"
+                )
+        elif self.broken[index] % RESTORE_EVERY == 0:
+            self.restore(index)
+            schedule.slow_down()
+
+    def average(self) -> None:
+        """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""
+        for i, schedule in enumerate(self.schedules):
+            if schedule.settling and not schedule.finished:
+                self.averaged[i] += 1
+                for mean, leaf in zip(self.means, self.leaves, strict=True):
+                    mean[i].lerp_(leaf.detach()[i], 1.0 / self.averaged[i])
+
+    def keep(self, index: int) -> None:
+        """Remember the present state of one start as its best."""
+        for best, leaf in zip(self.best, self.leaves, strict=True):
+            best[index] = leaf.detach()[index]
+
+    def restore(self, index: int) -> None:
+        """Go back to the best state of one start."""
+        self._put(self.best, index)
+
+    def settle(self, index: int) -> None:
+        """End one start: at the average of its last steps, or at its best state if that was better."""
+        if self.schedules[index].worse_than_best:
+            self.restore(index)
+        elif self.averaged[index]:
+            self._put(self.means, index)
+
+    def _put(self, tensors: list[Tensor], index: int) -> None:
+        with torch.no_grad():
+            for leaf, tensor in zip(self.leaves, tensors, strict=True):
+                leaf[index] = tensor[index]

@@ -1,0 +1,270 @@
+"""Compiled programs: the same numbers as eager ones, when to compile, and what happens where it cannot be done."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import inference.compiled.compile
+import inference.posterior.predictive
+import zoo
+from guides import Encoder, MeanField, Point
+from inference import MAP, SVI, fit
+from inference.approximations.rows import pointwise
+from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
+from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
+from inference.methods.svi import Batches
+from inference.starts.start import several_starts
+from inference.variational.bound import Bound
+from inference.variational.optimize import Climb
+from inference.variational.schedule import Schedule
+from tests.cases.models import FLIPS, ZOO_CASES, LinearFactors, RandomEffects, StudentMixture, coin
+from zoo import catalogue
+from zoo.program.flat_density import Density
+from zoo.program.prepare import prepare
+
+NAMES = sorted(ZOO_CASES)
+ROWS = np.random.default_rng(0).normal(1.0, 2.0, 12)
+
+
+def prepared(model, data, **settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return prepare(model, data, dtype=torch.float64, device="cpu", **settings)
+
+
+def climb_of(program, guide, starts=1, draws=2, size=10**9):
+    """A climb at its start, and the inputs of a step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bound = Bound(program, guide, several_starts(program, starts))
+        climb = Climb(bound, [Schedule(100, 0.02) for _ in range(starts)], "Adam", {}, 10.0)
+        return climb, climb.inputs(Batches(program.data, size, 0), 1 if bound.point else draws)
+
+
+def same(function, inputs, program):
+    """Check that compiled and eager give the same numbers."""
+    if not has_compiler():
+        pytest.skip("there is no C++ compiler")
+    lowered = lower(function, inputs, program, True, 1)
+    assert lowered.compiled, lowered.note
+    for a, b in zip(lowered(*inputs), function(*inputs), strict=True):
+        assert torch.isfinite(a).all()
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max() if b.numel() else 1))
+
+
+# -- the same numbers: compiling takes seconds each, so these run apart (pytest -m compiled) ---------------------------
+
+
+def guide_for(program):
+    encodes = program.locals and not program.data.missing
+    return Encoder(hidden=(4,)) if encodes else MeanField()
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_every_model_is_the_same_compiled(name):
+    program = prepared(*ZOO_CASES[name][0])
+    climb, inputs = climb_of(program, guide_for(program))
+    same(climb.slope, inputs, program)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", ["BayesianGMM", "BayesianRegression", "PPCA"])
+def test_the_density_of_every_model_is_the_same_compiled(name):
+    program = prepared(*ZOO_CASES[name][0])
+    if not program.latents:
+        return  # nothing that a density would be over: its parameters are part of a step, above
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        values = program.initial()
+    density = Density(program, values)
+    u = density.unconstrain(values)
+    inputs = (torch.stack([u, u + 0.1, u - 0.1]),)
+    same(density.gradient, inputs, program)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", NAMES)
+def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatch):
+    program = prepared(*ZOO_CASES[name][0])
+    if not program.row or program.data.missing:
+        return  # there are no rows, or they differ in what is missing, and are evaluated as they are
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = [program.initial() for _ in range(5)]
+    latents = {s.name: torch.stack([d[s.name] for d in draws]) for s in program.latents}
+    if not latents:
+        return  # one evaluation is all there is
+    points = {n: v for n, v in draws[0].items() if n not in latents}
+    eager = pointwise(program, points, latents, None)
+    if not has_compiler():
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setattr(inference.posterior.predictive, "FEWEST_CALLS", 1)
+    monkeypatch.setattr(
+        inference.posterior.predictive, "chunk_for", lambda program: 2
+    )  # two at a time, and one that is left
+    monkeypatch.setattr(inference.compiled.compile, "pays", lambda found, calls: True)
+    compiled = pointwise(program, points, latents, None)
+    assert any(str(key).startswith("pointwise") for key in program.plans)
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
+
+
+def small(name):
+    """Each guide on a model with locals, or without where it needs that."""
+    found = catalogue.find("guide", name)
+    for model, data in (
+        (RandomEffects(), ROWS[:5]),
+        (zoo.BayesianGMM(), "faithful"),
+        (LinearFactors(), ROWS.reshape(3, 4)),
+    ):
+        program = prepared(model, data)
+        try:
+            guide = found()
+        except TypeError:  # it needs settings, and is tried with them where it is tested
+            return None
+        if guide.why_not(program) is None:
+            return program, guide
+    return None
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", sorted(catalogue.entries("guide")))
+def test_a_step_of_every_guide_is_the_same_compiled(name):
+    case = small(name)
+    if case is None:
+        pytest.skip(f"{name} has no default settings that fit a small model")
+    program, guide = case
+    climb, inputs = climb_of(program, guide)
+    same(climb.slope, inputs, program)
+
+
+@pytest.mark.compiled
+def test_mini_batches_restarts_and_a_whole_fit_are_the_same_compiled():
+    program = prepared(RandomEffects(), ROWS, weights=np.arange(12) % 3 + 1.0)
+    climb, inputs = climb_of(program, MeanField(), starts=3, size=4)
+    same(climb.slope, inputs, program)
+    ends = [fit(coin, FLIPS, method=SVI(compile=how, steps=200), seed=0) for how in (True, False)]
+    assert ends[0].objective.value == pytest.approx(ends[1].objective.value, abs=1e-6)
+    assert not any("compile" in w for end in ends for w in end.warnings)
+
+
+# -- whether to compile, and what if not -------------------------------------------------------------------------------
+
+
+def test_it_pays_for_many_calls_only():
+    program = prepared(coin, FLIPS)
+    climb, inputs = climb_of(program, MeanField())
+    found = work(climb.slope, inputs)
+    assert 50 < found.operations < 2000
+    assert not pays(found, 100)
+    assert pays(found, 1_000_000)
+    assert not lower(climb.slope, inputs, program, "auto", 100).compiled
+
+
+def test_counting_leaves_randomness_alone():
+    before = torch.get_rng_state()
+    found = work(lambda x: (torch.randn(3) + x)[:2] * (torch.ones(5, 4) @ torch.ones(4, 2))[:1], (torch.ones(3),))
+    assert found.operations == 8
+    assert found.bytes == 4 * (3 + 3 + 20 + 8 + 2)  # the noise, the sum, two matrices of ones, the product
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Branching(zoo.Model):
+    """A model whose control flow depends on a value."""
+
+    x = zoo.Real("row")
+
+    def forward(self, x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        scale = 1.0 if mu > 0 else 2.0
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(mu, scale), obs=x)
+
+
+def test_what_depends_on_values_falls_back_with_a_warning():
+    found = fit(Branching(), ROWS, method=SVI(compile=True, steps=20), seed=0)
+    assert any(w.startswith("not compiled") for w in found.warnings)
+    quiet = fit(Branching(), ROWS, method=SVI(compile=False, steps=20), seed=0)
+    assert not any("compile" in w for w in quiet.warnings)
+    assert quiet.objective == found.objective
+
+
+def test_no_compiler_falls_back_with_a_warning(monkeypatch):
+    monkeypatch.setattr(inference.compiled.compile, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "")
+    found = fit(coin, FLIPS, method=SVI(compile=True, steps=20), seed=0)
+    assert any("no C++ compiler" in w for w in found.warnings)
+    plain = fit(coin, FLIPS, method=SVI(compile=False, steps=20), seed=0)
+    assert found.objective == plain.objective
+
+
+def test_a_factorization_that_breaks_down_at_the_example_is_left_to_the_steps():
+    program = prepared(coin, FLIPS)
+
+    def breaks(x):
+        return torch.linalg.cholesky(-x)
+
+    assert not lower(breaks, (torch.eye(2),), program, "auto", 100).compiled
+    with pytest.raises(RuntimeError, match="linalg"):
+        lower(breaks, (torch.eye(2),), program, "auto", 100)(torch.eye(2))
+
+
+def test_batches_with_missing_values_are_not_compiled():
+    rows = ROWS.reshape(6, 2).copy()
+    rows[0, 1] = np.nan
+    found = fit(zoo.BayesianGMM(), rows, method=SVI(compile=True, steps=10, batch_size=3), seed=0)
+    assert any("missing" in w and "not compiled" in w for w in found.warnings)
+
+
+# -- small matrices ----------------------------------------------------------------------------------------------------
+
+aten = torch.ops.aten
+FACTOR = torch.tensor(np.random.default_rng(0).normal(size=(3, LARGEST, LARGEST))).tril()
+FACTOR.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
+RIGHT = torch.tensor(np.random.default_rng(1).normal(size=(3, LARGEST, 2)))
+
+
+@pytest.mark.parametrize("size", range(1, LARGEST + 1))
+@pytest.mark.parametrize("upper", [False, True])
+def test_factorizations_written_out_are_those_of_the_library(size, upper):
+    lower_factor, right = FACTOR[:, :size, :size], RIGHT[:, :size]
+    factor = lower_factor.mT if upper else lower_factor
+    matrix = lower_factor @ lower_factor.mT
+    cases = [
+        (aten.linalg_cholesky_ex.default, (matrix,), {"upper": upper}),
+        (aten.linalg_solve_triangular.default, (factor, right), {"upper": upper}),
+        (aten.linalg_solve_triangular.default, (factor, right.mT), {"upper": upper, "left": False}),
+        (aten.linalg_solve_triangular.default, (factor[:1], right), {"upper": upper, "unitriangular": True}),
+        (aten.cholesky_solve.default, (right, factor), {"upper": upper}),
+        (aten.cholesky_inverse.default, (factor,), {"upper": upper}),
+        (aten.cumsum.default, (right, -1), {}),
+        (aten.cumsum.default, (right, 0), {}),
+    ]
+    assert {op for op, _, _ in cases} == set(WRITTEN_OUT)
+    for op, args, settings in cases:
+        if op is aten.linalg_solve_triangular.default and len(args[0]) == 1:
+            args = args[0].expand(3, -1, -1), args[1]
+        torch.testing.assert_close(WRITTEN_OUT[op](*args, **settings), op(*args, **settings))
+
+
+def test_large_matrices_are_left_to_the_library():
+    assert WRITTEN_OUT[aten.linalg_cholesky_ex.default](torch.eye(LARGEST + 1)) is NotImplemented
+
+
+def test_what_is_no_covariance_gives_nan():
+    found, _ = WRITTEN_OUT[aten.linalg_cholesky_ex.default](torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    assert found.isnan().any()
+
+
+@pytest.mark.compiled
+def test_gradients_of_parameters_without_priors_are_the_same_compiled():
+    program = prepared(StudentMixture(), ROWS)
+    climb, inputs = climb_of(program, Point())
+    same(climb.slope, inputs, program)
+    assert not lower_gradient(Density(program, program.initial()), False, 10).compiled
+    found = fit(StudentMixture(), ROWS, method=MAP(steps=30, compile=True), seed=0)
+    assert np.isfinite(found.objective.value)

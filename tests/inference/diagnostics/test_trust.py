@@ -1,0 +1,93 @@
+"""Evidence, Pareto shapes and verdicts after SVI, against exact answers and published draws."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import inference.diagnostics.importance
+import zoo
+from guides import FullRank
+from inference import SVI, Exact, fit
+from inference.diagnostics.importance import verdict
+from tests.cases import posteriordb
+from tests.cases.models import SCHOOLS, ZOO_CASES, EightSchools, LinearFactors
+from zoo.program.prepare import prepare
+
+CONJUGATE = [
+    pytest.param(model, data, id=f"{name}-{i}")
+    for name, cases in ZOO_CASES.items()
+    for i, (model, data) in enumerate(cases)
+    if Exact().why_not(prepare(model, data, device="cpu")) is None
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "data"), CONJUGATE)
+def test_importance_weighted_evidence_is_that_of_the_closed_form(model, data):
+    exact = fit(model, data, method="exact").objective.value
+    found = fit(model, data, method=SVI(guide=FullRank(), steps=1500), seed=0)
+    error = found.diagnostics["evidence_error"]
+    assert abs(found.diagnostics["evidence"] - exact) < 3 * error + 1e-9
+    assert error < 0.1
+    assert exact - 0.3 < found.objective.value < exact + 4 * found.objective.error
+    if exact - found.objective.value < 1e-3:  # the ratios are all but the same
+        assert found.verdict.startswith("trust")
+
+
+@pytest.mark.parametrize("name", ["kidscore_momiq", "nes2000"])
+def test_full_rank_finds_the_posterior_of_a_regression(references, name):
+    file = {"kidscore_momiq": "kidiq"}.get(name, name)
+    data = json.loads((references / "posteriordb" / f"{file}.json").read_text(encoding="utf-8"))
+    summary = pd.read_csv(references / "posteriordb" / "reference_summary.csv")
+    model, bound, named = posteriordb.case(name, data)
+    found = fit(model, bound, method=SVI(guide=FullRank()), seed=0)
+    draws = named({n: v.to_numpy()[0] for n, v in found.posterior["posterior"].data_vars.items()})
+    for _, row in summary[summary.reference_posterior.str.endswith(name)].iterrows():
+        parameter, _, at = row.parameter.partition("[")
+        values = draws[parameter][:, int(at[:-1]) - 1] if at else draws[parameter]
+        assert abs(values.mean() - row["mean"]) < 0.1 * row.sd + 4 * row.mcse_mean
+    assert found.diagnostics["khat"] < 0.7
+    assert "do not trust" not in found.verdict
+
+
+def test_mean_field_on_a_funnel_is_not_to_be_trusted():
+    found = fit(EightSchools(), SCHOOLS, method="svi", seed=0)
+    assert found.diagnostics["khat"] > 0.7
+    assert found.verdict.startswith("do not trust")
+    assert any("khat" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "converged", "said"),
+    [
+        (0.3, True, "trust:"),
+        (0.6, True, "usable with care"),
+        (0.9, True, "do not trust"),
+        (float("inf"), True, "do not trust"),
+        (float("nan"), True, "as far as can be told"),
+        (0.3, False, "not converged"),
+    ],
+)
+def test_verdicts(shape, converged, said):
+    assert said in verdict(shape, converged, -3.0, 0.1)
+
+
+def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):
+    found = fit(zoo.BetaBernoulli(), [1, 0, 1], method=SVI(steps=60), seed=0)
+    again = type(found).load(found.save(tmp_path / "fit"))
+    assert again.diagnostics == found.diagnostics
+    assert again.verdict == found.verdict
+
+
+def test_rows_of_a_guide_that_draws_them_all_are_not_looked_at_one_by_one_where_there_are_many(monkeypatch):
+    monkeypatch.setattr(inference.diagnostics.importance, "CELLS", 1000)
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    found = fit(LinearFactors(), rows, method=SVI(steps=20), seed=0)
+    assert np.isnan(found.diagnostics["khat"])
+    assert found.diagnostics["khat_rows"] == 0
+    assert np.isfinite(found.diagnostics["evidence"])
+    assert "too few draws" in found.verdict

@@ -1,0 +1,349 @@
+"""NUTS: posteriordb's reference draws, closed forms, what its checks say, and what a fit of draws can do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import stats
+
+import zoo
+from inference import EM, NUTS, Fit, compare, fit
+from inference.compiled.compile import has_compiler
+from inference.diagnostics import arviz as posterior
+from inference.diagnostics.arviz import check_chains, mean_error
+from inference.methods.nuts import complaints_of, energy_fraction
+from inference.sampling import chains
+from inference.sampling.chains import Chains
+from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, RandomEffects, coin
+from tests.cases.posteriordb import HMMExample, case, low_dim_gauss_mix
+from zoo import Real
+from zoo.program.prepare import prepare
+
+QUICK = NUTS(chains=2, warmup=80, draws=200, compile=False)
+
+
+# -- posteriordb -------------------------------------------------------------------------------------------------
+
+# As many draws as make 5 % of a standard deviation three standard errors or so.
+CASES = {
+    "eight_schools_noncentered": (
+        "eight_schools",
+        NUTS(warmup=400, draws=2000, target_accept=0.95, compile=has_compiler()),
+    ),
+    "low_dim_gauss_mix": ("low_dim_gauss_mix", NUTS(warmup=300, draws=600, compile=has_compiler())),
+    "hmm_example": ("hmm_example", NUTS(warmup=300, draws=600, compile=has_compiler())),
+    "arK": ("arK", NUTS(warmup=300, draws=600, correlated=True, compile=has_compiler())),
+    "kidscore_momiq": ("kidiq", NUTS(warmup=300, draws=1000, correlated=True, compile=has_compiler())),
+    "kilpisjarvi": ("kilpisjarvi_mod", NUTS(warmup=300, draws=1000, correlated=True, compile=has_compiler())),
+    "garch11": ("garch", NUTS(warmup=400, draws=1200, compile=has_compiler())),
+    "nes2000": ("nes2000", NUTS(warmup=300, draws=600, correlated=True, compile=has_compiler())),
+}
+
+
+QUICKEST = ("eight_schools_noncentered", "kidscore_momiq")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICKEST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+def test_draws_agree_with_those_of_posteriordb(references, name):
+    file, method = CASES[name]
+    data = json.loads((references / "posteriordb" / f"{file}.json").read_text(encoding="utf-8"))
+    model, given, named = case(name, data)
+    found = fit(model, given, method=method, seed=0, progress=False)
+    assert found.warnings == []
+    assert found.converged
+    assert not found.approximation.stats["diverging"].any()
+    draws = named({n: v.unflatten(0, (method.chains, -1)) for n, v in found.approximation.values.items()})
+    assert check_chains({n: v.numpy() for n, v in draws.items()}).rhat < 1.01
+    table = pd.read_csv(references / "posteriordb" / "reference_summary.csv")
+    expected = table[table["reference_posterior"].str.startswith(file)]
+    assert len(expected) > 1
+    for row in expected.itertuples():
+        site, _, index = row.parameter.partition("[")
+        mine = draws[site].numpy()
+        mine = mine[..., int(index[:-1]) - 1] if index else mine
+        error = np.hypot(mean_error(mine), row.mcse_mean)
+        assert abs(mine.mean() - row.mean) < 4 * error, row.parameter
+        assert mine.std() == pytest.approx(row.sd, rel=0.05), row.parameter
+
+
+def test_a_funnel_is_reported():
+    method = NUTS(chains=2, warmup=60, draws=60, max_tree_depth=6, compile=False)
+    found = fit(EightSchools(), SCHOOLS, method=method, seed=0, progress=False)
+    assert not found.converged
+    assert found.reason in found.warnings
+    assert "for tau" in found.reason
+
+
+# -- closed forms ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return fit(coin(a=2.0), FLIPS, method=QUICK, seed=3, progress=False)
+
+
+def test_a_coin_has_its_beta_posterior(heads):
+    exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
+    draws = heads.posterior["posterior"]["heads"].to_numpy()
+    assert draws.shape == (2, 200)
+    assert abs(draws.mean() - exact.mean()) < 4 * mean_error(draws)
+    below = (draws < exact.ppf(0.25)).astype(float)
+    assert abs(below.mean() - 0.25) < 4 * mean_error(below)
+    evidence = fit(coin(a=2.0), FLIPS, method="exact", seed=0).objective.value
+    average = evidence - exact.entropy()  # E[log p(x, z)] = log p(x) + E[log p(z | x)]
+    assert heads.objective.kind == "log_posterior"
+    assert abs(heads.objective.value - average) < 4 * heads.objective.error
+
+
+def test_what_the_sampler_says_is_in_the_tree(heads):
+    stats = heads.posterior["sample_stats"].to_dataset()
+    assert set(stats) == {
+        *("diverging", "tree_depth", "energy", "step_size", "acceptance_rate", "n_steps", "lp", "log_p", "log_q")
+    }
+    assert all(v.dims == ("chain", "draw") and v.shape == (2, 200) for v in stats.values())
+    assert (stats["n_steps"] < 2 ** (stats["tree_depth"] + 1)).all()
+    assert stats["acceptance_rate"].mean() == pytest.approx(0.9, abs=0.1)
+    z = heads.posterior["posterior"]["heads"]
+    np.testing.assert_allclose(stats["lp"], stats["log_p"] + np.log(z * (1 - z)))  # with log|dz/du|
+    assert (stats["energy"] >= -stats["lp"]).all()
+    assert list(heads.trace.columns) == ["step", "seconds", "value"]
+    assert heads.trace["step"].iloc[-1] == 280
+    assert (np.diff(heads.trace["seconds"]) >= 0).all()
+    assert heads.reason.startswith(heads.approximation.sampler)
+    assert {"r_hat", "ess_bulk", "ess_tail", "mcse_mean"} <= set(heads.summary().columns)
+    assert np.isnan(heads.khat)
+
+
+def test_pyro_s_sampler_takes_over_without_nutpie(monkeypatch):
+    monkeypatch.setattr(chains, "find_spec", lambda name: None)
+    method = NUTS(chains=2, warmup=80, draws=120, compile=False)
+    found = fit(coin(a=2.0), FLIPS, method=method, seed=0, progress=False)
+    assert "Pyro's NUTS" in found.reason
+    draws = found.posterior["posterior"]["heads"].to_numpy()
+    exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
+    assert abs(draws.mean() - exact.mean()) < 4 * mean_error(draws)
+    said = found.posterior["sample_stats"].to_dataset()
+    z = found.posterior["posterior"]["heads"]
+    np.testing.assert_allclose(said["lp"], said["log_p"] + np.log(z * (1 - z)))
+    assert ((said["acceptance_rate"] > 0) & (said["acceptance_rate"] <= 1)).all()
+    assert said["acceptance_rate"].mean() == pytest.approx(0.9, abs=0.1)
+    assert (said["n_steps"] < 2 ** said["tree_depth"]).all()
+    # Energy at the start of a trajectory: what it comes from, and a kinetic part.
+    assert (said["energy"].to_numpy()[:, 1:] >= -said["lp"].to_numpy()[:, :-1]).all()
+    again = fit(coin(a=2.0), FLIPS, method=method, seed=0, progress=False)
+    assert torch.equal(again.approximation.values["heads"], found.approximation.values["heads"])
+
+
+def test_the_seed_decides_and_other_seeds_differ(heads):
+    again = fit(coin(a=2.0), FLIPS, method=QUICK, seed=3, progress=False)
+    assert torch.equal(again.approximation.values["heads"], heads.approximation.values["heads"])
+    assert again.objective == heads.objective
+    other = fit(coin(a=2.0), FLIPS, method=QUICK, seed=4, progress=False)
+    assert not torch.equal(other.approximation.values["heads"], heads.approximation.values["heads"])
+    first = heads.posterior["posterior"]["heads"]
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_rows_by_weight_are_rows_repeated(heads):
+    weighted = fit(coin(a=2.0), [1, 0], method=QUICK, weights=[5, 5], seed=3, progress=False)
+    draws = weighted.posterior["posterior"]["heads"].to_numpy()
+    assert abs(draws.mean() - 7 / 13) < 4 * mean_error(draws)
+
+
+# -- enumerated sites --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    x = np.concatenate([np.random.default_rng(0).normal(-2, 1, 25), np.random.default_rng(1).normal(2, 1, 15)])
+    return x, fit(low_dim_gauss_mix(), x, method=QUICK, seed=0, progress=False)
+
+
+def test_states_are_drawn_given_each_draw(clusters):
+    x, found = clusters
+    states = found.posterior["posterior"]["z"]
+    assert states.dims == ("chain", "draw", "row")
+    assert states.dtype.kind == "i"
+    assert set(np.unique(states)) == {0, 1}
+    table = found.assign()
+    share = (states == 1).mean(["chain", "draw"]).to_numpy()
+    p = table[1].to_numpy()  # averaged over the same draws, given which the states are independent
+    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / states[..., 0].size) + 1 / states[..., 0].size).all()
+    assert not any("z" in str(name).split("[")[0] for name in found.summary().index)
+    new = found.assign(x[:3] + 0.1)
+    assert new.shape == (3, 2)
+
+
+def test_paths_of_a_chain_are_drawn_too(reference):
+    y = np.array(reference("posteriordb/hmm_example.json")["y"])[:30]
+    method = NUTS(chains=1, warmup=40, draws=60, compile=False)
+    found = fit(HMMExample(), y, method=method, seed=0, progress=False)
+    states = found.posterior["posterior"]["z"]
+    assert states.shape == (1, 60, 30)
+    assert (np.abs(states.mean(["chain", "draw"]).to_numpy() - found.assign()[1].to_numpy()) < 0.3).all()
+
+
+# -- what a fit of draws can do ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def effects():
+    x = 3.0 + 1.5 * np.random.default_rng(0).standard_normal(12)
+    return x, fit(RandomEffects(), x, method=QUICK, seed=0, progress=False)
+
+
+def test_locals_are_drawn_with_the_globals(effects):
+    x, found = effects
+    draws = found.posterior["posterior"]
+    assert draws["effect"].dims == ("chain", "draw", "row")
+    variance = 1 / (1 / 100 + len(x) / 2)
+    mean = variance * x.sum() / 2  # of mu; and given mu, effect_i has mean (mu + x_i) / 2
+    assert abs(draws["mu"].mean() - mean) < 4 * mean_error(draws["mu"].to_numpy())
+    for i in range(len(x)):
+        effect = draws["effect"][..., i].to_numpy()
+        assert abs(effect.mean() - (mean + x[i]) / 2) < 4 * mean_error(effect)
+    density = stats.norm(mean, np.sqrt(variance + 2)).logpdf(x)
+    rows = found.log_prob(samples=500)
+    assert (np.abs(rows - density) < 0.1 + 4 * np.array(rows.attrs["mcse"])).all()
+    checked = found.predict(draws=300)["posterior_predictive"]["x"]
+    assert abs(float(checked.mean()) - (mean + x.mean()) / 2) < 0.2
+
+
+def test_a_fit_of_draws_is_saved_and_read(clusters, tmp_path):
+    x, found = clusters
+    found.save(tmp_path / "fit")
+    back = Fit.load(tmp_path / "fit", low_dim_gauss_mix)
+    assert repr(back) == repr(found)
+    assert back.method == found.method
+    for group in ("posterior", "sample_stats", "log_likelihood"):
+        assert back.posterior[group].to_dataset().identical(found.posterior[group].to_dataset())
+    assert back.assign().equals(found.assign())
+    assert back.log_prob(x[:4]).equals(found.log_prob(x[:4]))
+    assert back.generate(5).equals(found.generate(5))
+
+
+def test_draws_are_drawn_from_again(clusters):
+    _, found = clusters
+    kept = found.approximation.values["theta"].numpy()
+    for count in (30, 500, 1200):
+        drawn = found.sample(count)["theta"].to_numpy()
+        assert drawn.shape == (1, count)
+        assert np.isin(drawn, kept).all()
+    few = found.globals(100)["theta"]
+    assert torch.equal(few, found.approximation.values["theta"][::4])  # of both chains
+
+
+def test_methods_are_compared_with_it(clusters):
+    x, _ = clusters
+    brief = NUTS(chains=2, warmup=30, draws=30, compile=False)
+    table = compare(low_dim_gauss_mix(), x, methods={"nuts": brief, "em": EM()}, seed=0, progress=False).table
+    assert list(table["kind"]) == ["log_posterior", "log_posterior"]
+    assert np.isfinite(table.loc["nuts", "elpd_loo"])
+    assert np.isnan(table.loc["nuts", "khat"])
+
+
+# -- checks ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_is_said():
+    rng = np.random.default_rng(0)
+    slow = np.cumsum(rng.standard_normal((2, 100)), 1)
+    said = {
+        "diverging": rng.random((2, 100)) < 0.1,
+        "tree_depth": np.full((2, 100), 6),
+        "energy": np.stack([slow[0], 10 * rng.standard_normal(100)]),
+    }
+    draws = {"a": rng.standard_normal((2, 100)), "b": rng.standard_normal((2, 100, 3)), "c": np.ones((2, 100))}
+    draws["b"][1, :, 2] += 5
+    check = check_chains(draws)
+    assert check.worst_rhat == check.worst_ess == "b[2]"
+    found = Chains(np.zeros((2, 100, 1)), said, "none", 0, [])
+    told = complaints_of(found, check, 6)
+    assert f"{said['diverging'].sum()} of 200 draws" in told[0]
+    assert "200 of 200 trajectories" in told[1]
+    assert "in chain 0:" in told[2]
+    assert f"R-hat {check.rhat:.3f} > 1.01 for b[2]" in told[3]
+    assert "< 200 for b[2]" in told[4]
+    quiet = {"diverging": np.zeros((2, 100), bool), "tree_depth": np.full((2, 100), 3), "energy": slow * 0}
+    quiet["energy"] = rng.standard_normal((2, 100))
+    good = check_chains({"a": rng.standard_normal((2, 1000))})
+    assert complaints_of(Chains(np.zeros((2, 100, 1)), quiet, "none", 0, []), good, 6) == []
+    few = check_chains({"a": draws["a"][:, :4]})
+    assert "nan" in complaints_of(Chains(np.zeros((2, 4, 1)), quiet, "none", 0, []), few, 6)[0]
+
+
+def test_energies_that_are_independent_have_a_fraction_of_two():
+    energy = np.random.default_rng(0).standard_normal((3, 20_000))
+    np.testing.assert_allclose(energy_fraction(energy), 2, atol=0.05)
+
+
+def test_a_chain_alone_is_checked_in_halves():
+    drift = np.linspace(0, 3, 400)[None] + np.random.default_rng(0).standard_normal((1, 400))
+    assert check_chains({"a": drift}).rhat > 1.1
+    assert check_chains({"a": drift - np.linspace(0, 3, 400)}).rhat < 1.02
+
+
+def test_the_error_of_a_mean_is_that_of_its_effective_size():
+    draws = np.random.default_rng(0).standard_normal((4, 1000))
+    assert mean_error(draws) == pytest.approx(1 / np.sqrt(4000), rel=0.1)
+    assert mean_error(draws[:, :4]) == pytest.approx(draws[:, :4].std() / 4)
+    assert posterior.FEWEST_DRAWS > 4
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+class Impossible(zoo.Model):
+    """A density that is a number at the start only."""
+
+    x = Real("row")
+
+    def initial(self, x):
+        return {"mu": torch.zeros(())}
+
+    def forward(self, x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(torch.where(mu == 0, mu, torch.nan), 1.0), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def all_states(x):
+    """Nothing but states."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_what_has_no_posterior_density_is_refused():
+    why = NUTS().why_not(prepare(PoissonMixture(), [0, 3, 1, 9]))
+    assert "parameter 'weights' has no prior" in why
+    assert "pyro.sample('weights'" in why
+    with pytest.raises(zoo.MethodError, match=r"'weights' has no prior.*Legal here: .*em"):
+        fit(PoissonMixture(), [0, 3, 1, 9], method="nuts", seed=0)
+    assert "networks" in NUTS().why_not(prepare(zoo.VAE(latent=1, hidden=()), [[1, 0], [0, 1]]))
+    assert "no continuous latent" in NUTS().why_not(prepare(all_states(), [0.1, 0.9]))
+    assert NUTS().how(prepare(low_dim_gauss_mix(), [0.1, 0.9])) == "with z summed out, then drawn exactly"
+
+
+@pytest.mark.parametrize("settings", [{"chains": 0}, {"target_accept": 1.0}, {"max_tree_depth": 0}, {"start": "here"}])
+def test_settings_are_checked(settings):
+    with pytest.raises(zoo.ZooError, match=next(iter(settings))):
+        NUTS(**settings)
+
+
+def test_no_start_is_found_where_there_is_none():
+    with pytest.raises(zoo.FitError, match="no point near the starting values"):
+        fit(Impossible(), [0.5], method=QUICK, seed=0, progress=False)
+
+
+def test_non_centred_states_are_as_declared():
+    found = fit(NonCentred(), SCHOOLS, method=NUTS(chains=1, warmup=30, draws=30, compile=False), seed=0)
+    theta = found.posterior["posterior"]
+    np.testing.assert_allclose(theta["theta"], theta["mu"] + theta["tau"] * theta["standard"])

@@ -1,0 +1,399 @@
+"""Several methods side by side: the table says what each found, or why it did not run."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import zoo
+from guides import Encoder, Point
+from inference import EM, MAP, SVI, Comparison, Exact, Fit, compare, fit
+from inference.method import Method, Outcome
+from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, Rate, coin
+
+mpl.use("Agg")
+
+COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
+GEYSER = zoo.datasets.load("faithful").iloc[:120]
+SHORT = SVI(steps=200)
+PIXELS = (np.random.default_rng(0).random((30, 4)) < 0.4).astype(float)
+
+
+@dataclass(frozen=True)
+class Broken(Method):
+    """A method that is legal everywhere and fails, as its setting says."""
+
+    how: str = "fit"
+
+    def why_not(self, program) -> str | None:
+        return None
+
+    def run(self, program, *, progress=False) -> Outcome:
+        if self.how == "fit":
+            raise zoo.FitError("component 1 collapsed onto row 7")
+        if self.how == "data":
+            raise zoo.DataError("these rows break me")
+        raise {"runtime": RuntimeError, "linear algebra": np.linalg.LinAlgError, "memory": MemoryError}[self.how](
+            "singular at step 3\nand a second line"
+        )
+
+
+@cache
+def mixture() -> Comparison:
+    methods = {"em": "em", "mean field": SHORT, "point": MAP(steps=200), "exact": Exact(), "broken": Broken()}
+    return compare(zoo.BayesianGMM(components=2), GEYSER, methods=methods, seed=0)
+
+
+@cache
+def tosses() -> Comparison:
+    return compare(coin, FLIPS, methods=["exact", SHORT, "map", "em"], seed=0)
+
+
+# -- the table -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [mixture, tosses])
+def test_the_table_has_the_columns_of_the_contract(made):
+    table = made().table
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.columns) == COLUMNS
+
+
+def test_a_row_per_method_in_the_order_given():
+    assert list(mixture().table.index) == ["em", "mean field", "point", "exact", "broken"]
+    assert list(tosses().table.index) == ["exact", "svi", "map", "em"]
+
+
+def test_kinds_tell_objectives_apart():
+    assert tosses().table["kind"].tolist() == ["log_evidence", "elbo", "log_posterior", ""]
+    assert mixture().table["kind"].tolist() == ["log_posterior", "elbo", "log_posterior", "", ""]
+    parameters = compare(zoo.GMM(components=2), GEYSER, methods=["em", MAP(steps=20)], seed=0)
+    assert parameters.table["kind"].tolist() == ["log_likelihood", "log_likelihood"]
+
+
+@pytest.mark.parametrize("made", [mixture, tosses])
+def test_rows_repeat_what_the_fits_say(made):
+    result = made()
+    for label, found in result.fits.items():
+        row = result.table.loc[label]
+        assert row["objective"] == found.objective.value
+        assert row["kind"] == found.objective.kind
+        assert row["seconds"] == found.seconds > 0
+        assert row["steps"] == found.steps
+        assert row["converged"] == found.converged
+        assert (row["khat"] == found.khat) or (math.isnan(row["khat"]) and math.isnan(found.khat))
+        for warning in found.warnings:
+            assert warning in row["note"]
+
+
+def test_fits_are_those_of_fit_with_the_same_seed():
+    result, model = mixture(), zoo.BayesianGMM(components=2)
+    alone = fit(model, GEYSER, method=SHORT, seed=0)
+    assert result["mean field"].objective == alone.objective
+    assert result["mean field"].summary().equals(alone.summary())
+    assert fit(model, GEYSER, method="em", seed=0).objective == result["em"].objective
+    assert {f.seed for f in result.fits.values()} == {0}
+
+
+def test_without_a_seed_all_share_one():
+    result = compare(coin, FLIPS, methods=["exact", SVI(steps=5)])
+    assert len({f.seed for f in result.fits.values()}) == 1
+    assert result["exact"].seed != compare(coin, FLIPS, methods=["exact"])["exact"].seed
+
+
+@pytest.mark.parametrize("weights", ["times", [2.0] * 10], ids=["column", "array"])
+def test_options_reach_every_method(weights):
+    table = pd.DataFrame({"flips": FLIPS, "times": 2.0})
+    result = compare(coin, table, methods=["exact", "map"], seed=0, weights=weights)
+    twice = compare(coin, FLIPS * 2, methods=["exact", "map"], seed=0)
+    np.testing.assert_allclose(result.table["objective"], twice.table["objective"], rtol=1e-8)
+
+
+# -- elpd ------------------------------------------------------------------------------------------------------
+
+
+def test_points_have_no_elpd_and_say_so():
+    for result, labels in ((mixture(), ["em", "point"]), (tosses(), ["map"])):
+        for label in labels:
+            row = result.table.loc[label]
+            assert row[["elpd_loo", "elpd_se", "khat"]].isna().all()
+            assert "point estimate" in row["note"]
+
+
+COUNTS = np.array([3, 0, 4, 1])
+LEFT_OUT = 2.0 + COUNTS.sum() - COUNTS, 0.5 + len(COUNTS) - 1  # the Gamma posterior without each day in turn
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "rows"),
+    [
+        (coin, FLIPS, [math.log(5 / 11)] * 10),  # without x_i, Beta(6, 5) or Beta(5, 6): the other side is favoured
+        (Rate, COUNTS, stats.nbinom(LEFT_OUT[0], LEFT_OUT[1] / (LEFT_OUT[1] + 1)).logpmf(COUNTS)),
+    ],
+    ids=["coin", "rate"],
+)
+def test_elpd_is_leave_one_out(model, data, rows):
+    """PSIS-LOO of an exact posterior against leaving each row out in closed form, as a z-test over seeds."""
+    found = [compare(model, data, methods=["exact"], seed=s).table.loc["exact"] for s in range(16)]
+    elpd = np.array([row["elpd_loo"] for row in found])
+    error = elpd.std(ddof=1) / math.sqrt(len(elpd))
+    assert abs(elpd.mean() - np.sum(rows)) < 5 * error
+    assert error < 0.1
+    if np.ptp(rows) > 0:
+        errors = np.array([row["elpd_se"] for row in found])
+        expected = math.sqrt(len(rows) * np.var(rows, ddof=1))
+        assert abs(errors.mean() - expected) < 5 * errors.std(ddof=1) / math.sqrt(len(errors))
+
+
+def test_elpd_of_a_mixture_is_near_the_plug_in_density():
+    """Held-out density is below the fitted one, by about the number of parameters it was fitted with."""
+    row, found = mixture().table.loc["mean field"], mixture()["mean field"]
+    fitted = found.log_prob().sum()
+    assert fitted - 3 * 11 < row["elpd_loo"] < fitted
+    assert 0 < row["elpd_se"] < abs(row["elpd_loo"])
+
+
+def test_elpd_of_parameters_without_prior_is_left_out_and_said():
+    result = compare(
+        zoo.VAE(latent=1, hidden=(3,)), PIXELS, methods=[SVI(guide=Encoder(hidden=(3,)), steps=20)], seed=0
+    )
+    row = result.table.iloc[0]
+    assert math.isnan(row["elpd_loo"])
+    assert "point estimates" in row["note"]
+    assert row["kind"] == "elbo"
+
+
+def test_a_bad_approximation_is_noted():
+    """A funnel: the centred eight schools are far from any mean-field Normal."""
+    result = compare(EightSchools, SCHOOLS, methods=[SVI(steps=400)], seed=0)
+    row = result.table.iloc[0]
+    assert row["khat"] > 0.7
+    assert "khat" in row["note"]
+
+
+# -- methods that do not run -----------------------------------------------------------------------------------
+
+
+def test_an_illegal_method_shows_its_reason():
+    result = mixture()
+    reason = Exact().why_not(result["em"].program)
+    assert reason
+    row = result.table.loc["exact"]
+    assert reason in row["note"]
+    assert row[["objective", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged"]].isna().all()
+    assert "exact" not in result.fits
+    assert isinstance(result.errors["exact"], zoo.MethodError)
+    assert "nothing to enumerate" in tosses().table.loc["em", "note"]
+
+
+def test_a_failing_method_shows_its_error():
+    row = mixture().table.loc["broken"]
+    assert "component 1 collapsed onto row 7" in row["note"]
+    assert math.isnan(row["objective"])
+
+
+@pytest.mark.parametrize("how", ["fit", "data", "runtime", "linear algebra", "memory"])
+def test_the_others_still_run(how):
+    result = compare(coin, FLIPS, methods={"first": Broken(how), "second": "exact"}, seed=0)
+    assert result.table.loc["second", "objective"] == pytest.approx(-7.927324360309794, abs=1e-9)
+    note = result.table.loc["first", "note"]
+    assert note
+    assert "\n" not in note
+    if how not in ("fit", "data"):
+        assert "singular at step 3" in note
+
+
+def test_an_illegal_guide_shows_its_reason():
+    result = compare(coin, FLIPS, methods={"encoder": SVI(guide=Encoder()), "exact": "exact"}, seed=0)
+    assert "local latents" in result.table.loc["encoder", "note"]
+    assert result.table.loc["exact", "kind"] == "log_evidence"
+
+
+def test_asking_for_a_fit_that_is_not_there():
+    with pytest.raises(zoo.ZooError, match=r"exact.*mixture|exact.*not"):
+        mixture()["exact"]
+    with pytest.raises(zoo.ZooError, match="nonsense"):
+        mixture()["nonsense"]
+
+
+def test_nothing_ran():
+    result = compare(coin, FLIPS, methods=["em"], seed=0)
+    assert result.fits == {}
+    assert "nothing to enumerate" in str(result)
+    assert "nothing to enumerate" in result._repr_html_()
+    with pytest.raises(zoo.FitError, match="no method ran"):
+        result.plot()
+
+
+# -- what may be given -----------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_numbered():
+    result = compare(coin, FLIPS, methods=["map", SVI(guide=Point(), steps=5), "map", SVI(steps=5), MAP], seed=0)
+    assert list(result.table.index) == ["map", "svi", "map_2", "svi_2", "map_3"]
+    assert result.table.index.is_unique
+    assert result.table.loc["map", "objective"] == result.table.loc["map_2", "objective"]
+
+
+def test_labels_of_a_dict_are_kept():
+    result = compare(coin, FLIPS, methods={"closed form": "exact", "by gradient": MAP(steps=50), 3: Exact}, seed=0)
+    assert list(result.table.index) == ["closed form", "by gradient", "3"]
+    assert isinstance(result["closed form"], Fit)
+
+
+@pytest.mark.parametrize("methods", [("exact",), ["Exact"], [Exact], [Exact()], {"x": Exact()}], ids=repr)
+def test_names_classes_and_instances(methods):
+    assert compare(coin, FLIPS, methods=methods, seed=0).table["kind"].tolist() == ["log_evidence"]
+
+
+@pytest.mark.parametrize("methods", [[], {}, "em", None, 5, [5], ["nonsense"], [None], {"a": 3}, EM()], ids=repr)
+def test_methods_that_are_none(methods):
+    with pytest.raises(zoo.ZooError, match="method"):
+        compare(coin, FLIPS, methods=methods, seed=0)
+
+
+def test_what_is_wrong_for_every_method_is_an_error():
+    with pytest.raises(zoo.DataError, match="flips"):
+        compare(coin, [1, 2], methods=["exact", "svi"], seed=0)
+    with pytest.raises(zoo.UnknownNameError, match="nonsense"):
+        compare("nonsense", FLIPS, methods=["exact"], seed=0)
+
+
+# -- views -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [mixture, tosses])
+def test_the_text_view_has_every_row_and_note(made):
+    result = made()
+    text = str(result)
+    assert repr(result) == text
+    assert "nan" not in text.lower().replace("nonsense", "")
+    for label, row in result.table.iterrows():
+        assert label in text
+        assert row["kind"] in text
+        assert row["note"] in text
+        if label in result.fits:
+            assert f"{row['objective']:.4f}" in text
+    for column in COLUMNS[:-1]:
+        assert column in text
+
+
+@pytest.mark.parametrize("made", [mixture, tosses])
+def test_the_notebook_view_is_a_table(made):
+    result = made()
+    parsed = pd.read_html(io.StringIO(result._repr_html_()), index_col=0)[0] if _has_lxml() else None
+    html = result._repr_html_()
+    assert html.count("<tr") == len(result.table) + 1
+    for label in result.table.index:
+        assert f"<th>{label}</th>" in html
+    assert parsed is None or list(parsed.index) == list(result.table.index)
+
+
+def _has_lxml() -> bool:
+    try:
+        import lxml  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def test_notes_are_escaped_in_a_notebook():
+    result = compare(coin, FLIPS, methods={"<b>bold</b>": "em"}, seed=0)
+    assert "<b>bold" not in result._repr_html_()
+
+
+def test_the_plot_shows_every_fit(tmp_path):
+    for result in (mixture(), tosses(), compare(NonCentred, SCHOOLS, methods=[MAP(steps=5), SVI(steps=5)], seed=0)):
+        collection = result.plot()
+        collection.savefig(tmp_path / "plot.png")
+        mpl.pyplot.close("all")
+        assert mpl.image.imread(tmp_path / "plot.png").std() > 0
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+def picture(path) -> np.ndarray:
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pixels = mpl.image.imread(path)
+    assert min(pixels.shape[:2]) > 100
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return mixture().save(tmp_path_factory.mktemp("runs") / "faithful" / "again")
+
+
+def test_save_writes_the_table(folder):
+    table = pd.read_csv(folder / "table.csv", index_col=0)
+    assert list(table.columns) == COLUMNS
+    assert list(table.index) == list(mixture().table.index)
+    np.testing.assert_allclose(table["objective"], mixture().table["objective"].astype(float))
+    assert table.loc["exact", "note"] == mixture().table.loc["exact", "note"]
+
+
+def test_save_writes_the_fits(folder):
+    assert {p.parent.name for p in folder.glob("*/fit.json")} == {"em", "mean field", "point"}
+    for label, found in mixture().fits.items():
+        assert Fit.load(folder / label).log_prob().equals(found.log_prob())
+
+
+def test_save_writes_figures(folder):
+    picture(folder / "traces.png")
+    picture(folder / "scatter.png")
+
+
+def test_figures_leave_matplotlib_as_it_was(folder):
+    before = dict(mpl.rcParams)
+    backend, figures = mpl.get_backend(), mpl.pyplot.get_fignums()
+    tosses().save(folder.parent / "coin")
+    assert (mpl.get_backend(), mpl.pyplot.get_fignums()) == (backend, figures)
+    assert dict(mpl.rcParams) == before
+
+
+def test_no_scatter_where_there_is_no_plane(tmp_path):
+    place = tosses().save(tmp_path / "coin")
+    picture(place / "traces.png")
+    assert not (place / "scatter.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (zoo.GMM(components=1), GEYSER),
+        (zoo.GMM(components=3, covariance="spherical"), GEYSER.to_numpy()),
+        (BernoulliMixture, PIXELS[:, :2]),
+        (zoo.GMM(components=2), GEYSER[["waiting"]]),
+    ],
+    ids=["one component", "no names", "zeros and ones", "one column"],
+)
+def test_any_mixture_can_be_written(model, data, tmp_path):
+    place = compare(model, data, methods=["em"], seed=0).save(tmp_path)
+    picture(place / "traces.png")
+    assert (place / "scatter.png").exists() == (np.shape(data)[1] >= 2)
+
+
+def test_nothing_that_ran_is_still_a_table(tmp_path):
+    place = compare(coin, FLIPS, methods=["em"], seed=0).save(tmp_path)
+    assert pd.read_csv(place / "table.csv", index_col=0).loc["em", "kind"] != "elbo"
+    assert not list(place.glob("*.png"))
+
+
+@pytest.mark.parametrize("label", ["a/b", "../out", "..", "{}/out", "", "table.csv", "svi: lr=0.1?"])
+def test_any_label_stays_inside_the_folder(label, tmp_path):
+    place, label = tmp_path / "runs", label.format(tmp_path)
+    compare(coin, FLIPS, methods={label: "exact"}, seed=0).save(place)
+    inside = list(place.glob("*/fit.json"))
+    assert len(inside) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+    assert (place / "table.csv").is_file()

@@ -1,0 +1,119 @@
+"""Missing values: cells of the data that are NaN, which inference sums over exactly, and where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.declare.fields import Field
+from zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from zoo.data.bind import Data
+
+
+def as_numbers(array: np.ndarray, kind: Field) -> np.ndarray:
+    """Write missing entries, however they are marked (masked, None, NA), as NaN; not in categories, which have none."""
+    if kind.integer:
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(array), np.nan, array.filled(0).astype(float))
+    return np.where(pd.isna(array), np.nan, array) if array.dtype == object else array
+
+
+def fill(
+    name: str, value: Tensor, kind: Field, like: Tensor | None, columns: pd.Index | None
+) -> tuple[Tensor, Tensor | None]:
+    """Put finite numbers in place of the missing cells of a field; return it, and which cells they are (None: none).
+
+    The number is the column's median, an observed value, so that it is in the support of whatever explains the column;
+    it is never looked at.
+
+    Parameters
+    ----------
+    name, value, kind
+        The field.
+    like
+        The same field in data bound before, for columns of which nothing is observed.
+    columns
+        Labels of a matrix's columns, if it has any.
+
+    Raises
+    ------
+    DataError
+        If nothing is observed of a column, and no data were bound before.
+    """
+    missing = value.isnan()
+    if kind.integer or not bool(missing.any()):
+        return value, None
+    if like is None:
+        check_observed(name, missing, columns)
+    middle = value.reshape(len(value) if value.ndim else 1, -1).nanmedian(0).values
+    if like is not None:
+        known = like.reshape(len(like), -1)[0] if like.ndim > 1 else like.reshape(-1)[:1]
+        middle = torch.where(middle.isnan(), known.to(middle), middle)
+    return torch.where(missing, middle.reshape(value.shape[1:]), value), missing
+
+
+def check_observed(name: str, missing: Tensor, columns: pd.Index | None) -> None:
+    """Raise if nothing is observed of a field, or of one of its columns.
+
+    Raises
+    ------
+    DataError
+        Naming it.
+    """
+    empty = missing.reshape(len(missing) if missing.ndim else 1, -1).all(0)
+    if bool(empty.any()):
+        at = int(empty.nonzero()[0])
+        label = at if columns is None else columns[at]
+        what = f"column {label!r} of field {name!r}" if missing.ndim == 2 else f"field {name!r}"
+        raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
+
+
+def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Say how many values of each field are missing.
+
+    Raises
+    ------
+    DataError
+        If not one value of any field is observed.
+    """
+    if missing and all(n in missing and bool(missing[n].all()) for n in values):
+        raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to ask")
+    return tuple(
+        f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over"
+        for name, gone in missing.items()
+        if bool(gone.any())
+    )
+
+
+def place(data: Data, name: str) -> str:
+    """Say where the first missing cell of a field is, and how many there are."""
+    missing = data.missing[name]
+    at = [int(i) for i in missing.nonzero()[0]] if bool(missing.any()) else []
+    labels = [f"{dim} {data.coords[dim][i]!r}" for dim, i in zip(data.dims[name], at, strict=False)]
+    return f"{int(missing.sum())} in all" + (f", the first at {', '.join(labels)}" if labels else "")
+
+
+def side_by_side(data: Data) -> Tensor | None:
+    """Which entries of `Data.features` are missing, in the same shape; None if none is."""
+    if not data.missing:
+        return None
+    columns = []
+    for name in data.row_fields:
+        value = data.values[name]
+        width = len(data.levels[name]) if not value.is_floating_point() else 1
+        missing = data.missing.get(name, torch.zeros_like(value, dtype=torch.bool))
+        columns.append(missing.reshape(len(data), -1).repeat_interleave(width, 1))
+    return torch.cat(columns, -1)
+
+
+def with_nan(data: Data) -> dict[str, Tensor]:
+    """Return the fields as they came, with NaN in the missing cells."""
+    return {n: torch.where(data.missing[n], torch.nan, v) if n in data.missing else v for n, v in data.values.items()}

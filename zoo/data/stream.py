@@ -1,0 +1,159 @@
+"""Data larger than memory: a file that is read in chunks, as often as a method needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from zoo.data.bind import Data
+    from zoo.declare.model import Model
+
+CHUNK = 250_000  # rows read at a time unless told otherwise
+SAMPLE = 20_000  # rows, drawn evenly from the file, on which a model is set up and started
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A Parquet, CSV or NPY file whose rows are read `chunk` at a time; make one with `zoo.stream`.
+
+    Attributes
+    ----------
+    path
+        The file.
+    chunk
+        Rows in memory at a time.
+    weights
+        Column that holds the weight of each row, if any.
+    """
+
+    path: Path
+    chunk: int = CHUNK
+    weights: str | None = None
+
+    def frames(self) -> Iterator[Any]:
+        """Tables (arrays for NPY) of at most `chunk` rows, in the order of the file."""
+        readers: dict[str, Callable[[], Iterator[Any]]] = {
+            ".parquet": self._parquet,
+            ".csv": self._csv,
+            ".npy": self._npy,
+        }
+        reader = readers[self.path.suffix.lower()]
+        empty = True
+        try:
+            for frame in reader():
+                if len(frame):
+                    empty = False
+                    yield frame
+        except DataError:
+            raise
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise DataError(f"{self.path}: cannot be read ({first}); is it truncated?") from error
+        if empty:
+            raise DataError(f"{self.path} holds no rows; there is nothing to fit")
+
+    def _parquet(self) -> Iterator[pd.DataFrame]:
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=self.chunk):
+                yield batch.to_pandas()
+
+    def _csv(self) -> Iterator[pd.DataFrame]:
+        with pd.read_csv(self.path, chunksize=self.chunk) as reader:
+            yield from reader
+
+    def _npy(self) -> Iterator[np.ndarray]:
+        mapped = np.load(self.path, mmap_mode="r")
+        shape, dtype, start, ordered = mapped.shape, mapped.dtype, mapped.offset, mapped.flags.c_contiguous
+        del mapped
+        if not ordered or not shape:
+            raise DataError(f"{self.path}: a stream reads arrays of rows stored one after the other (C order)")
+        width = int(np.prod(shape[1:], dtype=np.int64))
+        for row in range(0, shape[0], self.chunk):
+            count = min(self.chunk, shape[0] - row)
+            at = start + row * width * dtype.itemsize
+            yield np.fromfile(self.path, dtype, count * width, offset=at).reshape(count, *shape[1:])
+
+    def chunks(self, model: Model, like: Data) -> Iterator[Data]:
+        """Chunks of rows, bound to a model's fields as the sample `like` was."""
+        from zoo.data.bind import bind
+        from zoo.data.weights import as_weights
+
+        for frame in self.frames():
+            rows = frame.drop(columns=self.weights) if self.weights is not None else frame
+            data = bind(model, rows, like=like)
+            if self.weights is not None:
+                data = as_weights(data, self.weights, frame)
+            yield data.to(like.dtype, next(iter(like.values.values())).device)
+
+    def sample(self) -> tuple[Any, int]:
+        """Rows drawn evenly from the whole file, and how many rows it has; from torch's random numbers.
+
+        For each column that has missing values, a row that lacks it is among them, so that a fit knows of these.
+        """
+        import torch
+
+        parts: list[Any] = []
+        lacking: list[Any] = []
+        known: np.ndarray | bool = False
+        rows, kept, share = 0, 0, 1.0
+        for frame in self.frames():
+            missing = np.asarray(pd.isna(frame)).reshape(len(frame), -1)
+            fresh = missing.any(0) & ~np.asarray(known)
+            if fresh.any():
+                lacking.append(_pick(frame, np.isin(np.arange(len(frame)), missing.argmax(0)[fresh])))
+                known = fresh | known
+            rows += len(frame)
+            parts.append(_pick(frame, torch.rand(len(frame)).numpy() < share))
+            kept += len(parts[-1])
+            while kept > 2 * SAMPLE:  # every row so far stays with the same probability
+                parts = [_pick(p, torch.rand(len(p)).numpy() < 0.5) for p in parts]
+                kept, share = sum(len(p) for p in parts), 0.5 * share
+        parts += lacking
+        if isinstance(parts[0], pd.DataFrame):
+            return pd.concat(parts, ignore_index=True), rows
+        return np.concatenate(parts), rows
+
+
+def _pick(frame: Any, which: np.ndarray) -> Any:
+    return frame.loc[which] if isinstance(frame, pd.DataFrame) else frame[which]
+
+
+def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) -> Stream:
+    """Read a file in chunks, for data larger than memory: ``fit(model, zoo.stream("rows.parquet"), method="em")``.
+
+    Parameters
+    ----------
+    path
+        A Parquet, CSV or NPY file.
+    chunk
+        Rows in memory at a time; the memory of a fit is bounded by it, whatever the length of the file.
+    weights
+        Column of row weights, if the file has one.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is of another kind.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".parquet", ".csv", ".npy"):
+        raise DataError(
+            f"{path}: a stream reads Parquet, CSV or NPY files, not {path.suffix or 'files without suffix'}"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise DataError(f"stream(chunk={chunk!r}): chunk must be a whole number above 0")
+    if weights is not None and path.suffix.lower() == ".npy":
+        raise DataError("stream(weights=...) names a column, and an NPY file has none; give Parquet or CSV")
+    return Stream(path, chunk, weights)

@@ -1,0 +1,1 @@
+"""Discrete latents summed out exactly: variable elimination in a semiring, chains by associative scans."""

@@ -1,0 +1,1 @@
+"""A model bound to data: all that methods may ask of it."""

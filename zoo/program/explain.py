@@ -1,0 +1,80 @@
+"""Say what a model is on some data: its sites, its plates, what feeds what, and which methods are legal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from zoo import catalogue
+from zoo.data.bind import Source
+from zoo.declare.model import Model
+from zoo.errors import ZooError
+from zoo.program.prepare import prepare
+from zoo.program.program import Program
+from zoo.replay.sites import primary
+
+
+def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [header, *rows]]
+
+
+def _count(missing: torch.Tensor | None) -> str:
+    return "" if missing is None else str(int(missing.sum()))
+
+
+def legality(program: Program) -> dict[str, str | None]:
+    """For each method, None if it is legal for this program with its default settings, else the reason why not."""
+    return {entry.name: entry.load()().why_not(program) for entry in catalogue.entries("method").values()}
+
+
+def _verdict(program: Program, name: str, why_not: str | None) -> str:
+    """Say "yes", and how the method goes about it, or "no" and why."""
+    if why_not is not None:
+        return f"no: {why_not}"
+    how = catalogue.find("method", name)().how(program)
+    return f"yes ({how})" if how else "yes"
+
+
+def explain(model: Model | type[Model] | str, data: Source) -> str:
+    """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
+
+    Returns
+    -------
+    str
+        Text to print.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        program = prepare(model, data, device="cpu")
+        lines = [repr(program.model), ""]
+        rows = []
+        for site in program.sites.values():
+            shape = str(tuple(site.shape)).replace(",)", ")")
+            args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
+            role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
+            rows.append(
+                (
+                    site.name,
+                    role,
+                    f"{site.family}({args})" if site.family else str(site.support),
+                    ", ".join(site.plates) or "-",
+                    shape,
+                )
+            )
+        lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
+        lines += [""]
+        gone = program.data.missing
+        data_rows = [
+            (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"), _count(gone.get(n)))
+            for n, v in program.data.values.items()
+        ]
+        lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
+        lines += [""]
+        try:
+            verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]
+        except ZooError as error:  # a model no method can start on
+            verdicts = [("", str(error))]
+        lines += _table(verdicts, ("method", "legal"))
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""A model, a class or a name, and data of any kind, become a program."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from zoo import catalogue
+from zoo.data.bind import Source, bind
+from zoo.data.missing import check_observed
+from zoo.data.read import read
+from zoo.data.stream import Stream
+from zoo.data.weights import as_weights
+from zoo.declare.model import Model, has_networks
+from zoo.errors import DataError, UnknownNameError
+from zoo.program.program import Program
+from zoo.structure.observed import blank_rows
+
+
+def as_model(model: Model | type[Model] | str) -> Model:
+    """Return a model instance for an instance, a class with defaults, or the name of a model of the zoo."""
+    if isinstance(model, str):
+        model = catalogue.find("model", model)
+    if isinstance(model, type) and issubclass(model, Model):
+        return model()
+    if not isinstance(model, Model):
+        raise UnknownNameError(
+            f"expected a model, found {type(model).__name__}: give a zoo.Model, a class of one, or "
+            f"a name among {', '.join(catalogue.entries('model'))}"
+        )
+    return model
+
+
+def prepare(
+    model: Model | type[Model] | str,
+    data: Source,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    weights: Any = None,
+) -> Program:
+    """Bind a private copy of the model to data and trace it.
+
+    float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
+    there is one for models with networks, else CPU.
+    """
+    model = copy.deepcopy(as_model(model))
+    stream, rows_there = (data, 0) if isinstance(data, Stream) else (None, 0)
+    if stream is not None:
+        if weights is not None:
+            raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
+        (data, rows_there), weights = stream.sample(), stream.weights
+    if isinstance(weights, str) and isinstance(data, str | Path):
+        data = read(data)
+    rows = data
+    if isinstance(weights, str) and isinstance(data, pd.DataFrame) and weights in data.columns:
+        rows = data.drop(columns=weights)
+    bound = bind(model, rows)
+    if weights is not None:
+        bound = as_weights(bound, weights, data)
+        for name, gone in bound.missing.items():  # rows of weight 0 are gone
+            check_observed(name, gone, bound.coords[bound.dims[name][-1]] if bound.dims[name] else None)
+    if stream is not None:
+        note = (
+            f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "
+            f"rows of their own speak of a sample of {len(bound)}"
+        )
+        bound = replace(bound, stream=stream, notes=(*bound.notes, note))
+    model.coords, model.row_weights, model.missing = bound.coords, bound.weights, bound.missing
+    model.check(**bound.values)
+    model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
+    networks = has_networks(model)
+    dtype, place = _precision(dtype, networks), _device(device, networks)
+    program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    blank = blank_rows(program.structure, program.data)
+    if blank:
+        program.data = replace(program.data, notes=(*program.data.notes, *blank))
+    return program
+
+
+def _device(device: str | torch.device, networks: bool) -> torch.device:
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if networks and torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UnknownNameError(f"unknown device {device!r}; give 'auto', 'cpu' or 'cuda'") from None
+    if place.type not in ("cpu", "cuda"):
+        raise UnknownNameError(f"device {str(place)!r} is not supported; give 'auto', 'cpu' or 'cuda'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UnknownNameError(
+            f"device {str(place)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; give 'cpu' or "
+            "'auto'"
+        )
+    return place
+
+
+def _precision(dtype: torch.dtype | None, networks: bool) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if networks else torch.float64
+    if dtype not in (torch.float32, torch.float64):
+        raise UnknownNameError(f"dtype {dtype!r} is not supported; give torch.float64 or torch.float32")
+    return dtype

@@ -1,0 +1,149 @@
+"""Running a model with given values: log densities site by site, or a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.data.patterns import Cells
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+from zoo.replay.chain import MarkovChain
+from zoo.replay.normals import log_density, observed_density
+from zoo.replay.sites import base_distribution
+
+Values = dict[str, Tensor]
+
+
+def is_plate(message: Any) -> bool:
+    """Tell whether a sample message only marks the entry to a plate."""
+    return isinstance(message["fn"], _Subsample)
+
+
+def is_deterministic(message: Any) -> bool:
+    """Tell whether a sample message comes from `pyro.deterministic`."""
+    return bool(message["infer"].get("_deterministic"))
+
+
+class Replay(Messenger):
+    """Give sites and parameters the values they are to have; keep each site's log density and what else is asked.
+
+    Parameters
+    ----------
+    values
+        Values of latent sites, enumerated sites and parameters.
+    priors
+        Distributions that replace those of the model at some latent sites.
+    simulate
+        Draw every latent that has no value.
+    observed
+        With `simulate`: draw observed sites too.
+    densities
+        Evaluate log densities; without, values and distributions only.
+    missing
+        Observed site -> which of its cells are missing and have to be integrated out.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        priors: Mapping[str, Any] | None = None,
+        *,
+        simulate: bool = False,
+        observed: bool = True,
+        densities: bool = True,
+        missing: Mapping[str, Cells] | None = None,
+    ) -> None:
+        super().__init__()
+        self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
+        self.densities, self.missing = densities, missing or {}
+        self.now = ""
+        self.log_probs: dict[str, Tensor] = {}
+        self.firsts: Values = {}
+        self.seen: Values = {}
+        self.distributions: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_plate(msg) or is_deterministic(msg):
+            return
+        name = self.now = msg["name"]
+        if name in self.priors:
+            msg["fn"] = given(self.priors[name], name, self.seen)
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
+            msg["value"], msg["is_observed"] = _normal_draw(msg["fn"]), False
+            msg["done"] = msg["value"] is not None
+        elif not msg["is_observed"]:
+            raise ModelError(
+                f"site {name!r} was not there when the model was traced; the sites of a model must not "
+                "depend on the values drawn"
+            )
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_plate(msg):
+            return
+        name = msg["name"]
+        self.seen[name] = msg["value"]
+        if self.simulate or is_deterministic(msg):
+            return
+        self.distributions[name] = msg["fn"]
+        if isinstance(msg["fn"], MarkovChain):
+            self.firsts[name] = msg["fn"].first
+        if not self.densities:
+            return
+        if name in self.missing:
+            log_prob = observed_density(name, msg["fn"], msg["value"], self.missing[name])
+        else:
+            log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
+        self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        elif len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
+            msg["value"], msg["done"] = msg["args"][1], True  # weights of a network, put in place by `call`
+
+
+def given(prior: Any, name: str, values: Mapping[str, Tensor]) -> Any:
+    """Return the distribution that takes the place of a site's own, given the values of the sites before it."""
+    return prior.given(name, values) if hasattr(prior, "given") else prior
+
+
+def _normal_draw(fn: Any) -> Tensor | None:
+    """Draw from a Normal by way of `torch.randn`, which torch can vectorize where `sample` it cannot; else None."""
+    base = base_distribution(fn)
+    if type(base).__name__ != "Normal":
+        return None
+    draw: Tensor = base.loc + base.scale * torch.randn(fn.shape(), dtype=base.loc.dtype, device=base.loc.device)
+    return draw
+
+
+def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Any:
+    """Run a model on data, its network weights taken from `values`."""
+    weights = {n: values[n] for n in networks if n in values}
+    if not weights:
+        return model(**data)
+    return torch.func.functional_call(model, weights, kwargs=dict(data))
+
+
+def many(function: Callable[[Values], Any], values: Values, count: int, chunk: int) -> Any:
+    """Apply `function` to each of `count` values stacked along dimension 0, `chunk` at a time in one vectorized call.
+
+    Models whose control flow depends on values cannot be vectorized; they are evaluated one by one.
+    """
+    try:
+        return torch.vmap(function, chunk_size=max(1, min(chunk, count)))(values)
+    except RuntimeError:
+        results = [function({n: v[i] for n, v in values.items()}) for i in range(count)]
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)

@@ -1,0 +1,227 @@
+"""Sites and what feeds them: the words in which the structure of a model is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.errors import DataError, ModelError
+from zoo.replay.bijections import lowest_count
+
+ALTERNATIVES = (
+    {"probs", "logits"},
+    {"scale", "variance", "precision"},
+    {"covariance_matrix", "precision_matrix", "scale_tril"},
+)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What feeds one argument of a site's distribution.
+
+    Attributes
+    ----------
+    kind
+        "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by enumerated
+        sites or by categories in the data), "linear" (an affine function of sites, jointly), "bilinear" (affine in one
+        local site given the others, and in these jointly given that one) or "function" (anything else).
+    sites
+        Latents and parameters it depends on.
+    index
+        Enumerated sites it depends on; for "indexed", in the order of the value's dimensions.
+    data
+        Data fields it depends on.
+    scale
+        For "site" and "indexed": the argument is this constant times the value.
+    pad
+        For "site" and "indexed": how many event dimensions the value is broadcast over on the right.
+    by
+        For "indexed": the data field of categories that the value is indexed by, if it is one.
+    entrywise
+        For "site" and "indexed": the constant is one for each entry (an exposure, say) and not `scale`.
+    """
+
+    kind: str
+    sites: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    scale: float = 1.0
+    pad: int = 0
+    by: str = ""
+    entrywise: bool = False
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        factor = "" if self.scale == 1.0 else f"{self.scale:.4g} * "
+        if self.entrywise:
+            factor = " * ".join((*(d for d in self.data if d != self.by), "")) or "constants * "
+        if self.kind == "site":
+            return factor + self.sites[0]
+        if self.kind == "indexed":
+            return f"{factor}{self.sites[0]}[{self.by or ', '.join(self.index)}]"
+        sources = ", ".join((*self.sites, *self.index, *self.data))
+        kind = f"{self.kind} in" if self.kind in ("linear", "bilinear") else "function of"
+        return f"{kind} {sources}" if sources else "constant"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site of a model.
+
+    Attributes
+    ----------
+    role
+        "global", "local", "enumerated", "observed", "parameter", "deterministic", or "unsupported" for a discrete
+        latent that can be neither enumerated nor drawn as a count.
+    family
+        Name of the distribution ("Normal"), empty for parameters.
+    plates
+        Names of the plates, left to right as their dimensions stand.
+    plate_dims
+        Their negative dimensions.
+    shape
+        Shape of the value in the traced data, without enumeration dimensions.
+    event_dim
+        How many dimensions on the right are one event.
+    args
+        What feeds each argument of the distribution.
+    support
+        Where values live.
+    initial
+        Starting value that a parameter was declared with.
+    field
+        Data field an observed site takes its value from.
+    states, enum_dim
+        For enumerated sites: the values, laid out along their own dimension, and that dimension.
+    symbols
+        Dimension of the log density -> symbol, fixed for the program.
+    """
+
+    name: str
+    role: str
+    family: str = ""
+    plates: tuple[str, ...] = ()
+    plate_dims: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    event_dim: int = 0
+    args: dict[str, Parent] = dataclasses.field(default_factory=dict)
+    support: Any = constraints.real
+    initial: Tensor | None = None
+    field: str | None = None
+    states: Tensor | None = None
+    enum_dim: int = 0
+    symbols: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def latent(self) -> bool:
+        """Whether the site is a latent with a guide's or a point's value (not enumerated)."""
+        return self.role in ("global", "local")
+
+    @property
+    def countable(self) -> bool:
+        """Whether the site is a discrete latent with infinitely many states, which is drawn and not enumerated."""
+        return self.latent and lowest_count(self.support) is not None
+
+    @property
+    def cardinality(self) -> int:
+        """How many states an enumerated site has; 1 for others."""
+        return 1 if self.states is None else self.states.shape[0]
+
+    @property
+    def batch_dim(self) -> int:
+        """How many dimensions of the value stand left of the event."""
+        return len(self.shape) - self.event_dim
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The sites of a model in the order of its story, and the symbol of each plate.
+
+    Attributes
+    ----------
+    example, example_rows
+        Made-up values of latents and parameters, and the rows of the data they go with (None for all).
+    """
+
+    sites: dict[str, Site]
+    plates: dict[str, str]
+    example: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    example_rows: Tensor | None = None
+
+
+CIRCLE = constraints.interval(-math.pi, math.pi)
+
+
+def support_of(fn: Any) -> Any:
+    """Where values of a distribution live; torch gives angles the whole line, where their density has no integral."""
+    return CIRCLE if type(base_distribution(fn)).__name__ == "VonMises" else fn.support
+
+
+def base_distribution(fn: Any) -> Any:
+    """Strip the wrappers that only reshape, expand or mask a distribution."""
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
+        fn = fn.base_dist
+    return fn
+
+
+def views(fn: Any) -> dict[str, Tensor]:
+    """Return every parameterization of a distribution's arguments: for a Normal also its variance and precision."""
+    base = base_distribution(fn)
+    found = {}
+    for name in base.arg_constraints:
+        value = getattr(base, name, None)
+        if isinstance(value, Tensor):
+            found[name] = value
+    if type(base).__name__ == "Normal":
+        found["variance"] = base.scale.square()
+        found["precision"] = base.scale.square().reciprocal()
+    return found
+
+
+def primary(args: dict[str, Parent]) -> dict[str, Parent]:
+    """Keep one of each group of alternative parameterizations: a recognized one where there is one."""
+    kept = dict(args)
+    for group in ALTERNATIVES:
+        present = [n for n in args if n in group]
+        if len(present) > 1:
+            rank = {"site": 0, "indexed": 0, "linear": 1, "bilinear": 1, "constant": 1, "function": 2}
+            best = min(present, key=lambda n: rank[args[n].kind])
+            for name in present:
+                if name != best:
+                    del kept[name]
+    return kept
+
+
+def check_arguments(name: str, fn: Any) -> None:
+    """Raise if a numeric argument of a distribution is outside its bounds: a probability above 1, a negative scale."""
+    base = base_distribution(fn)
+    for argument, constraint in base.arg_constraints.items():
+        value = base.__dict__.get(argument)
+        if constraints.is_dependent(constraint) or constraint.event_dim or not isinstance(value, Tensor):
+            continue
+        wrong = ~constraint.check(value) & ~value.isnan()  # what is not a number shows in the log density
+        if bool(wrong.any()):
+            raise ModelError(
+                f"site {name!r}: the argument {argument} of its {type(base).__name__} is {float(value[wrong][0]):g} at "
+                f"the starting values, where {constraint} is needed; transform what feeds it, with sigmoid or exp for "
+                "example"
+            )
+
+
+def check_support(name: str, family: str, support: Any, value: Tensor) -> None:
+    """Raise if an observed value is outside the support of the distribution that is to explain it."""
+    inside = support.check(value)
+    if not bool(inside.all()):
+        raise DataError(
+            f"site {name!r}: {int((~inside).sum())} observed values are outside the support of its "
+            f"{family} ({support}); correct the data or the model"
+        )

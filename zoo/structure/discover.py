@@ -1,0 +1,168 @@
+"""Running a model with made-up values inside its supports, and checking its plates against the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, Unit
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.data.bind import Data
+from zoo.declare.model import Model
+from zoo.errors import ModelError, ZooError
+from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
+from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
+from zoo.replay.sites import support_of
+
+LARGEST_COUNT = 10_000  # among made-up values
+
+
+class Discover(Messenger):
+    """Give latents and parameters made-up values inside their supports, or those it was given."""
+
+    def __init__(self, priors: dict[str, Any], values: Values | None = None, spread: float = 1.0) -> None:
+        super().__init__()
+        self.priors, self.given, self.spread = priors, values or {}, spread
+        self.params: dict[str, tuple[Tensor, Any]] = {}
+        self.supports: dict[str, Any] = {}
+        self.values: Values = {}
+        self.now = ""
+
+    def _value(self, name: str, support: Any, shape: tuple[int, ...]) -> Tensor:
+        self.supports[name] = support
+        self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name, self.spread)
+        return self.values[name]
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.now = f"site {msg['name']!r}"
+        if is_plate(msg) or msg["is_observed"] or is_deterministic(msg):
+            return
+        if msg["name"] in self.priors:
+            msg["fn"] = given(self.priors[msg["name"]], msg["name"], self.values)
+        fn, name = msg["fn"], msg["name"]
+        if fn.has_enumerate_support:
+            msg["infer"].update({"enumerate": "parallel", "expand": False})
+        elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
+            msg["value"], msg["done"] = self._value(name, support_of(fn), tuple(fn.shape())), True
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, args = msg["name"], msg["args"]
+        self.now = f"parameter {name!r}"
+        initial = args[1] if len(args) > 1 else None
+        if isinstance(initial, torch.nn.Parameter) or (isinstance(initial, Tensor) and "$$$" in name):
+            msg["value"], msg["done"] = initial, True
+            return
+        initial = initial() if callable(initial) else initial
+        constraint = msg["kwargs"].get("constraint") or constraints.real
+        if initial is None and name in pyro.get_param_store():  # a PyroParam, which its module has put there
+            initial, constraint = pyro.get_param_store()[name], pyro.get_param_store()._constraints[name]
+        if initial is None:
+            raise ModelError(f"parameter {name!r} needs a starting value: pyro.param({name!r}, value)")
+        initial = torch.as_tensor(initial).detach()
+        self.params[name] = (initial, constraint)
+        msg["value"], msg["done"] = self._value(name, constraint, tuple(initial.shape)).to(initial.dtype), True
+
+
+def is_enumerated(infer: dict[str, Any]) -> bool:
+    """Tell whether a site was marked for enumeration."""
+    return infer.get("enumerate") == "parallel"
+
+
+def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0) -> Tensor:
+    """Return a random value inside a support, `spread` standard deviations wide in unconstrained space."""
+    lowest = lowest_count(support)
+    if lowest is not None:
+        return lowest + (spread * torch.randn(shape)).abs().exp().clamp_max(LARGEST_COUNT).floor()
+    transform = bijection(support, name)
+    if isinstance(transform, CholeskyVector):  # the condition of a random triangle grows with its size
+        spread = spread / shape[-1]
+    value: Tensor = transform(spread * torch.randn(transform.inverse_shape(torch.Size(shape))))
+    return value
+
+
+def run(model: Model, data: Data, networks: Values, messenger: Discover, enumerate_from: int | None) -> Any:
+    """Run the model under `messenger`; turn whatever goes wrong inside it into a `ModelError` that names the site."""
+
+    def story() -> Any:
+        return call(model, frozenset(networks), networks, data.values)
+
+    program: Any = messenger(story)
+    if enumerate_from is not None:
+        program = poutine.enum(program, first_available_dim=enumerate_from)
+    try:
+        return poutine.trace(program).get_trace()
+    except ZooError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        first = str(cause).strip().partition("\n")[0]
+        raise ModelError(
+            f"{type(model).__name__} failed at {messenger.now or 'its start'} on data of shapes "
+            f"{ {n: tuple(v.shape) for n, v in data.values.items()} }: {type(cause).__name__}: {first}. "
+            "Check that every data plate has the length of its data and that sites inside it have that "
+            "shape"
+        ) from error
+
+
+def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the sample sites of a trace with their names, without the plates'."""
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and not is_plate(node):
+            yield name, node
+
+
+def frames_of(node: Any) -> list[Any]:
+    """Plates of a site, left to right."""
+    return sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
+
+
+def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
+    """Check a site's plates against its own shape and against the data's named dimensions."""
+    frames = frames_of(node)
+    for frame in frames:
+        if frame.full_size != frame.size:
+            raise ModelError(
+                f"plate {frame.name!r} uses subsample_size; leave mini-batches to the method, for example "
+                "SVI(batch_size=...)"
+            )
+        if frame.name in data.coords and frame.size != len(data.coords[frame.name]):
+            raise ModelError(
+                f"site {name!r}: plate {frame.name!r} has size {frame.size}, but the data have "
+                f"{len(data.coords[frame.name])} along {frame.name!r}; write pyro.plate({frame.name!r}, "
+                "len(data))"
+            )
+    if is_deterministic(node) or isinstance(node["fn"], Unit | Delta):
+        return
+    covered = {f.dim for f in frames}
+    batch = node["fn"].batch_shape
+    for dim in range(-len(batch), 0):
+        if batch[dim] > 1 and dim not in covered:
+            raise ModelError(
+                f"site {name!r} has batch shape {tuple(batch)}, but its dimension {dim} of size {batch[dim]} is in no "
+                f"plate (its plates: {[f.name for f in frames] or 'none'}); put the site inside "
+                f"`with pyro.plate({data.row or 'row'!r}, {batch[dim]})`, or make the dimension part of the event "
+                "with .to_event(1)"
+            )
+    if node["is_observed"]:
+        field_name = field_of(data, name, node["value"])
+        dims = data.dims.get(field_name, ()) if field_name else ()
+        names = {f.name for f in frames}
+        if dims and dims[0] == data.row and data.row not in names:
+            raise ModelError(
+                f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
+                f"{name!r} is in plates {sorted(names) or 'none'}; put it inside `with pyro.plate({data.row!r}, ...)`"
+            )
+
+
+def field_of(data: Data, name: str, value: Tensor) -> str | None:
+    """Name the data field an observed value is: the very tensor, or the one with the site's name."""
+    for field_name, tensor in data.values.items():
+        if tensor.shape == value.shape and tensor.data_ptr() == value.data_ptr():
+            return field_name
+    return name if name in data.values else None

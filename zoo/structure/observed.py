@@ -1,0 +1,48 @@
+"""Where missing cells are legal: at sites that observe their field, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.data.missing import place
+from zoo.errors import DataError
+from zoo.replay.sites import Structure
+
+if TYPE_CHECKING:
+    from zoo.data.bind import Data
+
+
+def check_missing(structure: Structure, data: Data) -> None:
+    """Raise if a field with missing cells is used otherwise than by a site that observes it.
+
+    Raises
+    ------
+    DataError
+        Naming the field, the first missing cell, the site and its argument, and what to do.
+    """
+    for name in data.missing:
+        fed = [
+            (site.name, key)
+            for site in structure.sites.values()
+            for key, parent in site.args.items()
+            if name in parent.data
+        ]
+        seen = any(site.field == name and site.role == "observed" for site in structure.sites.values())
+        if not seen or fed:
+            why = f"it feeds the argument {fed[0][1]} of site {fed[0][0]!r}" if fed else "no site observes it"
+            raise DataError(
+                f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
+                "observes can be summed over: drop or impute these rows, or observe the field at a site of its own"
+            )
+
+
+def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
+    """Note how many rows have nothing observed: they are kept, and say nothing."""
+    fields = {s.field for s in structure.sites.values() if s.role == "observed" and data.row in s.plates}
+    if not data.missing or not data.row or not fields <= set(data.missing):
+        return ()
+    rows = [data.missing[str(n)].reshape(len(data), -1).all(1) for n in fields]
+    count = int(torch.stack(rows).all(0).sum())
+    return (f"{count} of {len(data)} rows have no observed value; they are kept, and say nothing",) if count else ()
