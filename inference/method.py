@@ -10,7 +10,7 @@ import pandas as pd
 
 from guides.guide import check_settings
 from inference.approximations.approximation import Approximation
-from inference.coordinate.kept import Kept
+from inference.coordinate.memory import Memory
 from zoo import catalogue
 from zoo.errors import MethodError, UnknownNameError
 from zoo.program.program import Program
@@ -38,7 +38,7 @@ class Objective:
     error: float = 0.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Outcome:
     """What a method found.
 
@@ -60,7 +60,7 @@ class Outcome:
     converged: bool
     reason: str
     warnings: list[str] = field(default_factory=list)
-    memory: Kept | None = None
+    memory: Memory | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
 

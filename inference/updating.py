@@ -16,9 +16,9 @@ from inference.conjugate.e_step import Statistics
 from inference.conjugate.plan import log_density_of
 from inference.coordinate.ascent import Coordinates, State, added
 from inference.coordinate.convergence import arrived
-from inference.coordinate.kept import Kept
-from inference.coordinate.source import Rows
-from inference.coordinate.stepwise import Memory
+from inference.coordinate.memory import Memory
+from inference.coordinate.source import RowSource
+from inference.coordinate.stepwise import RunningAverages
 from inference.method import Method, Objective, Outcome
 from inference.runtime.monitor import Monitor
 from inference.runtime.random import seeded
@@ -87,7 +87,7 @@ def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
             f"EM().update continues a fit of EM(); this one was made by {type(fit.method).__name__}, or averages over "
             "local latents"
         )
-    reason = Memory.why_not(before, gradient=method.gradient)
+    reason = RunningAverages.why_not(before, gradient=method.gradient)
     if reason is not None:
         raise MethodError(f"EM().update cannot continue this fit: {reason}")
     plan, values = closed_form(before), {**fit.points, **fit.approximation.values}
@@ -96,7 +96,7 @@ def continued(method: EM, fit: Fit, new_data: Source) -> Fit:
         plan.set_frame(fit.memory.frame)
         kept = {s.name: fit.memory.sums[s.name] for s in sites}
     else:
-        ascent = Coordinates(before, hard=method.hard, rows=Rows(before))
+        ascent = Coordinates(before, hard=method.hard, rows=RowSource(before))
         _, expected = ascent.expect(State(values, {}))
         kept = {s.name: expected.statistics(s) for s in sites}
     data = bind(before.model, new_data, like=before.data).to(before.dtype, before.device)
@@ -135,13 +135,13 @@ def _incremental(method: EM, program: Program, values: Values, kept: dict[str, S
     if not converged:
         reason = f"stopped at max_steps={method.max_steps} before reaching tolerance={method.tolerance:g}"
     return Outcome(
-        PointMass(latents),
-        {n: v for n, v in values.items() if n not in latents},
-        Objective(float(value), "log_posterior" if latents or method.hard else "log_likelihood"),
-        monitor.trace,
-        step,
-        converged,
-        reason,
-        [] if converged else [reason],
-        memory=Kept(sums, plan.frame()),
+        approximation=PointMass(latents),
+        points={n: v for n, v in values.items() if n not in latents},
+        objective=Objective(float(value), "log_posterior" if latents or method.hard else "log_likelihood"),
+        trace=monitor.trace,
+        steps=step,
+        converged=converged,
+        reason=reason,
+        warnings=[] if converged else [reason],
+        memory=Memory(sums, plan.frame()),
     )

@@ -21,7 +21,7 @@ from inference.conjugate.plan import log_factor
 from inference.conjugate.posteriors import Posterior, Single
 from inference.coordinate.factor_sums import FactorSums
 from inference.coordinate.mixture import Mixture
-from inference.coordinate.source import Rows
+from inference.coordinate.source import RowSource
 from zoo.errors import MethodError
 from zoo.program.program import Program, Terms
 from zoo.replay.evaluate import Values
@@ -70,9 +70,9 @@ class Coordinates:
         hard: bool = False,
         averaged: bool = False,
         plan: Plan | None = None,
-        rows: Rows | None = None,
+        rows: RowSource | None = None,
     ) -> None:
-        self.rows = Rows(program) if rows is None else rows
+        self.rows = RowSource(program) if rows is None else rows
         self.program, self.hard, self.averaged = program, hard, averaged
         self.plan: Plan = closed_form(program) if plan is None else plan
         self.mixture: Mixture | None = None

@@ -15,7 +15,7 @@ from inference.conjugate.e_step import EStep, Statistics
 from inference.conjugate.plan import Plan, known_without_running, log_factor
 from inference.conjugate.posteriors import Moments, Posterior
 from inference.coordinate.features import Features, Linear, Products, Quadratic, Stack, pack, unpack
-from inference.coordinate.source import Rows
+from inference.coordinate.source import RowSource
 from inference.coordinate.sweep import Swept, sweep, total
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
@@ -87,7 +87,7 @@ class Mixture:
     Use `Mixture.of`, which returns None where a program is none of this kind.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, values: Values) -> None:
+    def __init__(self, plan: Plan, rows: RowSource, values: Values) -> None:
         program = rows.program
         self.plan, self.program, self.rows = plan, program, rows
         self.z = program.enumerated[0]
@@ -168,7 +168,7 @@ class Mixture:
         return [s for s in self.program.observed if self.program.row in s.plates]
 
     @classmethod
-    def of(cls, plan: Plan, rows: Rows, values: Values) -> Mixture | None:
+    def of(cls, plan: Plan, rows: RowSource, values: Values) -> Mixture | None:
         """Lay out a program's rows, if its log joint at these values is what the sweep gives on some of them."""
         program = rows.program
         if not program.one_state_per_row or program.locals or not program.row:
@@ -186,7 +186,7 @@ class Mixture:
         sample = program.rebind(program.data.take(some))
         if any(cls._differs(plan, sample, s, values) for s in inside if s.role == "observed"):
             return None
-        trial = cls(plan, Rows(sample), values)
+        trial = cls(plan, RowSource(sample), values)
         if not trial.width or not z.cardinality > 1:
             return None
         with torch.no_grad():

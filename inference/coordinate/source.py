@@ -13,7 +13,7 @@ from zoo.errors import DataError, MethodError
 from zoo.program.program import Program
 
 
-class Rows:
+class RowSource:
     """The rows of a program, part by part, and sums over all of them.
 
     Parameters
@@ -79,11 +79,3 @@ class Rows:
         processes.all_reduce(flat)
         sizes = [t.numel() for t in tensors]
         return [p.reshape(t.shape).to(t.dtype) for p, t in zip(flat.split(sizes), tensors, strict=True)]
-
-    def agree(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give all processes the values of the first one."""
-        if self.world > 1:
-            values = {n: v.clone() for n, v in values.items()}
-            for value in values.values():
-                processes.broadcast(value, 0)
-        return values

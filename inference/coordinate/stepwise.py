@@ -13,14 +13,14 @@ from inference.conjugate.e_step import Statistics
 from inference.conjugate.plan import Plan
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import settled
-from inference.coordinate.source import Rows
+from inference.coordinate.source import RowSource
 from inference.runtime.monitor import Monitor
 from zoo.data.bind import Data
 from zoo.errors import FitError
 from zoo.program.program import Program
 
 
-class Memory:
+class RunningAverages:
     """Running averages of expected statistics of all rows: s <- (1 - g) s + g s(batch), g = (step + delay)^-forgetting.
 
     The updates that follow see the averages in place of sums over all rows. The M-step's is stepwise EM (Cappe and
@@ -46,7 +46,7 @@ class Memory:
         self.forgetting, self.delay, self.hard, self.beliefs = forgetting, delay, hard, beliefs
         self.steps = 0
         self.sums: dict[str, Statistics] = {}
-        self.rows = Rows(program)
+        self.rows = RowSource(program)
         self.size = sum(float(weights_of(part.data).sum()) for part in self.rows.parts())
 
     @staticmethod

@@ -14,8 +14,8 @@ from inference.conjugate.family import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import arrived
 from inference.coordinate.restarts import noted
-from inference.coordinate.source import Rows
-from inference.coordinate.stepwise import Memory, checked
+from inference.coordinate.source import RowSource
+from inference.coordinate.stepwise import RunningAverages, checked
 from inference.diagnostics.components import collapsed, empty_components
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
@@ -84,7 +84,7 @@ class CAVI(Method):
                 return f"{' and '.join(block.unknowns)} are updated together, and not all have a prior"
         if self.batch_size is not None and self.distributed:
             return "batch_size and distributed do not go together"
-        return None if self.batch_size is None else Memory.why_not(program)
+        return None if self.batch_size is None else RunningAverages.why_not(program)
 
     def how(self, program: Program) -> str:
         """Say which latents share a block."""
@@ -123,19 +123,19 @@ class CAVI(Method):
         if points:
             warnings += collapsed(program, state.values)
         return Outcome(
-            Conjugate(distinct(state.beliefs)),
-            points,
-            Objective(value, "elbo"),
-            monitor.trace,
-            steps,
-            converged,
-            reason,
-            warnings + empty_components(program, expected),
+            approximation=Conjugate(distinct(state.beliefs)),
+            points=points,
+            objective=Objective(value, "elbo"),
+            trace=monitor.trace,
+            steps=steps,
+            converged=converged,
+            reason=reason,
+            warnings=warnings + empty_components(program, expected),
         )
 
     def _climb(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, EStep]:
         """Update all blocks from all rows until the ELBO stands still."""
-        ascent = Coordinates(program, rows=Rows(program, distributed=self.distributed))
+        ascent = Coordinates(program, rows=RowSource(program, distributed=self.distributed))
         ascent.prepare(state)
         history: list[float] = []
         _, expected = ascent.expect(state)
@@ -153,10 +153,10 @@ class CAVI(Method):
     def _climb_by_batches(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, EStep]:
         """Take natural-gradient steps from mini-batches; the ELBO of all rows is evaluated after each pass."""
         assert self.batch_size is not None
-        memory = Memory(program, beliefs=True, forgetting=self.forgetting, delay=self.delay)
-        whole = Coordinates(program, rows=Rows(program))
+        averages = RunningAverages(program, beliefs=True, forgetting=self.forgetting, delay=self.delay)
+        whole = Coordinates(program, rows=RowSource(program))
         whole.prepare(state)
-        return memory.climb(
+        return averages.climb(
             whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
         )
 

@@ -18,8 +18,8 @@ from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import arrived
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.restarts import climb_together, noted
-from inference.coordinate.source import Rows
-from inference.coordinate.stepwise import Memory, checked
+from inference.coordinate.source import RowSource
+from inference.coordinate.stepwise import RunningAverages, checked
 from inference.diagnostics.components import collapsed, thin_components
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
@@ -107,7 +107,7 @@ class EM(Method):
             return self._over_locals(program)
         if not program.enumerated:
             return "nothing to enumerate: it has no discrete latent"
-        return None if self.batch_size is None else Memory.why_not(program, gradient=self.gradient)
+        return None if self.batch_size is None else RunningAverages.why_not(program, gradient=self.gradient)
 
     def _over_locals(self, program: Program) -> str | None:
         """Say why the E-step has no exact posterior of the continuous local latents, None if it has."""
@@ -164,14 +164,14 @@ class EM(Method):
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
             approximation = Conjugate(distinct(expected.beliefs))
         return Outcome(
-            approximation,
-            {n: v for n, v in values.items() if n not in latents},
-            Objective(best.value, kind),
-            best.monitor.trace,
-            best.steps,
-            best.converged,
-            best.reason,
-            warnings + thin_components(program, values) + collapsed(program, values),
+            approximation=approximation,
+            points={n: v for n, v in values.items() if n not in latents},
+            objective=Objective(best.value, kind),
+            trace=best.monitor.trace,
+            steps=best.steps,
+            converged=best.converged,
+            reason=best.reason,
+            warnings=warnings + thin_components(program, values) + collapsed(program, values),
         )
 
     def _ends(self, program: Program, *, progress: bool) -> tuple[list[End], list[str]]:
@@ -225,7 +225,10 @@ class EM(Method):
 
     def _ascent(self, program: Program) -> Coordinates:
         return Coordinates(
-            program, hard=self.hard, averaged=bool(program.locals), rows=Rows(program, distributed=self.distributed)
+            program,
+            hard=self.hard,
+            averaged=bool(program.locals),
+            rows=RowSource(program, distributed=self.distributed),
         )
 
     def _climb(
@@ -252,10 +255,10 @@ class EM(Method):
     ) -> tuple[Values, Monitor, int, bool]:
         """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
         assert self.batch_size is not None
-        memory = Memory(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
+        averages = RunningAverages(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
         whole, state = self._ascent(program), State(values, {})
         whole.prepare(state)
-        state, converged, passes, _ = memory.climb(
+        state, converged, passes, _ = averages.climb(
             whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
         )
         return state.values, monitor, passes, converged

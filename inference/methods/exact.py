@@ -11,7 +11,7 @@ from inference.approximations.approximation import Conjugate
 from inference.conjugate import closed_form
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
-from inference.coordinate.source import Rows
+from inference.coordinate.source import RowSource
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.cavi import no_update
 from inference.runtime.monitor import Monitor
@@ -84,19 +84,33 @@ class Exact(Method):
                 )
             monitor.record(1, evidence[0])
         return Outcome(
-            Conjugate(found), {}, Objective(evidence[0], "log_evidence"), monitor.trace, 1, True, "closed form"
+            approximation=Conjugate(found),
+            points={},
+            objective=Objective(evidence[0], "log_evidence"),
+            trace=monitor.trace,
+            steps=1,
+            converged=True,
+            reason="closed form",
         )
 
     @staticmethod
     def _streamed(program: Program, monitor: Monitor) -> Outcome:
         """Update every latent from the statistics of all rows of a file; the bound at the posterior is the evidence."""
-        ascent = Coordinates(program, rows=Rows(program))
+        ascent = Coordinates(program, rows=RowSource(program))
         _, expected = ascent.expect(State(program.initial(), {}))
         state = ascent.believe(expected)
         evidence = float(ascent.expect(state)[0])
         monitor.record(1, evidence)
         found = Conjugate(distinct(state.beliefs))
-        return Outcome(found, {}, Objective(evidence, "log_evidence"), monitor.trace, 1, True, "closed form")
+        return Outcome(
+            approximation=found,
+            points={},
+            objective=Objective(evidence, "log_evidence"),
+            trace=monitor.trace,
+            steps=1,
+            converged=True,
+            reason="closed form",
+        )
 
     @staticmethod
     def _evidence(program: Program, found: list[Posterior], values: Values) -> float:

@@ -75,14 +75,14 @@ class Laplace(Method):
         reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
         found = Outcome(
-            Trained(FullRank(), q.requires_grad_(False).eval(), program.data),
-            {},
-            Objective(math.nan, "elbo"),
-            monitor.trace,
-            target.calls,
-            True,
-            reason,
-            [note for note in (target.gradient.note,) if note],
+            approximation=Trained(FullRank(), q.requires_grad_(False).eval(), program.data),
+            points={},
+            objective=Objective(math.nan, "elbo"),
+            trace=monitor.trace,
+            steps=target.calls,
+            converged=True,
+            reason=reason,
+            warnings=[note for note in (target.gradient.note,) if note],
             diagnostics={"laplace_evidence": log_p},
         )
         judged(program, found)

@@ -101,14 +101,14 @@ class NUTS(Method):
         reason += f": {complaints[0]}" if complaints else f": {check.praise}"
         notes = [*notes, *([gradient.note] if gradient.note else [])]
         return Outcome(
-            sampled,
-            {},
-            Objective(float(sampled.log_p.mean()), "log_posterior", error),
-            monitor.trace,
-            found.gradients,
-            not complaints,
-            reason,
-            [*([reason] if complaints else []), *complaints[1:], *notes],
+            approximation=sampled,
+            points={},
+            objective=Objective(float(sampled.log_p.mean()), "log_posterior", error),
+            trace=monitor.trace,
+            steps=found.gradients,
+            converged=not complaints,
+            reason=reason,
+            warnings=[*([reason] if complaints else []), *complaints[1:], *notes],
             diagnostics={
                 "rhat": check.rhat,
                 "ess": check.ess,

@@ -96,14 +96,14 @@ class Pathfinder(Method):
         )
         good = shape <= KHAT_GOOD or math.isnan(shape)
         return Outcome(
-            Sampled(values, log_p, states, sampler="pathfinder"),
-            {},
-            Objective(float(finite.mean()), "elbo", float(finite.std() / math.sqrt(len(finite)))),
-            monitor.trace,
-            target.calls,
-            good,
-            reason if good else f"{reason}; {khat_note(shape)}",
-            [*([] if good else [f"{reason}; {khat_note(shape)}"]), *(n for n in (target.gradient.note,) if n)],
+            approximation=Sampled(values, log_p, states, sampler="pathfinder"),
+            points={},
+            objective=Objective(float(finite.mean()), "elbo", float(finite.std() / math.sqrt(len(finite)))),
+            trace=monitor.trace,
+            steps=target.calls,
+            converged=good,
+            reason=reason if good else f"{reason}; {khat_note(shape)}",
+            warnings=[*([] if good else [f"{reason}; {khat_note(shape)}"]), *(n for n in (target.gradient.note,) if n)],
             diagnostics={"khat": shape, "evidence": value, "evidence_error": error},
             verdict=verdict(shape, True, value, error),
         )

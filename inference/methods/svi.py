@@ -270,14 +270,14 @@ class SVI(Method):
             warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
         warnings += [*failures, *self.guide.caveats(program)]
         outcome = Outcome(
-            approximations[best],
-            points,
-            Objective(math.nan, "elbo"),
-            climb.monitors[best].trace,
-            schedule.step,
-            schedule.converged,
-            schedule.reason,
-            warnings,
+            approximation=approximations[best],
+            points=points,
+            objective=Objective(math.nan, "elbo"),
+            trace=climb.monitors[best].trace,
+            steps=schedule.step,
+            converged=schedule.converged,
+            reason=schedule.reason,
+            warnings=warnings,
         )
         with torch.no_grad():
             if bound.point:

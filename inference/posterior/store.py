@@ -30,7 +30,7 @@ from inference.approximations.sampled import Sampled
 from inference.conjugate import closed_form
 from inference.conjugate.posteriors import Posterior, read
 from inference.coordinate.ascent import distinct
-from inference.coordinate.kept import Kept
+from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Objective, Outcome, settings_of
 from inference.runtime.model_files import import_file
@@ -192,29 +192,29 @@ def _rebuild(
         approximation = _approximation(described["approximation"], part("q."), program)
     objective = Objective(**described["objective"])
     outcome = Outcome(
-        approximation,
-        part("point."),
-        objective,
-        trace,
-        described["steps"],
-        described["converged"],
-        described["reason"],
-        [w for w in described["warnings"] if w not in data.notes],
-        _memory(part("memory."), part("frame.")),
-        described["diagnostics"],
-        described["verdict"],
+        approximation=approximation,
+        points=part("point."),
+        objective=objective,
+        trace=trace,
+        steps=described["steps"],
+        converged=described["converged"],
+        reason=described["reason"],
+        warnings=[w for w in described["warnings"] if w not in data.notes],
+        memory=_memory(part("memory."), part("frame.")),
+        diagnostics=described["diagnostics"],
+        verdict=described["verdict"],
     )
     return cls(program, method, outcome, described["seed"], described["seconds"])
 
 
-def _memory(tensors: dict[str, Tensor], frame: dict[str, Tensor]) -> Kept | None:
+def _memory(tensors: dict[str, Tensor], frame: dict[str, Tensor]) -> Memory | None:
     """Expected statistics by site, None if there were none."""
     if not tensors:
         return None
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
     counts = {n: sum(key.rpartition(".")[0] == n for key in tensors) for n in names}
     sums = {n: (tensors[f"{n}.0"], tuple(tensors[f"{n}.{i}"] for i in range(1, counts[n]))) for n in names}
-    return Kept(sums, frame)
+    return Memory(sums, frame)
 
 
 def _digest(path: Path) -> str:

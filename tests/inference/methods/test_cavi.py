@@ -23,7 +23,7 @@ import zoo
 from inference import CAVI, EM, Exact, Fit, fit
 from inference.conjugate.posteriors import read
 from inference.coordinate.ascent import Coordinates, State, distinct
-from inference.coordinate.stepwise import Memory
+from inference.coordinate.stepwise import RunningAverages
 from tests.cases.conjugate import STORIES
 from tests.cases.models import BernoulliMixture
 from zoo import Binary, Category, Count, Real
@@ -753,11 +753,11 @@ def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
         torch.manual_seed(0)
         program = prepare(model, data, device="cpu")
         state = State(program.initial(), {})
-        memory = Memory(program, beliefs=True, forgetting=0.7, delay=1.0)
+        averages = RunningAverages(program, beliefs=True, forgetting=0.7, delay=1.0)
         for _ in range(4):
-            memory.sums.clear()  # the first step is at full rate
-            (batch,) = memory.batches(100)
-            state, plain = memory.step(batch, state), Coordinates(program).step(state)
+            averages.sums.clear()  # the first step is at full rate
+            (batch,) = averages.batches(100)
+            state, plain = averages.step(batch, state), Coordinates(program).step(state)
             for mine, theirs in zip(distinct(state.beliefs), distinct(plain.beliefs), strict=True):
                 for key, tensor in theirs.tensors().items():
                     torch.testing.assert_close(mine.tensors()[key], tensor, rtol=1e-9, atol=1e-9)
@@ -768,13 +768,13 @@ def test_averages_follow_the_step_sizes():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         program = prepare(zoo.GammaPoisson(a=2.0, b=1.0), np.arange(12), device="cpu")
-        memory = Memory(program, beliefs=True, forgetting=0.8, delay=3.0)
+        averages = RunningAverages(program, beliefs=True, forgetting=0.8, delay=3.0)
         state, expected = State(program.initial(), {}), None
-        for step, batch in enumerate(memory.batches(3)):
+        for step, batch in enumerate(averages.batches(3)):
             total = 12 * float(next(iter(batch.data.values.values())).mean())
             rate = (step + 3.0) ** -0.8
             expected = total if expected is None else (1 - rate) * expected + rate * total
-            state = memory.step(batch, state)
+            state = averages.step(batch, state)
             q = state.beliefs["rate"].distribution
             assert float(q.concentration) == pytest.approx(2 + expected, rel=1e-12)
             assert float(q.rate) == pytest.approx(1 + 12, rel=1e-12)

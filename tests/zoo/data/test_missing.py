@@ -19,7 +19,7 @@ import zoo
 from inference import CAVI, EM, MAP, SVI, Exact, Fit, fit
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.mixture import Mixture
-from inference.coordinate.source import Rows
+from inference.coordinate.source import RowSource
 from inference.posterior.impute import complete
 from tests.cases.models import (
     BernoulliMixture,
@@ -418,7 +418,7 @@ def test_a_sweep_over_the_rows_gives_what_one_by_one_gives(case):
     program = prepare(model, data)
     ascent = Coordinates(program)
     state = State(program.initial(), {})
-    swept = Mixture.of(ascent.plan, Rows(program), state.values)
+    swept = Mixture.of(ascent.plan, RowSource(program), state.values)
     full = isinstance(model, zoo.GMM | zoo.BayesianGMM) and model.covariance in ("full", "tied")
     assert (swept is None) == (full or isinstance(model, TrilMixture))
     if swept is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Kept:
+class Memory:
     """Expected statistics of all rows so far, to go on from.
 
     Attributes
