@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guides.guide import Guide, Start, as_guide
+from guides.guide import Guide, as_guide
 from guides.scope import Composite, Side, in_own_space, restrict, restrict_start
+from guides.start import Start
 from guides.variational import Variational
 from zoo.errors import MethodError, unknown
 from zoo.program.program import Program

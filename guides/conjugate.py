@@ -19,8 +19,9 @@ from guides.factors import (
     VectorFactor,
     WishartFactor,
 )
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.scope import split_noise
+from guides.start import Start
 from guides.variational import Part, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program

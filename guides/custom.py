@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.handwritten import Story, trace
 from guides.scope import split_noise
+from guides.start import Start
 from guides.steps import drawn, noise_behind
 from guides.variational import Draw, Noise, Part, Variational
 from zoo.data.bind import Data

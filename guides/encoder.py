@@ -8,9 +8,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.mean_field import MeanField
 from guides.scope import in_own_space, restrict, restrict_start
+from guides.start import Start
 from guides.variational import LOG_2PI, Part, Variational, normal
 from zoo.data.bind import Data
 from zoo.errors import DataError

@@ -13,8 +13,9 @@ from torch.func import functional_call
 from zuko.transforms import MonotonicRQSTransform
 
 from guides.full_rank import FullNormal
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.joint import joint, joint_size
+from guides.start import Start
 from guides.variational import LOG_2PI, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program

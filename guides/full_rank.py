@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.joint import joint, joint_size
+from guides.start import Start
 from guides.variational import LOG_2PI, Placed, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from torch import Tensor
-
+from guides.start import Start
 from guides.variational import Variational
 from zoo import catalogue
 from zoo.declare.model import validate
@@ -18,32 +17,6 @@ from zoo.replay.sites import Site
 
 if TYPE_CHECKING:
     from guides.composition import Guides
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a guide starts.
-
-    Attributes
-    ----------
-    globals, locals
-        Unconstrained starting point, shapes (G,) and (rows, L).
-    parameters
-        Unconstrained starting values of the model's parameters (without network weights), one vector.
-    global_unit, local_unit, parameter_unit
-        Size of a natural step along each coordinate: one over the square root of the log joint's curvature there.
-        Guides work in these units, so that one learning rate serves data in any units.
-    factor
-        Cholesky factor of the inverse curvature over all globals, where it is known: (G, G).
-    """
-
-    globals: Tensor
-    locals: Tensor
-    parameters: Tensor
-    global_unit: Tensor
-    local_unit: Tensor
-    parameter_unit: Tensor
-    factor: Tensor | None = None
 
 
 class Guide(ABC):

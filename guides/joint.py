@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from guides.guide import Start
+from guides.start import Start
 from guides.variational import Delta, Draw, Noise, Part, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from guides.curvature import factor, polish, triangular_of_inverse
 from guides.full_rank import FullRank
-from guides.guide import Start
 from guides.joint import joint
+from guides.start import Start
 from guides.variational import LOG_2PI, Placed, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program

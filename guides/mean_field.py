@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.conjugate import product
-from guides.guide import Guide, Start
+from guides.guide import Guide
+from guides.start import Start
 from guides.variational import DiagonalNormal, Variational
 from zoo.program.program import Program
 

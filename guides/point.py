@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guides.guide import Guide, Start
+from guides.guide import Guide
+from guides.start import Start
 from guides.variational import Delta, Variational
 from zoo.program.program import Program
 

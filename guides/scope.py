@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from guides.guide import Start
+from guides.start import Start
 from guides.variational import Draw, Noise, Part, Variational
 from zoo.data.bind import Data
 from zoo.program.program import Program, sum_of

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 
@@ -153,8 +153,3 @@ def unsupported(program: Program, *, counts: bool = False) -> str | None:
                 "be enumerated"
             )
     return None
-
-
-def settings_of(instance: Any) -> dict[str, Any]:
-    """Return the settings of a method or guide, by name."""
-    return {f.name: getattr(instance, f.name) for f in fields(instance)}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from inference.approximations.approximation import Conjugate, PointMass
+from inference.approximations.conjugate import Conjugate
+from inference.approximations.point import PointMass
 from inference.conjugate import closed_form
 from inference.conjugate.e_step import Statistics
 from inference.conjugate.plan import log_density_of

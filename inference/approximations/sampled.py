@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Sampled(Approximation):
     sampler: str = ""
     chains: int = 1
     exact = True
+    kind = "sampled"
 
     @property
     def kept(self) -> int | None:
@@ -58,3 +60,24 @@ class Sampled(Approximation):
         at = torch.randperm(total)[:count] if count < total else torch.randint(total, (count,))
         at = at.to(self.log_p.device)
         return {n: v[at] for n, v in self.values.items()}, self.log_p[at]
+
+    def describe(self) -> dict[str, Any]:
+        """Return how many chains there are, and whose."""
+        return {"chains": self.chains, "sampler": self.sampler}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all draws."""
+        tensors = {f"value.{n}": v for n, v in self.values.items()}
+        tensors |= {f"state.{n}": v for n, v in self.states.items()}
+        tensors |= {f"stat.{n}": torch.from_numpy(v) for n, v in self.stats.items()}
+        return {**tensors, "log_p": self.log_p}
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Sampled:
+        """Make it again."""
+        values, states, stats = (
+            {n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)}
+            for part in ("value.", "state.", "stat.")
+        )
+        arrays = {n: v.numpy() for n, v in stats.items()}
+        return cls(values, tensors["log_p"], states, arrays, described["sampler"], described["chains"])

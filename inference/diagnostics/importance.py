@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.approximations.approximation import Approximation, Trained
+from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for, local_draws, log_mean_exp, pointwise
+from inference.approximations.trained import Trained
 from inference.diagnostics.arviz import KHAT_GOOD, khat, khat_note, rhat
 from inference.method import Objective, Outcome
 from zoo.errors import FitError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from inference.approximations.approximation import Conjugate
+from inference.approximations.conjugate import Conjugate
 from inference.conjugate import EStep, closed_form
 from inference.conjugate.family import uses
 from inference.coordinate.ascent import Coordinates, State, distinct

@@ -11,7 +11,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from inference.approximations.approximation import Approximation, Conjugate, PointMass
+from inference.approximations.approximation import Approximation
+from inference.approximations.conjugate import Conjugate
+from inference.approximations.point import PointMass
 from inference.conjugate import closed_form
 from inference.conjugate.family import uses
 from inference.coordinate.ascent import Coordinates, State, distinct

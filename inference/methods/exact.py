@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from inference.approximations.approximation import Conjugate
+from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct

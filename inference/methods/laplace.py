@@ -11,9 +11,9 @@ from torch import Tensor
 
 from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
-from guides.guide import Start
+from guides.start import Start
 from guides.variational import Variational
-from inference.approximations.approximation import Trained
+from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import judged
 from inference.method import Method, Objective, Outcome, unsupported

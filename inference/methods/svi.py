@@ -16,11 +16,14 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from guides.guide import Guide
 from guides.mean_field import MeanField
-from inference.approximations.approximation import Approximation, PointMass, Trained
+from inference.approximations.approximation import Approximation
+from inference.approximations.point import PointMass
+from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.importance import agreement, judged
-from inference.method import Method, Objective, Outcome, settings_of, unsupported
+from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
+from inference.runtime.settings import settings_of
 from inference.starts.start import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound

@@ -5,39 +5,32 @@ Nothing is pickled, so a folder from elsewhere can be loaded safely; the model's
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
-import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from guides.guide import Guide, Start
-from inference.approximations.approximation import Approximation, Conjugate, PointMass, Trained
-from inference.approximations.sampled import Sampled
+from inference.approximations import approximation
+from inference.approximations.conjugate import describe_posteriors, read_posteriors, tensors_of
 from inference.conjugate import closed_form
-from inference.conjugate.posteriors import Posterior, read
 from inference.coordinate.ascent import distinct
 from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
-from inference.method import Objective, Outcome, settings_of
-from inference.runtime.model_files import import_file
-from zoo import catalogue
+from inference.method import Objective, Outcome
+from inference.runtime.settings import describe, find, location, make, plain
 from zoo.data.bind import Data
 from zoo.declare.model import Model
-from zoo.errors import DataError, FitError, ModelError, ZooError
+from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program
 
 if TYPE_CHECKING:
@@ -63,32 +56,29 @@ def save(fit: Fit, folder: Path) -> Path:
         for name, (count, parts) in fit.memory.sums.items():
             tensors |= {f"memory.{name}.{i}": t for i, t in enumerate((count, *parts))}
         tensors |= {f"frame.{n}": t for n, t in fit.memory.frame.items()}
-    approximation, extra = _describe(fit.approximation)
-    tensors |= {f"q.{n}": v for n, v in extra.items()}
-    priors, extra = _posteriors(distinct(fit.program.priors))
-    tensors |= {f"prior.{n}": v for n, v in extra.items()}
+    priors = distinct(fit.program.priors)
+    tensors |= {f"q.{n}": v for n, v in fit.approximation.tensors().items()}
+    tensors |= {f"prior.{n}": v for n, v in tensors_of(priors).items()}
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
     fit.trace.to_csv(folder / "trace.csv", index=False)
     described = {
         "format": FORMAT,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
         "model": {
-            "module": cls.__module__,
-            "name": cls.__qualname__,
-            "file": _file(cls),
-            "settings": {n: _plain(v) for n, v in fit.model.settings.items()},
+            **location(cls),
+            "settings": {n: plain(v) for n, v in fit.model.settings.items()},
         },
         "data": {
             "dims": data.dims,
             "row": data.row,
             "notes": data.notes,
-            "levels": {n: [_plain(v) for v in names] for n, names in data.levels.items()},
+            "levels": {n: [plain(v) for v in names] for n, names in data.levels.items()},
             "coords": {n: _describe_index(index) for n, index in data.coords.items()},
             "dtype": str(data.dtype).removeprefix("torch."),
         },
-        "method": {"name": type(fit.method).__name__, "settings": _settings(fit.method)},
-        "approximation": approximation,
-        "priors": priors,
+        "method": describe("method", fit.method),
+        "approximation": approximation.describe(fit.approximation),
+        "priors": describe_posteriors(priors),
         "objective": dataclasses.asdict(fit.objective),
         "converged": fit.converged,
         "reason": fit.reason,
@@ -177,7 +167,7 @@ def _rebuild(
         dtype,
         missing=part("missing."),
     )
-    method = _instance("method", described["method"])
+    method = make("method", described["method"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(described["seed"])
         instance = _model(folder, described["model"], model)
@@ -187,12 +177,13 @@ def _rebuild(
         buffers = dict(instance.named_buffers())
         for name, value in part("buffer.").items():
             buffers[name].copy_(value)
-        program = Program(instance.eval(), data, _priors(described["priors"], part("prior.")))
+        priors = {n: q for q in read_posteriors(described["priors"], part("prior.")) for n in q.names}
+        program = Program(instance.eval(), data, priors)
         closed_form(program)  # planned on the rows it was fitted to, whatever rows are asked about later
-        approximation = _approximation(described["approximation"], part("q."), program)
+        q = approximation.read(described["approximation"], part("q."), program)
     objective = Objective(**described["objective"])
     outcome = Outcome(
-        approximation=approximation,
+        approximation=q,
         points=part("point."),
         objective=objective,
         trace=trace,
@@ -231,30 +222,10 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise DataError(f"{path}: cannot be read ({first}); is it truncated?") from error
 
 
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold."""
-    if isinstance(value, Tensor | np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, Mapping):
-        return {n: _plain(v) for n, v in value.items()}
-    return value if isinstance(value, int | float | str | bool | None) else str(value)
-
-
-def _file(cls: type | FunctionType) -> str | None:
-    """Return the file of a model or function that cannot be imported by name: a script's, or one loaded by path."""
-    module = sys.modules.get(cls.__module__)
-    path = getattr(module, "__file__", None)
-    return str(Path(path).resolve()) if path else None
-
-
 def _describe_index(index: pd.Index) -> dict[str, Any]:
     """Return the labels of a dimension as JSON."""
     kind = {pd.RangeIndex: "range", pd.DatetimeIndex: "dates", pd.MultiIndex: "levels"}.get(type(index), "plain")
-    found: dict[str, Any] = {"kind": kind, "labels": [_plain(v) for v in index], "name": _plain(index.name)}
+    found: dict[str, Any] = {"kind": kind, "labels": [plain(v) for v in index], "name": plain(index.name)}
     if isinstance(index, pd.DatetimeIndex):
         found |= {"unit": index.unit, "freq": index.freqstr}
     if isinstance(index, pd.MultiIndex):
@@ -275,49 +246,12 @@ def _read_index(saved: dict[str, Any]) -> pd.Index:
     return index
 
 
-def _settings(instance: Any) -> dict[str, Any]:
-    return {n: _setting(v) for n, v in settings_of(instance).items()}
-
-
-def _setting(value: Any) -> Any:
-    """Return a setting as JSON: a guide by its name and settings, a function or class by where it can be imported."""
-    if isinstance(value, Guide):
-        return {"guide": type(value).__name__, "settings": _settings(value)}
-    if isinstance(value, tuple | list):
-        return [_setting(v) for v in value]
-    if isinstance(value, type | FunctionType):
-        return {"import": {"module": value.__module__, "name": value.__qualname__, "file": _file(value)}}
-    return _plain(value)
-
-
-def _read_setting(saved: Any) -> Any:
-    if isinstance(saved, list):
-        return [_read_setting(v) for v in saved]
-    if isinstance(saved, dict) and set(saved) == {"guide", "settings"}:
-        return _instance("guide", {"name": saved["guide"], "settings": saved["settings"]})
-    if isinstance(saved, dict) and set(saved) == {"import"}:
-        found = _import(saved["import"])
-        if found is None:
-            module, name = saved["import"]["module"], saved["import"]["name"]
-            raise ModelError(
-                f"the saved fit uses {name} of {module}, which cannot be imported; it has to be at the top level of a "
-                "module or file that is still where it was"
-            )
-        return found
-    return saved
-
-
-def _instance(kind: str, saved: dict[str, Any]) -> Any:
-    """Make a method or guide again from its name and settings."""
-    return catalogue.find(kind, saved["name"])(**{n: _read_setting(v) for n, v in saved["settings"].items()})
-
-
 def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | None) -> Model:
     if isinstance(given, Model):
         return copy.deepcopy(given)
     cls: Any = given
     if cls is None:
-        cls = _import(saved)
+        cls = find(saved)
     if not (isinstance(cls, type) and issubclass(cls, Model)):
         raise ModelError(
             f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
@@ -325,81 +259,3 @@ def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | Non
         )
     made: Model = cls(**saved["settings"])
     return made
-
-
-def _import(saved: dict[str, Any]) -> Any:
-    """Find a model's class by module and name, or in the file it came from."""
-    path = Path(saved["file"]) if saved["file"] else None
-    found: Any = None
-    with contextlib.suppress(ImportError):
-        found = importlib.import_module(saved["module"])
-    elsewhere = path is not None and path.is_file() and getattr(found, "__file__", None) != str(path)
-    if elsewhere and path is not None and saved["module"] != "__main__":  # a script would run all over again
-        # A file that is no module of an installed package, or whose name is also that of another module.
-        found = import_file(path, f"{saved['module']}_of_a_saved_fit")
-    for name in saved["name"].split("."):
-        found = getattr(found, name, None)
-    return found
-
-
-def _describe(approximation: Approximation) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what an approximation is, as JSON and as tensors."""
-    if isinstance(approximation, PointMass):
-        return {"kind": "point"}, approximation.values
-    if isinstance(approximation, Conjugate):
-        described, tensors = _posteriors(approximation.posteriors)
-        return {"kind": "conjugate", "posteriors": described}, tensors
-    if isinstance(approximation, Trained):
-        guide = {"name": type(approximation.guide).__name__, "settings": _settings(approximation.guide)}
-        return {"kind": "trained", "guide": guide}, dict(approximation.q.state_dict())
-    if isinstance(approximation, Sampled):
-        tensors = {f"value.{n}": v for n, v in approximation.values.items()}
-        tensors |= {f"state.{n}": v for n, v in approximation.states.items()}
-        tensors |= {f"stat.{n}": torch.from_numpy(v) for n, v in approximation.stats.items()}
-        said = {"kind": "sampled", "chains": approximation.chains, "sampler": approximation.sampler}
-        return said, {**tensors, "log_p": approximation.log_p}
-    raise FitError(f"cannot save an approximation of type {type(approximation).__name__}")
-
-
-def _posteriors(found: list[Posterior]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    described: list[dict[str, Any]] = []
-    tensors: dict[str, Tensor] = {}
-    for i, q in enumerate(found):
-        described.append({"kind": q.kind, "names": list(q.names), "more": q.describe()})
-        tensors |= {f"{i}.{n}": v for n, v in q.tensors().items()}
-    return described, tensors
-
-
-def _priors(described: list[dict[str, Any]], tensors: dict[str, Tensor]) -> dict[str, Posterior]:
-    return {n: q for q in _read_posteriors(described, tensors) for n in q.names}
-
-
-def _read_posteriors(described: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Posterior]:
-    found = []
-    for i, saved in enumerate(described):
-        own = {n.removeprefix(f"{i}."): v for n, v in tensors.items() if n.startswith(f"{i}.")}
-        found.append(read(saved["kind"], tuple(saved["names"]), saved["more"], own))
-    return found
-
-
-def _approximation(described: dict[str, Any], tensors: dict[str, Tensor], program: Program) -> Approximation:
-    if described["kind"] == "point":
-        return PointMass(tensors)
-    if described["kind"] == "conjugate":
-        return Conjugate(_read_posteriors(described["posteriors"], tensors))
-    if described["kind"] == "sampled":
-        values, states, stats = (
-            {n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)}
-            for part in ("value.", "state.", "stat.")
-        )
-        arrays = {n: v.numpy() for n, v in stats.items()}
-        return Sampled(values, tensors["log_p"], states, arrays, described["sampler"], described["chains"])
-    guide: Guide = _instance("guide", described["guide"])
-    view, rows = program.view, len(program.data)
-    u = torch.zeros(view.global_size, dtype=program.dtype)
-    v = torch.zeros(rows, view.local_size, dtype=program.dtype)
-    t = torch.zeros(program.parameter_view.global_size, dtype=program.dtype)
-    start = Start(u, v, t, torch.ones_like(u), torch.ones_like(v), torch.ones_like(t))
-    q = guide.build(program, start)
-    q.load_state_dict(tensors)
-    return Trained(guide, q.requires_grad_(False).eval(), program.data)

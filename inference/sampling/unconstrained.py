@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from guides.guide import Start
+from guides.start import Start
 from inference.compiled.compile import Lowered
 from zoo.errors import FitError
 from zoo.program.program import Program

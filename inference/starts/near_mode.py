@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from guides.curvature import polish, triangular_of_inverse
-from guides.guide import Start
+from guides.start import Start
 from inference.compiled.compile import lower_gradient
 from zoo.errors import FitError
 from zoo.program.flat_density import Density

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guides.guide import Start
+from guides.start import Start
 from inference.conjugate import EStep, closed_form
 from inference.conjugate.incomplete import guessed
 from inference.coordinate.ascent import State

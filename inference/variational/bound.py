@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from guides.guide import Guide, Start
+from guides.guide import Guide
 from guides.mean_field import MeanField
+from guides.start import Start
 from guides.variational import Draw, Noise, Variational
 from inference.variational.layout import Layout
 from inference.variational.score import advantages

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from guides.variational import Noise, Part, Variational
-from inference.approximations.approximation import quasi_normal
+from inference.approximations.noise import quasi_normal
 from inference.variational.bound import Bound, Position
 from zoo.replay.evaluate import Values
 

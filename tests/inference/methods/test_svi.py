@@ -424,7 +424,7 @@ def test_two_threads_of_another_process_give_the_same_bytes():
     names = ["svi-batches", "em", "svi-encoder", "map"]
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
-from tests.test_svi import fingerprint, run
+from tests.inference.methods.test_svi import fingerprint, run
 with ThreadPoolExecutor(2) as pool:
     print(*pool.map(lambda name: fingerprint(run(name)), {names}))
 """

@@ -116,7 +116,7 @@ def test_the_same_answers_in_a_new_process(saved, tmp_path):
         sys.path.insert(0, {str(ROOT)!r})
         import numpy as np
         from inference import Fit
-        from tests.test_store import answers
+        from tests.inference.posterior.test_store import answers
         for number, folder in enumerate(sys.argv[2:]):
             np.savez(sys.argv[1] + f"/{{number}}.npz", **answers(Fit.load(folder)))
     """

@@ -1,0 +1,129 @@
+"""Known families: what q is after Exact, EM with conjugate latents and coordinate ascent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.approximations.approximation import Approximation
+from inference.conjugate import EStep, closed_form
+from inference.conjugate.posteriors import Posterior, read
+from inference.coordinate.ascent import Coordinates, State, distinct
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+LOCAL_ROUNDS = 20  # of updates of several blocks of local latents of new rows
+
+
+@dataclass
+class Conjugate(Approximation):
+    """A distribution of a known family for each block of latents, independent between blocks."""
+
+    posteriors: list[Posterior]
+    kind = "conjugate"
+    _kept: tuple[Program, list[Posterior]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """Posterior distribution of each latent that is independent of the others."""
+        return {q.names[0]: q.given(q.names[0], {}) for q in self.posteriors if len(q.names) == 1}
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Draw each block."""
+        values: Values = {}
+        for q in self.posteriors:
+            values.update(q.sample(count))
+        log_q = torch.zeros(count, dtype=program.dtype, device=program.device)
+        for q in self.posteriors:
+            for name, density in q.log_prob(values).items():
+                log_q = log_q + program.weigh(name, density, lead=1)
+        return {s.name: values[s.name] for s in program.latents}, log_q
+
+    def _state(self, program: Program, points: Values) -> State:
+        """Points and posteriors of everything that is not local."""
+        kept = [q for q in self.posteriors if not any(program.sites[n].role == "local" for n in q.names)]
+        values = {**points, **{n: v for q in kept for n, v in q.mean().items()}}
+        return State(values, {n: q for q in kept for n in q.names})
+
+    def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
+        """Draw locals from their posterior given the rest, updated for these rows."""
+        plan = closed_form(program)
+        for site in program.observed:
+            likelihood = plan.likelihoods.get(site.name)
+            if program.missing(site) is not None and likelihood is not None and likelihood.joint:
+                return None  # the closed form is that of complete rows
+        if self._kept is None or self._kept[0] is not program:
+            self._kept = program, self._over_locals(program, points)
+        values: Values = {}
+        log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
+        for q in self._kept[1]:
+            values.update(q.sample(count))
+            for name, density in q.log_prob(values).items():
+                axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
+                log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
+        return values, log_q
+
+    def _over_locals(self, program: Program, points: Values) -> list[Posterior]:
+        """Posteriors of the local latents of a program's rows, given those of everything else."""
+        ascent, state = Coordinates(program), self._state(program, points)
+        with torch.no_grad():
+            if program.enumerated:  # their states and the locals in turn, from a draw of the prior
+                drawn = program.simulate(state.values, observed=False)
+                state.values.update({s.name: drawn[s.name] for s in program.locals})
+                for _ in range(LOCAL_ROUNDS):
+                    expected = ascent.over_locals(ascent.expect(state)[1])
+                    state = State(expected.values, dict(expected.beliefs))
+            else:
+                for site in program.locals:
+                    shape = program.site_shape(site)
+                    state.values[site.name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
+                replay = program.replay(state.values, densities=False)
+                replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
+                expected = EStep(ascent.plan, program, state.values, replay, beliefs=state.beliefs)
+                for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
+                    expected = ascent.over_locals(expected)
+            return distinct({n: expected.beliefs[n] for block in ascent.local_blocks for n in block.unknowns})
+
+    def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
+        """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""
+        if program.locals or not program.assigned:
+            return None
+        plain = program if program.data.weights is None else program.rebind(replace(program.data, weights=None))
+        _, expected = Coordinates(plain).expect(self._state(program, points))
+        return {s.name: plain.states_of(expected.marginals, s) for s in plain.assigned}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the family of each block."""
+        return {"posteriors": describe_posteriors(self.posteriors)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters of each block, numbered."""
+        return tensors_of(self.posteriors)
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Conjugate:
+        """Make each block again."""
+        return cls(read_posteriors(described["posteriors"], tensors))
+
+
+def describe_posteriors(posteriors: Sequence[Posterior]) -> list[dict[str, Any]]:
+    """Return what posteriors are, as JSON."""
+    return [{"kind": q.kind, "names": list(q.names), "more": q.describe()} for q in posteriors]
+
+
+def tensors_of(posteriors: Sequence[Posterior]) -> dict[str, Tensor]:
+    """Return the parameters of posteriors by number and name."""
+    return {f"{i}.{n}": v for i, q in enumerate(posteriors) for n, v in q.tensors().items()}
+
+
+def read_posteriors(described: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[Posterior]:
+    """Make posteriors again from what `describe_posteriors` and `tensors_of` returned."""
+    made = []
+    for i, saved in enumerate(described):
+        own = {n.removeprefix(f"{i}."): v for n, v in tensors.items() if n.startswith(f"{i}.")}
+        made.append(read(saved["kind"], tuple(saved["names"]), saved["more"], own))
+    return made

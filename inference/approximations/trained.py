@@ -1,0 +1,127 @@
+"""A guide after training: what q is after SVI and Laplace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guides.guide import Guide
+from guides.start import Start
+from guides.variational import Noise, Variational
+from inference.approximations.approximation import Approximation
+from inference.approximations.noise import normal, quasi_normal
+from inference.runtime.settings import describe, make
+from zoo.data.bind import Data
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+
+@dataclass
+class Trained(Approximation):
+    """A guide after training.
+
+    Attributes
+    ----------
+    guide
+        Its settings.
+    q
+        Its trained distribution.
+    data
+        The rows it was trained on.
+    """
+
+    guide: Guide
+    q: Variational
+    data: Data
+    kind = "trained"
+
+    def __post_init__(self) -> None:
+        """A point guide gives points."""
+        self.point = self.guide.point
+
+    @property
+    def covers_new_rows(self) -> bool:
+        """Whether the guide is amortized."""
+        return self.q.amortized
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Draw globals, and the locals of the fitted rows; log q is that of the values in their own space."""
+        view, data = program.view, self.data
+        weights = data.weights
+
+        def one(noise: Noise) -> tuple[Values, Tensor]:
+            u = self.q.draw(data, None, noise)
+            values, jacobian = view.constrain_globals(u.globals)
+            local, row_jacobian = view.constrain_locals(u.locals)
+            found = u.log_q - jacobian
+            if view.locals:
+                rows = u.log_q_rows - row_jacobian
+                found = found + (rows.sum() if weights is None else (weights * rows).sum())
+            return {**values, **local}, found
+
+        shape, other = self.q.noise_shapes(len(data))
+        first = quasi_normal(count, math.prod(shape), program).reshape(count, *shape)
+        with torch.no_grad():
+            values, log_q = stack(
+                one, lambda some: (first[some], normal(some.stop - some.start, other, program)), count, program
+            )
+        return values, log_q
+
+    def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
+        """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
+        known = program.data is self.data
+        if self.point or not self.q.covers_rows or not (self.q.amortized or known):
+            return None
+        view = program.view
+
+        def one(noise: Tensor) -> tuple[Values, Tensor]:
+            v, log_q = self.q.over_locals.draw(program.data, None, noise)
+            values, jacobian = view.constrain_locals(v)
+            return values, log_q - jacobian
+
+        shape = self.q.over_locals.noise_shape(len(program.data))
+        with torch.no_grad():
+            values, log_q = stack(one, lambda some: normal(some.stop - some.start, shape, program), count, program)
+        return values, log_q
+
+    def describe(self) -> dict[str, Any]:
+        """Return the guide's settings."""
+        return {"guide": describe("guide", self.guide)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and buffers of q."""
+        return dict(self.q.state_dict())
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Trained:
+        """Build q anew and put its parameters and buffers where they were."""
+        guide: Guide = make("guide", described["guide"])
+        q = guide.build(program, Start.blank(program))
+        q.load_state_dict(tensors)
+        return cls(guide, q.requires_grad_(False).eval(), program.data)
+
+
+def stack(function: Any, noise: Callable[[slice], Any], count: int, program: Program, chunk: int = 256) -> Any:
+    """Draw `count` times, each with noise of its own: in vectorized chunks, or one by one where that cannot be."""
+    width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
+    size = max(1, min(chunk, 20_000_000 // width))
+    one = torch.vmap(function, randomness="different")
+    pieces = (noise(slice(at, min(at + size, count))) for at in range(0, count, size))
+    parts = [_together(one, function, piece) for piece in pieces]
+    values = {n: torch.cat([p[0][n] for p in parts]) for n in parts[0][0]}
+    return values, torch.cat([p[1] for p in parts])
+
+
+def _together(vectorized: Any, function: Any, noise: Any) -> Any:
+    """Apply a function to each of several draws of noise, a tensor or a pair of them."""
+    try:
+        return vectorized(noise)
+    except RuntimeError:  # a hand-written guide whose control flow depends on values, or a sampler with a loop
+        single = isinstance(noise, Tensor)
+        found = [function(n) for n in (noise if single else zip(*noise, strict=True))]
+        return {n: torch.stack([f[0][n] for f in found]) for n in found[0][0]}, torch.stack([f[1] for f in found])
