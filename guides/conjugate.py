@@ -23,7 +23,7 @@ from guides.guide import Guide
 from guides.scope import split_noise
 from guides.start import Start
 from guides.variational import Part, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.program.view import Slot
 from zoo.replay.bijections import lowest_count

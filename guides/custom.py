@@ -16,7 +16,7 @@ from guides.scope import split_noise
 from guides.start import Start
 from guides.steps import drawn, noise_behind
 from guides.variational import Draw, Noise, Part, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 from zoo.program.view import Slot

@@ -13,7 +13,7 @@ from guides.mean_field import MeanField
 from guides.scope import in_own_space, restrict, restrict_start
 from guides.start import Start
 from guides.variational import LOG_2PI, Part, Variational, normal
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.errors import DataError
 from zoo.networks import MLP
 from zoo.program.program import Program

@@ -17,7 +17,7 @@ from guides.guide import Guide
 from guides.joint import joint, joint_size
 from guides.start import Start
 from guides.variational import LOG_2PI, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 
 LARGEST = 200  # coordinates: the networks' last layers grow with their square

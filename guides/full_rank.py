@@ -12,7 +12,7 @@ from guides.guide import Guide
 from guides.joint import joint, joint_size
 from guides.start import Start
 from guides.variational import LOG_2PI, Placed, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 
 LARGEST = 1000  # coordinates: beyond this the covariance has half a million entries

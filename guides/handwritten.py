@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from guides.steps import drawn, noise_behind
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program, surroundings
 from zoo.replay.bijections import lowest_count

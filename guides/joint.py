@@ -9,7 +9,7 @@ from torch import Tensor
 
 from guides.start import Start
 from guides.variational import Delta, Draw, Noise, Part, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 
 

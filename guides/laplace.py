@@ -13,7 +13,7 @@ from guides.full_rank import FullRank
 from guides.joint import joint
 from guides.start import Start
 from guides.variational import LOG_2PI, Placed, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 

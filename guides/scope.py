@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from guides.start import Start
 from guides.variational import Draw, Noise, Part, Variational
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program, sum_of
 from zoo.program.view import Slot, View
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.replay.evaluate import Values
 
 LOG_2PI = math.log(2 * math.pi)

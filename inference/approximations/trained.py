@@ -16,7 +16,7 @@ from guides.variational import Noise, Variational
 from inference.approximations.approximation import Approximation
 from inference.approximations.noise import normal, quasi_normal
 from inference.runtime.settings import describe, make
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 

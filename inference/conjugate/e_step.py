@@ -66,7 +66,7 @@ class EStep:
         """Lay an unknown (or a moment of it) out beside the entries that it feeds."""
         if parent.kind == "indexed":
             value = value[self.codes(parent)]
-        return value[(..., *[None] * parent.pad)]
+        return value[(..., *[None] * parent.broadcast_dims)]
 
     def codes(self, parent: Parent) -> tuple[Tensor, ...]:
         """What an indexed unknown is indexed by: states of enumerated sites, or categories in the data."""
@@ -220,7 +220,10 @@ class EStep:
     def reduce(self, parent: Parent, entries: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Add entries up to the shape of the unknown that feeds them: what `place` repeats, this sums."""
         return reduce(
-            entries, self.codes(parent) if parent.kind == "indexed" else (), (*shape, *[1] * parent.pad), shape
+            entries,
+            self.codes(parent) if parent.kind == "indexed" else (),
+            (*shape, *[1] * parent.broadcast_dims),
+            shape,
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.data.patterns import Cells, by_row, marginal_log_prob, solve
+from zoo.data.patterns import MissingCells, by_row, marginal_log_prob, solve
 from zoo.replay.sites import Site
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def covariance_of(expected: EStep, site: Site) -> Tensor:
     return inverted
 
 
-def log_marginal(expected: EStep, site: Site, cells: Cells) -> Tensor:
+def log_marginal(expected: EStep, site: Site, cells: MissingCells) -> Tensor:
     """log of the integral of exp E[log p(x)] over the missing entries of x, in the layout of the log density.
 
     log Normal(x_o; E[m]_o, (E[P]^-1)_oo) + (E[log |P|] - log |E[P]| - E[(m - E[m])^T P (m - E[m])]) / 2.
@@ -49,7 +49,7 @@ def log_marginal(expected: EStep, site: Site, cells: Cells) -> Tensor:
     return found
 
 
-def completed(expected: EStep, site: Site, cells: Cells, weight: Tensor) -> Statistics:
+def completed(expected: EStep, site: Site, cells: MissingCells, weight: Tensor) -> Statistics:
     """Weights of a site's entries, and weights times E[x] and E[x x^T] given the observed entries, about the center.
 
     They are summed over plates where the arguments do not vary by them, pattern by pattern.
@@ -58,13 +58,15 @@ def completed(expected: EStep, site: Site, cells: Cells, weight: Tensor) -> Stat
     return about(expected, site, cells, weight, mean, covariance_of(expected, site))
 
 
-def guessed(expected: EStep, site: Site, cells: Cells, weight: Tensor) -> Statistics:
+def guessed(expected: EStep, site: Site, cells: MissingCells, weight: Tensor) -> Statistics:
     """`completed` where nothing is known yet: missing entries have the mean and variance of their column."""
     center, spread = expected.plan.centers[site.name], expected.plan.spread(site)
     return about(expected, site, cells, weight, center, torch.diag(spread))
 
 
-def about(expected: EStep, site: Site, cells: Cells, weight: Tensor, mean: Tensor, covariance: Tensor) -> Statistics:
+def about(
+    expected: EStep, site: Site, cells: MissingCells, weight: Tensor, mean: Tensor, covariance: Tensor
+) -> Statistics:
     """Statistics of the rows, completed by what Normal(mean, covariance) says of them."""
     value, center = expected.replay.seen[site.name], expected.plan.centers[site.name]
     plates, d = value.shape[:-1], value.shape[-1]

@@ -116,7 +116,7 @@ def _uses(plan: Plan, name: str, arguments: tuple[str, ...]) -> tuple[Use, ...]:
     """All uses of an unknown, if each is one argument of a multivariate Normal; else none."""
     found: list[Use] = []
     for child, args in uses(plan.program, name):
-        key = next((a for a in arguments if a in args and unscaled(args[a]) and args[a].pad == 0), None)
+        key = next((a for a in arguments if a in args and unscaled(args[a]) and args[a].broadcast_dims == 0), None)
         other = [a for a in args if (a == "loc") != ("loc" in arguments)]
         if key is None or other or child.family != "MultivariateNormal" or child.name not in plan.likelihoods:
             return ()
@@ -226,7 +226,7 @@ def _uses_scaled(plan: Plan, name: str) -> tuple[Use, ...]:
     found: list[Use] = []
     for child, args in uses(plan.program, name):
         parent = args.get("precision_matrix")
-        good = parent is not None and recognized(parent) and parent.pad == 0 and "loc" not in args
+        good = parent is not None and recognized(parent) and parent.broadcast_dims == 0 and "loc" not in args
         good = good and one_factor(plan, child, "precision_matrix")
         if parent is None or not good or child.family != "MultivariateNormal" or child.name not in plan.likelihoods:
             return ()

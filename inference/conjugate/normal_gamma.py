@@ -33,14 +33,19 @@ class NormalGammaFamily(Family):
             if site.family != "Normal" or site.name not in plan.likelihoods or "precision" not in site.args:
                 continue
             loc, precision = site.args["loc"], site.args["precision"]
-            if not (unscaled(loc) and unscaled(precision) and loc.pad == 0):
+            if not (unscaled(loc) and unscaled(precision) and loc.broadcast_dims == 0):
                 continue
             names = loc.sites[0], precision.sites[0]
             mean, t = (plan.program.sites[n] for n in names)
             if mean.family != "Normal" or t.family != "Gamma" or not {*names} <= set(plan.likelihoods):
                 continue
             prior = mean.args.get("precision")
-            if prior is None or prior.kind != "site" or prior.sites != (t.name,) or prior.pad != precision.pad:
+            if (
+                prior is None
+                or prior.kind != "site"
+                or prior.sites != (t.name,)
+                or prior.broadcast_dims != precision.broadcast_dims
+            ):
                 continue
             plain = all(f.kind == "constant" for f in (mean.args["loc"], *t.args.values()))
             alone = {s.name for n in names for s, _ in uses(plan.program, n)} == {site.name, mean.name}
@@ -112,7 +117,7 @@ class NormalGammaBlock(Block):
         # Where several means share a precision, its exponent counts rows once: each mean's own density cancels.
         sites = expected.program.sites
         dims = (sites[self.names[0]].event_dim, sites[self.names[1]].event_dim)
-        return NormalGamma(self.names, start + away, kappa, a, b, dims, prior_feed.pad)
+        return NormalGamma(self.names, start + away, kappa, a, b, dims, prior_feed.broadcast_dims)
 
     def log_prior(self, expected: EStep, posterior: Posterior) -> Values | None:
         """E[log p(m, t)] = E[log Normal(m; m0, 1/(kappa t))] + E[log Gamma(t; a, b)]."""

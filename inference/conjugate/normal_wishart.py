@@ -40,14 +40,16 @@ class NormalWishartFamily(Family):
             if site.family != "MultivariateNormal" or site.name not in plan.likelihoods:
                 continue
             loc, precision = site.args["loc"], site.args.get("precision_matrix")
-            if precision is None or not (unscaled(loc) and unscaled(precision) and loc.pad == precision.pad == 0):
+            if precision is None or not (
+                unscaled(loc) and unscaled(precision) and loc.broadcast_dims == precision.broadcast_dims == 0
+            ):
                 continue
             names = loc.sites[0], precision.sites[0]
             mean, p = (plan.program.sites[n] for n in names)
             if mean.family != "MultivariateNormal" or p.family != "Wishart" or p.name not in plan.plain:
                 continue
             prior = mean.args.get("precision_matrix")
-            if prior is None or prior.kind != "site" or prior.sites != (p.name,) or prior.pad:
+            if prior is None or prior.kind != "site" or prior.sites != (p.name,) or prior.broadcast_dims:
                 continue
             plain = all(f.kind == "constant" for f in (mean.args["loc"], *p.args.values()))
             alone = {s.name for n in names for s, _ in uses(plan.program, n)} == {site.name, mean.name}

@@ -57,7 +57,7 @@ class SingleFamily(Family):
     def accepts(self, plan: Plan, name: str, use: Use) -> bool:
         """Whether this use is one the family can sum up."""
         plain = use.parent.scale == 1.0 and not use.parent.entrywise
-        return (plain or self.scalable) and (use.parent.pad == 0 or not self.vector)
+        return (plain or self.scalable) and (use.parent.broadcast_dims == 0 or not self.vector)
 
     vector: ClassVar[bool] = False  # whether the unknown's last dimension is part of the argument
     fed: ClassVar[tuple[str, ...]] = ()  # arguments of the prior that may be an unknown themselves

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as processes
 from torch import Tensor
 
+from zoo.data.bind import bind
 from zoo.data.stream import Stream
 from zoo.errors import DataError, MethodError
 from zoo.program.program import Program
@@ -50,15 +51,17 @@ class RowSource:
     def parts(self) -> Iterator[Program]:
         """Programs on the rows of this process, one after the other."""
         if self.stream is not None:
-            for i, data in enumerate(self.stream.chunks(self.program.model, self.program.data)):
-                strange = set(data.missing) - set(self.program.data.missing)
+            sample = self.program.data
+            for i, frame in enumerate(self.stream.frames()):
+                data = bind(self.program.model, frame, like=sample, weights=self.stream.weights)
+                strange = set(data.missing) - set(sample.missing)
                 if strange:
                     raise DataError(
                         f"field {min(strange)!r} misses values (NaN) in rows that are read later, but in none of the "
                         "sample that the fit was set up on; drop or impute these rows"
                     )
                 if i % self.world == self.rank:
-                    yield self.program.rebind(data)
+                    yield self.program.rebind(data.to(sample.dtype, self.program.device))
             return
         if self._share is None:
             self._share = self.program

@@ -15,7 +15,7 @@ from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import settled
 from inference.coordinate.source import RowSource
 from inference.runtime.monitor import Monitor
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.errors import FitError
 from zoo.program.program import Program
 

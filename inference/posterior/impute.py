@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.approximations.rows import local_draws, pointwise
 from inference.posterior.predictive import certain
 from inference.posterior.rows import frame_of, row_chunks
-from zoo.data.patterns import Cells, by_row, filled
+from zoo.data.patterns import MissingCells, by_row, filled
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -143,7 +143,7 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     return found
 
 
-def _options(site: Site, fn: object, cells: Cells, *, mean: bool) -> Tensor:
+def _options(site: Site, fn: object, cells: MissingCells, *, mean: bool) -> Tensor:
     """Means or draws of the missing cells in every state, shape (states..., *cells)."""
     base = base_distribution(fn)
     full: Tensor = fn.mean if mean else fn.sample()  # type: ignore[attr-defined]
@@ -155,7 +155,7 @@ def _options(site: Site, fn: object, cells: Cells, *, mean: bool) -> Tensor:
     return rows.reshape(*rows.shape[:-2], *value.shape)
 
 
-def _chosen(site: Site, cells: Cells, options: Tensor, weight: Tensor, *, mean: bool) -> Tensor:
+def _chosen(site: Site, cells: MissingCells, options: Tensor, weight: Tensor, *, mean: bool) -> Tensor:
     """Average over the states, or take the one that is drawn, entry by entry."""
     value, events = cells.value, site.event_dim
     plates = value.shape[: value.ndim - events]

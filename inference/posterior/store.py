@@ -28,7 +28,7 @@ from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Objective, Outcome
 from inference.runtime.settings import describe, find, location, make, plain
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program

@@ -14,7 +14,7 @@ from inference.conjugate.incomplete import guessed
 from inference.coordinate.ascent import State
 from inference.starts.near_mode import at_mode
 from inference.starts.relaxed import settled
-from zoo.data.missing import side_by_side
+from zoo.data.missing import missing_features
 from zoo.errors import MethodError, ZooError
 from zoo.initial import kmeans
 from zoo.program.program import Program
@@ -58,7 +58,7 @@ def first_marginals(program: Program, *, random: bool = False) -> Values | None:
         elif random:
             labels = torch.randint(states, cells, device=program.device)
         else:
-            labels = kmeans(program.data.features(), states, missing=side_by_side(program.data))
+            labels = kmeans(program.data.features(), states, missing=missing_features(program.data))
         soft = torch.full((states, *cells), 0.1 / states, dtype=factor.dtype, device=factor.device)
         soft.scatter_(0, labels[None], 0.9 + 0.1 / states)
         shape = [1] * factor.ndim

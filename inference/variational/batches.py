@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.rows import rows_of
 from zoo.replay.evaluate import Values
 

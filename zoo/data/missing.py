@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from zoo.data.data import Data
 from zoo.declare.fields import Field
 from zoo.errors import DataError
-
-if TYPE_CHECKING:
-    from zoo.data.bind import Data
 
 
 def as_numbers(array: np.ndarray, kind: Field) -> np.ndarray:
@@ -85,7 +82,7 @@ def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tup
         If not one value of any field is observed.
     """
     if missing and all(n in missing and bool(missing[n].all()) for n in values):
-        raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to ask")
+        raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to fit")
     return tuple(
         f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over"
         for name, gone in missing.items()
@@ -101,7 +98,7 @@ def place(data: Data, name: str) -> str:
     return f"{int(missing.sum())} in all" + (f", the first at {', '.join(labels)}" if labels else "")
 
 
-def side_by_side(data: Data) -> Tensor | None:
+def missing_features(data: Data) -> Tensor | None:
     """Which entries of `Data.features` are missing, in the same shape; None if none is."""
     if not data.missing:
         return None

@@ -82,7 +82,7 @@ class Patterns:
 
 
 @dataclass(frozen=True)
-class Cells:
+class MissingCells:
     """Which cells of a field are missing.
 
     Attributes
@@ -149,7 +149,7 @@ class Solved:
         return torch.where(gone[:, :, None] & gone[:, None], self.covariance - half.mT @ half, 0.0)
 
 
-def solve(value: Tensor, loc: Tensor, covariance: Tensor, cells: Cells) -> tuple[Patterns, Iterator[Solved]]:
+def solve(value: Tensor, loc: Tensor, covariance: Tensor, cells: MissingCells) -> tuple[Patterns, Iterator[Solved]]:
     """Split rows by pattern, and solve for each under Normal(m, S).
 
     Parameters
@@ -177,13 +177,13 @@ def solve(value: Tensor, loc: Tensor, covariance: Tensor, cells: Cells) -> tuple
     return patterns, groups()
 
 
-def marginal_log_prob(value: Tensor, loc: Tensor, covariance: Tensor, cells: Cells) -> Tensor:
+def marginal_log_prob(value: Tensor, loc: Tensor, covariance: Tensor, cells: MissingCells) -> Tensor:
     """log Normal of the observed entries of each row, shape (..., rows); arguments as for `solve`."""
     patterns, groups = solve(value, loc, covariance, cells)
     return torch.cat([g.log_prob().flatten(-2) for g in groups], -1)[..., patterns.place]
 
 
-def filled(value: Tensor, loc: Tensor, covariance: Tensor, cells: Cells) -> Tensor:
+def filled(value: Tensor, loc: Tensor, covariance: Tensor, cells: MissingCells) -> Tensor:
     """E[x | x_o] of each row, shape (..., rows, d); arguments as for `solve`.
 
     With a draw of x from Normal(m, S) for m this is a draw of x given x_o: what is added to the draw depends on the

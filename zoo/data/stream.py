@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from zoo.errors import DataError
-
-if TYPE_CHECKING:
-    from zoo.data.bind import Data
-    from zoo.declare.model import Model
 
 CHUNK = 250_000  # rows read at a time unless told otherwise
 SAMPLE = 20_000  # rows, drawn evenly from the file, on which a model is set up and started
@@ -83,25 +80,11 @@ class Stream:
             at = start + row * width * dtype.itemsize
             yield np.fromfile(self.path, dtype, count * width, offset=at).reshape(count, *shape[1:])
 
-    def chunks(self, model: Model, like: Data) -> Iterator[Data]:
-        """Chunks of rows, bound to a model's fields as the sample `like` was."""
-        from zoo.data.bind import bind
-        from zoo.data.weights import as_weights
-
-        for frame in self.frames():
-            rows = frame.drop(columns=self.weights) if self.weights is not None else frame
-            data = bind(model, rows, like=like)
-            if self.weights is not None:
-                data = as_weights(data, self.weights, frame)
-            yield data.to(like.dtype, next(iter(like.values.values())).device)
-
     def sample(self) -> tuple[Any, int]:
         """Rows drawn evenly from the whole file, and how many rows it has; from torch's random numbers.
 
         For each column that has missing values, a row that lacks it is among them, so that a fit knows of these.
         """
-        import torch
-
         parts: list[Any] = []
         lacking: list[Any] = []
         known: np.ndarray | bool = False

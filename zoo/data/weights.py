@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.errors import DataError
 
 

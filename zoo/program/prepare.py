@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from zoo import catalogue
 from zoo.data.bind import Source, bind
-from zoo.data.missing import check_observed
-from zoo.data.read import read
 from zoo.data.stream import Stream
-from zoo.data.weights import as_weights
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
@@ -55,16 +50,7 @@ def prepare(
         if weights is not None:
             raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
         (data, rows_there), weights = stream.sample(), stream.weights
-    if isinstance(weights, str) and isinstance(data, str | Path):
-        data = read(data)
-    rows = data
-    if isinstance(weights, str) and isinstance(data, pd.DataFrame) and weights in data.columns:
-        rows = data.drop(columns=weights)
-    bound = bind(model, rows)
-    if weights is not None:
-        bound = as_weights(bound, weights, data)
-        for name, gone in bound.missing.items():  # rows of weight 0 are gone
-            check_observed(name, gone, bound.coords[bound.dims[name][-1]] if bound.dims[name] else None)
+    bound = bind(model, data, weights=weights)
     if stream is not None:
         note = (
             f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "

@@ -13,8 +13,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from zoo.data.bind import Data
-from zoo.data.patterns import Cells
+from zoo.data.data import Data
+from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
 from zoo.elimination.eliminate import Factor, contract, pack, rows_and_rest
 from zoo.errors import ModelError
@@ -165,12 +165,12 @@ class Program:
         self._firsts.update(replay.firsts)
         return replay
 
-    def missing(self, site: Site) -> Cells | None:
+    def missing(self, site: Site) -> MissingCells | None:
         """Return the missing cells of what a site observes, None if there are none."""
-        return self.data.cells(site.field) if site.role == "observed" and site.field else None
+        return self.data.missing_cells(site.field) if site.role == "observed" and site.field else None
 
     @cached_property
-    def _missing(self) -> dict[str, Cells]:
+    def _missing(self) -> dict[str, MissingCells]:
         return {s.name: cells for s in self.observed if (cells := self.missing(s)) is not None}
 
     def log_probs(self, values: Values) -> Values:

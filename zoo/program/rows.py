@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 from torch import Tensor
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 

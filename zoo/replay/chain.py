@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.elimination.eliminate import Factor
 from zoo.elimination.forward_backward import best_path, log_evidence
 from zoo.elimination.semirings import compose

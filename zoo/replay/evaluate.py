@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from zoo.data.patterns import Cells
+from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
@@ -59,7 +59,7 @@ class Replay(Messenger):
         simulate: bool = False,
         observed: bool = True,
         densities: bool = True,
-        missing: Mapping[str, Cells] | None = None,
+        missing: Mapping[str, MissingCells] | None = None,
     ) -> None:
         super().__init__()
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.patterns import Cells, by_row, marginal_log_prob
+from zoo.data.patterns import MissingCells, by_row, marginal_log_prob
 from zoo.errors import DataError
 
 BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache
@@ -31,7 +31,7 @@ def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str,
     return log_prob
 
 
-def observed_density(name: str, fn: Any, value: Tensor, cells: Cells) -> Tensor:
+def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> Tensor:
     """Log density of what is observed of a site, in the shape of fn.log_prob(value): missing cells are integrated out.
 
     Raises

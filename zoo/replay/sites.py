@@ -38,8 +38,8 @@ class Parent:
         Data fields it depends on.
     scale
         For "site" and "indexed": the argument is this constant times the value.
-    pad
-        For "site" and "indexed": how many event dimensions the value is broadcast over on the right.
+    broadcast_dims
+        For "site" and "indexed": over how many event dimensions the value is broadcast; they stand on its right.
     by
         For "indexed": the data field of categories that the value is indexed by, if it is one.
     entrywise
@@ -51,7 +51,7 @@ class Parent:
     index: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     scale: float = 1.0
-    pad: int = 0
+    broadcast_dims: int = 0
     by: str = ""
     entrywise: bool = False
 

@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 from zoo.replay.bijections import CholeskyVector, bijection, lowest_count

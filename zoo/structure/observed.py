@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from zoo.data.data import Data
 from zoo.data.missing import place
 from zoo.errors import DataError
 from zoo.replay.sites import Structure
-
-if TYPE_CHECKING:
-    from zoo.data.bind import Data
 
 
 def check_missing(structure: Structure, data: Data) -> None:

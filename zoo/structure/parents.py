@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Parent, views
 
@@ -77,7 +77,7 @@ def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states
             for pad in range(view.ndim - batch_dim + 1):
                 scale = _ratio(view, value[(..., *[None] * pad)])
                 if scale is not None:
-                    return replace(parent, scale=scale, pad=pad)
+                    return replace(parent, scale=scale, broadcast_dims=pad)
     return Parent("function", origin + nets, index, data)
 
 
@@ -110,7 +110,7 @@ def _entrywise(view: Tensor, batch_dim: int, parent: Parent, sites: Values, stat
             except RuntimeError:
                 continue
             if bool((padded != 0).all()):
-                found.append((replace(candidate, pad=pad, entrywise=True), view / padded))
+                found.append((replace(candidate, broadcast_dims=pad, entrywise=True), view / padded))
     return found
 
 

@@ -17,7 +17,7 @@ from pyro.distributions.util import scale_and_mask
 from torch.distributions import constraints
 from torch.distributions.transforms import identity_transform
 
-from zoo.data.bind import Data
+from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.bijections import bijection

@@ -589,8 +589,8 @@ def test_rows_are_answered_in_their_order_with_their_labels(fitted):
     ("new", "message"),
     [
         (FAITHFUL[["waiting"]], "'eruptions'|expected 2 along 'feature'"),
-        (FAITHFUL.rename(columns={"waiting": "wait"}), "lack column 'waiting'"),
-        (np.zeros((3, 3)), "expected 2 along 'feature' as in the data that was fitted .*found 3"),
+        (FAITHFUL.rename(columns={"waiting": "wait"}), "have no column 'waiting'"),
+        (np.zeros((3, 3)), "expected 2 along 'feature' as in the data that were fitted .*found 3"),
         (np.zeros((0, 2)), "is empty"),
         ([1.0, 2.0], "'x'"),
         (FAITHFUL.head(3) * np.nan, "every value is missing"),

@@ -889,9 +889,9 @@ def test_masks_go_with_their_rows():
         data.take(rows).to(torch.float32, torch.device("cpu")),
     ):
         assert torch.equal(part.missing["x"], data.missing["x"][rows])
-        assert torch.equal(part.cells("x").missing, part.missing["x"])
-    assert data.cells("x") is data.cells("x")
-    assert bind(zoo.GMM(), X).cells("x") is None
+        assert torch.equal(part.missing_cells("x").missing, part.missing["x"])
+    assert data.missing_cells("x") is data.missing_cells("x")
+    assert bind(zoo.GMM(), X).missing_cells("x") is None
     weighed = prepare(zoo.GMM(), BLANK, weights=np.arange(120) % 2).data
     assert torch.equal(weighed.missing["x"], data.missing["x"][1::2])
     assert torch.equal(bind(zoo.GMM(), BLANK[:4], like=data).missing["x"], data.missing["x"][:4])

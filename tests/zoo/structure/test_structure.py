@@ -156,7 +156,7 @@ def test_data_that_feed_an_argument_are_named():
 
 def test_padding_is_told():
     x = prepared(zoo.GMM(covariance="spherical"), ROWS).sites["x"]
-    assert (x.args["variance"].pad, x.args["loc"].pad) == (1, 0)
+    assert (x.args["variance"].broadcast_dims, x.args["loc"].broadcast_dims) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""One field's array becomes a tensor: labels are coded, whatever marks a missing value becomes NaN, supports hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.data.missing import as_numbers
+from zoo.declare.fields import Field
+from zoo.errors import DataError
+
+
+def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
+    """Convert the array of one field: float64, or int64 codes for a `Category` field that holds labels.
+
+    Parameters
+    ----------
+    name, array, kind
+        The field.
+    known
+        Labels in code order that a `Category` field had in data bound before, if any.
+
+    Returns
+    -------
+    tuple
+        The tensor, in the array's shape, and the labels in code order (empty if the entries are numbers).
+
+    Raises
+    ------
+    DataError
+        If the entries cannot be numbers, or a label is missing or new.
+    """
+    array = _as_array(name, array, kind)
+    if kind.integer and array.dtype.kind in "OUST":
+        return _coded(name, array, kind, known)
+    try:
+        # A copy, so that the tensor lives in torch's own, aligned memory.
+        return torch.tensor(np.array(as_numbers(array, kind), dtype=np.float64)), ()
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(
+            f"field {name!r}: expected numbers, found {array.dtype} data such as "
+            f"{array.ravel()[:1].tolist()}; convert it"
+        ) from None
+
+
+def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
+    """Return whatever holds a field's entries as an array of one dtype, with its mask if it has one."""
+    if isinstance(array, Tensor):
+        if array.layout is not torch.strided:
+            raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; call .to_dense() on it")
+        array = array.detach().cpu().numpy()
+    masked = isinstance(array, np.ma.MaskedArray)
+    if kind.integer and masked and np.ma.getmaskarray(array).any():
+        raise DataError(
+            f"field {name!r}: {int(np.ma.getmaskarray(array).sum())} entries are masked, which means missing; "
+            "drop them, or give them a category of their own"
+        )
+    try:
+        made: np.ndarray = array if masked else np.asarray(array)
+    except ValueError:
+        raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
+    if made.dtype.kind in "cmMV" or (made.dtype.kind == "O" and any(isinstance(v, complex) for v in made.flat)):
+        raise DataError(f"field {name!r}: expected numbers, found {made.dtype} data; convert it")
+    return made
+
+
+def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
+    """Code labels 0, 1, ...: in the order of data bound before, else sorted."""
+    missing = pd.isna(array)
+    if missing.any():
+        raise DataError(
+            f"field {name!r} (Category): {int(missing.sum())} labels are missing; drop these rows, or "
+            "give them a label of their own"
+        )
+    present = sorted(set(array.ravel().tolist()), key=str)
+    labels = known or tuple(present)
+    unknown = [label for label in present if label not in labels]
+    if unknown:
+        raise DataError(f"field {name!r}: unknown category {unknown[0]!r}; the model was fitted to {labels}")
+    most = getattr(kind, "levels", None)
+    if most is not None and len(labels) > most:
+        raise DataError(f"field {name!r} has {len(labels)} categories, but is declared with levels={most}")
+    code_of = {label: code for code, label in enumerate(labels)}
+    return torch.as_tensor(np.vectorize(code_of.get, otypes=[int])(array)), labels
+
+
+def check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | None) -> None:
+    """Raise if an entry is missing, infinite or outside the field's support; say which."""
+    for wrong, expected, remedy in (
+        (value.isnan(), "no missing values (NaN)", "drop or impute these rows"),
+        (value.isinf(), "finite numbers", "drop or correct these rows"),
+        (~kind.support.check(value), kind.describes, "correct the data, or declare the field with another kind"),
+    ):
+        if bool(wrong.any()):
+            at = [int(i) for i in wrong.nonzero()[0]]
+            place = f"row {at[0]}" if at else "the value"
+            if len(at) > 1:
+                place += f", column {columns[at[1]]!r}" if columns is not None else f", position {at[1:]}"
+            raise DataError(
+                f"field {name!r} ({type(kind).__name__}): expected {expected}, found "
+                f"{float(value[tuple(at)]):g} at {place} ({int(wrong.sum())} such entries); {remedy}"
+            )
