@@ -15,7 +15,7 @@ from inference.method import Method, as_method
 from inference.posterior.fit import Fit
 from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
-from zoo.declare.model import Model
+from zoo.declare.function import ModelLike
 from zoo.errors import MethodError, UnknownNameError, ZooError
 from zoo.program.prepare import prepare
 
@@ -87,7 +87,7 @@ class Comparison:
 
 
 def compare(
-    model: Model | type[Model] | str,
+    model: ModelLike,
     data: Source,
     *,
     methods: Sequence[Any] | Mapping[str, Any],

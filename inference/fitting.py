@@ -13,12 +13,12 @@ from inference.posterior.fit import Fit
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from zoo.data.bind import Source
-from zoo.declare.model import Model
+from zoo.declare.function import ModelLike
 from zoo.program.prepare import as_model, prepare
 
 
 def fit(
-    model: Model | type[Model] | str,
+    model: ModelLike,
     data: Source,
     *,
     method: Method | type[Method] | str,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn import Buffer
 
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
@@ -67,18 +68,6 @@ class BayesianGMM(Model):
     shrinkage: PositiveFloat = 0.01
     df: PositiveFloat | None = None
 
-    center: Tensor
-    spread: Tensor
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        matrix = ("component", "feature", "feature_2")
-        self.dims = {
-            "weights": ("component",),
-            "means": ("feature",),
-            "precisions": matrix[1:] if self.covariance == "full" else ("feature",),
-        }
-
     def check(self, x: Tensor) -> None:
         """Refuse fewer rows than components, columns that do not vary, and too few degrees of freedom."""
         check_rows(x, self.components, self.coords["feature"])
@@ -87,9 +76,13 @@ class BayesianGMM(Model):
 
     def setup(self, x: Tensor) -> None:
         """Scale the priors to the data."""
+        self.dims = {
+            "weights": ("component",),
+            "means": ("feature",),
+            "precisions": ("feature", "feature_2") if self.covariance == "full" else ("feature",),
+        }
         center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
-        self.register_buffer("center", center)
-        self.register_buffer("spread", variance / self.components ** (2 / x.shape[1]))
+        self.center, self.spread = Buffer(center), Buffer(variance / self.components ** (2 / x.shape[1]))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
+from torch.nn import Buffer
 
 from zoo.data_checks import check_range
 from zoo.declare.fields import Real
@@ -75,10 +76,6 @@ class BayesianRegression(Model):
     prior_scale: PositiveFloat | None = None
 
     dims = {"coefficients": ("feature",)}  # noqa: RUF012 - declared once per class by design
-    center: Tensor
-    variances: Tensor
-    level: Tensor
-    spread: Tensor
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse columns without effect, and a response without variation where noise has to be learned from it."""
@@ -103,15 +100,14 @@ class BayesianRegression(Model):
         if not self.intercept:
             variances, spread = variances + center.square(), spread + level.square()
             center, level = torch.zeros_like(center), torch.zeros_like(level)
-        for name, value in (("center", center), ("variances", variances), ("level", level)):
-            self.register_buffer(name, value)
+        self.center, self.variances, self.level = Buffer(center), Buffer(variances), Buffer(level)
         if self.prior_scale is None:
             _, squares, rows = self._least_squares(x, y, self.row_weights, RIDGE)
             left = rows - x.shape[1] - self.intercept
             spread = torch.maximum(squares / left, LEAST_NOISE * spread) if left > 0 else spread
         else:
             spread = spread.new_tensor(self.prior_scale**2)
-        self.register_buffer("spread", spread)
+        self.spread = Buffer(spread)
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start at the mean of the coefficients given the precision, which does not depend on it."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -96,15 +97,33 @@ def find(kind: str, name: str) -> type:
     raise unknown(kind, name, known)
 
 
-def lazy(package: str, kind: str | None, exports: dict[str, str]) -> Callable[[str], Any]:
-    """Make a module `__getattr__` that imports an exported name, or a class of this kind, when it is first used."""
+def models() -> list[str]:
+    """Names of the models in the zoo. A model of your own needs no registration: pass it to `fit`."""
+    return sorted(entries("model"))
+
+
+def exports(package: str, kind: str, named: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+
+    Parameters
+    ----------
+    package
+        Its name.
+    kind
+        The kind of classes it offers, each in a file of its own: they need not be named.
+    named
+        From every other public name to the module that it stands in, or that it is.
+    """
 
     def __getattr__(name: str) -> Any:
-        if name in exports:
-            module = importlib.import_module(exports[name])
-            return getattr(module, name, module)  # a module of another name than what it holds, or a subpackage
-        if kind is not None and name in entries(kind):
+        if name in named:
+            module = importlib.import_module(named[name])
+            return getattr(module, name, module)
+        if name in entries(kind):
             return entries(kind)[name].load()
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *named, *entries(kind)})
+
+    return __getattr__, __dir__

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 from pydantic import PositiveFloat
 from torch import Tensor
+from torch.nn import Buffer
 
 from zoo.declare.fields import Count
 from zoo.declare.model import Model
@@ -45,14 +46,12 @@ class GammaPoisson(Model):
     a: PositiveFloat = 1.0
     b: PositiveFloat | None = None
 
-    exposure: Tensor
-
     def setup(self, counts: Tensor) -> None:
         """Scale the prior to the data, unless it is given."""
         rows = len(counts) if self.row_weights is None else float(self.row_weights.sum())
         mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
         mean = mean[0].clamp_min(1 / rows)
-        self.register_buffer("exposure", self.a / mean if self.b is None else mean.new_tensor(self.b))
+        self.exposure = Buffer(self.a / mean if self.b is None else mean.new_tensor(self.b))
 
     def forward(self, counts: Tensor) -> None:
         """Tell the generative story."""

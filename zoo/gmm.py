@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -61,13 +61,13 @@ class GMM(Model):
     components: PositiveInt = 2
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.dims = {"weights": ("component",), "means": ("component", "feature"), "covariances": DIMS[self.covariance]}
-
     def check(self, x: Tensor) -> None:
         """Refuse fewer rows than components and columns that do not vary."""
         check_rows(x, self.components, self.coords["feature"])
+
+    def setup(self, x: Tensor) -> None:
+        """Name the dimensions of this kind of covariance."""
+        self.dims = {"weights": ("component",), "means": ("component", "feature"), "covariances": DIMS[self.covariance]}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""

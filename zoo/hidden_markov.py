@@ -87,15 +87,6 @@ class HiddenMarkov(Model):
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
     lengths: tuple[PositiveInt, ...] | None = None
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        emissions: dict[str, dict[str, tuple[str, ...]]] = {
-            "normal": {"means": ("state", "feature"), "covariances": COVARIANCES[self.covariance]},
-            "poisson": {"rates": ("state", "feature")},
-            "categorical": {"probs": ("state", "feature", "level")},
-        }
-        self.dims = {"initial": ("state",), "transition": ("state", "state_2"), **emissions[self.emission]}
-
     def check(self, x: Tensor) -> None:
         """Refuse rows that the emission cannot explain, and lengths that do not add up."""
         if self.lengths is not None and sum(self.lengths) != len(x):
@@ -121,7 +112,13 @@ class HiddenMarkov(Model):
         check_components(x, self.components)
 
     def setup(self, x: Tensor) -> None:
-        """Count the levels of categories, which later rows may not show."""
+        """Name the dimensions of this emission; count the levels of categories, which later rows may not show."""
+        emissions: dict[str, dict[str, tuple[str, ...]]] = {
+            "normal": {"means": ("state", "feature"), "covariances": COVARIANCES[self.covariance]},
+            "poisson": {"rates": ("state", "feature")},
+            "categorical": {"probs": ("state", "feature", "level")},
+        }
+        self.dims = {"initial": ("state",), "transition": ("state", "state_2"), **emissions[self.emission]}
         self.levels = int(x.max()) + 1 if self.emission == "categorical" else 0
 
     def first(self, x: Tensor) -> Tensor:

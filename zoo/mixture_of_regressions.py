@@ -11,6 +11,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.data_checks import check_components, check_range, rank
 from zoo.declare.fields import Real
@@ -68,7 +69,6 @@ class MixtureOfRegressions(Model):
         "intercepts": ("component",),
         "scales": ("component",),
     }
-    center: Tensor
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse too few rows, columns that depend on each other, and a response that does not vary."""
@@ -96,7 +96,7 @@ class MixtureOfRegressions(Model):
     def setup(self, x: Tensor, y: Tensor) -> None:
         """Take the means of the columns, so that intercepts and slopes are told apart however far these are from 0."""
         center = column_moments(x, self.row_weights)[0]
-        self.register_buffer("center", center if self.intercept else torch.zeros_like(center))
+        self.center = Buffer(center if self.intercept else torch.zeros_like(center))
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start from the best of several clusterings by lines (Späth 1979), each from lines through a few rows."""

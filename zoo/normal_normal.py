@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 from pydantic import PositiveFloat
 from torch import Tensor
+from torch.nn import Buffer
 
 from zoo.data_checks import check_range
 from zoo.declare.fields import Real
@@ -60,9 +61,6 @@ class NormalNormal(Model):
     df: PositiveFloat = 1.0
     prior_scale: PositiveFloat | None = None
 
-    location: Tensor
-    spread: Tensor
-
     def check(self, x: Tensor) -> None:
         """Refuse values without variation where the noise has to be learned from them alone."""
         check_range(x[:, None], pd.Index(["x"]))
@@ -76,8 +74,8 @@ class NormalNormal(Model):
         """Scale the prior to the data, unless it is given."""
         moments = column_moments(x[:, None], self.row_weights, self.missing.get("x"))
         mean, variance = (moment[0] for moment in moments)
-        self.register_buffer("location", mean if self.center is None else mean.new_tensor(self.center))
-        self.register_buffer("spread", variance if self.prior_scale is None else mean.new_tensor(self.prior_scale**2))
+        self.location = Buffer(mean if self.center is None else mean.new_tensor(self.center))
+        self.spread = Buffer(variance if self.prior_scale is None else mean.new_tensor(self.prior_scale**2))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the moments of the data, no more precise than the prior's guess allows."""

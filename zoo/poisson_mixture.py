@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.data_checks import check_components
 from zoo.declare.fields import Count
@@ -58,7 +59,6 @@ class PoissonMixture(Model):
     shape: PositiveFloat | None = None
 
     dims = {"weights": ("component",), "rates": ("component",)}  # noqa: RUF012 - declared once per class by design
-    mean: Tensor
 
     def check(self, counts: Tensor) -> None:
         """Refuse fewer rows than components, and counts that are all zero."""
@@ -72,7 +72,7 @@ class PoissonMixture(Model):
     def setup(self, counts: Tensor) -> None:
         """Scale the prior on rates to the data."""
         mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
-        self.register_buffer("mean", mean[0])
+        self.mean = Buffer(mean[0])
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the square roots, which spread alike at any rate (Bartlett 1936)."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
@@ -66,9 +67,6 @@ class VAE(Model):
     total_count: PositiveInt | None = None
 
     dims = {"z": ("latent",), "noise": ("feature",)}  # noqa: RUF012 - declared once per class by design
-    center: Tensor
-    spread: Tensor
-    decoder: MLP
 
     def check(self, x: Tensor) -> None:
         """Refuse values outside the likelihood's support."""
@@ -94,8 +92,8 @@ class VAE(Model):
         self.decoder = MLP(self.latent, self.hidden, d)
         self.trials = float(self.total_count or x.max().clamp_min(1.0))
         center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
-        self.register_buffer("center", center)
-        self.register_buffer("spread", variance.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+        self.center = Buffer(center)
+        self.spread = Buffer(variance.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
         if self.likelihood != "gaussian":
             rows = len(x) if self.row_weights is None else float(self.row_weights.sum())
             mean = (rows * center + 0.5) / (rows + 1.0) / (1.0 if self.likelihood == "bernoulli" else self.trials)

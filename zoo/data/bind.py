@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError
 
-Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | str | Path | Stream
+Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | Sequence[Any] | str | Path | Stream
 
 
 def bind(model: Model, source: Source | Data, *, like: Data | None = None, weights: Any = None) -> Data:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any, ClassVar, dataclass_transform, get_origin, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyro.nn import PyroModule
+from pyro.nn.module import _PyroModuleMeta
 from torch import Tensor
 
 from zoo.declare.fields import RESERVED, Field
@@ -42,7 +42,37 @@ def _is_part(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Tensor | torch.nn.Module)
 
 
-class Model(PyroModule):
+class _Signature:
+    """The `__signature__` of a model's class: its hyperparameters, and what an `__init__` of its own takes."""
+
+    def __get__(self, instance: Model | None, owner: type[Model]) -> inspect.Signature:
+        if instance is not None:  # calling an instance runs `forward`
+            raise AttributeError("__signature__")
+        _, *taken = inspect.signature(owner.__init__).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in taken):
+            return inspect.Signature(taken)
+        taken = [p for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        kind = inspect.Parameter.KEYWORD_ONLY if taken else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        named = {p.name for p in taken}
+        for name, (hint, default) in owner.hyperparameters.items():
+            if default is REQUIRED and taken and taken[-1].default is not REQUIRED:
+                kind = inspect.Parameter.KEYWORD_ONLY  # no place among positional arguments after one with a default
+            if name not in named:
+                taken.append(inspect.Parameter(name, kind, default=default, annotation=hint))
+        return inspect.Signature(taken)
+
+
+class _ModelType(_PyroModuleMeta):
+    """The type of models, which shows in `dir` and `help` what models have, and not the hundred members of modules."""
+
+    def __dir__(cls) -> list[str]:
+        """Names that the class has from `Model` on; an instance lists those of `torch.nn.Module` too."""
+        own = cls.__mro__[: cls.__mro__.index(Model) + 1]
+        return sorted({name for base in own for name in vars(base) if not name.startswith("_")})
+
+
+@dataclass_transform(eq_default=False)
+class Model(PyroModule, metaclass=_ModelType):
     """Base class of models: p(x, z; theta) as a Pyro program in `forward`.
 
     A subclass declares, in its body,
@@ -74,6 +104,7 @@ class Model(PyroModule):
     coords: Mapping[str, Any] = {}
     row_weights: Tensor | None = None
     missing: Mapping[str, Tensor] = {}
+    __signature__ = _Signature()
     fields: ClassVar[dict[str, Field]] = {}
     hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
@@ -126,6 +157,10 @@ class Model(PyroModule):
                 raise ModelError(f"{owner}: hyperparameter {name!r} has no default and must be given")
             object.__setattr__(self, name, validate(owner, name, value, hint) if name in settings else value)
 
+    def __dir__(self) -> list[str]:
+        """List all there is, what comes from `torch.nn.Module` included."""
+        return sorted({*object.__dir__(self), *self._parameters, *self._buffers, *self._modules})
+
     def forward(self, *args: Any, **data: Any) -> Any:
         """Tell the generative story; every subclass has its own."""
         raise ModelError(f"{type(self).__name__} declares no forward(...) method, which tells its generative story")
@@ -148,60 +183,6 @@ class Model(PyroModule):
     def __repr__(self) -> str:
         """Show the model with its hyperparameters, as it would be written."""
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
-
-
-def model(**fields: Field) -> Callable[[Callable[..., Any]], type[Model]]:
-    """Turn a plain Pyro function into a model: data arguments are the `fields`, keyword-only ones hyperparameters.
-
-    Examples
-    --------
-    >>> import pyro, pyro.distributions as dist
-    >>> from zoo import Binary, model
-    >>> @model(flips=Binary("toss"))
-    ... def coin(flips, *, a: float = 1.0, b: float = 1.0):
-    ...     heads = pyro.sample("heads", dist.Beta(a, b))
-    ...     with pyro.plate("toss", len(flips)):
-    ...         pyro.sample("flips", dist.Bernoulli(heads), obs=flips)
-    >>> coin(a=2.0)
-    coin(a=2.0, b=1.0)
-    """
-    for name, field in fields.items():
-        if not isinstance(field, Field):
-            raise ModelError(f"zoo.model: {name}={field!r} must be a field, for example {name}=Real('row')")
-
-    def decorate(function: Callable[..., Any]) -> type[Model]:
-        parameters = inspect.signature(function).parameters.values()
-        keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        variable = [str(p) for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        if variable:
-            raise ModelError(f"{function.__name__}: {variable[0]} is not allowed; name every argument")
-        if set(positional) != set(fields):
-            raise ModelError(
-                f"{function.__name__}: the arguments before '*' must be the data fields {sorted(fields)}, "
-                f"not {sorted(positional)}; hyperparameters come after '*'"
-            )
-
-        def forward(self: Model, **data: Tensor) -> Any:
-            return function(**data, **self.settings)
-
-        try:
-            hints = get_type_hints(function, include_extras=True)
-        except NameError:
-            hints = {}
-        body: dict[str, Any] = {
-            "__doc__": function.__doc__,
-            "__module__": function.__module__,
-            "__qualname__": function.__qualname__,
-            "__annotations__": {p.name: hints.get(p.name, Any) for p in keyword},
-            "forward": forward,
-            **fields,
-            **{p.name: p.default for p in keyword if p.default is not REQUIRED},
-        }
-        made: type[Model] = types.new_class(function.__name__, (Model,), exec_body=lambda space: space.update(body))
-        return made
-
-    return decorate
 
 
 def has_networks(instance: Model) -> bool:

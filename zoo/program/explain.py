@@ -8,7 +8,7 @@ import torch
 
 from zoo import catalogue
 from zoo.data.bind import Source
-from zoo.declare.model import Model
+from zoo.declare.function import ModelLike
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
@@ -37,7 +37,7 @@ def _verdict(program: Program, name: str, why_not: str | None) -> str:
     return f"yes ({how})" if how else "yes"
 
 
-def explain(model: Model | type[Model] | str, data: Source) -> str:
+def explain(model: ModelLike, data: Source) -> str:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 
     Returns

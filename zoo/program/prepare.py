@@ -11,13 +11,14 @@ import torch
 from zoo import catalogue
 from zoo.data.bind import Source, bind
 from zoo.data.stream import Stream
+from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
 from zoo.structure.observed import blank_rows
 
 
-def as_model(model: Model | type[Model] | str) -> Model:
+def as_model(model: ModelLike) -> Model:
     """Return a model instance for an instance, a class with defaults, or the name of a model of the zoo."""
     if isinstance(model, str):
         model = catalogue.find("model", model)
@@ -32,7 +33,7 @@ def as_model(model: Model | type[Model] | str) -> Model:
 
 
 def prepare(
-    model: Model | type[Model] | str,
+    model: ModelLike,
     data: Source,
     *,
     device: str | torch.device = "auto",

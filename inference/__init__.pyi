@@ -1,0 +1,15 @@
+"""Inference: methods that climb the bound, one per file, and what a fit can do."""
+
+from inference.comparison import Comparison as Comparison
+from inference.comparison import compare as compare
+from inference.fitting import fit as fit
+from inference.method import Method as Method
+from inference.methods.cavi import CAVI as CAVI
+from inference.methods.em import EM as EM
+from inference.methods.exact import Exact as Exact
+from inference.methods.laplace import Laplace as Laplace
+from inference.methods.map import MAP as MAP
+from inference.methods.nuts import NUTS as NUTS
+from inference.methods.pathfinder import Pathfinder as Pathfinder
+from inference.methods.svi import SVI as SVI
+from inference.posterior.fit import Fit as Fit
