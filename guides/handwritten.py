@@ -17,9 +17,9 @@ from torch.func import functional_call
 from guides.steps import drawn, noise_behind
 from zoo.data.data import Data
 from zoo.errors import MethodError, ZooError
-from zoo.program.program import Program, surroundings
+from zoo.program.program import Program
 from zoo.replay.bijections import lowest_count
-from zoo.replay.evaluate import Values, is_deterministic, is_plate
+from zoo.replay.evaluate import Values, is_deterministic, is_plate, model_context
 from zoo.replay.sites import base_distribution, support_of
 
 WIDE = 6.0  # standard deviations of the noise up to which draws are looked at, to see whether they leave the support
@@ -153,7 +153,7 @@ class Story:
     def run(self, data: Data, parameters: Values, choose: Chooser, weights: Values | None = None) -> Run:
         """Run the guide; `weights` stand in for those of its networks."""
         run, inputs = Run(parameters, choose, self.row), {n: data.values[n] for n in self.arguments}
-        with surroundings(self.dtype, self.device), run:
+        with model_context(self.dtype, self.device), run:
             if weights and isinstance(self.function, nn.Module):
                 functional_call(self.function, weights, kwargs=inputs)
             else:
@@ -211,7 +211,7 @@ def _made(function: Any, program: Program) -> Callable[..., Any]:
     if not _is_module(function):
         made: Callable[..., Any] = function
         return made
-    with surroundings(program.dtype, program.device):
+    with model_context(program.dtype, program.device):
         module: nn.Module = function()
     return Network(module.to(program.device, program.dtype))
 

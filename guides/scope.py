@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from guides.start import Start
 from guides.variational import Draw, Noise, Part, Variational
 from zoo.data.data import Data
-from zoo.program.program import Program, sum_of
+from zoo.program.program import Program
+from zoo.program.terms import sum_of
 from zoo.program.view import Slot, View
 
 Piece = tuple[int, int, int]  # which part, and from where to where in its coordinates

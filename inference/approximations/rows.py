@@ -12,8 +12,9 @@ from inference.approximations.approximation import Approximation
 from inference.compiled.compile import Lowered, lower
 from inference.compiled.trees import leaves
 from zoo.errors import ModelError
-from zoo.program.program import Program, sum_of
+from zoo.program.program import Program
 from zoo.program.rows import on, rows_of
+from zoo.program.terms import sum_of
 from zoo.replay.evaluate import Values, many
 
 if TYPE_CHECKING:

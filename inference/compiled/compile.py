@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
-from zoo.program.program import Program, surroundings
+from zoo.program.program import Program
+from zoo.replay.evaluate import model_context
 
 Compile = Literal["auto"] | bool
 
@@ -161,7 +162,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         with torch.no_grad():
             return rebuilt(like, iter(made(*leaves(inputs))))
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), surroundings(program.dtype, program.device):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), model_context(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
         graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*flat)
         like = tree_map(lambda _: torch.empty(0), shape[0])

@@ -23,7 +23,8 @@ from inference.coordinate.factor_sums import FactorSums
 from inference.coordinate.mixture import Mixture
 from inference.coordinate.source import RowSource
 from zoo.errors import MethodError
-from zoo.program.program import Program, Terms
+from zoo.program.program import Program
+from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import base_distribution
 

@@ -20,7 +20,7 @@ from tests.cases.models import LINES, SIZES, ZOO_CASES
 from zoo import catalogue
 from zoo.dirichlet_multinomial import Multinomial
 from zoo.program.prepare import prepare
-from zoo.program.program import surroundings
+from zoo.replay.evaluate import model_context
 from zoo.structure.discover import made_up
 
 QUICK = {"exact": Exact(), "em": EM(max_steps=20), "svi": SVI(steps=60), "map": MAP(steps=60)}
@@ -134,7 +134,7 @@ every_model = pytest.mark.parametrize("name", list(DENSITIES))
 
 
 def random_values(program, seed):
-    with torch.random.fork_rng(), surroundings(program.dtype, program.device):
+    with torch.random.fork_rng(), model_context(program.dtype, program.device):
         torch.manual_seed(seed)
         sites = [*program.parameters, *program.latents]
         return {s.name: made_up(s.support, program.site_shape(s), s.name) for s in sites}

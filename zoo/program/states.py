@@ -84,7 +84,7 @@ def _entries(program: Program, site: Site, log_probs: Values, count: int) -> Ten
 
 
 def _paths(program: Program, log_probs: Values, table: Tensor, evidence: Tensor) -> dict[str, Tensor]:
-    """Draw the path of each chain, and fix it in what its states feed."""
+    """Draw the path of each chain, and fix it in a site that depends on its states."""
     sites = list(program.chains.values())
     path = draw_path(table, evidence, program.first_rows)
     found = torch.unravel_index(path, [s.cardinality for s in sites])
@@ -92,7 +92,7 @@ def _paths(program: Program, log_probs: Values, table: Tensor, evidence: Tensor)
     for site, states in zip(sites, found, strict=True):
         drawn[site.name] = states
         for name, factor in log_probs.items():
-            if program.feels(name, factor, site):
+            if program.depends_on(name, factor, site):
                 axis, row = factor.ndim + site.enum_dim, factor.ndim + site.plate_dims[0]
                 one_hot = torch.nn.functional.one_hot(states, site.cardinality).to(factor)  # (count, rows, states)
                 shape = [1] * factor.ndim

@@ -1,10 +1,9 @@
-"""Hidden Markov chains over the rows of a data plate: their distribution, and how they are summed out."""
+"""The distribution of a hidden Markov chain over the rows of a data plate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +11,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data.data import Data
-from zoo.elimination.eliminate import Factor
-from zoo.elimination.forward_backward import best_path, log_evidence
 from zoo.elimination.semirings import compose
-from zoo.errors import DataError, ModelError
-from zoo.replay.sites import base_distribution
+from zoo.errors import ModelError
 
 
 class MarkovChain(TorchDistribution):
@@ -149,101 +144,3 @@ def stationary(transition: Tensor) -> Tensor:
     system = torch.eye(states, dtype=transition.dtype, device=transition.device) - transition + one
     found: Tensor = torch.linalg.solve(system.mT, one[0]).clamp_min(0.0)
     return found
-
-
-def check_chain(data: Data, name: str, node: Any) -> None:
-    """Check the plate of a chain, and that rows are weighed by the sequence.
-
-    Raises
-    ------
-    ModelError, DataError
-        Naming the site, and what to do.
-    """
-    chain = base_distribution(node["fn"])
-    if not isinstance(chain, MarkovChain):
-        return
-    plates = [f.name for f in node["cond_indep_stack"] if f.vectorized]
-    if plates != [data.row]:
-        raise ModelError(
-            f"site {name!r}: a MarkovChain runs along the rows of the data, so it has to be in the plate "
-            f"{data.row!r} and no other (its plates: {plates or 'none'}); write sequences below each other and mark "
-            "where they begin with start="
-        )
-    if chain is not node["fn"] or node["mask"] is not None or not bool(torch.as_tensor(node["scale"] == 1).all()):
-        raise ModelError(
-            f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask what its states "
-            "explain"
-        )
-    if data.weights is not None:
-        first = chain.first
-        weights = data.weights.to(first.device)
-        wrong = weights != weights[first][first.cumsum(0) - 1]
-        if bool(wrong.any()):
-            row = data.coords[data.row][int(wrong.nonzero()[0])]
-            raise DataError(
-                f"site {name!r}: the rows of a chain depend on each other, so a weight belongs to a whole sequence, "
-                f"but row {row!r} has another weight than the row its sequence begins with"
-            )
-
-
-@dataclass(frozen=True)
-class Link:
-    """A chain to sum out: its log factor, the symbol of its states, and which rows begin a sequence."""
-
-    table: Tensor
-    symbol: str
-    first: Tensor
-
-
-def sum_out(
-    left: dict[frozenset[str], Factor], links: Sequence[Link], row: str, *, hard: bool = False
-) -> dict[frozenset[str], Factor]:
-    """Sum chains out of what is left when all other enumerated sites are; with `hard`, take the most probable path.
-
-    Raises
-    ------
-    ModelError
-        If the chains begin at different rows.
-    """
-    rest, table, evidence = joined(left, links, row)
-    sum_rows = best_path if hard else log_evidence
-    rest[frozenset((row,))] = Factor(sum_rows(table, evidence, links[0].first), (row,), frozenset((row,)))
-    return rest
-
-
-def joined(
-    left: dict[frozenset[str], Factor], links: Sequence[Link], row: str
-) -> tuple[dict[frozenset[str], Factor], Tensor, Tensor]:
-    """Several chains as one chain over the combinations of their states: its table and evidence, and what is left.
-
-    Raises
-    ------
-    ModelError
-        If the chains begin at different rows.
-    """
-    symbols = tuple(link.symbol for link in links)
-    first = links[0].first
-    if any(not torch.equal(link.first, first) for link in links[1:]):
-        raise ModelError("the chains of a model must begin at the same rows; give each MarkovChain the same start")
-    target = (*symbols, row)
-    sizes = [link.table.shape[-1] for link in links]
-    evidence = links[0].table.new_zeros(*sizes, len(first))
-    rest = {}
-    for plates, factor in left.items():
-        if row not in plates:
-            rest[plates] = factor
-            continue
-        gone = [i for i, d in enumerate(factor.dims) if d not in target]
-        tensor = factor.tensor.sum(gone) if gone else factor.tensor
-        evidence = evidence + Factor(tensor, tuple(d for d in factor.dims if d in target), plates).aligned(target)
-    return rest, _together([link.table.flatten(0, -2) for link in links]), evidence.flatten(0, -2)
-
-
-def _together(tables: Iterable[Tensor]) -> Tensor:
-    """Table of the chain whose states are the combinations of those of several chains."""
-    joint, *others = tables
-    for table in others:
-        initial = joint[0][:, None] + table[0]
-        transition = joint[1:][:, None, :, None] + table[1:][:, None]
-        joint = torch.cat([initial.reshape(1, -1), transition.reshape(initial.numel(), -1)])
-    return joint

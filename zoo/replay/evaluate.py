@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -30,6 +32,19 @@ def is_plate(message: Any) -> bool:
 def is_deterministic(message: Any) -> bool:
     """Tell whether a sample message comes from `pyro.deterministic`."""
     return bool(message["infer"].get("_deterministic"))
+
+
+@contextmanager
+def model_context(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Run with this default precision and device, without Pyro's validation, with a parameter store of one's own."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        place = torch.device(device) if device.type != "cpu" else nullcontext()
+        with pyro.validation_enabled(False), pyro.get_param_store().scope(), place:
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Replay(Messenger):

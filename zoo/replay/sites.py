@@ -132,6 +132,10 @@ class Site:
         """How many states an enumerated site has; 1 for others."""
         return 1 if self.states is None else self.states.shape[0]
 
+    def plate_dim(self, plate: str) -> int:
+        """Dimension of a plate in the site's log density, counted from the right: -1, -2, ..."""
+        return self.plate_dims[self.plates.index(plate)]
+
     @property
     def batch_dim(self) -> int:
         """How many dimensions of the value stand left of the event."""

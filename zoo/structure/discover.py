@@ -8,7 +8,6 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Unit
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
@@ -115,54 +114,3 @@ def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
     for name, node in trace.nodes.items():
         if node["type"] == "sample" and not is_plate(node):
             yield name, node
-
-
-def frames_of(node: Any) -> list[Any]:
-    """Plates of a site, left to right."""
-    return sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
-
-
-def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
-    """Check a site's plates against its own shape and against the data's named dimensions."""
-    frames = frames_of(node)
-    for frame in frames:
-        if frame.full_size != frame.size:
-            raise ModelError(
-                f"plate {frame.name!r} uses subsample_size; leave mini-batches to the method, for example "
-                "SVI(batch_size=...)"
-            )
-        if frame.name in data.coords and frame.size != len(data.coords[frame.name]):
-            raise ModelError(
-                f"site {name!r}: plate {frame.name!r} has size {frame.size}, but the data have "
-                f"{len(data.coords[frame.name])} along {frame.name!r}; write pyro.plate({frame.name!r}, "
-                "len(data))"
-            )
-    if is_deterministic(node) or isinstance(node["fn"], Unit | Delta):
-        return
-    covered = {f.dim for f in frames}
-    batch = node["fn"].batch_shape
-    for dim in range(-len(batch), 0):
-        if batch[dim] > 1 and dim not in covered:
-            raise ModelError(
-                f"site {name!r} has batch shape {tuple(batch)}, but its dimension {dim} of size {batch[dim]} is in no "
-                f"plate (its plates: {[f.name for f in frames] or 'none'}); put the site inside "
-                f"`with pyro.plate({data.row or 'row'!r}, {batch[dim]})`, or make the dimension part of the event "
-                "with .to_event(1)"
-            )
-    if node["is_observed"]:
-        field_name = field_of(data, name, node["value"])
-        dims = data.dims.get(field_name, ()) if field_name else ()
-        names = {f.name for f in frames}
-        if dims and dims[0] == data.row and data.row not in names:
-            raise ModelError(
-                f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
-                f"{name!r} is in plates {sorted(names) or 'none'}; put it inside `with pyro.plate({data.row!r}, ...)`"
-            )
-
-
-def field_of(data: Data, name: str, value: Tensor) -> str | None:
-    """Name the data field an observed value is: the very tensor, or the one with the site's name."""
-    for field_name, tensor in data.values.items():
-        if tensor.shape == value.shape and tensor.data_ptr() == value.data_ptr():
-            return field_name
-    return name if name in data.values else None

@@ -21,20 +21,11 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.bijections import bijection
-from zoo.replay.chain import check_chain
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.sites import Site, Structure, base_distribution, check_support, support_of, views
-from zoo.structure.discover import (
-    Discover,
-    check_plates,
-    field_of,
-    frames_of,
-    is_enumerated,
-    made_up,
-    run,
-    sample_sites,
-)
+from zoo.structure.discover import Discover, is_enumerated, made_up, run, sample_sites
 from zoo.structure.parents import Affine, Seen, compact, feeds
+from zoo.structure.plates import check_chain, check_plates, field_of, frames_of
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data

@@ -25,7 +25,7 @@ from inference.coordinate.factor_sums import FactorSums
 from tests.cases.models import LinearFactors
 from zoo import Real
 from zoo.program.prepare import prepare
-from zoo.program.program import surroundings
+from zoo.replay.evaluate import model_context
 from zoo.structure.discover import made_up
 
 POSITIVE = constraints.positive
@@ -156,7 +156,7 @@ def marginal(name, values, d):
 
 
 def random_values(program, seed):
-    with torch.random.fork_rng(), surroundings(program.dtype, program.device):
+    with torch.random.fork_rng(), model_context(program.dtype, program.device):
         torch.manual_seed(seed)
         sites = [*program.parameters, *program.latents]
         return {s.name: made_up(s.support, program.site_shape(s), s.name) for s in sites}

@@ -15,8 +15,8 @@ from tests.zoo.replay.test_chain import chain
 from zoo import MarkovChain, Real
 from zoo.elimination.forward_backward import smooth
 from zoo.program.prepare import prepare
-from zoo.program.program import surroundings
 from zoo.program.states import draw_path, draw_states
+from zoo.replay.evaluate import model_context
 
 DRAWS = 20_000
 MU = 0.4
@@ -92,7 +92,7 @@ def every(program, x):
         parts = torch.tensor(choice).split(cells)
         given = {s.name: p if s.plates else p[0] for s, p in zip(sites, parts, strict=True)}
         given = {n: v.to(torch.float64) if program.sites[n].family == "Bernoulli" else v for n, v in given.items()}
-        with surroundings(torch.float64, torch.device("cpu")):
+        with model_context(torch.float64, torch.device("cpu")):
             model = poutine.condition(program.model, {**given, "mu": torch.tensor(MU)})
             trace = poutine.trace(model).get_trace(x=x)
             trace.compute_log_prob()

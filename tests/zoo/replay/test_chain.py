@@ -21,8 +21,8 @@ from zoo.elimination import blocks, forward_backward
 from zoo.elimination.forward_backward import best_path, log_evidence, scan, smooth, viterbi
 from zoo.elimination.semirings import Logs, Scaled, arithmetic
 from zoo.program.prepare import prepare
-from zoo.program.program import surroundings
 from zoo.replay.chain import stationary
+from zoo.replay.evaluate import model_context
 from zoo.structure.discover import made_up
 
 
@@ -568,7 +568,7 @@ hidden = pytest.mark.parametrize("case", range(len(HIDDEN)))
 
 def anywhere(program, seed=0):
     """Random values of the parameters, inside their supports."""
-    with torch.random.fork_rng(), surroundings(program.dtype, program.device):
+    with torch.random.fork_rng(), model_context(program.dtype, program.device):
         torch.manual_seed(seed)
         return {s.name: made_up(s.support, s.shape, s.name) for s in program.parameters}
 

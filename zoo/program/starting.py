@@ -1,0 +1,94 @@
+"""Starting values of a program: checks of what a model proposes, the middle of the prior, and the density there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import ModelError
+from zoo.program.terms import Terms
+from zoo.replay.evaluate import Replay, Values
+from zoo.replay.sites import Site, check_arguments, check_support
+
+BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
+
+
+def check_proposal(owner: str, proposed: Any, sites: Mapping[str, Site], shape_of: Callable[[Site], Any]) -> Values:
+    """Return what a model's `initial` proposes if it is a dict from sites to tensors that can be their values.
+
+    Parameters
+    ----------
+    owner
+        How the method is called in errors.
+    proposed
+        What it returned.
+    sites
+        The program's sites.
+    shape_of
+        Shape that the value of a site must have.
+
+    Raises
+    ------
+    ModelError
+        Naming the site, and what is wrong with its value.
+    """
+    if not isinstance(proposed, Mapping) or not all(isinstance(v, Tensor) for v in proposed.values()):
+        raise ModelError(f"{owner} must return a dict from site or parameter to tensor, not {proposed!r}")
+    known = {n: s for n, s in sites.items() if s.latent or s.role == "parameter"}
+    for name, value in proposed.items():
+        site = known.get(name)
+        if site is None:
+            names = sorted(known, key=lambda n: known[n].role == "parameter")  # latents first
+            raise ModelError(
+                f"{owner} proposes {name!r}, which is no latent site or parameter; there are {', '.join(names)}"
+            )
+        expected = shape_of(site)
+        if tuple(value.shape) != expected:
+            raise ModelError(f"{owner}: {name!r} must have shape {expected}, not {tuple(value.shape)}")
+        if not bool(site.support.check(value).all()):
+            raise ModelError(f"{owner}: {name!r} is outside its support {site.support}")
+    return dict(proposed)
+
+
+def middle(draws: Tensor, site: Site) -> Tensor:
+    """Return the median of prior draws where the support is an interval, their mean where it is a convex set.
+
+    Medians exist for heavy tails (Cauchy), but entry by entry they leave a simplex or the positive definite matrices.
+    """
+    if site.event_dim == 0 or type(site.support).__name__ in ("_Real", "_IndependentConstraint"):
+        return draws.median(0).values
+    return draws.mean(0)
+
+
+def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callable[[Values], Terms]) -> None:
+    """Raise if a site's log density in a run of the model is not a finite number, naming the site.
+
+    Raises
+    ------
+    ModelError
+        If an argument is outside its bounds, or a log density is NaN or infinite.
+    DataError
+        If an observed value is outside the support of its distribution.
+    """
+    for name, fn in replay.distributions.items():
+        check_arguments(name, fn)
+    for name, log_prob in replay.log_probs.items():
+        site = sites[name]
+        moving = any(sites[n].latent for parent in site.args.values() for n in parent.sites if n in sites)
+        if site.role == "observed" and name in replay.seen and not (moving and site.family in BOUNDED):
+            check_support(name, site.family, replay.distributions[name].support, replay.seen[name])
+        if bool(log_prob.isnan().any()):
+            raise ModelError(
+                f"site {name!r}: log density is NaN at the starting values; look for a division by zero or a log "
+                f"of a negative number in its arguments ({', '.join(f'{k}: {v}' for k, v in site.args.items())})"
+            )
+    total = eliminate(replay.log_probs).total()
+    if not bool(total.isfinite()):
+        bad = [n for n, v in replay.log_probs.items() if not bool(v.isfinite().all())]
+        where = f"site {bad[0]!r}, whose value is impossible under its distribution there" if bad else "no single site"
+        raise ModelError(
+            f"the log density is {float(total)} at the starting values, because of {where}. Give better starting "
+            "values with an `initial` method, or correct the model or the data"
+        )

@@ -1,0 +1,102 @@
+"""Checks of the plates of a model against the named dimensions of its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import Delta, Unit
+from torch import Tensor
+
+from zoo.data.data import Data
+from zoo.declare.model import Model
+from zoo.errors import DataError, ModelError
+from zoo.replay.chain import MarkovChain
+from zoo.replay.evaluate import is_deterministic
+from zoo.replay.sites import base_distribution
+
+
+def check_chain(data: Data, name: str, node: Any) -> None:
+    """Check the plate of a chain, and that rows are weighed by the sequence.
+
+    Raises
+    ------
+    ModelError, DataError
+        Naming the site, and what to do.
+    """
+    chain = base_distribution(node["fn"])
+    if not isinstance(chain, MarkovChain):
+        return
+    plates = [f.name for f in node["cond_indep_stack"] if f.vectorized]
+    if plates != [data.row]:
+        raise ModelError(
+            f"site {name!r}: a MarkovChain runs along the rows of the data, so it has to be in the plate "
+            f"{data.row!r} and no other (its plates: {plates or 'none'}); write sequences below each other and mark "
+            "where they begin with start="
+        )
+    if chain is not node["fn"] or node["mask"] is not None or not bool(torch.as_tensor(node["scale"] == 1).all()):
+        raise ModelError(
+            f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask what its states "
+            "explain"
+        )
+    if data.weights is not None:
+        first = chain.first
+        weights = data.weights.to(first.device)
+        wrong = weights != weights[first][first.cumsum(0) - 1]
+        if bool(wrong.any()):
+            row = data.coords[data.row][int(wrong.nonzero()[0])]
+            raise DataError(
+                f"site {name!r}: the rows of a chain depend on each other, so a weight belongs to a whole sequence, "
+                f"but row {row!r} has another weight than the row its sequence begins with"
+            )
+
+
+def frames_of(node: Any) -> list[Any]:
+    """Plates of a site, left to right."""
+    return sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
+
+
+def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
+    """Check a site's plates against its own shape and against the data's named dimensions."""
+    frames = frames_of(node)
+    for frame in frames:
+        if frame.full_size != frame.size:
+            raise ModelError(
+                f"plate {frame.name!r} uses subsample_size; leave mini-batches to the method, for example "
+                "SVI(batch_size=...)"
+            )
+        if frame.name in data.coords and frame.size != len(data.coords[frame.name]):
+            raise ModelError(
+                f"site {name!r}: plate {frame.name!r} has size {frame.size}, but the data have "
+                f"{len(data.coords[frame.name])} along {frame.name!r}; write pyro.plate({frame.name!r}, "
+                "len(data))"
+            )
+    if is_deterministic(node) or isinstance(node["fn"], Unit | Delta):
+        return
+    covered = {f.dim for f in frames}
+    batch = node["fn"].batch_shape
+    for dim in range(-len(batch), 0):
+        if batch[dim] > 1 and dim not in covered:
+            raise ModelError(
+                f"site {name!r} has batch shape {tuple(batch)}, but its dimension {dim} of size {batch[dim]} is in no "
+                f"plate (its plates: {[f.name for f in frames] or 'none'}); put the site inside "
+                f"`with pyro.plate({data.row or 'row'!r}, {batch[dim]})`, or make the dimension part of the event "
+                "with .to_event(1)"
+            )
+    if node["is_observed"]:
+        field_name = field_of(data, name, node["value"])
+        dims = data.dims.get(field_name, ()) if field_name else ()
+        names = {f.name for f in frames}
+        if dims and dims[0] == data.row and data.row not in names:
+            raise ModelError(
+                f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
+                f"{name!r} is in plates {sorted(names) or 'none'}; put it inside `with pyro.plate({data.row!r}, ...)`"
+            )
+
+
+def field_of(data: Data, name: str, value: Tensor) -> str | None:
+    """Name the data field an observed value is: the very tensor, or the one with the site's name."""
+    for field_name, tensor in data.values.items():
+        if tensor.shape == value.shape and tensor.data_ptr() == value.data_ptr():
+            return field_name
+    return name if name in data.values else None
