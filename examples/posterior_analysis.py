@@ -7,8 +7,7 @@ import pyro
 import pyro.distributions as dist
 
 import zoo
-from inference import Fit, compare
-from inference.diagnostics.arviz import az
+from inference import Fit, az, compare
 from zoo import Positive, Real
 
 

@@ -9,6 +9,7 @@ _EXPORTS = {
     "Comparison": "inference.comparison",
     "Fit": "inference.posterior.fit",
     "Method": "inference.method",
+    "az": "inference.diagnostics.arviz",
     "compare": "inference.comparison",
     "fit": "inference.fitting",
 }

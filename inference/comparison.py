@@ -13,6 +13,7 @@ from inference.diagnostics.arviz import KHAT_GOOD, elpd_loo, khat_note
 from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit
+from inference.report import forest, write
 from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
@@ -75,15 +76,11 @@ class Comparison:
 
         Methods with posterior draws show as intervals; point estimates as points.
         """
-        from inference.report import forest
-
         return forest(self.fits)
 
     def save(self, folder: str | Path) -> Path:
         """Write the table as CSV, each fit in a folder of its own, and the figures; return the folder."""
-        from inference.report import write
-
-        return write(self, Path(folder))
+        return write(self.table, self.fits, Path(folder))
 
 
 def compare(

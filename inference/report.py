@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -16,8 +17,6 @@ from zoo.errors import FitError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from inference.comparison import Comparison
 
 
 def forest(fits: dict[str, Fit]) -> Any:
@@ -46,19 +45,19 @@ def _globals(fitted: Fit, draws: int) -> xr.Dataset:
     return found[0] if len(found) == 1 else xr.merge([f for f in found if f.data_vars], join="outer")
 
 
-def write(comparison: Comparison, folder: Path) -> Path:
+def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:
     """Write table.csv, a folder per fit, traces.png and, for mixtures of real columns, scatter.png."""
     folder.mkdir(parents=True, exist_ok=True)
     taken = {"table.csv", "traces.png", "scatter.png"}
-    comparison.table.to_csv(folder / "table.csv", index_label="method")
-    for number, (label, fitted) in enumerate(comparison.fits.items(), start=1):
+    table.to_csv(folder / "table.csv", index_label="method")
+    for number, (label, fitted) in enumerate(fits.items(), start=1):
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
         name = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
         taken.add(name)
         fitted.save(folder / name)
-    if comparison.fits:
-        _write(traces(comparison.fits), folder / "traces.png")
-        figure = scatter(comparison.fits)
+    if fits:
+        _write(traces(fits), folder / "traces.png")
+        figure = scatter(fits)
         if figure is not None:
             _write(figure, folder / "scatter.png")
     return folder

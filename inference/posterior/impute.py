@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,32 +12,50 @@ import torch
 from torch import Tensor
 
 from inference.approximations.rows import local_draws, pointwise
-from inference.posterior.predictive import certain
+from inference.posterior.answer import Answer, Stream
+from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
+<<<<<<< HEAD
 from zoo.data.patterns import MissingCells, by_row, filled
+=======
+from zoo.data.bind import Source
+from zoo.data.patterns import Cells, by_row, filled
+>>>>>>> 99ddbbb (Put questions to the posterior to an Answer, and load a fit from what it is made of)
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.normals import normal_rows
 from zoo.replay.sites import Site, base_distribution
 
-if TYPE_CHECKING:
-    from inference.posterior.fit import Fit
-
 DRAWS = 200  # posterior draws that a conditional mean averages over, or that new rows choose from
 ROWS = 100_000  # rows that are completed at a time
 
 
-def impute(fit: Fit, program: Program, draws: int, *, mean: bool) -> list[pd.DataFrame | dict[str, np.ndarray]]:
-    """Complete a program's rows `draws` times by draws, or once by conditional means."""
+Table = pd.DataFrame | dict[str, np.ndarray]
+
+
+def impute(
+    answer: Answer, new: Source | None = None, draws: int = 1, *, mean: bool = False, seed: int | None = None
+) -> list[Table]:
+    """Complete rows `draws` times by draws, or once by conditional means.
+
+    Raises
+    ------
+    FitError
+        If the data have no rows, or these cannot be completed each by itself.
+    """
+    program = answer.on(new)
+    if not program.row:
+        raise FitError("impute needs a data plate: the model's data have no rows")
     if program.shared:
         raise FitError(f"rows cannot be completed by themselves: they share the latent {program.shared[0].name!r}")
     if any(name not in program.data.row_fields for name in program.data.missing):
         raise FitError("impute completes rows, and a field with missing values has none")
-    known, whole = program is fit.program, bool(program.locals) or program.chained
-    parts = [program] if known else list(row_chunks(program, whole=whole, draws=DRAWS))
-    done = [_means(fit, p, known=known) if mean else _draws(fit, p, draws, known=known) for p in parts]
-    tables = []
+    known, whole = program is answer.program, bool(program.locals) or program.chained
+    with answer.running(Stream.IMPUTE, seed):
+        parts = [program] if known else list(row_chunks(program, whole=whole, draws=DRAWS))
+        done = [_means(answer, p, known=known) if mean else _draws(answer, p, draws, known=known) for p in parts]
+    tables: list[Table] = []
     for pieces in zip(*done, strict=True):
         values = {n: torch.cat([p[n] for p in pieces]) for n in program.data.missing}
         table = frame_of(program, {**program.data.values, **values}, len(program.data), whole=not mean)
@@ -48,13 +65,13 @@ def impute(fit: Fit, program: Program, draws: int, *, mean: bool) -> list[pd.Dat
     return tables
 
 
-def _means(fit: Fit, program: Program, *, known: bool) -> list[Values]:
+def _means(answer: Answer, program: Program, *, known: bool) -> list[Values]:
     """E[x | x_obs] of each row, averaged over the latents' posterior."""
-    latents, share = _latents(fit, program, DRAWS, known=known)
+    latents, share = _latents(answer, program, DRAWS, known=known)
     total = {n: torch.zeros_like(program.data.values[n]) for n in program.data.missing}
     everything = torch.arange(len(program.data), device=program.device)
     for s, weight in enumerate(share):
-        for rows, values in _completed(fit, program, latents, s, everything, mean=True):
+        for rows, values in _completed(answer, program, latents, s, everything, mean=True):
             for name, value in values.items():
                 total[name][rows] += weight[rows].reshape([-1, *[1] * (value.ndim - 1)]) * value
     gone = {n: v[program.data.missing[n]] for n, v in total.items()}
@@ -64,9 +81,9 @@ def _means(fit: Fit, program: Program, *, known: bool) -> list[Values]:
     return [{n: torch.where(program.data.missing[n], v, program.data.values[n]) for n, v in total.items()}]
 
 
-def _draws(fit: Fit, program: Program, draws: int, *, known: bool) -> list[Values]:
+def _draws(answer: Answer, program: Program, draws: int, *, known: bool) -> list[Values]:
     """Draws of the missing cells: each table of fitted rows from one draw of the latents, each new row from its own."""
-    latents, share = _latents(fit, program, draws if known else DRAWS, known=known)
+    latents, share = _latents(answer, program, draws if known else DRAWS, known=known)
     tables = []
     for t in range(draws):
         which = torch.multinomial(share.mT, 1)[:, 0]
@@ -75,38 +92,38 @@ def _draws(fit: Fit, program: Program, draws: int, *, known: bool) -> list[Value
         table = {n: program.data.values[n].clone() for n in program.data.missing}
         for s in which.unique().tolist():
             mine = (which == s).nonzero()[:, 0].to(program.device)
-            for rows, values in _completed(fit, program, latents, s, mine, mean=False):
+            for rows, values in _completed(answer, program, latents, s, mine, mean=False):
                 for name, value in values.items():
                     table[name][rows] = value
         tables.append(table)
     return tables
 
 
-def _latents(fit: Fit, program: Program, count: int, *, known: bool) -> tuple[Values, Tensor]:
+def _latents(answer: Answer, program: Program, count: int, *, known: bool) -> tuple[Values, Tensor]:
     """Draws of the latents, stacked, and how much each counts for each row, shape (draws, rows).
 
     New rows weigh each draw by how well it explains what is observed of them.
     """
-    if fit.is_point and (known or not program.locals):  # draws are all the same
+    if answer.is_point and (known or not program.locals):  # draws are all the same
         count = 1
     even = torch.full((count, len(program.data)), 1 / count, dtype=program.dtype, device=program.device)
     if known:
-        return fit.approximation.draw(fit.program, count)[0], even
-    globals_ = fit.globals(count)
-    local = local_draws(program, fit.approximation, fit.points, globals_, count) if program.locals else None
-    rows = pointwise(program, fit.points, globals_, local)
+        return answer.approximation.draw(answer.program, count)[0], even
+    globals_ = answer.globals(count)
+    local = local_draws(program, answer.approximation, answer.points, globals_, count) if program.locals else None
+    rows = pointwise(program, answer.points, globals_, local)
     latents = {**globals_, **(local[0] if local is not None else {})}
     rows = rows.sum(1, keepdim=True).expand(rows.shape) if program.chained else rows
     return latents, torch.softmax(rows, 0).expand(even.shape)
 
 
 def _completed(
-    fit: Fit, program: Program, latents: Values, s: int, rows: Tensor, *, mean: bool
+    answer: Answer, program: Program, latents: Values, s: int, rows: Tensor, *, mean: bool
 ) -> Iterator[tuple[Tensor, Values]]:
     """Complete some rows at the latents' draw `s`, as many at a time as fit in memory."""
     everything = len(rows) == len(program.data)
     for some in rows.split(len(rows) if program.chained else ROWS):
-        values = {**fit.points, **{n: v[s] for n, v in latents.items()}}
+        values = {**answer.points, **{n: v[s] for n, v in latents.items()}}
         whole = everything and len(some) == len(rows)
         for site in () if whole else program.locals:
             axis = site.batch_dim + site.plate_dims[site.plates.index(program.row)]
@@ -126,7 +143,7 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     _, weights = program.marginals(log_probs)
     for site in () if mean or program.chained else program.assigned:
         if site.cardinality > 1:  # what is drawn is evidence for the sites drawn after it
-            probability = certain(program.per_row(weights[site.name], site), program)
+            probability = assignable(program.per_row(weights[site.name], site), program)
             drawn = torch.full_like(probability.mT, -math.inf)
             drawn.scatter_(0, torch.multinomial(probability, 1).mT, 0.0)
             shape = [1] * log_probs[site.name].ndim

@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+import xarray as xr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from inference.approximations import approximation
 from inference.approximations.conjugate import describe_posteriors, read_posteriors, tensors_of
@@ -26,73 +26,83 @@ from inference.conjugate import closed_form
 from inference.coordinate.ascent import distinct
 from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
-from inference.method import Objective, Outcome
+from inference.method import Method, Objective, Outcome
+from inference.posterior.labels import describe_labels, read_labels
 from inference.runtime.settings import describe, find, location, make, plain
+from inference.runtime.tensor_folder import TensorFolder
 from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program
 
-if TYPE_CHECKING:
-    from inference.posterior.fit import Fit
-
 FORMAT = 4
 
 
-def save(fit: Fit, folder: Path) -> Path:
-    """Write a fit to a folder, made if need be."""
+class Record(NamedTuple):
+    """All that a fit is made of, in the order in which `Fit` takes it."""
+
+    program: Program
+    method: Method
+    outcome: Outcome
+    seed: int
+    seconds: float
+
+
+def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Path:
+    """Write a fit to a folder, made if need be, with what it says of itself and its ArviZ groups."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise DataError(f"{folder} is a file; give a folder to save to") from None
-    data, cls = fit.program.data, type(fit.model)
-    tensors: dict[str, Tensor] = {f"data.{n}": v for n, v in data.values.items()}
-    tensors |= {f"point.{n}": v for n, v in fit.points.items()}
-    tensors |= {f"buffer.{n}": v for n, v in fit.model.named_buffers()}
-    tensors |= {f"missing.{n}": v for n, v in data.missing.items()}
+    program, method, outcome, seed, seconds = record
+    data, model = program.data, program.model
+    priors = distinct(program.priors)
+    tensors = TensorFolder()
+    tensors.add("data", data.values)
+    tensors.add("missing", data.missing)
+    tensors.add("buffer", dict(model.named_buffers()))
+    tensors.add("point", outcome.points)
+    tensors.add("q", outcome.approximation.tensors())
+    tensors.add("prior", tensors_of(priors))
     if data.weights is not None:
         tensors["weights"] = data.weights
-    if fit.memory is not None:
-        for name, (count, parts) in fit.memory.sums.items():
-            tensors |= {f"memory.{name}.{i}": t for i, t in enumerate((count, *parts))}
-        tensors |= {f"frame.{n}": t for n, t in fit.memory.frame.items()}
-    priors = distinct(fit.program.priors)
-    tensors |= {f"q.{n}": v for n, v in fit.approximation.tensors().items()}
-    tensors |= {f"prior.{n}": v for n, v in tensors_of(priors).items()}
+    if outcome.memory is not None:
+        tensors.add("memory", _sums(outcome.memory))
+        tensors.add("frame", outcome.memory.frame)
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
-    fit.trace.to_csv(folder / "trace.csv", index=False)
+    outcome.trace.to_csv(folder / "trace.csv", index=False)
     described = {
         "format": FORMAT,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
         "model": {
-            **location(cls),
-            "settings": {n: plain(v) for n, v in fit.model.settings.items()},
+            **location(type(model)),
+            "settings": {n: plain(v) for n, v in model.settings.items()},
         },
         "data": {
             "dims": data.dims,
             "row": data.row,
             "notes": data.notes,
             "levels": {n: [plain(v) for v in names] for n, names in data.levels.items()},
-            "coords": {n: _describe_index(index) for n, index in data.coords.items()},
+            "coords": {n: describe_labels(index) for n, index in data.coords.items()},
             "dtype": str(data.dtype).removeprefix("torch."),
         },
-        "method": describe("method", fit.method),
-        "approximation": approximation.describe(fit.approximation),
+        "method": describe("method", method),
+        "approximation": approximation.describe(outcome.approximation),
         "priors": describe_posteriors(priors),
-        "objective": dataclasses.asdict(fit.objective),
-        "converged": fit.converged,
-        "reason": fit.reason,
-        "warnings": fit.warnings,
-        "diagnostics": fit.diagnostics,
-        "verdict": fit.verdict,
-        "steps": fit.steps,
-        "seed": fit.seed,
-        "seconds": fit.seconds,
-        "text": repr(fit),
+        "objective": dataclasses.asdict(outcome.objective),
+        "converged": outcome.converged,
+        "reason": outcome.reason,
+        "warnings": [*data.notes, *outcome.warnings],
+        "diagnostics": outcome.diagnostics,
+        "verdict": outcome.verdict,
+        "steps": outcome.steps,
+        "seed": seed,
+        "seconds": seconds,
+        "text": text,
         "trace_sha256": _digest(folder / "trace.csv"),
     }
     (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    fit.posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
+    posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
     return folder
 
 
@@ -112,8 +122,8 @@ def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
         raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
 
 
-def load(folder: Path, model: type[Model] | Model | None) -> Fit:
-    """Read a fit back.
+def load(folder: Path, model: type[Model] | Model | None) -> Record:
+    """Read what `save` wrote.
 
     Raises
     ------
@@ -122,10 +132,8 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
     ModelError
         If the model's class cannot be found.
     """
-    from inference.posterior.fit import Fit
-
     described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
-    tensors: dict[str, Tensor] = _read(folder / "tensors.safetensors", load_file)
+    tensors = TensorFolder(_read(folder / "tensors.safetensors", load_file))
     # As text first: not every version of pandas reads the last digit of a number right.
     trace = _read(folder / "trace.csv", lambda p: pd.read_csv(p, dtype=str))
     try:
@@ -134,7 +142,7 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
         if _digest(folder / "trace.csv") != described["trace_sha256"]:
             raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
         trace = trace.astype({"step": int, "seconds": float, "value": float})
-        return _rebuild(Fit, folder, described, tensors, trace, model)
+        return _rebuild(folder, described, tensors, trace, model)
     except ZooError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
@@ -143,69 +151,71 @@ def load(folder: Path, model: type[Model] | Model | None) -> Fit:
 
 
 def _rebuild(
-    cls: type[Fit],
     folder: Path,
     described: dict[str, Any],
-    tensors: dict[str, Tensor],
+    tensors: TensorFolder,
     trace: pd.DataFrame,
     model: type[Model] | Model | None,
-) -> Fit:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-
-    saved = described["data"]
-    dtype = getattr(torch, saved["dtype"])
-    coords = {n: _read_index(saved_index) for n, saved_index in saved["coords"].items()}
-    data = Data(
-        part("data."),
-        {n: tuple(d) for n, d in saved["dims"].items()},
-        coords,
-        saved["row"],
-        {n: tuple(v) for n, v in saved["levels"].items()},
-        tensors.get("weights"),
-        tuple(saved["notes"]),
-        dtype,
-        missing=part("missing."),
-    )
+) -> Record:
+    data = _data(described["data"], tensors)
     method = make("method", described["method"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(described["seed"])
         instance = _model(folder, described["model"], model)
-        instance.coords, instance.missing = coords, data.missing
+        instance.coords, instance.missing = dict(data.coords), data.missing
         instance.setup(**data.to(torch.float64, torch.device("cpu")).values)
-        instance = instance.to(dtype)
+        instance = instance.to(data.dtype)
         buffers = dict(instance.named_buffers())
-        for name, value in part("buffer.").items():
+        for name, value in tensors.folder("buffer").items():
             buffers[name].copy_(value)
-        priors = {n: q for q in read_posteriors(described["priors"], part("prior.")) for n in q.names}
-        program = Program(instance.eval(), data, priors)
+        priors = read_posteriors(described["priors"], tensors.folder("prior"))
+        program = Program(instance.eval(), data, {n: q for q in priors for n in q.names})
         closed_form(program)  # planned on the rows it was fitted to, whatever rows are asked about later
-        q = approximation.read(described["approximation"], part("q."), program)
-    objective = Objective(**described["objective"])
+        q = approximation.read(described["approximation"], tensors.folder("q"), program)
     outcome = Outcome(
         approximation=q,
-        points=part("point."),
-        objective=objective,
+        points=tensors.folder("point"),
+        objective=Objective(**described["objective"]),
         trace=trace,
         steps=described["steps"],
         converged=described["converged"],
         reason=described["reason"],
         warnings=[w for w in described["warnings"] if w not in data.notes],
-        memory=_memory(part("memory."), part("frame.")),
+        memory=_memory(tensors),
         diagnostics=described["diagnostics"],
         verdict=described["verdict"],
     )
-    return cls(program, method, outcome, described["seed"], described["seconds"])
+    return Record(program, method, outcome, described["seed"], described["seconds"])
 
 
-def _memory(tensors: dict[str, Tensor], frame: dict[str, Tensor]) -> Memory | None:
-    """Expected statistics by site, None if there were none."""
-    if not tensors:
-        return None
-    names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
-    counts = {n: sum(key.rpartition(".")[0] == n for key in tensors) for n in names}
-    sums = {n: (tensors[f"{n}.0"], tuple(tensors[f"{n}.{i}"] for i in range(1, counts[n]))) for n in names}
-    return Memory(sums, frame)
+def _data(saved: dict[str, Any], tensors: TensorFolder) -> Data:
+    return Data(
+        values=tensors.folder("data"),
+        dims={n: tuple(d) for n, d in saved["dims"].items()},
+        coords={n: read_labels(index) for n, index in saved["coords"].items()},
+        row=saved["row"],
+        levels={n: tuple(v) for n, v in saved["levels"].items()},
+        weights=tensors.get("weights"),
+        notes=tuple(saved["notes"]),
+        dtype=getattr(torch, saved["dtype"]),
+        missing=tensors.folder("missing"),
+    )
+
+
+def _sums(memory: Memory) -> TensorFolder:
+    """Expected statistics as tensors: those of each site are numbered, the count first."""
+    tensors = TensorFolder()
+    for site, (count, sums) in memory.sums.items():
+        tensors.add(site, {str(i): t for i, t in enumerate((count, *sums))})
+    return tensors
+
+
+def _memory(tensors: TensorFolder) -> Memory | None:
+    """Read expected statistics back; None if there were none."""
+    saved = TensorFolder(tensors.folder("memory"))
+    sites = {site: saved.folder(site) for site in saved.folders()}
+    sums = {n: (own["0"], tuple(own[str(i)] for i in range(1, len(own)))) for n, own in sites.items()}
+    return Memory(sums, tensors.folder("frame")) if sums else None
 
 
 def _digest(path: Path) -> str:
@@ -220,30 +230,6 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).partition("\n")[0]
         raise DataError(f"{path}: cannot be read ({first}); is it truncated?") from error
-
-
-def _describe_index(index: pd.Index) -> dict[str, Any]:
-    """Return the labels of a dimension as JSON."""
-    kind = {pd.RangeIndex: "range", pd.DatetimeIndex: "dates", pd.MultiIndex: "levels"}.get(type(index), "plain")
-    found: dict[str, Any] = {"kind": kind, "labels": [plain(v) for v in index], "name": plain(index.name)}
-    if isinstance(index, pd.DatetimeIndex):
-        found |= {"unit": index.unit, "freq": index.freqstr}
-    if isinstance(index, pd.MultiIndex):
-        found["names"] = list(index.names)
-    return found
-
-
-def _read_index(saved: dict[str, Any]) -> pd.Index:
-    labels, name = saved["labels"], saved["name"]
-    if saved["kind"] == "range":
-        return pd.RangeIndex(len(labels), name=name)
-    if saved["kind"] == "dates":
-        dates: pd.DatetimeIndex = pd.DatetimeIndex(labels, name=name, freq=saved["freq"]).as_unit(saved["unit"])
-        return dates
-    if saved["kind"] == "levels":
-        return pd.MultiIndex.from_tuples([tuple(entry) for entry in labels], names=saved["names"])
-    index: pd.Index = pd.Index(labels, name=name)
-    return index
 
 
 def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | None) -> Model:

@@ -18,9 +18,9 @@ class TensorFolder(dict[str, Tensor]):
         """Put tensors into a folder of this one."""
         self.update({f"{folder}.{name}": tensor for name, tensor in tensors.items()})
 
-    def folder(self, name: str) -> TensorFolder:
-        """Return the folder of that name, empty if nothing was put there."""
-        return TensorFolder({n.removeprefix(f"{name}."): t for n, t in self.items() if n.startswith(f"{name}.")})
+    def folder(self, name: str) -> dict[str, Tensor]:
+        """Return what is in the folder of that name, as a plain dict; nothing if nothing was put there."""
+        return {n.removeprefix(f"{name}."): t for n, t in self.items() if n.startswith(f"{name}.")}
 
     def folders(self) -> list[str]:
         """Names of the folders that hold tensors, in the order in which they were put here."""

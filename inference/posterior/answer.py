@@ -1,0 +1,151 @@
+"""What questions need of a fit: q on a program, and draws that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.approximations.approximation import Approximation
+from inference.approximations.rows import chunk_for
+from inference.runtime.random import as_seed, seeded
+from inference.runtime.threads import threads_for
+from zoo.data.bind import Source, bind
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values, many
+
+DRAWS = 1000  # the Monte Carlo error of a mean is then 3 % of the posterior's standard deviation
+FEWEST_DRAWS = 200  # kept however large one draw is: with fewer, Pareto shapes and 90 % intervals say little
+LARGEST = 20_000_000  # numbers of all kept draws, or draws times rows, beyond which fewer are kept: 160 MB
+
+
+class Stream(IntEnum):
+    """Which random numbers a question draws from: its seed is the fit's plus its number.
+
+    Each question has the same answer whatever was asked before it. The numbers are part of what a seed promises: with
+    another number a fit that is saved would give other draws.
+    """
+
+    KEPT_DRAWS = 0
+    LOG_LIKELIHOOD = 1
+    ASSIGN = 2
+    LOG_PROB = 3
+    GENERATE = 4
+    PREDICT = 5
+    SAMPLE = 6
+    MORE_DRAWS = 7
+    GROUPS = 8
+    IMPUTE = 9
+
+
+class Draws(NamedTuple):
+    """Posterior draws of the latents.
+
+    Attributes
+    ----------
+    values
+        Site -> draws, shape (draws, ...).
+    log_p, log_q
+        log p(x, z) and log q(z) of each, shape (draws,).
+    """
+
+    values: Values
+    log_p: np.ndarray
+    log_q: np.ndarray
+
+
+@dataclass(eq=False)
+class Answer:
+    """q over the latents of a program: what every question about the posterior is put to.
+
+    Attributes
+    ----------
+    program
+        The model on the fitted rows.
+    approximation
+        q.
+    points
+        Values of parameters and network weights.
+    seed
+        What the random numbers of all questions follow from.
+    """
+
+    program: Program
+    approximation: Approximation
+    points: Values
+    seed: int
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the answer is a point estimate, without posterior draws."""
+        return self.approximation.point
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether global latents have posterior draws, so that predictions average over them."""
+        return not self.is_point and bool(self.program.globals)
+
+    @contextmanager
+    def running(self, stream: Stream, seed: int | None = None) -> Iterator[None]:
+        """Draw from a question's stream of random numbers, unless another seed is given; without gradients."""
+        chosen = self.seed + stream if seed is None else as_seed(seed)
+        with seeded(chosen, self.program.device), threads_for(self.program), torch.no_grad():
+            yield
+
+    @property
+    def draw_count(self) -> int:
+        """How many posterior draws are kept: all of Markov chains; else 1000, fewer for many latents or rows."""
+        if self.approximation.kept is not None:
+            return self.approximation.kept
+        size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
+        return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The kept posterior draws of the latents."""
+        program, count = self.program, self.draw_count
+        with self.running(Stream.KEPT_DRAWS):
+            values, log_q = self.approximation.draw(program, count)
+            if self.approximation.exact:
+                return Draws(values, log_q.cpu().numpy(), log_q.cpu().numpy())
+
+            def joint(v: Values) -> Tensor:
+                return program.log_joint({**self.points, **v}).total(program.data.weights)
+
+            log_p = many(joint, values, count, chunk_for(program))
+        return Draws(values, log_p.cpu().numpy(), log_q.cpu().numpy())
+
+    def globals(self, count: int) -> Values:
+        """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated."""
+        names = {s.name for s in self.program.globals}
+        if self.is_point:
+            values, _ = self.approximation.draw(self.program, 1)
+            return {n: v.expand(count, *v.shape[1:]) for n, v in values.items() if n in names}
+        if count <= self.draw_count:
+            # Every so many draws, so that each chain has its share; other draws have no order.
+            at = torch.arange(count) * self.draw_count // count if self.approximation.exact else slice(count)
+            return {n: v[at] for n, v in self.draws.values.items() if n in names}
+        with self.running(Stream.MORE_DRAWS):
+            values, _ = self.approximation.draw(self.program, count)
+        return {n: v for n, v in values.items() if n in names}
+
+    def on(self, new: Source | None) -> Program:
+        """Return the program on new rows, or on the fitted ones where `new` is None or holds the very same rows."""
+        if new is None:
+            return self.program
+        fitted = self.program.data
+        data = bind(self.program.model, new, like=fitted).to(self.program.dtype, self.program.device)
+        same = data.missing.keys() == fitted.missing.keys() and all(
+            torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape
+        )
+        same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
+        if same and len(data) == len(fitted):
+            return self.program
+        return self.program.rebind(data)

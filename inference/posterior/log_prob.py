@@ -1,0 +1,43 @@
+"""The posterior predictive density of rows, log p(x_i | fitted data)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from inference.approximations.rows import local_draws, log_mean_exp, pointwise
+from inference.posterior.answer import Answer, Stream
+from inference.posterior.rows import row_chunks
+from zoo.data.bind import Source
+from zoo.errors import FitError
+
+
+def log_prob(answer: Answer, new: Source | None = None, samples: int = 1000) -> pd.Series:
+    """log p(x_i | fitted data) of each row, averaged over `samples` draws; attrs hold its Monte Carlo errors.
+
+    Raises
+    ------
+    FitError
+        If the data have no rows, or rows have no density of their own.
+    """
+    program = answer.on(new)
+    if not program.row:
+        raise FitError("log_prob needs a data plate: the model's data have no rows")
+    if program.shared:
+        raise FitError(f"rows have no density of their own: they share the discrete latent {program.shared[0].name!r}")
+    count = samples if answer.has_draws or program.locals else 1
+    whole = bool(program.locals) and not answer.approximation.covers_new_rows
+    chunks = list(row_chunks(program, whole=whole, draws=count))
+    draws = answer.globals(count)
+    parts = []
+    for chunk in chunks:
+        with answer.running(Stream.LOG_PROB):
+            local = local_draws(chunk, answer.approximation, answer.points, draws, count) if chunk.locals else None
+            # (draws, rows): with local latents each entry is one importance weight
+            weights = pointwise(chunk, answer.points, draws, local, len(chunks)).double()
+            parts.append(log_mean_exp(weights))
+    value, error = (torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True))
+    series = pd.Series(value, index=program.data.coords[program.row], name="log_prob")
+    series.attrs.update(mcse=tuple(error.tolist()), mcse_total=float(np.sqrt(np.square(error).sum())))
+    return series
