@@ -15,12 +15,8 @@ from inference.approximations.rows import local_draws, pointwise
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
-<<<<<<< HEAD
-from zoo.data.patterns import MissingCells, by_row, filled
-=======
 from zoo.data.bind import Source
-from zoo.data.patterns import Cells, by_row, filled
->>>>>>> 99ddbbb (Put questions to the posterior to an Answer, and load a fit from what it is made of)
+from zoo.data.patterns import MissingCells, by_row, filled
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
