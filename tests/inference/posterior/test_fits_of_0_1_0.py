@@ -1,0 +1,53 @@
+"""Fits that version 0.1.0 saved (format 4), one of each kind of q, load and say what they said then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from inference import EM, Fit
+from inference.posterior.store import read_summary
+
+FOLDER = Path(__file__).parents[2] / "data" / "fits_0_1_0"
+ANSWERS = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
+
+
+def close(now, then):
+    """Equal up to rounding: the draws are the same, sums over them may be taken in another order."""
+    np.testing.assert_allclose(np.nan_to_num(np.asarray(now, dtype=float)), then, rtol=1e-9, atol=1e-9)
+
+
+def test_every_fit_has_its_answers():
+    assert {p.parent.name for p in FOLDER.glob("*/fit.json")} == set(ANSWERS)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_fit_of_0_1_0_says_what_it_said(name):
+    found, then = Fit.load(FOLDER / name), ANSWERS[name]
+    assert repr(found) == then["text"]
+    close(found.log_prob(), then["log_prob"])
+    close(found.summary(), then["summary"])
+    if "assign" in then:
+        close(found.assign(), then["assign"])
+    else:
+        with pytest.raises(zoo.FitError):
+            found.assign()
+
+
+def test_the_summary_of_a_fit_of_0_1_0_is_read_without_its_model():
+    text, table = read_summary(FOLDER / "hmm")
+    assert text == ANSWERS["hmm"]["text"]
+    close(table, ANSWERS["hmm"]["summary"])
+
+
+def test_what_0_1_0_remembered_is_gone_on_from():
+    """The fit of EM had been updated once, and was saved with the expected statistics of all rows."""
+    found = Fit.load(FOLDER / "em")
+    more = EM().update(found, found.generate(6, seed=1))
+    assert more.memory is not None
+    rows = {n: float(weight.sum()) for n, (weight, _) in more.memory.sums.items()}
+    assert rows == pytest.approx(dict.fromkeys(rows, 36.0))  # 24, 6 and 6
