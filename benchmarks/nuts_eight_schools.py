@@ -25,7 +25,7 @@ from timing import machine, table
 
 import zoo
 from inference import NUTS, fit
-from inference.diagnostics.arviz import check_chains
+from inference.diagnostics.agreement import check_chains
 from zoo import Positive, Real
 
 CHAINS, WARMUP, DRAWS, ACCEPT = 4, 1000, 1000, 0.8

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from inference.diagnostics.arviz import KHAT_GOOD, elpd_loo, khat_note
+from inference.diagnostics.arviz import elpd_loo
+from inference.diagnostics.pareto import KHAT_GOOD, khat_note
 from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +15,8 @@ import xarray as xr
 
 azs: Any = arviz_stats  # it fills its namespace at run time, which type checkers cannot see
 
-FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
-ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
-TENTH = 0.1  # effective draws to a draw, from which on ratios with ties are trusted
-KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
-
 if TYPE_CHECKING:
     az: Any
-
-__all__ = ["KHAT_GOOD", "az", "elpd_loo", "khat", "rhat", "summarize", "tree"]
 
 
 def __getattr__(name: str) -> Any:
@@ -64,7 +55,7 @@ def tree(
         Noted on the tree.
     """
     sampled = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive")
-    found = {}
+    datasets = {}
     for group, variables in groups.items():
         lead = ("chain", "draw") if group in sampled else ()
         data = {}
@@ -77,8 +68,8 @@ def tree(
         for dim in lead:
             size = next(iter(variables.values())).shape[lead.index(dim)]
             labels[dim] = np.arange(size)
-        found[group] = xr.Dataset(data, coords=labels)
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **{f"/{g}": d for g, d in found.items()}})
+        datasets[group] = xr.Dataset(data, coords=labels)
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **{f"/{g}": d for g, d in datasets.items()}})
 
 
 def read_tree_summary(path: Path) -> pd.DataFrame:
@@ -116,124 +107,36 @@ def listed(data: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({"value": pd.Series(rows, dtype=float)})
 
 
-@dataclass(frozen=True)
-class ChainCheck:
-    """Whether chains agree and how much their draws are worth.
+def split_rhat(draws: np.ndarray) -> np.ndarray:
+    """Rank-normalized split R-hat over draws (chains, draws, ...), for each entry (Vehtari et al. 2021).
 
-    Attributes
-    ----------
-    rhat, worst_rhat
-        Largest rank-normalized split R-hat (Vehtari et al. 2021), and the entry it belongs to.
-    ess, worst_ess
-        Smallest effective sample size, of the bulk or the tails, and the entry it belongs to.
+    NaN for an entry that a chain keeps.
     """
-
-    rhat: float
-    worst_rhat: str
-    ess: float
-    worst_ess: str
-
-    @property
-    def praise(self) -> str:
-        """Say that all is well."""
-        return f"R-hat at most {self.rhat:.3f}, effective sample sizes at least {self.ess:.0f}"
+    with np.errstate(all="ignore"):
+        return np.asarray(azs.rhat(draws, chain_axis=0, draw_axis=1))
 
 
-def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
-    """R-hat and effective sample sizes over all entries of draws (chains, draws, ...); what never changes is left out.
-
-    A chain on its own is checked in halves.
-    """
-    rhat, ess = (float("nan"), ""), (float("nan"), "")
-    for name, array in draws.items():
-        flat = array.reshape(*array.shape[:2], -1)
-        moves = np.flatnonzero(np.ptp(flat, axis=(0, 1)) > 0)
-        if flat.shape[1] < FEWEST_DRAWS or not len(moves):
-            continue
-        flat = flat[..., moves]
-        with np.errstate(all="ignore"):  # an entry that one chain keeps
-            found = azs.rhat(_halves(flat), chain_axis=0, draw_axis=1)
-            bulk = azs.ess(flat, chain_axis=0, draw_axis=1, method="bulk")
-            tail = azs.ess(flat, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
-        found, least = np.nan_to_num(found, nan=np.inf), np.nan_to_num(np.minimum(bulk, tail), nan=0.0)
-
-        def label(at: int, name: str = name, array: np.ndarray = array, moves: np.ndarray = moves) -> str:
-            where = np.unravel_index(moves[at], array.shape[2:])
-            return f"{name}[{', '.join(str(int(i)) for i in where)}]" if array.ndim > 2 else name
-
-        top, low = int(np.argmax(found)), int(np.argmin(least))
-        rhat = rhat if rhat[0] >= found[top] else (float(found[top]), label(top))
-        ess = ess if ess[0] <= least[low] else (float(least[low]), label(low))
-    return ChainCheck(*rhat, *ess)
+def effective_sizes(draws: np.ndarray) -> np.ndarray:
+    """Effective sample size over draws (chains, draws, ...), for each entry: of its bulk or its tails, the smaller."""
+    with np.errstate(all="ignore"):  # an entry that one chain keeps
+        bulk = azs.ess(draws, chain_axis=0, draw_axis=1, method="bulk")
+        tail = azs.ess(draws, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+    return np.asarray(np.minimum(bulk, tail))
 
 
-def _halves(draws: np.ndarray) -> np.ndarray:
-    """A single chain as two."""
-    if len(draws) > 1:
-        return draws
-    half = draws.shape[1] // 2
-    return draws[0, : 2 * half].reshape(2, half, *draws.shape[2:])
-
-
-def mean_error(draws: np.ndarray) -> float:
+def mcse_of_mean(draws: np.ndarray) -> float:
     """Monte Carlo standard error of the mean of draws (chains, draws)."""
-    if draws.shape[1] < FEWEST_DRAWS:
-        return float(draws.std() / np.sqrt(draws.size))
     return float(azs.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
 
 
-def khat(log_ratio: np.ndarray) -> float:
-    """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
-
-    Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same: q is exact. 0 if they are so nearly the
-    same that the draws are worth 99 % of as many from p: the shape would be that of differences which do not matter.
-    Where most of the largest ratios are equal, as those of counts are, no Pareto distribution fits: it is 0 if the
-    draws are worth at least a tenth of as many from p, else infinite.
-    """
-    if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
-        return float("nan")
-    ratio = np.exp(log_ratio - log_ratio.max())
-    if ratio.sum() ** 2 >= ENOUGH * len(ratio) * np.square(ratio).sum():
-        return 0.0
-    if _tied(log_ratio):
-        return 0.0 if ratio.sum() ** 2 >= TENTH * len(ratio) * np.square(ratio).sum() else float("inf")
-    array = xr.DataArray(-log_ratio[None, :], dims=("chain", "draw"))
+def psis(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log importance weights of log ratios log p - log q, and their Pareto shape."""
+    array = xr.DataArray(
+        -log_ratio[None, :], dims=("chain", "draw")
+    )  # ArviZ takes log likelihoods: 1 / p is their ratio
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
-        _, shape = array.azstats.psislw(dim=["chain", "draw"])  # it takes log likelihoods, whose ratio is 1 / p
-    return float(shape) if np.isfinite(shape) else float("inf")
-
-
-def _tied(log_ratio: np.ndarray) -> bool:
-    """Whether the tail that a Pareto distribution is fitted to has few different values."""
-    count = math.ceil(min(0.2 * len(log_ratio), 3 * math.sqrt(len(log_ratio))))  # Vehtari et al. 2024, section 3
-    return 2 * len(np.unique(np.sort(log_ratio)[-count:])) < count
-
-
-def rhat(draws: np.ndarray) -> float:
-    """Rank-normalized split R-hat of one quantity, draws of shape (chains, draws) (Vehtari et al. 2021)."""
-    array = xr.DataArray(draws, dims=("chain", "draw"))
-    return float(array.azstats.rhat())
-
-
-def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed importance weights, summing to 1 (Vehtari et al. 2024), and k-hat as by `khat`."""
-    least = log_ratio[np.isfinite(log_ratio)].min() - 700.0  # as good as 0, where p is
-    ratio = np.maximum(log_ratio, least)
-    logs, shape = ratio, khat(ratio)
-    if np.isfinite(shape) and not _tied(ratio):  # else there is no tail to smooth
-        array = xr.DataArray(-ratio[None, :], dims=("chain", "draw"))
-        with np.errstate(all="ignore"):
-            logs = array.azstats.psislw(dim=["chain", "draw"])[0].to_numpy()[0]
-    weights = np.exp(logs - logs.max())
-    return weights / weights.sum(), shape
-
-
-def khat_note(shape: float) -> str:
-    """Say what a large Pareto shape of an approximation means."""
-    return (
-        f"khat {shape:.2f} > {KHAT_GOOD}: the ratios of posterior to approximation have a heavy tail, so the "
-        "approximation may miss part of the posterior"
-    )
+        logs, shape = array.azstats.psislw(dim=["chain", "draw"])
+    return logs.to_numpy()[0], float(shape)
 
 
 def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
@@ -250,14 +153,14 @@ def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     stats = data["sample_stats"]
     name = next(iter(data["log_likelihood"].data_vars))
     if float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
-        found = azs.loo_approximate_posterior(
+        loo = azs.loo_approximate_posterior(
             data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
         )
     else:
-        found = azs.loo(data, var_name=name, pointwise=True)
-    rows = np.asarray(found.elpd_i).ravel()  # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both
+        loo = azs.loo(data, var_name=name, pointwise=True)
+    rows = np.asarray(loo.elpd_i).ravel()  # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both
     error = float(np.sqrt(len(rows) * rows.var(ddof=1))) if len(rows) > 1 else float("nan")
-    return float(found.elpd), error, float(np.max(np.asarray(found.pareto_k)))
+    return float(loo.elpd), error, float(np.max(np.asarray(loo.pareto_k)))
 
 
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:

@@ -12,7 +12,7 @@ from zoo.replay.evaluate import Values
 EMPTY_ROWS = 0.5  # rows in effect below which a component is said to be empty
 
 
-def collapsed(program: Program, values: Values) -> list[str]:
+def floored_scales(program: Program, values: Values) -> list[str]:
     """Warn of scales that stand at their floor."""
     plan = closed_form(program)
     with torch.no_grad():
@@ -25,11 +25,11 @@ def collapsed(program: Program, values: Values) -> list[str]:
 def thin_components(program: Program, values: Values) -> list[str]:
     """Warn of states that hold almost no rows, by number and effective size."""
     with torch.no_grad():
-        found = program.responsibilities(values) if program.row else {}
+        responsibilities = program.responsibilities(values) if program.row else {}
     matrices = any(s.family == "MultivariateNormal" for s in program.observed)
     least = program.data.features().shape[1] + 1 if matrices else 2
     notes = []
-    for name, probability in found.items():
+    for name, probability in responsibilities.items():
         sizes = probability.sum(0)
         thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < least]
         notes += [
@@ -41,13 +41,13 @@ def thin_components(program: Program, values: Values) -> list[str]:
 
 def component_sizes(program: Program, expected: EStep) -> dict[str, Tensor]:
     """Rows in effect that each state of each enumerated site of a row holds."""
-    found = {}
+    sizes = {}
     for site in program.assigned:
         if site.name in expected.sums:
-            found[site.name] = expected.sums[site.name][0].reshape(-1)
+            sizes[site.name] = expected.sums[site.name][0].reshape(-1)
         elif site.name in expected.marginals:
-            found[site.name] = program.states_of(expected.marginals, site).sum(0)
-    return found
+            sizes[site.name] = program.states_of(expected.marginals, site).sum(0)
+    return sizes
 
 
 def empty_components(program: Program, expected: EStep) -> list[str]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for, local_draws, log_mean_exp, pointwise
 from inference.approximations.trained import Trained
-from inference.diagnostics.arviz import KHAT_GOOD, khat, khat_note, rhat
+from inference.diagnostics.agreement import RHAT_GOOD
+from inference.diagnostics.arviz import split_rhat
+from inference.diagnostics.pareto import KHAT_GOOD, khat, khat_note
 from inference.method import Objective, Outcome
 from zoo.errors import FitError
 from zoo.program.program import Program
@@ -26,7 +28,6 @@ ROW_DRAWS = 1000  # for the Pareto shape of a row
 ROWS = 1000  # whose shapes are estimated, at most
 KHAT_SMALL = 0.5  # below it the ratios have a variance (Vehtari et al. 2024)
 RESTART_DRAWS = 200  # of each of several ends, to see whether they agree
-RHAT_GOOD = 1.01
 ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
 FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
 
@@ -228,7 +229,7 @@ def agreement(program: Program, outcome: Outcome, ends: list[tuple[Approximation
             return program.log_joint({**points, **values}).total(program.data.weights)
 
         found.append(many(joint, draws, RESTART_DRAWS, chunk_for(program)).double().cpu().numpy())
-    value = rhat(np.stack(found))
+    value = float(split_rhat(np.stack(found)))
     outcome.diagnostics["rhat_restarts"] = value
     if value > RHAT_GOOD:
         outcome.warnings.append(

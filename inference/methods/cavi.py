@@ -16,7 +16,7 @@ from inference.coordinate.convergence import arrived
 from inference.coordinate.restarts import noted
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import RunningAverages, checked
-from inference.diagnostics.components import collapsed, empty_components
+from inference.diagnostics.components import empty_components, floored_scales
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.start import start_state
@@ -121,7 +121,7 @@ class CAVI(Method):
         latents = {s.name for s in program.latents}
         points = {n: v for n, v in state.values.items() if n not in latents}
         if points:
-            warnings += collapsed(program, state.values)
+            warnings += floored_scales(program, state.values)
         return Outcome(
             approximation=Conjugate(distinct(state.beliefs)),
             points=points,

@@ -22,7 +22,7 @@ from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.restarts import climb_together, noted
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import RunningAverages, checked
-from inference.diagnostics.components import collapsed, thin_components
+from inference.diagnostics.components import floored_scales, thin_components
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.start import start_state
@@ -173,7 +173,7 @@ class EM(Method):
             steps=best.steps,
             converged=best.converged,
             reason=best.reason,
-            warnings=warnings + thin_components(program, values) + collapsed(program, values),
+            warnings=warnings + thin_components(program, values) + floored_scales(program, values),
         )
 
     def _ends(self, program: Program, *, progress: bool) -> tuple[list[End], list[str]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
-from inference.diagnostics.arviz import ChainCheck, check_chains, mean_error
+from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, found_by
 from inference.runtime.monitor import Monitor
@@ -27,7 +27,6 @@ from zoo.program.states import draw_states
 from zoo.replay.evaluate import Values, many
 
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
-RHAT_GOOD = 1.01
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
 LARGEST_STATES = 50_000_000  # draws of enumerated sites beyond which they are left out

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from inference.diagnostics.arviz import khat, summarize
+from inference.diagnostics.arviz import summarize
+from inference.diagnostics.pareto import khat
 from inference.method import Method, Outcome
 from inference.posterior import store
 from inference.posterior.answer import Answer

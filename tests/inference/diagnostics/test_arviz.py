@@ -14,8 +14,8 @@ import xarray as xr
 from scipy import stats
 
 import zoo
-from inference import SVI, Fit, fit
-from inference.diagnostics.arviz import az, khat
+from inference import SVI, Fit, az, fit
+from inference.diagnostics.pareto import khat
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, PoissonMixture, coin
 
 mpl.use("Agg")

@@ -15,8 +15,8 @@ from scipy import stats
 import zoo
 from inference import EM, NUTS, Fit, compare, fit
 from inference.compiled.compile import has_compiler
-from inference.diagnostics import arviz as posterior
-from inference.diagnostics.arviz import check_chains, mean_error
+from inference.diagnostics import agreement
+from inference.diagnostics.agreement import check_chains, mean_error
 from inference.methods.nuts import complaints_of, energy_fraction
 from inference.sampling import chains
 from inference.sampling.chains import Chains
@@ -293,7 +293,7 @@ def test_the_error_of_a_mean_is_that_of_its_effective_size():
     draws = np.random.default_rng(0).standard_normal((4, 1000))
     assert mean_error(draws) == pytest.approx(1 / np.sqrt(4000), rel=0.1)
     assert mean_error(draws[:, :4]) == pytest.approx(draws[:, :4].std() / 4)
-    assert posterior.FEWEST_DRAWS > 4
+    assert agreement.FEWEST_DRAWS > 4
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""Whether chains agree with one another, and how much their draws are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference.diagnostics.arviz import effective_sizes, mcse_of_mean, split_rhat
+
+FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
+RHAT_GOOD = 1.01  # largest R-hat at which chains agree (Vehtari et al. 2021)
+
+
+@dataclass(frozen=True)
+class ChainCheck:
+    """Whether chains agree and how much their draws are worth.
+
+    Attributes
+    ----------
+    rhat, worst_rhat
+        Largest rank-normalized split R-hat (Vehtari et al. 2021), and the entry it belongs to.
+    ess, worst_ess
+        Smallest effective sample size, of the bulk or the tails, and the entry it belongs to.
+    """
+
+    rhat: float
+    worst_rhat: str
+    ess: float
+    worst_ess: str
+
+    @property
+    def praise(self) -> str:
+        """Say that all is well."""
+        return f"R-hat at most {self.rhat:.3f}, effective sample sizes at least {self.ess:.0f}"
+
+
+def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
+    """R-hat and effective sample sizes over all entries of draws (chains, draws, ...); what never changes is left out.
+
+    A chain on its own is checked in halves.
+    """
+    rhat, ess = (float("nan"), ""), (float("nan"), "")
+    for name, array in draws.items():
+        flat = array.reshape(*array.shape[:2], -1)  # (chains, draws, entries)
+        moves = np.flatnonzero(np.ptp(flat, axis=(0, 1)) > 0)
+        if flat.shape[1] < FEWEST_DRAWS or not len(moves):
+            continue
+        flat = flat[..., moves]
+        rhats = np.nan_to_num(split_rhat(_halves(flat)), nan=np.inf)  # NaN: an entry that one chain keeps
+        sizes = np.nan_to_num(effective_sizes(flat), nan=0.0)
+        top, low = int(np.argmax(rhats)), int(np.argmin(sizes))
+        rhat = rhat if rhat[0] >= rhats[top] else (float(rhats[top]), _label(name, array, moves[top]))
+        ess = ess if ess[0] <= sizes[low] else (float(sizes[low]), _label(name, array, moves[low]))
+    return ChainCheck(*rhat, *ess)
+
+
+def mean_error(draws: np.ndarray) -> float:
+    """Monte Carlo standard error of the mean of draws (chains, draws)."""
+    if draws.shape[1] < FEWEST_DRAWS:
+        return float(draws.std() / np.sqrt(draws.size))
+    return mcse_of_mean(draws)
+
+
+def _label(name: str, array: np.ndarray, entry: int) -> str:
+    """Name an entry of draws (chains, draws, ...) by its site and place."""
+    where = np.unravel_index(entry, array.shape[2:])
+    return f"{name}[{', '.join(str(int(i)) for i in where)}]" if array.ndim > 2 else name
+
+
+def _halves(draws: np.ndarray) -> np.ndarray:
+    """A single chain as two."""
+    if len(draws) > 1:
+        return draws
+    half = draws.shape[1] // 2
+    return draws[0, : 2 * half].reshape(2, half, *draws.shape[2:])

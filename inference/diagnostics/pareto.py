@@ -1,0 +1,64 @@
+"""Pareto shapes of importance ratios p / q: whether draws of q can be corrected to draws of p."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from inference.diagnostics.arviz import psis
+
+KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
+ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
+TENTH = 0.1  # effective draws to a draw, from which on ratios with ties are trusted
+ZERO = 700.0  # nats below which a weight is as good as 0, beside the smallest that a float holds: exp(-745)
+
+
+def khat(log_ratio: np.ndarray) -> float:
+    """Pareto shape of importance ratios log p - log q: below 0.7, q is close enough to p to be corrected.
+
+    Yao et al. (2018), "Yes, but did it work?". NaN if all ratios are the same: q is exact. 0 if they are so nearly the
+    same that the draws are worth 99 % of as many from p: the shape would be that of differences which do not matter.
+    Where most of the largest ratios are equal, as those of counts are, no Pareto distribution fits: it is 0 if the
+    draws are worth at least a tenth of as many from p, else infinite.
+    """
+    if np.ptp(log_ratio) < 1e-8 * max(1.0, float(np.abs(log_ratio).max())):
+        return float("nan")
+    worth = _effective_share(log_ratio)
+    if worth >= ENOUGH:
+        return 0.0
+    if _tied(log_ratio):
+        return 0.0 if worth >= TENTH else float("inf")
+    _, shape = psis(log_ratio)
+    return shape if np.isfinite(shape) else float("inf")
+
+
+def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed importance weights, summing to 1 (Vehtari et al. 2024), and k-hat as by `khat`."""
+    ratio = np.maximum(log_ratio, log_ratio[np.isfinite(log_ratio)].min() - ZERO)
+    shape = khat(ratio)
+    logs = ratio
+    if np.isfinite(shape) and not _tied(ratio):  # else there is no tail to smooth
+        logs, _ = psis(ratio)
+    weights = np.exp(logs - logs.max())
+    return weights / weights.sum(), shape
+
+
+def khat_note(shape: float) -> str:
+    """Say what a large Pareto shape of an approximation means."""
+    return (
+        f"khat {shape:.2f} > {KHAT_GOOD}: the ratios of posterior to approximation have a heavy tail, so the "
+        "approximation may miss part of the posterior"
+    )
+
+
+def _effective_share(log_ratio: np.ndarray) -> float:
+    """Effective sample size of importance weights to their number, (sum w)^2 / (n sum w^2) (Kong 1992)."""
+    ratio = np.exp(log_ratio - log_ratio.max())
+    return float(ratio.sum() ** 2 / (len(ratio) * np.square(ratio).sum()))
+
+
+def _tied(log_ratio: np.ndarray) -> bool:
+    """Whether the tail that a Pareto distribution is fitted to has few different values."""
+    count = math.ceil(min(0.2 * len(log_ratio), 3 * math.sqrt(len(log_ratio))))  # Vehtari et al. 2024, section 3
+    return 2 * len(np.unique(np.sort(log_ratio)[-count:])) < count
