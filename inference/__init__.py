@@ -12,6 +12,7 @@ _EXPORTS = {
     "az": "inference.diagnostics.arviz",
     "compare": "inference.comparison",
     "fit": "inference.fitting",
+    "update": "inference.fitting",
 }
 __getattr__, __dir__ = _catalogue.exports(__name__, "method", _EXPORTS)
 __all__ = [*_EXPORTS, *_catalogue.entries("method")]

@@ -4,6 +4,7 @@ from inference.comparison import Comparison as Comparison
 from inference.comparison import compare as compare
 from inference.diagnostics.arviz import az as az
 from inference.fitting import fit as fit
+from inference.fitting import update as update
 from inference.method import Method as Method
 from inference.methods.cavi import CAVI as CAVI
 from inference.methods.em import EM as EM

@@ -1,4 +1,4 @@
-"""One call: a model, data and a method make a fit."""
+"""One call: a model, data and a method make a fit; a fit and more data make another."""
 
 from __future__ import annotations
 
@@ -70,3 +70,41 @@ def fit(
             method.check(program)
             outcome = method.run(program, progress=progress)
     return Fit(program, method, outcome, seed, time.perf_counter() - began)
+
+
+def update(
+    fit: Fit, new_data: Source, *, method: Method | type[Method] | str | None = None, progress: bool = True
+) -> Fit:
+    """Go on from a fit with more rows.
+
+    Where the fit has a conjugate posterior (`Exact`, `CAVI`) that is the prior of the new rows; where it is a point
+    (`EM`) the expected statistics of the earlier rows are added to theirs.
+
+    Parameters
+    ----------
+    fit
+        Of the rows so far; it is not changed.
+    new_data
+        Rows like those fitted, independent of them given the latents and parameters.
+    method
+        How to go on; None for the fit's own method.
+    progress
+        Show a progress bar on a terminal.
+
+    Returns
+    -------
+    Fit
+        Of all rows so far; its objective is that of the new rows, its trace goes on from the fit's.
+
+    Raises
+    ------
+    DataError
+        If the new rows are not like those fitted.
+    MethodError
+        If the method cannot go on from this fit, or one of its settings would be ignored.
+    """
+    if method is None:
+        return fit.updated(fit.method.continuing(), new_data, progress=progress)
+    method = as_method(method)
+    method.check_continuing()
+    return fit.updated(method, new_data, progress=progress)

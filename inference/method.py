@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import pandas as pd
 
 from guides.guide import check_settings
 from inference.approximations.approximation import Approximation
 from inference.coordinate.memory import Memory
+from inference.runtime.settings import settings_of
 from zoo import catalogue
+from zoo.data.bind import Source
 from zoo.errors import MethodError, UnknownNameError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -65,18 +68,52 @@ class Outcome:
     verdict: str = ""
 
 
+class Fitted(Protocol):
+    """What a method sees of a fit that it goes on from; `Fit` is one."""
+
+    @property
+    def method(self) -> Method:
+        """The method that made it."""
+
+    @property
+    def program(self) -> Program:
+        """The program on the rows so far."""
+
+    @property
+    def approximation(self) -> Approximation:
+        """q over the latents."""
+
+    @property
+    def points(self) -> Values:
+        """Values of the parameters and network weights."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """Expected statistics of the rows so far, if they are kept."""
+
+    def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Self:
+        """Return the fit that a method makes of this one and more rows."""
+
+
+AnyFit = TypeVar("AnyFit", bound=Fitted)
+
+
 class Method(ABC):
     """Base class of methods. A subclass is a frozen dataclass of settings with `why_not` and `run`.
 
-    Its name, for `fit(..., method="name")`, is the class name in lower case.
+    Its name, for `fit(..., method="name")`, is the class name in lower case. One that can go on from a fit with more
+    rows has `continued` too.
 
     Attributes
     ----------
     streams
         Whether it can read rows in chunks from a file.
+    of_starts
+        Settings of how a first fit is found, which mean nothing when a fit is continued.
     """
 
     streams: ClassVar[bool] = False
+    of_starts: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Check the settings against their annotations."""
@@ -89,6 +126,75 @@ class Method(ABC):
     @abstractmethod
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Fit the program. The global RNG has been seeded by the caller."""
+
+    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+        """Go on from a fit with more rows.
+
+        Parameters
+        ----------
+        program
+            The fit's program, bound to the new rows.
+        fit
+            Of the rows so far.
+
+        Returns
+        -------
+        tuple
+            The program that the outcome is of (its priors may differ from the given one's), and the outcome.
+
+        Raises
+        ------
+        MethodError
+            If the method cannot go on from this fit.
+        """
+        able = able_methods(lambda method: type(method).continued is not Method.continued)
+        raise MethodError(
+            f"{type(self).__name__.lower()} cannot go on from a fit with more rows, which {', '.join(able)} can; fit "
+            "all rows at once"
+        )
+
+    def update(self, fit: AnyFit, new_data: Source) -> AnyFit:
+        """Go on from a fit with more rows.
+
+        Parameters
+        ----------
+        fit
+            A fit by this method.
+        new_data
+            Rows like those fitted, independent of them given the latents and parameters.
+
+        Returns
+        -------
+        Fit
+            Of all rows so far; its objective is that of the new rows.
+
+        Raises
+        ------
+        MethodError
+            If the method cannot go on from this fit, or a setting means nothing there.
+        """
+        self.check_continuing()
+        return fit.updated(self, new_data)
+
+    def check_continuing(self) -> None:
+        """Raise if a setting would be ignored when a fit is continued.
+
+        Raises
+        ------
+        MethodError
+            Naming the setting.
+        """
+        usual = self.continuing()
+        for name in sorted(self.of_starts):
+            if (value := getattr(self, name)) != getattr(usual, name):
+                raise MethodError(
+                    f"{type(self).__name__.lower()}: {name}={value!r} would be ignored, for an update goes on from "
+                    "where the fit ended; leave it out"
+                )
+
+    def continuing(self) -> Self:
+        """Return the method without the settings of how a first fit is found: these at their defaults."""
+        return type(self)(**{n: v for n, v in settings_of(self).items() if n not in self.of_starts})
 
     def how(self, program: Program) -> str:
         """Say in a few words how the method goes about a program it is legal for; empty if there is nothing to say."""
@@ -103,23 +209,21 @@ class Method(ABC):
             With the reason, and a method that would work.
         """
         reason = self.why_not(program)
+        name = type(self).__name__.lower()
         if reason is None and program.data.stream is not None and not self.streams:
-            raise MethodError(
-                f"{type(self).__name__.lower()} needs all rows in memory and cannot read a stream; em, cavi and exact "
-                "can"
-            )
+            able = ", ".join(able_methods(lambda method: method.streams))
+            raise MethodError(f"{name} needs all rows in memory and cannot read a stream, which {able} can")
         if reason is None:
             return
-        legal = [
-            entry.name.lower() + (" with its defaults" if type(self).__name__ == entry.name else "")
-            for entry in catalogue.entries("method").values()
-            if entry.load()().why_not(program) is None
-        ]
-        reason = reason.rstrip(".")
+        legal = able_methods(lambda method: method.why_not(program) is None)
+        legal = [n + (" with its defaults" if n == name else "") for n in legal]
         works = f"Legal here: {', '.join(legal)}." if legal else "No method is legal for this model."
-        raise MethodError(
-            f"{type(self).__name__.lower()} is not legal for {type(program.model).__name__}: {reason}. " + works
-        )
+        raise MethodError(f"{name} is not legal for {type(program.model).__name__}: {reason.rstrip('.')}. {works}")
+
+
+def able_methods(test: Callable[[Method], bool]) -> list[str]:
+    """Return the names of the methods that, with their default settings, pass a test."""
+    return [entry.name.lower() for entry in catalogue.entries("method").values() if test(entry.load()())]
 
 
 def as_method(method: Method | type[Method] | str) -> Method:

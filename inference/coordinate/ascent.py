@@ -197,7 +197,7 @@ class Coordinates:
 
     def step(self, state: State) -> State:
         """One E-step, and one update of each block."""
-        return self.believe(self.expect(state)[1])
+        return self.condition(self.expect(state)[1])
 
     # -- updates -----------------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class Coordinates:
                     values.update(block.maximize(expected.at(values)))
             return values
 
-    def believe(self, expected: EStep) -> State:
+    def condition(self, expected: EStep) -> State:
         """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
         with torch.no_grad(), pyro.validation_enabled(False):
             values, beliefs = dict(expected.values), dict(expected.beliefs)

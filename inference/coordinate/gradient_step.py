@@ -36,12 +36,13 @@ class GradientStep:
     def __init__(self, program: Program, names: list[str], matrices: str = "log_cholesky") -> None:
         self.program = program
         self.floors: dict[str, Tensor] = {}
+        self._obstacle = ""
         self.transforms: dict[str, Transform] = {}
         for name in names:
             support = program.sites[name].support if name in program.sites else constraints.real
-            found = bijection(support, name)
-            positive = isinstance(found, PositiveDefiniteVector)
-            self.transforms[name] = POSITIVE_DEFINITE[matrices]() if positive else found
+            usual = bijection(support, name)
+            positive = isinstance(usual, PositiveDefiniteVector)
+            self.transforms[name] = POSITIVE_DEFINITE[matrices]() if positive else usual
         self.names = [n for n in names if n not in program.sites or self._free(program.sites[n])]
 
     def _free(self, site: Site) -> bool:
@@ -67,13 +68,27 @@ class GradientStep:
         value: Tensor = self.transforms[name](u)
         return value + self.floors[name] if name in self.floors else value
 
+    def obstacle(self) -> str:
+        """Say why the last step was no step, if numbers failed; empty if it was taken, or gained nothing."""
+        return self._obstacle
+
     def __call__(self, values: Values, marginals: Values) -> Values:
-        """Return values with the unknowns moved uphill."""
+        """Return values with the unknowns moved uphill.
+
+        Parameters
+        ----------
+        values
+            All unknowns.
+        marginals
+            Posterior weight of each entry of each site's log density, in its layout.
+        """
+        self._obstacle = ""
         if not self.names:
             return values
         self.admit(values)
         start = {n: self._lower(n, values[n].detach()) for n in self.names}
         sizes = [u.numel() for u in start.values()]
+        # All unknowns as one vector, shape (sum of sizes,): L-BFGS sees how they curve together.
         flat = torch.cat([u.reshape(-1) for u in start.values()]).clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [flat], max_iter=INNER_STEPS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
@@ -84,23 +99,35 @@ class GradientStep:
             return {n: self._raise(n, p.reshape(start[n].shape)) for n, p in zip(self.names, parts, strict=True)}
 
         def expected(vector: Tensor) -> Tensor:
+            """sum_n <marginal_n, log p_n>, a scalar; what has no weight counts nothing, were it minus infinity."""
             log_probs = self.program.log_probs({**values, **unpack(vector)})
             terms = [torch.where(marginals[n] > 0, marginals[n] * v, 0.0).sum() for n, v in log_probs.items()]
             return torch.stack(terms).sum()
 
         with torch.enable_grad():
             before = expected(flat)
+            # The first step is as long as the gradient: relative to the objective, it suits any number of rows.
             scale = 1.0 / max(1.0, abs(float(before.detach())))
+            gradients: list[Tensor] = []  # the first one, of shape (sum of sizes,)
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
                 loss = -scale * expected(flat)
                 loss.backward()
+                if not gradients and flat.grad is not None:
+                    gradients.append(flat.grad.clone())
                 return loss
 
             optimizer.step(closure)
         with torch.no_grad():
             after = expected(flat.detach())
-            if not bool(after > before):
-                return values
-            return {**values, **unpack(flat.detach())}
+            if bool(after > before):
+                return {**values, **unpack(flat.detach())}
+        if not bool(after.isfinite()):  # a gradient that is not finite leads nowhere else
+            parts = zip(self.names, gradients[0].split(sizes), strict=True)
+            stuck = [n for n, part in parts if not bool(part.isfinite().all())] or self.names
+            self._obstacle = (
+                f"{', '.join(stuck)} cannot move: the gradient step met a log density or gradient that is not finite; "
+                "look for 0 / 0 or log 0 in a branch of the model, such as a rate that is 0 in one state"
+            )
+        return values

@@ -1,25 +1,20 @@
-"""All restarts of EM in one tensor program: one sweep over the rows serves them all."""
+"""Several starts: all at once where there is a way to, else one after the other; the best end is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.convergence import arrived
-from inference.coordinate.mixture import Mixture
+from inference.coordinate.ascent import State
+from inference.coordinate.convergence import StoppingRule
+from inference.coordinate.loop import Ascent, Way, ascend
 from inference.runtime.monitor import Monitor
 from zoo.errors import FitError, ModelError
-from zoo.replay.evaluate import Values
-
-Found = tuple[list[tuple[Values, Monitor, int, bool]], list[str]]
 
 
 @contextmanager
-def noted(failed: list[str], restarts: int) -> Iterator[None]:
+def noting_failures(failures: list[str], restarts: int) -> Iterator[None]:
     """Note what breaks one of several starts down, so that the others are not lost."""
     try:
         yield
@@ -27,85 +22,99 @@ def noted(failed: list[str], restarts: int) -> Iterator[None]:
         model = isinstance(error, ModelError) and restarts > 1
         if not (model or isinstance(error, FitError) or "linalg" in str(error)):
             raise
-        failed.append(str(error))
+        failures.append(str(error))
 
 
-def climb_together(
-    ascent: Coordinates, states: list[State], tolerance: float, max_steps: int, monitor: Monitor
-) -> Found | None:
-    """Climb from all starts at once; None where the program is no mixture that can be swept, or cannot be vectorized.
+@dataclass(frozen=True)
+class Restarts:
+    """Climbs from several starts, and keeps the best end.
 
-    Returns
-    -------
-    tuple
-        For each start that did not break down, in the order of the starts: values, its trace, steps, and whether it
-        converged; and what stopped the others.
+    Parameters
+    ----------
+    name
+        Of the method.
+    count
+        How many starts.
+    start
+        Makes the start of a given index.
+    way
+        The way up from a start.
+    rule
+        When to stop.
+    together
+        The way up from all starts in one tensor program, None where there is none.
     """
-    if not states:
-        return None
-    ascent.prepare(states[0])
-    mixture = ascent.mixture
-    if mixture is None:
-        return None
-    try:
-        return _climb(mixture, ascent, states, tolerance, max_steps, monitor, hard=ascent.hard)
-    except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
-        return None
 
+    name: str
+    count: int
+    start: Callable[[int], State]
+    way: Callable[[State], Way]
+    rule: StoppingRule
+    together: Callable[[list[State]], Way | None] | None = None
 
-def _climb(
-    mixture: Mixture,
-    ascent: Coordinates,
-    states: list[State],
-    tolerance: float,
-    max_steps: int,
-    monitor: Monitor,
-    *,
-    hard: bool,
-) -> Found | None:
-    eps = torch.finfo(mixture.program.dtype).eps
-    values = {n: torch.stack([s.values[n] for s in states]) for n in states[0].values}
-    monitors = [Monitor("em", max_steps, show=False) for _ in states]
-    histories: list[list[float]] = [[] for _ in states]
-    active = list(range(len(states)))
-    done: dict[int, tuple[Values, Monitor, int, bool]] = {}
-    failed: list[str] = []
+    def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str]]:
+        """Return the highest ascent, and what is to be said of it and of the others.
 
-    def natural(at: Values) -> tuple[Tensor, Tensor, Tensor]:
-        expected = mixture.expected(at)
-        eta, constant, shared = mixture.natural(expected)
-        return eta, constant, shared + mixture.rest(expected)
+        Parameters
+        ----------
+        advice
+            What to try where every start breaks down.
+        progress
+            Show a progress bar.
 
-    def maximize(at: Values, counts: Tensor, sums: Tensor) -> Values:
-        expected = mixture.expected(at)
-        expected.sums = mixture.statistics(counts, sums)
-        return ascent.maximize(expected)
+        Raises
+        ------
+        FitError
+            If every start breaks down.
+        """
+        ascents, failures = self.climb_all(progress=progress)
+        if not ascents:
+            raise FitError(f"{self.name} broke down from every start: {failures[0]}. {advice}")
+        best = max(ascents, key=lambda ascent: ascent.value)
+        notes = [] if best.converged else [best.reason]
+        if failures:
+            notes.append(f"{len(failures)} of {self.count} starts broke down: {failures[0]}")
+        return best, notes
 
-    for step in range(max_steps + 1):
-        with torch.no_grad():
-            eta, constant, rest = torch.vmap(natural)(values)
-            if mixture.careful(eta, constant):
+    def climb_all(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
+        """Return the ascents that have come to an end, and what broke the others down."""
+        ascents, failures = self._ascents(progress=progress)
+        return [a for a in ascents if not a.failure], failures + [a.failure for a in ascents if a.failure]
+
+    def _ascents(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
+        failures: list[str] = []
+        if self.count == 1 or self.together is None:
+            return self._each(range(self.count), self.start, failures, progress=progress)
+        states: list[State] = []
+        for index in range(self.count):
+            with noting_failures(failures, self.count):
+                states.append(self.start(index))
+        ascents = self._together(states, progress=progress) if states else []
+        if ascents is not None:
+            return ascents, failures
+        return self._each(range(len(states)), states.__getitem__, failures, progress=progress)
+
+    def _together(self, states: list[State], *, progress: bool) -> list[Ascent] | None:
+        """Climb from all starts at once; None where that cannot be done."""
+        assert self.together is not None
+        monitors = [Monitor(self.name, self.rule.max_steps, show=False) for _ in states]
+        with Monitor(self.name, self.rule.max_steps, show=progress) as shown:
+            try:
+                way = self.together(states)
+                return None if way is None else ascend(way, self.rule, monitors, together=shown)
+            except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
                 return None
-            swept = mixture.sweep(eta, constant, hard=hard)
-            objective = (swept.value + rest + mixture.base).tolist()
-        keep = []
-        for row, (index, value) in enumerate(zip(active, objective, strict=True)):
-            if value != value:
-                failed.append(f"the objective is not a number after {step} steps")
-                continue
-            histories[index].append(value)
-            monitors[index].record(step, value)
-            converged = arrived(histories[index], tolerance, eps)
-            if converged or step == max_steps:
-                done[index] = {n: v[row].clone() for n, v in values.items()}, monitors[index], step, converged
-            else:
-                keep.append(row)
-        if not keep:
-            break
-        monitor.record(step, max(objective))
-        if len(keep) < len(active):
-            active = [active[row] for row in keep]
-            values = {n: v[keep] for n, v in values.items()}
-        with torch.no_grad():
-            values = torch.vmap(maximize)(values, swept.counts[keep], swept.sums[keep])
-    return [done[index] for index in sorted(done)], failed
+
+    def _each(
+        self, indices: range, start: Callable[[int], State], failures: list[str], *, progress: bool
+    ) -> tuple[list[Ascent], list[str]]:
+        """Climb from one start after the other."""
+        ascents = []
+        for index in indices:
+            title = f"{self.name} {index + 1}/{self.count}"
+            with (
+                Monitor(title, self.rule.max_steps, show=progress) as monitor,
+                noting_failures(failures, self.count),
+            ):
+                ascents += ascend(self.way(start(index)), self.rule, [monitor])
+        return ascents, failures

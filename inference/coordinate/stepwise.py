@@ -12,11 +12,9 @@ from inference.conjugate import EStep, closed_form
 from inference.conjugate.e_step import Statistics
 from inference.conjugate.plan import Plan
 from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.convergence import settled
+from inference.coordinate.loop import Ascent, Way
 from inference.coordinate.source import RowSource
-from inference.runtime.monitor import Monitor
 from zoo.data.data import Data
-from zoo.errors import FitError
 from zoo.program.program import Program
 
 
@@ -35,15 +33,15 @@ class RunningAverages:
         Of the step size.
     hard
         Give each row to its most probable state.
-    beliefs
+    posteriors
         Update latents to their posterior, instead of its mode.
     """
 
     def __init__(
-        self, program: Program, *, forgetting: float, delay: float, hard: bool = False, beliefs: bool = False
+        self, program: Program, *, forgetting: float, delay: float, hard: bool = False, posteriors: bool = False
     ) -> None:
         self.plan: Plan = closed_form(program)
-        self.forgetting, self.delay, self.hard, self.beliefs = forgetting, delay, hard, beliefs
+        self.forgetting, self.delay, self.hard, self.posteriors = forgetting, delay, hard, posteriors
         self.steps = 0
         self.sums: dict[str, Statistics] = {}
         self.rows = RowSource(program)
@@ -97,38 +95,56 @@ class RunningAverages:
 
     def update(self, ascent: Coordinates, expected: EStep) -> State:
         """Update all blocks once."""
-        return ascent.believe(expected) if self.beliefs else State(ascent.maximize(expected), {})
+        return ascent.condition(expected) if self.posteriors else State(ascent.maximize(expected), {})
 
-    def climb(
-        self, whole: Coordinates, state: State, *, size: int, tolerance: float, passes: int, monitor: Monitor
-    ) -> tuple[State, bool, int, EStep]:
-        """Pass over mini-batches until the objective of all rows stands still; end with one update from all rows.
 
-        Returns
-        -------
-        tuple
-            Where it ends, whether the objective stood still, the number of passes, and what updates see there.
-        """
-        history: list[float] = []
-        best: tuple[float, State, EStep] | None = None
-        for epoch in range(1, passes + 1):
-            for part in self.batches(size):
-                state = self.step(part, state)
-            value, expected = whole.expect(state)
-            history.append(checked(float(value), f"{epoch} passes"))
-            monitor.record(epoch, history[-1])
-            if best is None or history[-1] > best[0]:
-                best = history[-1], state, expected
-            converged = settled(history, tolerance)
-            if converged:
-                break
-        assert best is not None
-        last = self.update(whole, best[2])
-        value, expected = whole.expect(last)
-        if not float(value) >= best[0]:  # rounding, where it stood at the limit
-            value, last, expected = torch.as_tensor(best[0]), best[1], best[2]
-        monitor.record(epoch + 1, float(value))
-        return last, converged, epoch, expected
+class Passes(Way):
+    """Passes over mini-batches; the objective after each is that of all rows.
+
+    It rises and falls with the batches, so the end is the best of all passes, and one update from all rows after it.
+
+    Parameters
+    ----------
+    averages
+        Of the statistics.
+    whole
+        E-steps of all rows.
+    state
+        Where to start.
+    size
+        Rows in a batch.
+    """
+
+    first = 1
+
+    def __init__(self, averages: RunningAverages, whole: Coordinates, state: State, size: int) -> None:
+        self.averages, self.whole, self.state, self.size = averages, whole, state, size
+        self.best: tuple[float, State, EStep] | None = None
+        whole.prepare(state)
+        self.step([0])
+
+    def objective(self) -> list[float]:
+        """Evaluate L of all rows, and note where it is highest."""
+        value, expected = self.whole.expect(self.state)
+        if self.best is None or float(value) > self.best[0]:
+            self.best = float(value), self.state, expected
+        return [float(value)]
+
+    def step(self, going: list[int]) -> None:
+        """Pass over all batches once."""
+        for part in self.averages.batches(self.size):
+            self.state = self.averages.step(part, self.state)
+
+    def end(self, row: int, ascent: Ascent) -> None:
+        """Update once from all rows where L was highest, which takes out the noise of the last batches."""
+        assert self.best is not None
+        best, state, expected = self.best
+        last = self.averages.update(self.whole, expected)
+        value, seen = self.whole.expect(last)
+        if float(value) >= best:  # it does not rise where L stood at its limit, for rounding
+            best, state, expected = float(value), last, seen
+        ascent.state, ascent.expected = state, expected
+        ascent.monitor.record(ascent.steps + 1, best)
 
 
 def weights_of(data: Data) -> Tensor:
@@ -145,10 +161,3 @@ def blend(before: Statistics | None, now: Statistics, rate: float) -> Statistics
         return now
     count = (1 - rate) * before[0] + rate * now[0]
     return count, tuple((1 - rate) * a + rate * b for a, b in zip(before[1], now[1], strict=True))
-
-
-def checked(value: float, when: str) -> float:
-    """Return an objective, or raise if it is no number."""
-    if value != value:
-        raise FitError(f"the objective is not a number after {when}")
-    return value

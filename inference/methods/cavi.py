@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from inference.approximations.conjugate import Conjugate
-from inference.conjugate import EStep, closed_form
+from inference.conjugate import closed_form
 from inference.conjugate.family import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
-from inference.coordinate.convergence import arrived
-from inference.coordinate.restarts import noted
+from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
+from inference.coordinate.loop import OneStart, Way
+from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
-from inference.coordinate.stepwise import RunningAverages, checked
+from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
-from inference.method import Method, Objective, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.method import Fitted, Method, Objective, Outcome, unsupported
+from inference.starts.posteriors import given_posteriors
 from inference.starts.start import start_state
-from zoo.data.bind import Source
-from zoo.errors import FitError
 from zoo.program.program import Program
-
-if TYPE_CHECKING:
-    from inference.posterior.fit import Fit
+from zoo.replay.sites import primary
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ class CAVI(Method):
     restarts
         Number of starts, of which the best end is kept.
     tolerance
-        Stop when the ELBO is within this many nats of its limit, judged by Aitken extrapolation.
+        Stop when the ELBO is within this many nats of its limit, judged by Aitken extrapolation; with `batch_size`,
+        when passes gain less than 1000 times this, or than their noise. 0 takes all steps.
     max_steps
         Most steps from each start; passes over the data with `batch_size`.
     batch_size
@@ -59,7 +57,7 @@ class CAVI(Method):
     """
 
     restarts: PositiveInt = 1
-    tolerance: PositiveFloat = 1e-6
+    tolerance: NonNegativeFloat = 1e-6
     max_steps: PositiveInt = 1000
     batch_size: PositiveInt | None = None
     forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
@@ -93,102 +91,63 @@ class CAVI(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
-        best: tuple[float, State, Monitor, bool, int, EStep] | None = None
-        failed: list[str] = []
-        for start in range(self.restarts):
-            with (
-                Monitor(f"cavi {start + 1}/{self.restarts}", self.max_steps, show=progress) as monitor,
-                noted(failed, self.restarts),
-            ):
-                random = self.start == "random" or (start % 2 == 1 and not program.proposes)
-                state = start_state(program, "random" if random else "kmeans")
-                climb = self._climb if self.batch_size is None else self._climb_by_batches
-                state, converged, steps, expected = climb(program, state, monitor)
-                value = monitor.rows[-1][2]
-                if best is None or value > best[0]:
-                    best = value, state, monitor, converged, steps, expected
-        if best is None:
-            raise FitError(f"cavi broke down from every start: {failed[0]}. Try weaker data or a stronger prior")
-        value, state, monitor, converged, steps, expected = best
-        reason = f"within {self.tolerance:g} of the limit after {steps} steps"
-        if self.batch_size is not None:
-            reason = f"the objective stands still within its noise after {steps} passes"
-        if not converged:
-            reason = f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
-        warnings = [] if converged else [reason]
-        if failed:
-            warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
+        restarts = Restarts(
+            name="cavi",
+            count=self.restarts,
+            start=lambda index: self._start(program, index),
+            way=lambda state: self._way(program, state),
+            rule=self._rule(program),
+        )
+        best, notes = restarts.climb("Try fewer components or a stronger prior", progress=progress)
+        assert best.state is not None
+        assert best.expected is not None
         latents = {s.name for s in program.latents}
-        points = {n: v for n, v in state.values.items() if n not in latents}
+        points = {n: v for n, v in best.state.values.items() if n not in latents}
         if points:
-            warnings += floored_scales(program, state.values)
+            notes += floored_scales(program, best.state.values)
         return Outcome(
-            approximation=Conjugate(distinct(state.beliefs)),
+            approximation=Conjugate(distinct(best.state.beliefs)),
             points=points,
-            objective=Objective(value, "elbo"),
-            trace=monitor.trace,
-            steps=steps,
-            converged=converged,
-            reason=reason,
-            warnings=warnings + empty_components(program, expected),
+            objective=Objective(best.value, "elbo"),
+            trace=best.monitor.trace,
+            steps=best.steps,
+            converged=best.converged,
+            reason=best.reason,
+            warnings=notes + empty_components(program, best.expected),
         )
 
-    def _climb(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, EStep]:
-        """Update all blocks from all rows until the ELBO stands still."""
+    def _rule(self, program: Program) -> StoppingRule:
+        """When to stop."""
+        if self.batch_size is not None:
+            return WithinNoise(self.tolerance, self.max_steps)
+        return WithinTolerance(self.tolerance, self.max_steps, torch.finfo(program.dtype).eps)
+
+    def _start(self, program: Program, index: int) -> State:
+        """Starting values of one start: every second one from a random guess."""
+        random = self.start == "random" or (index % 2 == 1 and not program.proposes)
+        return start_state(program, "random" if random else "kmeans")
+
+    def _way(self, program: Program, state: State) -> Way:
+        """Return the way up from one start, one step after it: before that there is no posterior to have a bound."""
         ascent = Coordinates(program, rows=RowSource(program, distributed=self.distributed))
+        if self.batch_size is not None:
+            averages = RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
+            return Passes(averages, ascent, state, self.batch_size)
         ascent.prepare(state)
-        history: list[float] = []
-        _, expected = ascent.expect(state)
-        state = ascent.believe(expected)
-        for step in range(1, self.max_steps + 1):
-            value, expected = ascent.expect(state)
-            history.append(checked(float(value), f"{step} steps"))
-            monitor.record(step, history[-1])
-            if arrived(history, self.tolerance, torch.finfo(program.dtype).eps):
-                return state, True, step, expected
-            if step < self.max_steps:
-                state = ascent.believe(expected)
-        return state, False, self.max_steps, expected
+        return OneStart(ascent, ascent.step(state), ascent.condition, first=1)
 
-    def _climb_by_batches(self, program: Program, state: State, monitor: Monitor) -> tuple[State, bool, int, EStep]:
-        """Take natural-gradient steps from mini-batches; the ELBO of all rows is evaluated after each pass."""
-        assert self.batch_size is not None
-        averages = RunningAverages(program, beliefs=True, forgetting=self.forgetting, delay=self.delay)
-        whole = Coordinates(program, rows=RowSource(program))
-        whole.prepare(state)
-        return averages.climb(
-            whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
-        )
+    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+        """Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013).
 
-    def update(self, fit: Fit, new_data: Source) -> Fit:
-        """Condition a fit on more data: yesterday's posterior is today's prior (Broderick et al. 2013).
-
-        Parameters
-        ----------
-        fit
-            A fit by `CAVI` (or `Exact`).
-        new_data
-            Rows that are independent of the earlier ones given the latents.
-
-        Returns
-        -------
-        Fit
-            Its objective bounds log p(new data | earlier data), as far as the earlier posterior is right.
-
-        Raises
-        ------
-        MethodError
-            If the fit has no conjugate posterior, or a latent belongs to the earlier rows.
+        The objective bounds log p(new rows | earlier rows), as far as the earlier posterior is right.
         """
-        from inference.updating import conditioned
-
-        return conditioned(self, fit, new_data)
+        conditioned = given_posteriors(program, fit, "CAVI")
+        self.check(conditioned)
+        return conditioned, self.run(conditioned, progress=progress)
 
 
 def no_update(program: Program, name: str) -> str:
     """Say that an unknown has no conjugate update."""
-    from zoo.replay.sites import primary
-
     if name not in program.sites:
         return f"{name!r} belongs to a network, which has no closed-form update"
     gaps = [s.name for s, _ in uses(program, name) if s.name in closed_form(program).incomplete]

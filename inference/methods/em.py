@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.point import PointMass
-from inference.conjugate import closed_form
+from inference.conjugate import EStep, closed_form
 from inference.conjugate.family import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
-from inference.coordinate.convergence import arrived
+from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
-from inference.coordinate.restarts import climb_together, noted
+from inference.coordinate.incremental import MoreRows, remembered
+from inference.coordinate.loop import Ascent, OneStart, Way, ascend
+from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
-from inference.coordinate.stepwise import RunningAverages, checked
+from inference.coordinate.stepwise import Passes, RunningAverages
+from inference.coordinate.together import Together
 from inference.diagnostics.components import floored_scales, thin_components
-from inference.method import Method, Objective, Outcome, unsupported
+from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.start import start_state
-from zoo.errors import FitError
+from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values
 from zoo.replay.sites import primary
-
-if TYPE_CHECKING:
-    from inference.posterior.fit import Fit
-    from zoo.data.bind import Source
 
 FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
 
@@ -55,6 +53,7 @@ class EM(Method):
     tolerance
         Stop when the objective is within this many nats of its limit, judged by Aitken extrapolation (McLachlan and
         Krishnan 2008, section 4.9); with `batch_size`, when passes gain less than 1000 times this, or than their noise.
+        0 takes all steps.
     max_steps
         Most steps from each start; passes over the data with `batch_size`.
     start
@@ -79,7 +78,7 @@ class EM(Method):
     """
 
     restarts: PositiveInt = 1
-    tolerance: PositiveFloat = 1e-6
+    tolerance: NonNegativeFloat = 1e-6
     max_steps: PositiveInt = 1000
     start: Literal["kmeans", "random"] | Mapping[str, Any] = "kmeans"
     hard: bool = False
@@ -91,6 +90,9 @@ class EM(Method):
     distributed: bool = False
 
     streams: ClassVar[bool] = True
+    of_starts: ClassVar[frozenset[str]] = frozenset(
+        {"restarts", "start", "matrices", "batch_size", "forgetting", "delay", "distributed"}
+    )
 
     def __post_init__(self) -> None:
         """Check the settings; keep starting values as plain numbers, which compare and can be written to a file."""
@@ -149,18 +151,29 @@ class EM(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
-        ends, failed = self._ends(program, progress=progress)
-        if not ends:
-            raise FitError(
-                f"em broke down from every start: {failed[0]}. Try fewer components, a prior, or EM(restarts=10)"
-            )
-        best = max(ends, key=lambda end: end.value)
-        values = best.values
-        kind = "log_posterior" if program.globals or self.hard else "log_likelihood"
+        best, notes = self.starts(program).climb("Try fewer components, a prior, or EM(restarts=10)", progress=progress)
+        assert best.state is not None
+        values = best.state.values
+        return self._outcome(program, best, notes + thin_components(program, values) + floored_scales(program, values))
+
+    def starts(self, program: Program) -> Restarts:
+        """Return where it starts, and how it climbs from there."""
+        plan = closed_form(program)
+        gradient = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
+        return Restarts(
+            name="em",
+            count=self.restarts,
+            start=lambda index: self._start(program, gradient, index),
+            way=lambda state: self._way(program, gradient, state),
+            rule=self._rule(program, closed=not gradient.names),
+            together=None if gradient.names or self.batch_size else lambda s: Together.of(self._ascent(program), s),
+        )
+
+    def _outcome(self, program: Program, best: Ascent, warnings: list[str]) -> Outcome:
+        """Return the end of an ascent."""
+        assert best.state is not None
+        values = best.state.values
         latents = {s.name: values[s.name] for s in program.latents}
-        warnings = [] if best.converged else [best.reason]
-        if failed:
-            warnings.append(f"{len(failed)} of {self.restarts} starts broke down: {failed[0]}")
         approximation: Approximation = PointMass(latents)
         if program.locals:
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
@@ -168,138 +181,71 @@ class EM(Method):
         return Outcome(
             approximation=approximation,
             points={n: v for n, v in values.items() if n not in latents},
-            objective=Objective(best.value, kind),
+            objective=Objective(best.value, "log_posterior" if program.globals or self.hard else "log_likelihood"),
             trace=best.monitor.trace,
             steps=best.steps,
             converged=best.converged,
             reason=best.reason,
-            warnings=warnings + thin_components(program, values) + floored_scales(program, values),
+            warnings=warnings,
         )
 
-    def _ends(self, program: Program, *, progress: bool) -> tuple[list[End], list[str]]:
-        """Where each start leads, and what stopped the others."""
-        ends: list[End] = []
-        failed: list[str] = []
-        plan = closed_form(program)
-        climb = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
-        together = self.restarts > 1 and not climb.names and self.batch_size is None
-        states: list[State] = []
-        if together:
-            for i in range(self.restarts):
-                with noted(failed, self.restarts):
-                    states.append(self._start(program, climb, i))
-            with Monitor("em", self.max_steps, show=progress) as monitor:
-                found = climb_together(self._ascent(program), states, self._tolerance(climb), self.max_steps, monitor)
-            if found is not None:
-                return [self._end(climb, *end) for end in found[0]], failed + found[1]
-        take = self._climb if self.batch_size is None else self._climb_by_batches
-        for i in range(len(states) if together else self.restarts):
-            with (
-                Monitor(f"em {i + 1}/{self.restarts}", self.max_steps, show=progress) as monitor,
-                noted(failed, self.restarts),
-            ):
-                state = states[i] if together else self._start(program, climb, i)
-                ends.append(self._end(climb, *take(program, climb, state.values, monitor)))
-        return ends, failed
-
-    def _tolerance(self, climb: GradientStep) -> float:
-        """Classification in closed form goes on until nothing moves: one row may be what many others wait for."""
-        return 0.0 if self.hard and not climb.names else self.tolerance
-
-    def _end(self, climb: GradientStep, values: Values, monitor: Monitor, steps: int, converged: bool) -> End:
-        what = f"within {self.tolerance:g} of the limit after {steps} steps"
+    def _rule(self, program: Program, *, closed: bool) -> StoppingRule:
+        """When to stop: classification in closed form goes on until nothing moves."""
         if self.batch_size is not None:
-            what = f"the objective stands still within its noise after {steps} passes"
-        elif self._tolerance(climb) == 0:
-            what = f"rows keep their states after {steps} steps"
-        if not converged:
-            what = f"stopped at max_steps={self.max_steps} before reaching tolerance={self.tolerance:g}"
-        return End(monitor.rows[-1][2], values, monitor, converged, steps, what)
+            return WithinNoise(self.tolerance, self.max_steps)
+        rule = UntilLevel if self.hard and closed else WithinTolerance
+        return rule(self.tolerance, self.max_steps, torch.finfo(program.dtype).eps)
 
-    def _start(self, program: Program, climb: GradientStep, index: int) -> State:
+    def _start(self, program: Program, gradient: GradientStep, index: int) -> State:
         """Starting values of one start: every second one from a random guess."""
         kind = self.start if isinstance(self.start, str) else "kmeans"
         if index % 2 == 1 and not program.proposes:
             kind = "random"
         given = {} if isinstance(self.start, str) else dict(self.start)
-        rounds = FIRST_ROUNDS if climb.names else 1
-        return start_state(program, kind, given=given, rounds=rounds, improve=climb)
+        rounds = FIRST_ROUNDS if gradient.names else 1
+        return start_state(program, kind, given=given, rounds=rounds, improve=gradient)
 
     def _ascent(self, program: Program) -> Coordinates:
-        return Coordinates(
-            program,
-            hard=self.hard,
-            averaged=bool(program.locals),
-            rows=RowSource(program, distributed=self.distributed),
-        )
+        rows = RowSource(program, distributed=self.distributed)
+        return Coordinates(program, hard=self.hard, averaged=bool(program.locals), rows=rows)
 
-    def _climb(
-        self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
-    ) -> tuple[Values, Monitor, int, bool]:
-        """Take steps from one start until the objective stands still."""
-        values = climb.admit(values)
+    def _way(self, program: Program, gradient: GradientStep, state: State) -> Way:
+        """Return the way up from one start."""
         ascent = self._ascent(program)
+        if self.batch_size is not None:
+            averages = RunningAverages(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
+            return Passes(averages, ascent, state, self.batch_size)
         if not self.gradient:
-            ascent.prepare(State(values, {}))
-        history: list[float] = []
-        for step in range(self.max_steps + 1):
-            objective, expected = ascent.expect(State(values, {}))
-            history.append(checked(float(objective), f"{step} steps"))
-            monitor.record(step, history[-1])
-            if arrived(history, self._tolerance(climb), torch.finfo(program.dtype).eps):
-                return values, monitor, step, True
-            if step < self.max_steps:
-                values = climb(expected.values if self.gradient else ascent.maximize(expected), expected.marginals)
-        return values, monitor, self.max_steps, False
+            ascent.prepare(state)
 
-    def _climb_by_batches(
-        self, program: Program, climb: GradientStep, values: Values, monitor: Monitor
-    ) -> tuple[Values, Monitor, int, bool]:
-        """Stepwise EM: average expected statistics over mini-batches; judge all rows after each pass."""
-        assert self.batch_size is not None
-        averages = RunningAverages(program, hard=self.hard, forgetting=self.forgetting, delay=self.delay)
-        whole, state = self._ascent(program), State(values, {})
-        whole.prepare(state)
-        state, converged, passes, _ = averages.climb(
-            whole, state, size=self.batch_size, tolerance=self.tolerance, passes=self.max_steps, monitor=monitor
-        )
-        return state.values, monitor, passes, converged
+        def maximize(expected: EStep) -> State:
+            values = expected.values if self.gradient else ascent.maximize(expected)
+            return State(gradient(values, expected.marginals), {})
 
-    def update(self, fit: Fit, new_data: Source) -> Fit:
-        """Go on from a fit with more rows, whose statistics are added to those of the rows so far.
+        gradient.admit(state.values)
+        return OneStart(ascent, state, maximize, gradient.obstacle)
 
-        Parameters
-        ----------
-        fit
-            A fit by `EM`.
-        new_data
-            Rows like those fitted.
-
-        Returns
-        -------
-        Fit
-            Its objective is that of the new rows at the new values.
-
-        Raises
-        ------
-        MethodError
-            If the fit is of another method, or its statistics are no sums over rows.
-        """
-        from inference.updating import continued
-
-        return continued(self, fit, new_data)
-
-
-@dataclass
-class End:
-    """Where one start led."""
-
-    value: float
-    values: Values
-    monitor: Monitor
-    converged: bool
-    steps: int
-    reason: str
+    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+        """Go on with rows whose expected statistics are added to those of the rows so far."""
+        if not isinstance(fit.approximation, PointMass):
+            raise MethodError(
+                f"EM().update continues a fit of EM(); this one was made by {type(fit.method).__name__}, or averages "
+                "over local latents"
+            )
+        reason = RunningAverages.why_not(fit.program, gradient=self.gradient)
+        if reason is not None:
+            raise MethodError(f"EM().update cannot continue this fit: {reason}")
+        values = {**fit.points, **fit.approximation.values}
+        with torch.no_grad(), Monitor("em", self.max_steps, show=progress) as monitor:
+            memory = fit.memory or remembered(fit.program, values, hard=self.hard)
+            way = MoreRows(program, values, memory, hard=self.hard)
+            (ascent,) = ascend(way, self._rule(program, closed=True), [monitor])
+            if ascent.failure:
+                raise FitError(f"em broke down on the new rows: {ascent.failure}")
+            assert ascent.expected is not None
+            memory = way.memory(ascent.expected)
+        outcome = self._outcome(program, ascent, [] if ascent.converged else [ascent.reason])
+        return program, replace(outcome, memory=memory)
 
 
 def _not_closed(program: Program, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -12,16 +12,13 @@ from inference.conjugate import closed_form
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.source import RowSource
-from inference.method import Method, Objective, Outcome, unsupported
+from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.methods.cavi import no_update
 from inference.runtime.monitor import Monitor
-from zoo.data.bind import Source
+from inference.starts.posteriors import given_posteriors
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
-
-if TYPE_CHECKING:
-    from inference.posterior.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Exact(Method):
         """Return the posterior of every latent."""
         ascent = Coordinates(program)
         _, expected = ascent.expect(State(program.initial(), {}))
-        return distinct(ascent.believe(expected).beliefs)
+        return distinct(ascent.condition(expected).beliefs)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Update every latent once and evaluate the evidence."""
@@ -98,7 +95,7 @@ class Exact(Method):
         """Update every latent from the statistics of all rows of a file; the bound at the posterior is the evidence."""
         ascent = Coordinates(program, rows=RowSource(program))
         _, expected = ascent.expect(State(program.initial(), {}))
-        state = ascent.believe(expected)
+        state = ascent.condition(expected)
         evidence = float(ascent.expect(state)[0])
         monitor.record(1, evidence)
         found = Conjugate(distinct(state.beliefs))
@@ -118,26 +115,11 @@ class Exact(Method):
         joint = program.log_joint(values).total(program.data.weights)
         return float(joint - sum(program.weigh(n, v) for q in found for n, v in q.log_prob(values).items()))
 
-    def update(self, fit: Fit, new_data: Source) -> Fit:
-        """Condition a fit on more data: yesterday's posterior is today's prior.
+    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+        """Condition on more rows: yesterday's posterior is today's prior.
 
-        Parameters
-        ----------
-        fit
-            A fit by `Exact`.
-        new_data
-            Rows that are independent of the earlier ones given the latents.
-
-        Returns
-        -------
-        Fit
-            Its objective is log p(new data | earlier data).
-
-        Raises
-        ------
-        MethodError
-            If the fit is not one of `Exact`, or a latent belongs to the earlier rows.
+        The objective is log p(new rows | earlier rows).
         """
-        from inference.updating import conditioned
-
-        return conditioned(self, fit, new_data)
+        conditioned = given_posteriors(program, fit, "Exact")
+        self.check(conditioned)
+        return conditioned, self.run(conditioned, progress=progress)

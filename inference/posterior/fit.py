@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,11 @@ from inference.posterior.assign import assign
 from inference.posterior.groups import arviz_groups, sample
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
+from inference.posterior.more_rows import joined, on_new_rows
 from inference.posterior.simulate import generate, predict
 from inference.posterior.store import Record
+from inference.runtime.random import seeded
+from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
 from zoo.declare.model import Model
 from zoo.errors import FitError
@@ -232,6 +237,16 @@ class Fit(Answer):
                 "use `posterior['point_estimate']`, or fit with svi"
             )
         return sample(self, _positive("sample(n)", n), seed)
+
+    def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Fit:
+        """Go on with more rows by a method; `inference.update(fit, new_data)` says how."""
+        began = time.perf_counter()
+        with seeded(self.seed, self.program.device):
+            program = on_new_rows(self.program, new_data)
+            with threads_for(program):
+                program, outcome = method.continued(program, self, progress=progress)
+        outcome = replace(outcome, trace=joined(self.trace, outcome.trace))
+        return Fit(program, method, outcome, self.seed, time.perf_counter() - began)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder."""

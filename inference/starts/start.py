@@ -25,14 +25,16 @@ SPREAD = 2.0  # natural units that further starts are away from the first
 PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
 
 
-def first_marginals(program: Program, *, random: bool = False) -> Values | None:
+def first_marginals(program: Program, proposed: Values, *, random: bool = False) -> Values | None:
     """Guess which state each row is in: by k-means++ on the rows, or at random.
 
     A symmetric start (every component alike) is a stationary point of EM, so models without an `initial` method
     start from a clustering of their rows. States that are not one per row can be guessed at random only, which is done
     where they are declared alike; None where there is nothing to guess.
     """
-    values = program.initial()
+    # The model's proposal may be a clustering, which is not made twice. Where values are from its prior others are
+    # drawn: a seed keeps the start that it has had since version 0.1.0.
+    values = proposed if program.proposes else program.initial()
     random = random or (len(program.assigned) < len(program.enumerated) and _alike(program, values))
     if not program.enumerated or not (random or len(program.assigned) == len(program.enumerated)):
         return None
@@ -127,7 +129,7 @@ def start_state(
     values = program.initial()
     chosen = {n: _given(program, n, v) for n, v in (given or {}).items()}
     if kind == "random" or not program.proposes:
-        marginals = first_marginals(program, random=kind == "random")
+        marginals = first_marginals(program, values, random=kind == "random")
         for _ in range(rounds if marginals is not None else 0):
             assert marginals is not None
             values = first_update(program, {**values, **chosen}, marginals)
@@ -163,7 +165,7 @@ def starting_values(program: Program) -> Values:
     values = program.initial()
     if not program.enumerated or program.proposes:
         return values
-    marginals = first_marginals(program)
+    marginals = first_marginals(program, values)
     if marginals is None:
         return values
     better = first_update(program, values, marginals)

@@ -649,7 +649,7 @@ def test_with_priors_second_moments_say_the_same_as_the_rows(name):
     inside, found = short.expect(state.values, state.beliefs)
     outside = short.rest(found, ascent._factors(expected, outside=True))
     assert float(inside + outside) == pytest.approx(float(value), rel=1e-10)
-    wanted, got = ascent.believe(expected), ascent.believe(found)
+    wanted, got = ascent.condition(expected), ascent.condition(found)
     for site in (*program.latents, *program.parameters):
         assert torch.allclose(got.values[site.name], wanted.values[site.name], rtol=1e-8), site.name
 

@@ -213,7 +213,7 @@ def test_a_weight_is_a_number_of_repetitions(name, prior):
     (one, heavy), (other, long) = (Coordinates(p).expect(start) for p in (weighted, repeated))
     assert float(one) == pytest.approx(float(other), rel=1e-12)
     assert_same(Coordinates(weighted).maximize(heavy), Coordinates(repeated).maximize(long))
-    assert_same(tensors_of(Coordinates(weighted).believe(heavy)), tensors_of(Coordinates(repeated).believe(long)))
+    assert_same(tensors_of(Coordinates(weighted).condition(heavy)), tensors_of(Coordinates(repeated).condition(long)))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_every_step_raises_the_objective(name, prior):
     """EM, also with separate priors of mean and precision, whose M-step is one after the other; and the ELBO."""
     program = program_of(name, prior)
     ascent = Coordinates(program)
-    for update in (lambda e: State(ascent.maximize(e), {}), ascent.believe):
+    for update in (lambda e: State(ascent.maximize(e), {}), ascent.condition):
         state, values = State(anywhere(program), {}), []
         for _ in range(4):
             value, expected = ascent.expect(state)
@@ -526,7 +526,7 @@ def test_the_evidence_of_one_more_row_is_its_predictive_density(name):
     evidence, beliefs = [], {}
     for part in (program, fewer):
         _, expected = Coordinates(part, plan=plan).expect(State(anywhere(part), {}))
-        state = Coordinates(part, plan=plan).believe(expected)
+        state = Coordinates(part, plan=plan).condition(expected)
         marginals = [log_marginal(expected, block) for block in plan.blocks]
         bound, _ = Coordinates(part, plan=plan).expect(state)
         assert float(bound) == pytest.approx(float(sum(marginals)), rel=1e-10, abs=1e-9)
@@ -608,7 +608,7 @@ def check_sweep(program, states):
                 )
             assert float(other) == pytest.approx(float(one), rel=1e-9, abs=1e-9)
             assert_same(swift.maximize(fast), plain.maximize(slow))
-            assert_same(tensors_of(swift.believe(fast)), tensors_of(plain.believe(slow)))
+            assert_same(tensors_of(swift.condition(fast)), tensors_of(plain.condition(slow)))
     return True
 
 
@@ -749,8 +749,8 @@ def test_a_prior_made_from_all_rows_is_seen_by_a_sweep_over_them():
     for _ in range(3):
         (one, slow), (other, fast) = plain.expect(state), swift.expect(state)
         assert float(other) == pytest.approx(float(one), rel=1e-9)
-        assert_same(tensors_of(swift.believe(fast)), tensors_of(plain.believe(slow)))
-        state = plain.believe(slow)
+        assert_same(tensors_of(swift.condition(fast)), tensors_of(plain.condition(slow)))
+        state = plain.condition(slow)
 
 
 @pytest.mark.parametrize("kappa", [lambda t: 0.3 * t, lambda t: t**2, lambda t: t + 1.0], ids=["0.3 t", "t^2", "t + 1"])

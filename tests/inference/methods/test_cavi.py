@@ -743,6 +743,24 @@ def test_what_is_not_legal_says_why(model, data, method, reason):
         fit(model, data, method=method)
 
 
+@pytest.mark.parametrize(
+    ("method", "converged", "said"),
+    [
+        (CAVI(tolerance=0, max_steps=100), True, "took all 100 steps, as tolerance=0 asks; the objective stands still"),
+        (CAVI(tolerance=0, max_steps=2), False, "the last one still changed the objective by"),
+        (CAVI(tolerance=0, max_steps=1), False, "took all 1 steps, as tolerance=0 asks, too few to see"),
+        (CAVI(tolerance=0, max_steps=10, batch_size=20), None, "took all 10 passes, as tolerance=0 asks"),
+    ],
+    ids=repr,
+)
+def test_without_tolerance_all_steps_are_taken(method, converged, said):
+    model, data = OWN["three_levels"]
+    found = fit(model, data, method=method, seed=0)
+    assert found.steps == method.max_steps
+    assert said in found.reason
+    assert converged in (None, found.converged)
+
+
 # -- mini-batches ------------------------------------------------------------------------------------------------------
 
 
@@ -753,7 +771,7 @@ def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
         torch.manual_seed(0)
         program = prepare(model, data, device="cpu")
         state = State(program.initial(), {})
-        averages = RunningAverages(program, beliefs=True, forgetting=0.7, delay=1.0)
+        averages = RunningAverages(program, posteriors=True, forgetting=0.7, delay=1.0)
         for _ in range(4):
             averages.sums.clear()  # the first step is at full rate
             (batch,) = averages.batches(100)
@@ -768,7 +786,7 @@ def test_averages_follow_the_step_sizes():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         program = prepare(zoo.GammaPoisson(a=2.0, b=1.0), np.arange(12), device="cpu")
-        averages = RunningAverages(program, beliefs=True, forgetting=0.8, delay=3.0)
+        averages = RunningAverages(program, posteriors=True, forgetting=0.8, delay=3.0)
         state, expected = State(program.initial(), {}), None
         for step, batch in enumerate(averages.batches(3)):
             total = 12 * float(next(iter(batch.data.values.values())).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from torch import distributions as td
 
 import zoo
 from inference import EM, fit
-from inference.methods.em import arrived
+from inference.coordinate.convergence import near_limit
 from tests.cases.models import (
     FLIPS,
     SCHOOLS,
@@ -373,7 +375,7 @@ def test_restarts_keep_the_best_end(faithful):
     ],
 )
 def test_arrival_is_judged_by_the_limit_and_not_by_the_step(history, expected):
-    assert arrived(history, 1e-6, 2.2e-16) is expected
+    assert near_limit(history, 1e-6, 2.2e-16) is expected
 
 
 def test_stopping_within_tolerance_is_meant(faithful):
@@ -383,6 +385,27 @@ def test_stopping_within_tolerance_is_meant(faithful):
     near = fit(model, faithful, method=EM(tolerance=1e-9, max_steps=5000), seed=0)
     assert near.converged
     assert 0 <= near.objective.value - far.objective.value < 2e-2  # extrapolation is no bound; twice it is generous
+
+
+@pytest.mark.parametrize(
+    ("method", "converged", "said"),
+    [
+        (EM(tolerance=0, max_steps=200), True, "took all 200 steps, as tolerance=0 asks; the objective stands still"),
+        (EM(tolerance=0, max_steps=3), False, "took all 3 steps, .*; the last one still changed the objective by"),
+        (EM(tolerance=0, max_steps=20, hard=True), True, "took all 20 steps, .*; the objective stands still"),
+        (EM(tolerance=0, max_steps=1), False, "took all 1 steps, .* changed the objective by"),
+        (EM(tolerance=0, max_steps=12, batch_size=50), None, "took all 12 passes, as tolerance=0 asks"),
+        (EM(tolerance=0, max_steps=30, restarts=3), None, "took all 30 steps, as tolerance=0 asks"),
+    ],
+    ids=repr,
+)
+def test_without_tolerance_all_steps_are_taken(method, converged, said, faithful):
+    found = fit(zoo.GMM(components=2), faithful, method=method, seed=0)
+    assert found.steps == method.max_steps
+    assert found.trace["step"].max() == method.max_steps + (method.batch_size is not None)
+    assert re.search(said, found.reason)
+    assert converged in (None, found.converged)
+    assert found.warnings == ([] if found.converged else [found.reason])
 
 
 # -- one component, other units, weights -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,17 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from torch.distributions import constraints
 
-import inference.methods.em
+import inference.starts.start
 import zoo
-from inference import EM, Fit, fit
+import zoo.bayesian_gmm
+import zoo.gmm
+from inference import CAVI, EM, SVI, Fit, fit
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.matrices import POSITIVE_DEFINITE
-from inference.coordinate.restarts import climb_together
-from inference.runtime.monitor import Monitor
 from tests.cases.conjugate import STORIES
 from tests.cases.models import BernoulliMixture, LatentClass, PoissonMixture, RegressionMixture, StudentMixture
 from zoo import Count, Real
+from zoo.initial import kmeans
 from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(0)
@@ -269,6 +271,32 @@ def test_states_that_are_declared_alike_do_not_stay_alike():
     assert sorted(found.points["mu"].tolist()) == pytest.approx([x[:8].mean(), x[8:].mean()], abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("model", "method", "runs"),
+    [
+        (zoo.GMM(2), EM(), 1),
+        (zoo.GMM(2), EM(restarts=5), 5),
+        (zoo.GMM(2), EM(batch_size=100, max_steps=2), 1),
+        (zoo.BayesianGMM(2), CAVI(restarts=3), 3),
+        (zoo.BayesianGMM(2), EM(gradient=True, max_steps=2), 1),
+        (zoo.BayesianGMM(2), SVI(steps=2, compile=False), 1),
+        (StudentMixture(), EM(max_steps=2), 1),
+    ],
+    ids=repr,
+)
+def test_rows_are_clustered_once_for_each_start(model, method, runs, faithful, monkeypatch):
+    calls = []
+
+    def counted(*args, **settings):
+        calls.append(args)
+        return kmeans(*args, **settings)
+
+    for module in (zoo.gmm, zoo.bayesian_gmm, inference.starts.start):
+        monkeypatch.setattr(module, "kmeans", counted)
+    fit(model, faithful["waiting"] if isinstance(model, StudentMixture) else faithful, method=method, seed=0)
+    assert len(calls) == runs
+
+
 # -- restarts ----------------------------------------------------------------------------------------------------------
 
 TOGETHER = {
@@ -284,18 +312,19 @@ TOGETHER = {
 
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("name", TOGETHER)
-def test_starts_together_are_starts_one_by_one(name, hard, monkeypatch):
+def test_starts_together_are_starts_one_by_one(name, hard):
     model, data = TOGETHER[name]
     data = zoo.datasets.load(data) if isinstance(data, str) else data
     method, ends = EM(restarts=5, max_steps=25, hard=hard), []
     for together in (True, False):
-        with monkeypatch.context() as patch, torch.random.fork_rng():
-            if not together:
-                patch.setattr(inference.methods.em, "climb_together", lambda *_: None)
+        with torch.random.fork_rng():
             torch.manual_seed(5)
-            found, failed = method._ends(prepare(model, data, device="cpu"), progress=False)
-            assert not failed
-            ends.append(found)
+            starts = method.starts(prepare(model, data, device="cpu"))
+            assert starts.together is not None
+            starts = starts if together else replace(starts, together=None)
+            ascents, failures = starts.climb_all(progress=False)
+            assert not failures
+            ends.append(ascents)
     assert len(ends[0]) == len(ends[1]) == 5
     for one, other in zip(*ends, strict=True):
         assert one.value == pytest.approx(other.value, rel=1e-9)
@@ -352,10 +381,11 @@ def test_a_start_that_turns_into_no_number_leaves_the_others(faithful):
         program = prepare(zoo.GMM(2, covariance="diag"), faithful, device="cpu")
         states = [State(program.initial(), {}) for _ in range(3)]
     states[1].values["means"] = torch.full((2, 2), torch.nan, dtype=torch.float64)
-    with Monitor("em", 50, show=False) as monitor:
-        done, failed = climb_together(Coordinates(program), states, 1e-6, 50, monitor)
-    assert len(done) == 2
-    assert failed == ["the objective is not a number after 0 steps"]
+    starts = replace(EM(restarts=3, max_steps=50).starts(program), start=states.__getitem__)
+    ascents, failures = starts.climb_all(progress=False)
+    assert len(ascents) == 2
+    assert all(a.state is not None and a.reason for a in ascents)
+    assert failures == ["the objective is not a number after 0 steps"]
 
 
 # -- matrices ----------------------------------------------------------------------------------------------------------
@@ -436,6 +466,26 @@ def test_by_gradient_it_ends_where_closed_forms_end(model, data):
     data = zoo.datasets.load(data) if isinstance(data, str) else data
     ends = [fit(model, data, method=EM(gradient=g, tolerance=1e-9), seed=0).objective.value for g in (False, True)]
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_a_gradient_that_is_no_number_is_not_taken_for_convergence():
+    """0 / 0 in the branch where the rate is 0: an unknown that cannot move stands still, and not at a maximum."""
+    counts = np.r_[np.zeros(60, int), RNG.poisson(4, 40)]
+
+    class ZeroInflated(zoo.Model):
+        y = Count("row")
+
+        def forward(self, y):
+            gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
+            rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
+            with pyro.plate("row", len(y)):
+                z = pyro.sample("z", dist.Bernoulli(gate))
+                pyro.sample("y", dist.Poisson(rate * (1 - z)), obs=y)
+
+    found = fit(ZeroInflated(), counts, method=EM(), seed=0)
+    assert not found.converged
+    assert "rate cannot move" in found.reason
+    assert found.reason in found.warnings
 
 
 def test_gradient_options_say_what_they_are_not():

@@ -1,0 +1,32 @@
+"""Where a fit of more rows starts: yesterday's posterior is today's prior."""
+
+from __future__ import annotations
+
+from inference.approximations.conjugate import Conjugate
+from inference.method import Fitted
+from zoo.errors import MethodError
+from zoo.program.program import Program
+
+
+def given_posteriors(program: Program, fit: Fitted, method: str) -> Program:
+    """Return a program of new rows whose priors are the posteriors of a fit to earlier ones.
+
+    Raises
+    ------
+    MethodError
+        If the fit has no conjugate posterior, or a latent belongs to the earlier rows.
+    """
+    if not isinstance(fit.approximation, Conjugate):
+        raise MethodError(
+            f"{method}().update continues a fit with a conjugate posterior, made by Exact() or CAVI(); this one was "
+            f"made by {type(fit.method).__name__}"
+        )
+    if program.locals:
+        raise MethodError(
+            f"site {program.locals[0].name!r} is local: new rows have latents of their own, so the old posterior is no "
+            "prior for them"
+        )
+    priors = {n: q for q in fit.approximation.posteriors for n in q.names}
+    conditioned = Program(program.model, program.data, priors, program.structure)
+    conditioned.plans = program.plans
+    return conditioned
