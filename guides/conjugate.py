@@ -12,23 +12,23 @@ from guides.counts import CountFactor
 from guides.factors import (
     BetaFactor,
     DirichletFactor,
-    Factor,
     GammaFactor,
-    Held,
     NormalFactor,
+    Parameters,
+    SiteFactor,
     VectorFactor,
     WishartFactor,
 )
 from guides.guide import Guide
 from guides.scope import split_noise
 from guides.start import Start
-from guides.variational import Part, Variational
+from guides.variational import Pushforward, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.program.view import Slot
 from zoo.replay.bijections import lowest_count
 
-FAMILIES: dict[str, Callable[..., Factor]] = {
+FAMILIES: dict[str, Callable[..., SiteFactor]] = {
     "Beta": BetaFactor,
     "Chi2": GammaFactor,
     "Dirichlet": DirichletFactor,
@@ -65,14 +65,14 @@ class Conjugate(Guide):
     counts = True
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.settle(sites=(*names, *sites))
+        self.set_fields(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred near the start with spreads of about one natural step."""
         return product(program, start, FAMILIES)
 
 
-def product(program: Program, start: Start, families: Mapping[str, Callable[..., Factor]]) -> Variational:
+def product(program: Program, start: Start, families: Mapping[str, Callable[..., SiteFactor]]) -> Variational:
     """Make q of one factor for each site; `families` has them by the family of the prior, others are Normal."""
     view = program.view
     return Variational(
@@ -81,7 +81,7 @@ def product(program: Program, start: Start, families: Mapping[str, Callable[...,
     )
 
 
-class Product(Part):
+class Product(Pushforward):
     """q(u) = prod_s q_s(u_s) over the sites of the globals (G,), or of each row's locals (rows, L)."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Product(Part):
         slots: Sequence[Slot],
         start: Tensor,
         unit: Tensor,
-        families: Mapping[str, Callable[..., Factor]],
+        families: Mapping[str, Callable[..., SiteFactor]],
     ) -> None:
         super().__init__()
         self.families = families
@@ -98,7 +98,7 @@ class Product(Part):
         self.factors = nn.ModuleList([self._factor(slot, start, unit) for slot in slots])
         self.scored = not all(factor.reparameterized for factor in self._factors)
 
-    def _factor(self, slot: Slot, start: Tensor, unit: Tensor) -> Factor:
+    def _factor(self, slot: Slot, start: Tensor, unit: Tensor) -> SiteFactor:
         shape = tuple(size for i, size in enumerate(slot.shape) if i != slot.row_axis)
         shape = (len(start), *shape) if self.by_row else shape
         begin, steps = (t[..., slot.start : slot.stop].reshape(shape) for t in (start, unit))
@@ -108,8 +108,8 @@ class Product(Part):
         return self.families.get(slot.site.family, NormalFactor)(begin, steps)
 
     @property
-    def _factors(self) -> list[Factor]:
-        return [factor for factor in self.factors if isinstance(factor, Factor)]
+    def _factors(self) -> list[SiteFactor]:
+        return [factor for factor in self.factors if isinstance(factor, SiteFactor)]
 
     def _shapes(self, rows: int) -> list[tuple[int, ...]]:
         shapes = [factor.noise_shape for factor in self._factors]
@@ -145,7 +145,7 @@ class Product(Part):
         return total
 
 
-def _live(factor: Factor, rows: Tensor | None) -> Held:
+def _live(factor: SiteFactor, rows: Tensor | None) -> Parameters:
     """Parameters and buffers, those of the rows `rows`."""
     named = (*factor.named_parameters(), *factor.named_buffers())
     return {n: p if rows is None else p[rows] for n, p in named}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from guides.factors import Factor, Held
+from guides.factors import Parameters, SiteFactor
 from guides.pathwise import log_ndtr
 
 LARGEST_UNIT = 5.0  # of the square root of a count, at the start
@@ -13,7 +13,7 @@ SMALLEST_SPREAD = 0.5  # of a count at the start: q has to see its neighbours
 NARROWEST = 0.2  # standard deviation of v relative to the range of v that gives one count
 
 
-class CountFactor(Factor):
+class CountFactor(SiteFactor):
     """u = lowest + floor(max(v, 0)^2), v ~ Normal(m, s^2): every count on its own.
 
     q(lowest + k) = Phi((sqrt(k + 1) - m) / s) - Phi((sqrt(k) - m) / s), the second term 0 at k = 0. The square root
@@ -37,12 +37,12 @@ class CountFactor(Factor):
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lowest = lowest
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Square and round down."""
         middle, scale = self._moments(p)
         return self.lowest + (middle + scale * noise).detach().clamp_min(0.0).square().floor()
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log probability of each count."""
         k = u - self.lowest
         middle, scale = self._moments(p)
@@ -55,7 +55,7 @@ class CountFactor(Factor):
         return found
 
     @staticmethod
-    def _moments(p: Held) -> tuple[Tensor, Tensor]:
+    def _moments(p: Parameters) -> tuple[Tensor, Tensor]:
         """m and s."""
         middle = p["start"] + p["unit"] * p["loc"]
         width = 0.5 / middle.detach().clamp_min(0.5)  # of the roots that give one count, about

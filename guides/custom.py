@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from guides.guide import Guide
-from guides.handwritten import Story, trace
+from guides.handwritten import TracedGuide, trace
 from guides.scope import split_noise
 from guides.start import Start
 from guides.steps import drawn, noise_behind
-from guides.variational import Draw, Noise, Part, Variational
+from guides.variational import Draw, Noise, Pushforward, Variational
 from zoo.data.data import Data
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
@@ -39,7 +39,7 @@ class Custom(Guide):
     has a quantile function ``icdf``. All others climb by the score function, with the mean of the other draws of a step
     as the baseline: counts (Poisson, NegativeBinomial, Geometric, Categorical) are steps of noise, and what remains is
     drawn by its own ``sample``. A site with a Delta counts as a point: the bound is then one on log p(x, z*), with the
-    density of z* in its own space.
+    density of z* in its constrained space.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Custom(Guide):
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q with the guide's parameters at the values they are declared with."""
-        return Written(trace(self.function, program), program)
+        return HandWritten(trace(self.function, program), program)
 
     def claims(self, program: Program) -> tuple[str, ...]:
         """Names of the guide's sites."""
@@ -86,28 +86,28 @@ class Custom(Guide):
         return f"Custom({self.function.__qualname__})"
 
 
-class Written(Variational):
+class HandWritten(Variational):
     """q as a hand-written guide tells it; the locals may depend on the globals."""
 
     covers_rows = False
 
-    def __init__(self, story: Story, program: Program) -> None:
-        super().__init__(Part(), Part())
-        self.story = story
-        self.transforms = {n: transform_to(c) for n, c in story.constraints.items()}
-        self.names = list(story.parameters)
+    def __init__(self, traced: TracedGuide, program: Program) -> None:
+        super().__init__(Pushforward(), Pushforward())
+        self.traced = traced
+        self.transforms = {n: transform_to(c) for n, c in traced.constraints.items()}
+        self.names = list(traced.parameters)
         self.free = nn.ParameterList(
-            [nn.Parameter(self.transforms[n].inv(v).clone()) for n, v in story.parameters.items()]
+            [nn.Parameter(self.transforms[n].inv(v).clone()) for n, v in traced.parameters.items()]
         )
-        if isinstance(story.function, nn.Module):
-            self.network = story.function
+        if isinstance(traced.function, nn.Module):
+            self.network = traced.function
         self.slots: tuple[Sequence[Slot], Sequence[Slot]] = program.view.globals, program.view.locals
-        self.sides = tuple([n for n in story.sites if n in {s.site.name for s in slots}] for slots in self.slots)
+        self.sides = tuple([n for n in traced.sites if n in {s.site.name for s in slots}] for slots in self.slots)
 
     def noise_shapes(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Two vectors that hold the noise of the global and of the local sites."""
         first, second = (
-            sum(torch.Size(self.story.sites[n].shape(rows)).numel() for n in names) for names in self.sides
+            sum(torch.Size(self.traced.sites[n].shape(rows)).numel() for n in names) for names in self.sides
         )
         return (first,), (second,)
 
@@ -116,27 +116,27 @@ class Written(Variational):
         noise = self.noise(data) if noise is None else noise
         given: Values = {}
         for names, part in zip(self.sides, noise, strict=True):
-            shapes = [self.story.sites[n].shape(len(data)) for n in names]
+            shapes = [self.traced.sites[n].shape(len(data)) for n in names]
             given |= dict(zip(names, split_noise(part, shapes), strict=True))
         parameters = self._values(rows)
-        live = self.story.run(data, parameters, lambda name, fn: self._draw(name, fn, given[name]))
+        live = self.traced.run(data, parameters, lambda name, fn: self._draw(name, fn, given[name]))
         values = live.values
         weights = {n: p.detach() for n, p in self.network.named_parameters()} if hasattr(self, "network") else None
         held = {n: v.detach() for n, v in parameters.items()}
-        fixed = self.story.run(data, held, lambda name, fn: values[name], weights)
-        found = self._unconstrained(data, values, fixed.distributions)
-        return self._scored(values, live.distributions, found) if self.scored else found
+        fixed = self.traced.run(data, held, lambda name, fn: values[name], weights)
+        draw = self._unconstrained(data, values, fixed.distributions)
+        return self._scored(values, live.distributions, draw) if self.scored else draw
 
     @property
     def scored(self) -> bool:
         """Whether some draws have no gradient."""
-        return any(site.scored for site in self.story.sites.values())
+        return any(site.scored for site in self.traced.sites.values())
 
     def _draw(self, name: str, fn: Any, noise: Tensor) -> Tensor:
         shape, _ = noise_behind(fn)
         if shape != tuple(noise.shape):
             raise MethodError(
-                f"the guide {self.story.name}: site {name!r} takes noise of shape {shape}, where these rows "
+                f"the guide {self.traced.name}: site {name!r} takes noise of shape {shape}, where these rows "
                 f"have {tuple(noise.shape)}; size plates by the length of the data, and declare parameters of rows "
                 "inside the data plate"
             )
@@ -144,12 +144,12 @@ class Written(Variational):
 
     def _values(self, rows: Tensor | None) -> Values:
         """Values of the parameters, those of rows at the rows `rows`."""
-        found: Values = {}
+        values: Values = {}
         for name, free in zip(self.names, self.free, strict=True):
-            axis = self.story.rows.get(name)
+            axis = self.traced.rows.get(name)
             at = free if rows is None or axis is None else free.index_select(axis, rows)
-            found[name] = self.transforms[name](at)
-        return found
+            values[name] = self.transforms[name](at)
+        return values
 
     def _unconstrained(self, data: Data, values: Values, distributions: dict[str, Any]) -> Draw:
         """Map a draw to the flat view, with log q(u) = log q(z) + log|dz/du|."""
@@ -175,14 +175,14 @@ class Written(Variational):
     def _by_row(self, name: str, fn: Any, z: Tensor) -> Tensor:
         """Log density of a site in the data plate, summed to one number for each row."""
         each: Tensor = fn.log_prob(z)
-        each = each.movedim(each.ndim + self.story.frames[name], 0)
+        each = each.movedim(each.ndim + self.traced.frames[name], 0)
         return each.reshape(len(each), -1).sum(-1)
 
     def _scored(self, values: Values, live: dict[str, Any], draw: Draw) -> Draw:
         """Add log q of what was drawn without a gradient, as a function of the parameters."""
         score, score_rows = torch.zeros_like(draw.log_q), torch.zeros_like(draw.log_q_rows)
-        for name, site in self.story.sites.items():
-            if site.scored and name in self.story.frames:
+        for name, site in self.traced.sites.items():
+            if site.scored and name in self.traced.frames:
                 score_rows = score_rows + self._by_row(name, live[name], values[name])
             elif site.scored:
                 score = score + live[name].log_prob(values[name]).sum()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from guides.guide import Guide
 from guides.mean_field import MeanField
-from guides.scope import in_own_space, restrict, restrict_start
+from guides.scope import in_constrained_space, restrict, restrict_start
 from guides.start import Start
-from guides.variational import LOG_2PI, Part, Variational, normal
+from guides.variational import LOG_2PI, Pushforward, Variational, normal
 from zoo.data.data import Data
 from zoo.errors import DataError
 from zoo.networks import MLP
@@ -54,7 +54,7 @@ class Encoder(Guide):
         seen = self._globals(program)
         q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
         if self.globals.point:
-            q = in_own_space(q, seen.view)
+            q = in_constrained_space(q, seen.view)
         return Variational(q.over_globals, Amortized(program.data, start, self.hidden))
 
     def points(self, program: Program) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Encoder(Guide):
         return restrict(program, [s.name for s in program.globals])
 
 
-class Amortized(Part):
+class Amortized(Pushforward):
     """A Normal per row with location and log scale from a network of the standardized row."""
 
     amortized = True

@@ -12,11 +12,11 @@ from guides.pathwise import log_beta_pair, log_gamma, wishart_factor
 from guides.variational import LOG_2PI
 from zoo.replay.bijections import CholeskyVector
 
-Held = dict[str, Tensor]
+Parameters = dict[str, Tensor]
 LARGEST = 1e8  # of what a factor counts as observations at the start
 
 
-class Factor(nn.Module):
+class SiteFactor(nn.Module):
     """q_s(u): the density, carried to unconstrained space, of a family with its parameters in natural units.
 
     Methods take the parameters and buffers as an argument, so that they can be live, held fixed, or those of some rows.
@@ -42,11 +42,11 @@ class Factor(nn.Module):
         """Shape of the noise behind one draw."""
         return tuple(self.loc.shape)
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Return the draw u that this noise stands for."""
         raise NotImplementedError(type(self).__name__)
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of u, one number for each event."""
         raise NotImplementedError(type(self).__name__)
 
@@ -56,28 +56,28 @@ class Factor(nn.Module):
         return nn.Parameter(torch.zeros_like(like))
 
 
-def _middle(p: Held) -> Tensor:
+def _middle(p: Parameters) -> Tensor:
     return p["start"] + p["unit"] * p["loc"]
 
 
-class NormalFactor(Factor):
+class NormalFactor(SiteFactor):
     """u ~ Normal(start + unit * loc, (unit * exp(log_scale))^2), every coordinate on its own."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
         super().__init__(start, unit)
         self.log_scale = nn.Parameter(torch.zeros_like(start))
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Scale and shift the noise."""
         return _middle(p) + p["unit"] * p["log_scale"].exp() * noise
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each coordinate."""
         log_scale = p["unit"].log() + p["log_scale"]
         return -0.5 * (LOG_2PI + ((u - _middle(p)) * (-log_scale).exp()).square()) - log_scale
 
 
-class VectorFactor(Factor):
+class VectorFactor(SiteFactor):
     """u ~ Normal(start + unit * loc, (unit L)(unit L)^T) for each vector on the right."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
@@ -85,11 +85,11 @@ class VectorFactor(Factor):
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lower = nn.Parameter(start.new_zeros(*start.shape, start.shape[-1]))
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Scale, mix and shift the noise."""
         return _middle(p) + p["unit"] * (self._tril(p) @ noise[..., None])[..., 0]
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each vector."""
         gap = ((u - _middle(p)) / p["unit"])[..., None]
         back = torch.linalg.solve_triangular(self._tril(p), gap, upper=False)[..., 0]
@@ -97,11 +97,11 @@ class VectorFactor(Factor):
         return -each.sum(-1)
 
     @staticmethod
-    def _tril(p: Held) -> Tensor:
+    def _tril(p: Parameters) -> Tensor:
         return p["lower"].tril(-1) + torch.diag_embed(p["log_scale"].exp())
 
 
-class GammaFactor(Factor):
+class GammaFactor(SiteFactor):
     """exp(u) ~ Gamma(a, b) with mean exp(start + unit * loc), or exp(-u) if it is the inverse of a Gamma."""
 
     def __init__(self, start: Tensor, unit: Tensor, *, inverse: bool = False) -> None:
@@ -109,24 +109,24 @@ class GammaFactor(Factor):
         self.sign = -1.0 if inverse else 1.0
         self.log_shape = self._count(unit.square().reciprocal(), unit)  # Var[u] is about 1/a
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Log of a Gamma variable by its quantile."""
         a = self._shape(p)
         u: Tensor = _middle(p) + self.sign * (log_gamma(a, noise) - a.log())
         return u
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each coordinate."""
         a = self._shape(p)
         y = self.sign * (u - _middle(p)) + a.log()  # log of a draw of Gamma(a, 1)
         return a * y - y.exp() - torch.lgamma(a)
 
     @staticmethod
-    def _shape(p: Held) -> Tensor:
+    def _shape(p: Parameters) -> Tensor:
         return p["count"] * p["log_shape"].exp()
 
 
-class BetaFactor(Factor):
+class BetaFactor(SiteFactor):
     """sigmoid(u) ~ Beta(n m, n (1 - m)), m = sigmoid(start + unit * loc)."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
@@ -139,23 +139,23 @@ class BetaFactor(Factor):
         """Two numbers for each coordinate."""
         return (*self.loc.shape, 2)
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Log ratio of two Gamma variables."""
         return log_beta_pair(*self._shapes(p), noise)
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each coordinate."""
         a, b = self._shapes(p)
         log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
         return a * logsigmoid(u) + b * logsigmoid(-u) - log_beta
 
     @staticmethod
-    def _shapes(p: Held) -> tuple[Tensor, Tensor]:
+    def _shapes(p: Parameters) -> tuple[Tensor, Tensor]:
         n, m = p["count"] * p["log_count"].exp(), _middle(p)
         return n * m.sigmoid(), n * (-m).sigmoid()
 
 
-class DirichletFactor(Factor):
+class DirichletFactor(SiteFactor):
     """z ~ Dirichlet(n m), m the simplex point of start + unit * loc; u are the logits of the broken stick."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
@@ -169,13 +169,13 @@ class DirichletFactor(Factor):
         """One number for each entry of z."""
         return (*self.loc.shape[:-1], self.loc.shape[-1] + 1)
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Normalize Gamma variables, and break the stick at the result."""
         log_g = log_gamma(self._concentration(p), noise)
         rest = log_g.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
         return log_g[..., :-1] - rest + _offset(rest)
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each simplex point."""
         alpha = self._concentration(p)
         log_z, log_rest = _log_simplex(u)
@@ -183,7 +183,7 @@ class DirichletFactor(Factor):
         return ((alpha - 1) * log_z).sum(-1) - log_beta + (log_z[..., :-1] + log_rest).sum(-1)
 
     @staticmethod
-    def _concentration(p: Held) -> Tensor:
+    def _concentration(p: Parameters) -> Tensor:
         return (p["count"] * p["log_count"].exp())[..., None] * _log_simplex(_middle(p))[0].exp()
 
 
@@ -199,7 +199,7 @@ def _log_simplex(u: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([logsigmoid(x) + before[..., :-1], before[..., -1:]], -1), left
 
 
-class WishartFactor(Factor):
+class WishartFactor(SiteFactor):
     """S ~ Wishart(n, M / n), M = E[S] the matrix of start + unit * loc; u is the Cholesky factor of S as a vector."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
@@ -210,13 +210,13 @@ class WishartFactor(Factor):
         count = 0.5 / unit[..., diagonal].square().mean(-1)  # the variance of u_ii is about 1 / (2 n)
         self.log_count = self._count(count, count)
 
-    def draw(self, p: Held, noise: Tensor) -> Tensor:
+    def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Bartlett's decomposition."""
         df, tril = self._scale(p)
         found: Tensor = self.map.inv(wishart_factor(df, tril, noise))
         return found
 
-    def log_prob(self, p: Held, u: Tensor) -> Tensor:
+    def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each matrix."""
         d, (df, tril), factor = self.size, self._scale(p), self.map(u)
         half = 0.5 * (df[..., None] - torch.arange(d).to(df))
@@ -229,7 +229,7 @@ class WishartFactor(Factor):
         log_det: Tensor = d * math.log(2) + (power * diagonal).sum(-1)
         return density + log_det
 
-    def _scale(self, p: Held) -> tuple[Tensor, Tensor]:
+    def _scale(self, p: Parameters) -> tuple[Tensor, Tensor]:
         """Degrees of freedom n, and the Cholesky factor of M / n."""
         df = self.size - 1 + p["count"] * p["log_count"].exp()
         tril: Tensor = self.map(_middle(p))

@@ -57,7 +57,7 @@ class Flow(Guide):
         hidden: tuple[PositiveInt, ...] = (32,),
         sites: Sequence[str] = (),
     ) -> None:
-        self.settle(sites=(*names, *sites), layers=layers, hidden=hidden)
+        self.set_fields(sites=(*names, *sites), layers=layers, hidden=hidden)
 
     def why_not(self, program: Program) -> str | None:
         """Refuse long vectors."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from guides.guide import Guide
 from guides.joint import joint, joint_size
 from guides.start import Start
-from guides.variational import LOG_2PI, Placed, Variational
+from guides.variational import LOG_2PI, LocationScale, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 
@@ -34,7 +34,7 @@ class FullRank(Guide):
     sites: tuple[str, ...] = ()
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.settle(sites=(*names, *sites))
+        self.set_fields(sites=(*names, *sites))
 
     def why_not(self, program: Program) -> str | None:
         """Refuse very long vectors."""
@@ -54,7 +54,7 @@ class FullRank(Guide):
         return joint(start, lambda point, unit: FullNormal(point, unit, factor))
 
 
-class FullNormal(Placed):
+class FullNormal(LocationScale):
     """u = start + C (loc + L eps), eps ~ Normal(0, I), L lower triangular with exp(log_scale) on its diagonal.
 
     C is the factor of a first guess of the covariance; by default diagonal, with the natural units.

@@ -1,22 +1,32 @@
-"""What a guide is: settings that build, from a program, a trainable distribution q over its unconstrained latents."""
+"""What a guide is: settings that build, from a program, a trainable distribution q over its unconstrained latents.
+
+A guide for some sites and a composition of guides are one recursive type, so both are defined here: a `Guide` is
+combined into `Guides`, whose members are `Guide`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, cast, get_type_hints
 
+from guides.scope import Composite, Side, in_constrained_space, restrict, restrict_start
 from guides.start import Start
 from guides.variational import Variational
 from zoo import catalogue
 from zoo.declare.model import validate
-from zoo.errors import MethodError
+from zoo.errors import MethodError, unknown
 from zoo.program.program import Program
 from zoo.replay.sites import Site
 
-if TYPE_CHECKING:
-    from guides.composition import Guides
+Names = tuple[str, ...]
+ROLES = {
+    "enumerated": "is summed out exactly and needs no guide; leave it out",
+    "observed": "is observed and needs no guide; leave it out",
+    "parameter": "is a parameter, which climbs along without a guide; leave it out",
+    "deterministic": "follows from other sites and needs no guide; leave it out",
+}
 
 
 class Guide(ABC):
@@ -49,8 +59,6 @@ class Guide(ABC):
 
     def __and__(self, other: Guide) -> Guides:
         """Combine with a guide for other sites."""
-        from guides.composition import Guides
-
         return Guides((*Guides.of(self), *Guides.of(other))) if isinstance(other, Guide) else NotImplemented
 
     def why_not(self, program: Program) -> str | None:
@@ -58,8 +66,6 @@ class Guide(ABC):
         left = [s.name for s in program.latents if s.name not in self.sites]
         if not self.sites or (not left and len(self.sites) == len(program.latents)):
             return self.lacks_counts(program.latents)
-        from guides.composition import Guides
-
         return Guides(Guides.of(self)).why_not(program)
 
     def lacks_counts(self, latents: Sequence[Site]) -> str | None:
@@ -88,11 +94,11 @@ class Guide(ABC):
         """Names of the sites whose q is a point.
 
         Where these are some of the latents, the bound is one on log p(x, points), the evidence of the others, with the
-        density of the points in their own space.
+        density of the points in their constrained space.
         """
         return tuple(s.name for s in program.latents) if self.point else ()
 
-    def settle(self, **settings: Any) -> None:
+    def set_fields(self, **settings: Any) -> None:
         """Take settings and check them; for a guide whose ``__init__`` takes names of sites one by one."""
         for name, value in settings.items():
             object.__setattr__(self, name, value)
@@ -100,12 +106,149 @@ class Guide(ABC):
 
     def __repr__(self) -> str:
         """Show the guide as it would be written, names of sites one by one."""
-        found = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}  # type: ignore[arg-type]
-        before = list(found)[: list(found).index("sites")] if "sites" in found else []
-        shown = [repr(found[n][0]) for n in before if self.sites or found[n][0] != found[n][1]]
+        settings = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        defaults = {f.name: f.default for f in fields(cast(Any, self))}
+        order = list(settings)
+        before = order[: order.index("sites")] if "sites" in order else []  # given by position, ahead of the names
+        shown = [repr(settings[n]) for n in before if self.sites or settings[n] != defaults[n]]
         shown += [repr(name) for name in self.sites]
-        shown += [f"{n}={v!r}" for n, (v, _) in found.items() if n not in before and n != "sites"]
+        shown += [f"{n}={v!r}" for n, v in settings.items() if n not in before and n != "sites"]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Guides(Guide):
+    """A guide for each site or group of sites.
+
+    q(u) = prod_k q_k(u_k), one factor for each member, each in its own family.
+    ``Guides({"weights": MeanField(), ("loc", "scale"): FullRank()})`` is the same as
+    ``MeanField("weights") & FullRank("loc", "scale")``. One member may be left without names: it covers the rest, as in
+    ``Guides({"z": Encoder()}) & MeanField()``. Every latent has to be covered once.
+
+    Beside others, a `Point` has no entropy: the bound E_q[log p(x, z, z*)] - E_q[log q(z)] is one on log p(x, z*), the
+    evidence of the other latents z at the point z*, with the density of z* in its constrained space.
+
+    Parameters
+    ----------
+    members
+        From name of a site, or tuple of names, to its guide.
+    """
+
+    members: tuple[tuple[Names, Guide], ...]
+
+    def __init__(self, members: Mapping[str | Names, Guide] | Iterable[tuple[Names, Guide]]) -> None:
+        pairs = list(members.items()) if isinstance(members, Mapping) else list(members)
+        given: list[tuple[Names, Any]] = [((n,) if isinstance(n, str) else tuple(n), as_guide(g)) for n, g in pairs]
+        for names, guide in given:
+            if not isinstance(guide, Guide):
+                raise MethodError(
+                    f"Guides: {guide!r}, for {', '.join(names)}, is no guide; give one such as MeanField()"
+                )
+            if names and guide.sites:
+                raise MethodError(f"Guides: the guide for {', '.join(names)} names sites of its own, {guide!r}")
+        if not given:
+            raise MethodError('Guides: there is none; give them by site, such as Guides({"loc": MeanField()})')
+        object.__setattr__(self, "point", all(g.point for _, g in given))
+        self.set_fields(members=tuple(given))
+
+    @property
+    def still(self) -> bool:
+        """Whether every member is a point while it climbs."""
+        return all(guide.still for _, guide in self.members)
+
+    @staticmethod
+    def of(guide: Guide) -> tuple[tuple[Names, Guide], ...]:
+        """Members of a guide: its own, or itself."""
+        return guide.members if isinstance(guide, Guides) else (((), guide),)
+
+    def why_not(self, program: Program) -> str | None:
+        """Refuse where a site is covered not at all or twice, or a member does not fit its sites."""
+        try:
+            division = self.division(program)
+        except MethodError as error:
+            return str(error)
+        for (_, guide), names in zip(self.members, division, strict=True):
+            if (reason := guide.why_not(restrict(program, names))) is not None:
+                return f"for {', '.join(names)}, {reason}"
+        return None
+
+    def division(self, program: Program) -> list[Names]:
+        """Return the names of the sites of each member.
+
+        Raises
+        ------
+        MethodError
+            If they do not cover every latent once.
+        """
+        latents = [s.name for s in program.latents]
+        claims = [names or guide.claims(program) for names, guide in self.members]
+        owner: dict[str, Guide] = {}
+        for own, (_, guide) in zip(claims, self.members, strict=True):
+            for name in own:
+                if name not in latents:
+                    site = program.sites.get(name)
+                    if site is None or site.role not in ROLES:
+                        raise MethodError(f"{guide!r}: {unknown('latent', name, latents)}")
+                    raise MethodError(f"{guide!r}: site {name!r} {ROLES[site.role]}")
+                if own.count(name) > 1:
+                    raise MethodError(f"{guide!r} names {name!r} twice; take out one")
+                if name in owner:
+                    raise MethodError(f"site {name!r} is covered twice, by {owner[name]!r} and {guide!r}; take out one")
+                owner[name] = guide
+        left = tuple(n for n in latents if n not in owner)
+        rest = [guide for own, (_, guide) in zip(claims, self.members, strict=True) if not own]
+        if left and not rest:
+            raise MethodError(
+                f"no guide covers {', '.join(map(repr, left))}; name it in one, or add & MeanField() for the rest"
+            )
+        if len(rest) > 1:
+            raise MethodError(f"{' and '.join(map(repr, rest))} name no sites; at most one guide can cover the rest")
+        if rest and not left:
+            raise MethodError(f"{rest[0]!r} has no site left to cover; leave it out")
+        return [own or left for own in claims]
+
+    def build(self, program: Program, start: Start) -> Variational:
+        """Make each member's q on its own sites."""
+        division = self.division(program)
+        seen = [restrict(program, names) for names in division]
+        views = [part.view for part in seen]
+        built = []
+        for (_, guide), names, part, view in zip(self.members, division, seen, views, strict=True):
+            q = guide.build(part, restrict_start(program, start, names))
+            built.append(in_constrained_space(q, view) if guide.point and not self.point else q)
+        if not all(q.covers_rows for q in built):
+            return Composite(built, program, views)
+        whole = program.view
+        return Variational(
+            Side([q.over_globals for q in built], whole.globals, [view.globals for view in views]),
+            Side([q.over_locals for q in built], whole.locals, [view.locals for view in views]),
+        )
+
+    def caveats(self, program: Program) -> list[str]:
+        """What the members have to say."""
+        members = zip(self.members, self.division(program), strict=True)
+        return [said for (_, guide), names in members for said in guide.caveats(restrict(program, names))]
+
+    def points(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites whose q is a point."""
+        division = zip(self.members, self.division(program), strict=True)
+        points = {n for (_, guide), names in division for n in guide.points(restrict(program, names))}
+        return tuple(s.name for s in program.latents if s.name in points)
+
+    def __repr__(self) -> str:
+        """Show the guides as they would be written."""
+        terms: list[str] = []
+        named: dict[Any, Guide] = {}
+        for names, guide in (*self.members, ((), None)):
+            if names and guide is not None:
+                named[names if len(names) > 1 else names[0]] = guide
+                continue
+            if named:
+                terms.append(f"Guides({named!r})")
+                named = {}
+            if guide is not None:
+                terms.append(repr(guide))
+        return " & ".join(terms)
 
 
 def as_guide(guide: object) -> object:
@@ -120,7 +263,8 @@ def as_guide(guide: object) -> object:
         guide = catalogue.find("guide", guide)
     if not (isinstance(guide, type) and issubclass(guide, Guide)):
         return guide
-    needed = [f.name for f in fields(guide) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    settings = fields(cast(Any, guide))
+    needed = [f.name for f in settings if f.default is MISSING and f.default_factory is MISSING]
     if needed:
         raise MethodError(f"{guide.__name__} has no defaults; give {guide.__name__}({', '.join(needed)})")
     return guide()

@@ -87,12 +87,12 @@ class Network(nn.Module):
         self.inner = inner
 
     def forward(self, **inputs: Tensor) -> Any:
-        """Tell the guide's story."""
+        """Run the guide."""
         return self.inner.forward(**inputs)
 
 
 @dataclass(frozen=True)
-class Sight:
+class TracedSite:
     """A site of a guide as it was seen.
 
     Attributes
@@ -119,7 +119,7 @@ class Sight:
 
 
 @dataclass
-class Story:
+class TracedGuide:
     """A guide's function bound to a program, traced once.
 
     Attributes
@@ -144,7 +144,7 @@ class Story:
     row: str
     dtype: torch.dtype
     device: torch.device
-    sites: dict[str, Sight] = field(default_factory=dict)
+    sites: dict[str, TracedSite] = field(default_factory=dict)
     parameters: Values = field(default_factory=dict)
     constraints: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class Story:
         return run
 
 
-def trace(function: Callable[..., Any], program: Program, *, whole: bool = True) -> Story:
+def trace(function: Callable[..., Any], program: Program, *, whole: bool = True) -> TracedGuide:
     """Run a guide on a program's data and look at its sites and parameters.
 
     Parameters
@@ -178,8 +178,8 @@ def trace(function: Callable[..., Any], program: Program, *, whole: bool = True)
     place = program.row, program.dtype, program.device
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            story = Story(name, _made(function, program), _arguments(function, program), *place)
-            run = story.run(program.data, {}, lambda site, fn: drawn(fn, torch.randn(noise_behind(fn)[0])))
+            traced = TracedGuide(name, _made(function, program), _arguments(function, program), *place)
+            run = traced.run(program.data, {}, lambda site, fn: drawn(fn, torch.randn(noise_behind(fn)[0])))
         except ZooError:
             raise
         except Exception as error:  # whatever a user's function raises
@@ -188,23 +188,23 @@ def trace(function: Callable[..., Any], program: Program, *, whole: bool = True)
             _check_names(name, run, program)
             _check_values(name, run, program)
     for parameter, (value, constraint, axis) in run.declared.items():
-        network, found, _ = parameter.partition(WEIGHT)
-        if found:
+        network, of_network, _ = parameter.partition(WEIGHT)
+        if of_network:
             raise MethodError(
                 f"the guide {name} registers the network {network!r} by pyro.module; write the guide as a class, a "
                 "PyroModule that makes its networks in __init__, without pyro.module, and give Custom that class"
             )
-        story.parameters[parameter], story.constraints[parameter] = value.detach().clone(), constraint
+        traced.parameters[parameter], traced.constraints[parameter] = value.detach().clone(), constraint
         if axis is not None:
-            story.rows[parameter] = axis
+            traced.rows[parameter] = axis
     for site, fn in run.distributions.items():
         axis = len(fn.batch_shape) + run.frames[site] if site in run.frames else None
         point = isinstance(base_distribution(fn), dist.Delta)
         shape, scored = noise_behind(fn)
         ends = bool(fn.support.is_discrete) and lowest_count(fn.support) is None
-        story.sites[site] = Sight(shape, None if shape == (0,) else axis, point, scored, ends)
-    story.frames = run.frames
-    return story
+        traced.sites[site] = TracedSite(shape, None if shape == (0,) else axis, point, scored, ends)
+    traced.frames = run.frames
+    return traced
 
 
 def _made(function: Any, program: Program) -> Callable[..., Any]:

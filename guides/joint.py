@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guides.start import Start
-from guides.variational import Delta, Draw, Noise, Part, Variational
+from guides.variational import Delta, Draw, Noise, Pushforward, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 
@@ -19,7 +19,7 @@ def joint_size(program: Program) -> int:
     return view.global_size + view.local_size * len(program.data)
 
 
-def joint(start: Start, make: Callable[[Tensor, Tensor], Part]) -> Variational:
+def joint(start: Start, make: Callable[[Tensor, Tensor], Pushforward]) -> Variational:
     """Make q from a part over one vector, `make(start, unit)`: the globals alone where there are no locals."""
     if not start.locals.numel():
         return Variational(make(start.globals, start.global_unit), Delta(start.locals, start.local_unit))
@@ -31,7 +31,7 @@ class Joint(Variational):
 
     covers_rows = False
 
-    def __init__(self, start: Start, make: Callable[[Tensor, Tensor], Part]) -> None:
+    def __init__(self, start: Start, make: Callable[[Tensor, Tensor], Pushforward]) -> None:
         point = torch.cat([start.globals, start.locals.reshape(-1)])
         unit = torch.cat([start.global_unit, start.local_unit.reshape(-1)])
         super().__init__(make(point, unit), Delta(start.locals[:0], start.local_unit[:0]))

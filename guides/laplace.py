@@ -12,7 +12,7 @@ from guides.curvature import factor, polish, triangular_of_inverse
 from guides.full_rank import FullRank
 from guides.joint import joint
 from guides.start import Start
-from guides.variational import LOG_2PI, Placed, Variational
+from guides.variational import LOG_2PI, LocationScale, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -49,7 +49,7 @@ class Laplace(FullRank):
         return joint(start, lambda point, unit: Curved(point, unit, [*once, *each * len(start.locals)]))
 
 
-class Curved(Placed):
+class Curved(LocationScale):
     """u = start + unit * loc, a point; when the climb has ended, u = start + unit * loc + L eps, eps ~ Normal(0, I).
 
     Parameters

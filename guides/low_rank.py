@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from guides.guide import Guide
 from guides.joint import joint, joint_size
 from guides.start import Start
-from guides.variational import LOG_2PI, Placed, Variational
+from guides.variational import LOG_2PI, LocationScale, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 
@@ -40,7 +40,7 @@ class LowRank(Guide):
     sites: tuple[str, ...] = ()
 
     def __init__(self, rank: PositiveInt | None = None, *names: str, sites: Sequence[str] = ()) -> None:
-        self.settle(rank=rank, sites=(*names, *sites))
+        self.set_fields(rank=rank, sites=(*names, *sites))
 
     def why_not(self, program: Program) -> str | None:
         """Refuse factors that do not fit in memory."""
@@ -62,7 +62,7 @@ class LowRank(Guide):
         return max(1, round(size**0.5)) if self.rank is None else self.rank
 
 
-class LowRankNormal(Placed):
+class LowRankNormal(LocationScale):
     """u = start + unit * (loc + U eps_1 + exp(log_scale) * eps_2), eps ~ Normal(0, I).
 
     With C = I + U^T D^-2 U, log q follows from the Woodbury identity (U U^T + D^2)^-1 = D^-2 - D^-2 U C^-1 U^T D^-2

@@ -30,7 +30,7 @@ class MeanField(Guide):
     counts = True
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.settle(sites=(*names, *sites))
+        self.set_fields(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred at the start with one natural step as its standard deviation."""

@@ -15,7 +15,7 @@ from zoo.program.program import Program
 class Point(Guide):
     """A single value for every latent: climbing the bound finds the posterior mode.
 
-    q(z) = delta(z - z*). The mode is that of the density in the latents' own space, without the Jacobian of the
+    q(z) = delta(z - z*). The mode is that of the density in the latents' constrained space, without the Jacobian of the
     unconstrained view. Beside another guide, z* climbs that guide's bound on log p(x, z*).
 
     Parameters
@@ -28,7 +28,7 @@ class Point(Guide):
     point = True
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.settle(sites=(*names, *sites))
+        self.set_fields(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q at the start."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.start import Start
-from guides.variational import Draw, Noise, Part, Variational
+from guides.variational import Draw, Noise, Pushforward, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.program.terms import sum_of
@@ -57,10 +57,10 @@ def split_noise(noise: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor
     return [part.reshape(shape) for part, shape in zip(noise.split(sizes), shapes, strict=True)]
 
 
-class OwnSpace(Part):
-    """A point, with its log density counted in the latents' own space: log q(u) = log|dz/du|, which is 0 for z."""
+class ConstrainedPoint(Pushforward):
+    """A point whose log density is that of z in constrained space, 0: in unconstrained space log q(u) = log|dz/du|."""
 
-    def __init__(self, inner: Part, view: View, *, local: bool) -> None:
+    def __init__(self, inner: Pushforward, view: View, *, local: bool) -> None:
         super().__init__()
         self.inner, self.view, self.local = inner, view, local
 
@@ -75,15 +75,17 @@ class OwnSpace(Part):
         return u, jacobian
 
 
-def in_own_space(q: Variational, view: View) -> Variational:
+def in_constrained_space(q: Variational, view: View) -> Variational:
     """Return a q of points for use beside a q that has a density."""
-    return Variational(OwnSpace(q.over_globals, view, local=False), OwnSpace(q.over_locals, view, local=True))
+    return Variational(
+        ConstrainedPoint(q.over_globals, view, local=False), ConstrainedPoint(q.over_locals, view, local=True)
+    )
 
 
-class Side(Part):
+class Side(Pushforward):
     """q(u) = prod_k q_k(u_k): independent parts, each over some coordinates of the globals or of each row's locals."""
 
-    def __init__(self, parts: Sequence[Part], whole: Sequence[Slot], slots: Sequence[Sequence[Slot]]) -> None:
+    def __init__(self, parts: Sequence[Pushforward], whole: Sequence[Slot], slots: Sequence[Sequence[Slot]]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.order = pieces(whole, slots)
@@ -97,24 +99,24 @@ class Side(Part):
         return (sum(torch.Size(part.noise_shape(rows)).numel() for part in self._parts),)
 
     @property
-    def _parts(self) -> list[Part]:
-        return [part for part in self.parts if isinstance(part, Part)]
+    def _parts(self) -> list[Pushforward]:
+        return [part for part in self.parts if isinstance(part, Pushforward)]
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw from each part."""
         each = split_noise(noise, [part.noise_shape(len(data)) for part in self._parts])
-        found = [part.draw(data, rows, one) for part, one in zip(self._parts, each, strict=True)]
-        return merge([u for u, _ in found], self.order), torch.stack([log_q for _, log_q in found]).sum(0)
+        draws = [part.draw(data, rows, one) for part, one in zip(self._parts, each, strict=True)]
+        return merge([u for u, _ in draws], self.order), torch.stack([log_q for _, log_q in draws]).sum(0)
 
     def score(self, data: Data, rows: Tensor | None, value: Tensor) -> Tensor:
         """Log q of what has no gradient in any part."""
-        found = zip(self._parts, self.columns, strict=True)
-        return sum_of(part.score(data, rows, value[..., own]) for part, own in found if part.scored)
+        parts = zip(self._parts, self.columns, strict=True)
+        return sum_of(part.score(data, rows, value[..., own]) for part, own in parts if part.scored)
 
     def log_prob(self, data: Data, value: Tensor) -> Tensor:
         """Log density of given locals of these rows."""
-        found = zip(self._parts, self.columns, strict=True)
-        return sum_of(part.log_prob(data, value[:, own]) for part, own in found if own)
+        parts = zip(self._parts, self.columns, strict=True)
+        return sum_of(part.log_prob(data, value[:, own]) for part, own in parts if own)
 
 
 class Composite(Variational):
@@ -123,7 +125,7 @@ class Composite(Variational):
     covers_rows = False
 
     def __init__(self, parts: Sequence[Variational], program: Program, views: Sequence[View]) -> None:
-        super().__init__(Part(), Part())
+        super().__init__(Pushforward(), Pushforward())
         self.members = nn.ModuleList(parts)
         self.orders = tuple(
             pieces(getattr(program.view, side), [getattr(view, side) for view in views])

@@ -39,7 +39,7 @@ class Draw:
     score_rows: Tensor | None = None
 
 
-class Part(nn.Module):
+class Pushforward(nn.Module):
     """A distribution over one block of unconstrained coordinates: standard Normal noise, pushed forward.
 
     Attributes
@@ -100,7 +100,7 @@ class Variational(nn.Module):
         The two parts.
     """
 
-    def __init__(self, over_globals: Part, over_locals: Part) -> None:
+    def __init__(self, over_globals: Pushforward, over_locals: Pushforward) -> None:
         super().__init__()
         self.over_globals, self.over_locals = over_globals, over_locals
 
@@ -148,7 +148,7 @@ class Variational(nn.Module):
         return getattr(self, verb)(*args)
 
 
-class Placed(Part):
+class LocationScale(Pushforward):
     """A part in natural units: u = start + unit * (something of the shape of start).
 
     Parameters
@@ -167,7 +167,7 @@ class Placed(Part):
         self.loc = nn.Parameter(torch.zeros_like(start))
 
 
-class DiagonalNormal(Placed):
+class DiagonalNormal(LocationScale):
     """u = start + unit * (loc + exp(log_scale) * eps), eps ~ Normal(0, I)."""
 
     def __init__(self, start: Tensor, unit: Tensor) -> None:
@@ -190,7 +190,7 @@ class DiagonalNormal(Placed):
 def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from a diagonal Normal in units `unit` around `start`; return the draw and log q summed over columns.
 
-    log q holds the parameters fixed, as in `Part.draw`.
+    log q holds the parameters fixed, as in `Pushforward.draw`.
     """
     at = loc + log_scale.exp() * noise
     fixed = log_scale.detach()
@@ -198,7 +198,7 @@ def normal(start: Tensor, unit: Tensor, loc: Tensor, log_scale: Tensor, noise: T
     return start + unit * at, -(0.5 * (LOG_2PI + square) + fixed + unit.log()).sum(-1)
 
 
-class Delta(Placed):
+class Delta(LocationScale):
     """A point: u = start + unit * loc; log q counts as 0."""
 
     def noise_shape(self, rows: int) -> tuple[int, ...]:

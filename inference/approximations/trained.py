@@ -50,7 +50,7 @@ class Trained(Approximation):
         return self.q.amortized
 
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
-        """Draw globals, and the locals of the fitted rows; log q is that of the values in their own space."""
+        """Draw globals, and the locals of the fitted rows; log q is that of the values in their constrained space."""
         view, data = program.view, self.data
         weights = data.weights
 

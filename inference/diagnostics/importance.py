@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from inference.approximations.trained import Trained
 from inference.diagnostics.agreement import RHAT_GOOD
 from inference.diagnostics.arviz import split_rhat
 from inference.diagnostics.pareto import KHAT_GOOD, khat, khat_note
-from inference.method import Objective, Outcome
+from inference.method import Objective
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
@@ -31,9 +32,33 @@ RESTART_DRAWS = 200  # of each of several ends, to see whether they agree
 ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
 FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
 
+Weighed = tuple[Objective, dict[str, float], list[str]]  # the bound, the diagnostics, and what to warn of
 
-def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
-    """Set the objective, the diagnostics and the verdict of a fitted q.
+
+@dataclass(frozen=True)
+class Judgement:
+    """What draws of a fitted q say of it when they are weighed against the posterior.
+
+    Attributes
+    ----------
+    objective
+        The ELBO, or the importance-weighted bound of several particles.
+    diagnostics
+        "khat", "evidence" and "evidence_error"; of rows also "khat_rows", "khat_rows_above" and "khat_rows_max".
+    warnings
+        Where q is far from the posterior.
+    verdict
+        In words, whether q can be trusted.
+    """
+
+    objective: Objective
+    diagnostics: dict[str, float]
+    warnings: list[str]
+    verdict: str
+
+
+def judge(program: Program, q: Approximation, points: Values, *, converged: bool, particles: int = 1) -> Judgement:
+    """Weigh draws of a fitted q against the posterior.
 
     The ELBO is the mean of log p - log q over fresh draws; log p(x) is estimated by the log of the mean of p / q, with
     its standard error; the Pareto shape k-hat of p / q says whether that error, and q itself, can be believed (Yao et
@@ -43,8 +68,10 @@ def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
     ----------
     program
         The program.
-    outcome
-        With q and the parameters.
+    q, points
+        The fitted distribution, and the values of parameters and network weights.
+    converged
+        Whether the fit came to its end, for the verdict.
     particles
         Draws of the importance-weighted bound to report; 1 for the ELBO.
 
@@ -54,23 +81,25 @@ def judged(program: Program, outcome: Outcome, particles: int = 1) -> None:
         If the log density is not finite at draws of q.
     """
     by_row = not program.globals and not program.chained and not program.shared
-    if by_row and outcome.approximation.propose(program, outcome.points, 1) is not None:
-        _by_row(program, outcome, particles)
-    else:
-        _all(program, outcome, particles)
-    evidence, shape = outcome.diagnostics["evidence"], outcome.diagnostics["khat"]
+    weigh = _by_row if by_row and q.propose(program, points, 1) is not None else _all
+    objective, diagnostics, warnings = weigh(program, q, points, particles)
+    evidence, error, shape = (diagnostics[n] for n in ("evidence", "evidence_error", "khat"))
     if shape > KHAT_GOOD:
-        outcome.warnings.append(khat_note(shape))
-    q = outcome.approximation
+        warnings = [*warnings, khat_note(shape)]
     fixed = q.guide.points(program) if isinstance(q, Trained) else ()
     if fixed:  # all of this is about the other latents, and log p(x, z*)
-        outcome.objective = replace(outcome.objective, kind=f"{outcome.objective.kind}_at_point")
-    of = ", ".join(("x", *fixed))
-    gap = evidence - outcome.objective.value if particles == 1 else 0.0
-    far = gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0
-    error = outcome.diagnostics["evidence_error"]
-    few = error > ERROR_GOOD and "khat_rows" not in outcome.diagnostics and draws_for(program) >= FEWEST_FOR_KHAT
-    outcome.verdict = verdict(shape, outcome.converged, evidence, error, of, far=far, few=few)
+        objective = replace(objective, kind=f"{objective.kind}_at_point")
+    gap = evidence - objective.value if particles == 1 else 0.0
+    said = verdict(
+        shape,
+        converged,
+        evidence,
+        error,
+        ", ".join(("x", *fixed)),
+        far=gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0,
+        few=error > ERROR_GOOD and "khat_rows" not in diagnostics and draws_for(program) >= FEWEST_FOR_KHAT,
+    )
+    return Judgement(objective, diagnostics, warnings, said)
 
 
 def verdict(
@@ -136,14 +165,14 @@ def ratios(program: Program, approximation: Approximation, points: Values, count
     return ratio
 
 
-def _all(program: Program, outcome: Outcome, particles: int) -> None:
+def _all(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
     """Weigh draws of all latents together."""
     count = draws_for(program)
-    ratio = ratios(program, outcome.approximation, outcome.points, count)
+    ratio = ratios(program, q, points, count)
     shape = khat(ratio.cpu().numpy()) if count >= FEWEST_FOR_KHAT else math.nan
     value, error = log_mean_exp(ratio)
-    outcome.objective = _objective(ratio, particles)
-    outcome.diagnostics |= {"khat": shape, "evidence": float(value), "evidence_error": float(error)}
+    diagnostics = {"khat": shape, "evidence": float(value), "evidence_error": float(error)}
+    return _objective(ratio, particles), diagnostics, []
 
 
 def _objective(ratio: Tensor, particles: int) -> Objective:
@@ -153,7 +182,7 @@ def _objective(ratio: Tensor, particles: int) -> Objective:
     return Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", error)
 
 
-def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
+def _by_row(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
     """Weigh draws of each row's locals by themselves."""
     count = -(-max(draws_for(program), particles) // particles) * particles
     weights = program.data.weights
@@ -163,7 +192,7 @@ def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
     chunk = max(particles, CELLS // 4 // max(1, len(program.data)) // particles * particles)
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
-        rows = _row_ratios(program, outcome, size)
+        rows = _row_ratios(program, q, points, size)
         grouped = rows.reshape(size // particles, particles, -1).logsumexp(1) - math.log(particles)
         parts.append(grouped @ one)
         logs.append(torch.stack([rows.logsumexp(0), (2 * rows).logsumexp(0)]))
@@ -172,10 +201,10 @@ def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
     log_mean, relative = first - math.log(count), (second - 2 * first + math.log(count)).exp() - 1
     error = float((one.square() * relative.clamp_min(0) / max(1, count - 1)).sum().sqrt())
     spread = float(bound.std() / math.sqrt(len(bound))) if len(bound) > 1 else math.inf
-    outcome.objective = Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", spread)
-    shapes = _row_shapes(program, outcome)
+    objective = Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", spread)
+    shapes = _row_shapes(program, q, points)
     share = float(np.mean(shapes > KHAT_GOOD))
-    outcome.diagnostics |= {
+    diagnostics = {
         "khat": float(np.median(shapes)),
         "khat_rows": float((~np.isnan(shapes)).sum()),
         "khat_rows_above": share,
@@ -183,55 +212,66 @@ def _by_row(program: Program, outcome: Outcome, particles: int) -> None:
         "evidence": float(one @ log_mean),
         "evidence_error": error,
     }
-    if share > 0:
-        outcome.warnings.append(
-            f"khat > {KHAT_GOOD} for {share:.0%} of {len(shapes)} rows looked at (largest {shapes.max():.2f}): for "
-            "these the guide is far from the posterior of their locals"
-        )
+    note = (
+        f"khat > {KHAT_GOOD} for {share:.0%} of {len(shapes)} rows looked at (largest {shapes.max():.2f}): for "
+        "these the guide is far from the posterior of their locals"
+    )
+    return objective, diagnostics, [note] if share > 0 else []
 
 
-def _row_ratios(program: Program, outcome: Outcome, count: int) -> Tensor:
+def _row_ratios(program: Program, q: Approximation, points: Values, count: int) -> Tensor:
     """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64."""
-    locals_ = local_draws(program, outcome.approximation, outcome.points, {}, count)
-    found = pointwise(program, outcome.points, {}, locals_).double()
-    bad = int((~found.isfinite()).any(1).sum())
+    locals_ = local_draws(program, q, points, {}, count)
+    ratio = pointwise(program, points, {}, locals_).double()
+    bad = int((~ratio.isfinite()).any(1).sum())
     if bad:
         raise FitError(
             f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
             "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
         )
-    return found
+    return ratio
 
 
-def _row_shapes(program: Program, outcome: Outcome) -> np.ndarray:
+def _row_shapes(program: Program, q: Approximation, points: Values) -> np.ndarray:
     """Pareto shapes of some of the rows, spread evenly."""
     entries = max(1, sum(v.numel() for v in program.data.values.values()) // len(program.data))
     size = max(1, min(len(program.data), ROWS, 2 * CELLS // (entries * ROW_DRAWS)))
     whole = program
-    if size < len(program.data) and not outcome.approximation.covers_new_rows:
+    if size < len(program.data) and not q.covers_new_rows:
         if len(program.data) * entries * ROW_DRAWS > 4 * CELLS:
             return np.full(1, np.nan)  # q draws all of its rows together, and these are too many
     elif size < len(program.data):
         at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
         whole = program.rebind(program.data.take(at))
-    found = _row_ratios(whole, outcome, ROW_DRAWS).cpu().numpy()
-    shapes = np.array([khat(column) for column in found.T[:size]])
+    log_ratios = _row_ratios(whole, q, points, ROW_DRAWS).cpu().numpy()
+    shapes = np.array([khat(column) for column in log_ratios.T[:size]])
     return np.where(np.isnan(shapes), 0.0, shapes)  # no spread that matters: q is as good as the posterior there
 
 
-def agreement(program: Program, outcome: Outcome, ends: list[tuple[Approximation, Values]]) -> None:
-    """R-hat of the log joint over draws from the ends of several starts, which no relabelling changes."""
-    found = []
-    for approximation, points in ends:
-        draws, _ = approximation.draw(program, RESTART_DRAWS)
+def with_agreement(program: Program, judgement: Judgement, ends: Sequence[tuple[Approximation, Values]]) -> Judgement:
+    """Add R-hat of the log joint over draws from the ends of several starts, which no relabelling changes.
+
+    Parameters
+    ----------
+    program
+        The program.
+    judgement
+        Of the best end.
+    ends
+        q, and the values of parameters and network weights, where each start has ended.
+    """
+    log_joints = []
+    for q, points in ends:
+        draws, _ = q.draw(program, RESTART_DRAWS)
 
         def joint(values: Values, points: Values = points) -> Tensor:
             return program.log_joint({**points, **values}).total(program.data.weights)
 
-        found.append(many(joint, draws, RESTART_DRAWS, chunk_for(program)).double().cpu().numpy())
-    value = float(split_rhat(np.stack(found)))
-    outcome.diagnostics["rhat_restarts"] = value
-    if value > RHAT_GOOD:
-        outcome.warnings.append(
-            f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
-        )
+        log_joints.append(many(joint, draws, RESTART_DRAWS, chunk_for(program)).double().cpu().numpy())
+    value = float(split_rhat(np.stack(log_joints)))
+    note = f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
+    return replace(
+        judgement,
+        diagnostics={**judgement.diagnostics, "rhat_restarts": value},
+        warnings=[*judgement.warnings, *([note] if value > RHAT_GOOD else [])],
+    )

@@ -15,8 +15,8 @@ from guides.start import Start
 from guides.variational import Variational
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
-from inference.diagnostics.importance import judged
-from inference.method import Method, Objective, Outcome, unsupported
+from inference.diagnostics.importance import judge
+from inference.method import Method, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -74,19 +74,20 @@ class Laplace(Method):
         reason = f"mode with log density {height:.4f}, {distance:.1e} standard deviations away at the end; "
         reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
-        found = Outcome(
-            approximation=Trained(FullRank(), q.requires_grad_(False).eval(), program.data),
+        fitted = Trained(FullRank(), q.requires_grad_(False).eval(), program.data)
+        judgement = judge(program, fitted, {}, converged=True)
+        return Outcome(
+            approximation=fitted,
             points={},
-            objective=Objective(math.nan, "elbo"),
+            objective=judgement.objective,
             trace=monitor.trace,
             steps=target.calls,
             converged=True,
             reason=reason,
-            warnings=[note for note in (target.gradient.note,) if note],
-            diagnostics={"laplace_evidence": log_p},
+            warnings=[*(note for note in (target.gradient.note,) if note), *judgement.warnings],
+            diagnostics={"laplace_evidence": log_p, **judgement.diagnostics},
+            verdict=judgement.verdict,
         )
-        judged(program, found)
-        return found
 
 
 def normal_guide(program: Program, start: Start, mean: Tensor, tril: Tensor) -> Variational:

@@ -20,7 +20,7 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
-from inference.diagnostics.importance import agreement, judged
+from inference.diagnostics.importance import Judgement, judge, with_agreement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
@@ -33,6 +33,7 @@ from inference.variational.optimize import Climb
 from inference.variational.schedule import Kind, Schedule
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
+from zoo.replay.evaluate import Values
 
 NETWORK_BATCH = 128  # default rows per step where the model or guide has networks
 FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
@@ -257,40 +258,49 @@ class SVI(Method):
         if not ends:
             raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
         for i in ends:
-            climb.settle(i)
+            climb.conclude(i)
         approximations, failures = self._approximations(bound, climb, ends, draws)
         ends = [i for i in ends if i in approximations]
         best = next(iter(approximations))
-        schedule, points = climb.schedules[best], bound.points(climb.position, best)
+        schedule, q = climb.schedules[best], approximations[best]
+        warnings = self._warnings(bound, climb, best, note)
+        if len(ends) < self.restarts:
+            warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
+        warnings += [*failures, *self.guide.caveats(program)]
+        points = {i: bound.points(climb.position, i) for i in ends}
+        with torch.no_grad():
+            if bound.point:
+                judgement = Judgement(self._at_point(program, q, points[best]), {}, [], "")
+            else:
+                particles = draws if self.objective == "iwae" else 1
+                judgement = judge(program, q, points[best], converged=schedule.converged, particles=particles)
+                if len(ends) > 1:
+                    judgement = with_agreement(program, judgement, [(approximations[i], points[i]) for i in ends])
+        return Outcome(
+            approximation=q,
+            points=points[best],
+            objective=judgement.objective,
+            trace=climb.monitors[best].trace,
+            steps=schedule.step,
+            converged=schedule.converged,
+            reason=schedule.reason,
+            warnings=warnings + judgement.warnings,
+            diagnostics=judgement.diagnostics,
+            verdict=judgement.verdict,
+        )
+
+    @staticmethod
+    def _warnings(bound: Bound, climb: Climb, index: int, note: str) -> list[str]:
+        """What went less than well on the way up."""
+        schedule, broken = climb.schedules[index], climb.broken[index]
         warnings = [note] if note else []
         if not bound.everywhere.ways:
             warnings.append(f"draws were evaluated one after the other, which is slow: {bound.everywhere.note}")
         if not schedule.converged:
             warnings.append(schedule.reason)
-        if climb.broken[best]:
-            warnings.append(f"{climb.broken[best]} steps gave an ELBO that was not finite and were skipped")
-        if len(ends) < self.restarts:
-            warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
-        warnings += [*failures, *self.guide.caveats(program)]
-        outcome = Outcome(
-            approximation=approximations[best],
-            points=points,
-            objective=Objective(math.nan, "elbo"),
-            trace=climb.monitors[best].trace,
-            steps=schedule.step,
-            converged=schedule.converged,
-            reason=schedule.reason,
-            warnings=warnings,
-        )
-        with torch.no_grad():
-            if bound.point:
-                outcome.objective = self._at_point(program, outcome)
-            else:
-                k = draws if self.objective == "iwae" else 1
-                judged(program, outcome, k)
-                if len(ends) > 1:
-                    agreement(program, outcome, [(approximations[i], bound.points(climb.position, i)) for i in ends])
-        return outcome
+        if broken:
+            warnings.append(f"{broken} steps gave an ELBO that was not finite and were skipped")
+        return warnings
 
     def _approximations(
         self, bound: Bound, climb: Climb, ends: list[int], draws: int
@@ -316,10 +326,11 @@ class SVI(Method):
             return PointMass({n: v.detach().clone() for n, v in found.items()})
         return Trained(self.guide, copy.deepcopy(q).requires_grad_(False).eval(), bound.program.data)
 
-    def _at_point(self, program: Program, outcome: Outcome) -> Objective:
-        assert isinstance(outcome.approximation, PointMass)
-        values = {**outcome.points, **outcome.approximation.values}
-        value = float(program.log_joint(values).total(program.data.weights))
+    @staticmethod
+    def _at_point(program: Program, q: Approximation, points: Values) -> Objective:
+        """Log density at a point."""
+        assert isinstance(q, PointMass)
+        value = float(program.log_joint({**points, **q.values}).total(program.data.weights))
         if not math.isfinite(value):
             raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
         return Objective(value, "log_posterior" if program.latents else "log_likelihood")

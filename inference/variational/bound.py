@@ -146,7 +146,7 @@ class Bound:
         parameters, _ = self.theta.constrain_globals(fixed[BEGIN] + fixed[UNIT] * named[SHIFT])
         return parameters | {n: named[MODEL + n] for n in self.networks}
 
-    def settle(self, position: Position, index: int = 0) -> Variational:
+    def q_at(self, position: Position, index: int = 0) -> Variational:
         """Return q, set to where one start has come to."""
         one = position.only(index)
         named = self._named(one.coordinates[0], one.weights[0]) | {n: v[0] for n, v in one.fixed.items()}
@@ -169,7 +169,7 @@ class Bound:
         draw: Draw = self._ask(named, fixed, "draw", program.data, batch.get("rows"), noise)
         globals_, jacobian = self.view.constrain_globals(draw.globals)
         locals_, row_jacobian = self.view.constrain_locals(draw.locals)
-        if self.point:  # the mode is that of the density in the latents' own space
+        if self.point:  # the mode is that of the density in the latents' constrained space
             jacobian, row_jacobian = torch.zeros_like(jacobian), torch.zeros_like(row_jacobian)
         factors = program.log_probs({**self._points(named, fixed), **globals_, **locals_})
         terms = program.eliminate(factors)

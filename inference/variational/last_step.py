@@ -1,4 +1,4 @@
-"""What parts of q do when the climb has ended: `guides.variational.Part.finish`."""
+"""What parts of q do when the climb has ended: `guides.variational.Pushforward.finish`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from torch import Tensor
 
-from guides.variational import Noise, Part, Variational
+from guides.variational import Noise, Pushforward, Variational
 from inference.approximations.noise import quasi_normal
 from inference.variational.bound import Bound, Position
 from zoo.replay.evaluate import Values
@@ -17,7 +17,7 @@ FEWEST = 16
 CELLS = 200_000  # entries of the data times draws
 
 
-class End:
+class SampleAverage:
     """The bound where one start has ended, on all rows, over a fixed set of draws.
 
     Parameters
@@ -58,11 +58,11 @@ def finished(bound: Bound, position: Position, index: int, draws: int) -> Variat
 
     It is the bound's own q, which is set anew by whatever asks for it next.
     """
-    q = bound.settle(position, index)
-    end = End(bound, position.only(index), draws)
+    q = bound.q_at(position, index)
+    end = SampleAverage(bound, position.only(index), draws)
     found: Values = {}
     for name, part in q.named_modules():
-        if isinstance(part, Part):
+        if isinstance(part, Pushforward):
             new = part.finish(partial(end.along, name), steady=end.steady)
             found |= {f"{name}.{n}": v for n, v in new.items()}
     if found:

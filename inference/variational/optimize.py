@@ -257,7 +257,7 @@ class Climb:
     def average(self) -> None:
         """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""
         for i, schedule in enumerate(self.schedules):
-            if schedule.settling and not schedule.finished:
+            if schedule.averaging and not schedule.finished:
                 self.averaged[i] += 1
                 for mean, leaf in zip(self.means, self.leaves, strict=True):
                     mean[i].lerp_(leaf.detach()[i], 1.0 / self.averaged[i])
@@ -271,7 +271,7 @@ class Climb:
         """Go back to the best state of one start."""
         self._put(self.best, index)
 
-    def settle(self, index: int) -> None:
+    def conclude(self, index: int) -> None:
         """End one start: at the average of its last steps, or at its best state if that was better."""
         if self.schedules[index].worse_than_best:
             self.restore(index)

@@ -88,7 +88,7 @@ class Schedule:
         return self.means[-1]
 
     @property
-    def settling(self) -> bool:
+    def averaging(self) -> bool:
         """Whether the second half of the fall has begun, whose steps are worth averaging."""
         if self.fixed is not None:
             return self.step >= 0.9 * self.steps

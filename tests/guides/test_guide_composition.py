@@ -179,7 +179,7 @@ def test_settings_are_checked(make):
         make()
 
 
-def test_points_beside_others_count_in_their_own_space():
+def test_points_beside_others_count_in_constrained_space():
     """log w = log p(x, z, z*) - log q(z): no Jacobian of z*, so any units of z* give the same."""
     program, q = built(Point("tau") & MeanField(), EightSchools(), SCHOOLS)
     noise = q.noise(program.data)

@@ -201,7 +201,7 @@ def test_a_guide_that_is_gone_is_named(tmp_path, monkeypatch):
         Fit.load(tmp_path / "fit")
 
 
-def test_a_delta_is_a_point_in_its_own_space():
+def test_a_delta_is_a_point_in_constrained_space():
     program, q = built(Custom(pointed), EightSchools(), SCHOOLS, shake=0)
     assert Custom(pointed).points(program) == ("tau",)
     draw = q.draw(program.data)

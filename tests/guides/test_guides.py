@@ -281,14 +281,14 @@ NEAR = 0.03  # standard deviations from a mode that cost half a thousandth of a 
 @pytest.mark.parametrize(
     ("model", "data", "site", "posterior", "mode"),
     [
-        # (a + heads - 1) / (a + b + n - 2): the mode of the density in the latent's own space, without a Jacobian
+        # (a + heads - 1) / (a + b + n - 2): the mode in the latent's constrained space, without a Jacobian
         (coin(a=3.0, b=2.0), FLIPS, "heads", stats.beta(8, 7), 7 / 13),
         (Rate(a=2.0, b=0.5), [3, 1, 4], "rate", stats.gamma(10, scale=1 / 3.5), 9 / 3.5),
         (NormalMean(), FEW, "mu", stats.norm(FEW.sum() / 4 / 3.01, 3.01**-0.5), FEW.sum() / 4 / 3.01),
     ],
     ids=["beta", "gamma", "normal"],
 )
-def test_point_finds_the_mode_in_the_latents_own_space(model, data, site, posterior, mode):
+def test_point_finds_the_mode_in_the_latents_constrained_space(model, data, site, posterior, mode):
     found = fit(model, data, method=MAP(), seed=0)
     assert abs(float(found.posterior["point_estimate"][site]) - mode) < NEAR * posterior.std()
     exact = fit(model, data, method="exact", seed=0)
