@@ -7,7 +7,7 @@ noise gives the same draw, and gradients flow to the parameters through the draw
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pyro.distributions
 import torch
@@ -72,8 +72,12 @@ class LogGammaQuantile(torch.autograd.Function):
             t.unsqueeze(0) if dim is None else t.movedim(dim, 0) for t, dim in zip((a, noise), in_dims, strict=True)
         )
         first, second = torch.broadcast_tensors(first, second)
-        found: Tensor = LogGammaQuantile.apply(first, second)  # type: ignore[no-untyped-call]
-        return found, 0
+        return _log_gamma_quantile(first, second), 0
+
+
+def _log_gamma_quantile(concentration: Tensor, noise: Tensor) -> Tensor:
+    log_z: Tensor = cast(Any, LogGammaQuantile).apply(concentration, noise)  # torch leaves `apply` without types
+    return log_z
 
 
 def log_ndtr(x: Tensor) -> Tensor:
@@ -85,8 +89,7 @@ def log_ndtr(x: Tensor) -> Tensor:
 
 def log_gamma(concentration: Tensor, noise: Tensor) -> Tensor:
     """Log of a draw of Gamma(concentration, 1), in the shape of the noise."""
-    found: Tensor = LogGammaQuantile.apply(concentration.expand(noise.shape), noise)  # type: ignore[no-untyped-call]
-    return found
+    return _log_gamma_quantile(concentration.expand(noise.shape), noise)
 
 
 def log_beta_pair(one: Tensor, zero: Tensor, noise: Tensor) -> Tensor:

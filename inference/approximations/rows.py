@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,13 +12,9 @@ from inference.compiled.compile import Lowered, lower
 from inference.compiled.trees import leaves
 from zoo.errors import ModelError
 from zoo.program.program import Program
-from zoo.program.rows import on, rows_of
+from zoo.program.rows import Batch, on, rows_of
 from zoo.program.terms import sum_of
 from zoo.replay.evaluate import Values, many
-
-if TYPE_CHECKING:
-    pass
-
 
 FEWEST_CALLS = 20  # below which nobody asks whether to compile
 
@@ -59,10 +54,9 @@ def local_draws(
             return one({n: v for n, v in values.items() if n})
 
         try:
-            found: tuple[Values, Tensor] = torch.vmap(drawn, randomness="different", chunk_size=chunk_for(program))(
-                dummy
-            )
-            return found
+            vectorized = torch.vmap(drawn, randomness="different", chunk_size=chunk_for(program))
+            local: tuple[Values, Tensor] = vectorized(dummy)
+            return local
         except (RuntimeError, ModelError):  # some distributions cannot be drawn from in a vectorized call
             parts = [one({n: v[i] for n, v in draws.items()}) for i in range(count)]
     return {n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts])
@@ -98,11 +92,13 @@ def pointwise(
             size = max(1, min(chunk_for(program), count))
             lowered = _lowered(program, points, {n: v[:size] for n, v in stacked.items()}, repeats * (count // size))
             if lowered.compiled:
-                fields, whole = rows_of(program.data), count - count % size
+                batch, whole = rows_of(program.data), count - count % size
                 pieces = ({n: v[at : at + size] for n, v in stacked.items()} for at in range(0, whole, size))
-                found = [lowered(_laid_out(piece), points, fields) for piece in pieces]
+                densities = [lowered(_laid_out(piece), points, batch) for piece in pieces]
                 rest = {n: v[whole:] for n, v in stacked.items()}
-                rows = torch.cat([*found, *([many(one, rest, count - whole, size)] if count > whole else [])])
+                if count > whole:
+                    densities.append(many(one, rest, count - whole, size))
+                rows = torch.cat(densities)
             else:
                 rows = many(one, stacked, count, size)
         return rows if locals_ is None else rows - locals_[1]
@@ -115,8 +111,8 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
     was asked before.
     """
 
-    def together(values: Values, points: Values, fields: Values) -> Tensor:
-        seen = on(program, fields)
+    def together(values: Values, points: Values, batch: Batch) -> Tensor:
+        seen = on(program, batch)
         return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
 
     eager = Lowered(together, False)
@@ -126,10 +122,10 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
     key = f"pointwise {calls} {[tuple(t.shape) for t in leaves(inputs)]}"
     if key not in program.plans:
         try:
-            found = lower(together, inputs, program, "auto", calls)
+            lowered = lower(together, inputs, program, "auto", calls)
         except RuntimeError:  # control flow that depends on values cannot be vectorized either
-            found = eager
-        program.plans[key] = found if found.compiled else None
+            lowered = eager
+        program.plans[key] = lowered if lowered.compiled else None
     kept = program.plans[key]
     return kept if isinstance(kept, Lowered) else eager
 

@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -70,16 +70,16 @@ class Work(TorchDispatchMode):
     """Counts operations, and the bytes that those other than matrix products write."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        cast(Any, super()).__init__()  # torch leaves it without types
         self.operations = self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self.operations += 1
-        view = any(r.alias_info is not None for r in func._schema.returns)
-        if isinstance(found, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
-            self.bytes += found.numel() * found.element_size()
-        return found
+        view = any(r.alias_info is not None for r in func._schema.returns)  # which writes nothing
+        if isinstance(result, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
+            self.bytes += result.numel() * result.element_size()
+        return result
 
 
 def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
@@ -152,20 +152,23 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
     from torch.utils._pytree import tree_map
 
     flat: list[Any] = [*leaves(inputs)]
-    shape: list[Any] = []
+    results: list[Any] = []  # what the function returned when it was traced, for how it is nested
 
     def inside(*tensors: Tensor) -> Any:
-        shape[:] = [function(*rebuilt(inputs, iter(tensors)))]
-        return leaves(shape[0])
+        """The function from flat tensors to flat tensors, as Inductor takes it."""
+        results[:] = [function(*rebuilt(inputs, iter(tensors)))]
+        return leaves(results[0])
 
     def outside(*inputs: Any) -> Any:
+        """The compiled program with the function's own arguments and results."""
         with torch.no_grad():
             return rebuilt(like, iter(made(*leaves(inputs))))
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), model_context(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
         graph = make_fx(inside, decomposition_table=WRITTEN_OUT)(*flat)
-        like = tree_map(lambda _: torch.empty(0), shape[0])
+        like = tree_map(lambda _: torch.empty(0), results[0])
+        # The checks of factorizations that are written out test a constant, and each would end a fused loop.
         drop_checks(graph.graph)
         graph.recompile()
         with torch.no_grad():
@@ -173,7 +176,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
                 made = inductor(graph, flat, options=QUICK)
             except CppCompileError:  # it is too old for this processor
                 made = inductor(graph, flat, options=OPTIONS)
-            made(*flat)
+            made(*flat)  # the first call loads what was compiled; it moves what the function moves in place
     return outside
 
 

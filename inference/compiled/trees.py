@@ -9,28 +9,31 @@ from torch import Tensor
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """Tensors of nested tuples, lists and dicts, depth first, the entries of dicts by name."""
-    found: list[Tensor] = []
-    _collect(tree, found)
-    return found
+    """Tensors of nested tuples, lists and dicts, depth first, the entries of dicts by name; None has none."""
+    tensors: list[Tensor] = []
+    _collect(tree, tensors)
+    return tensors
 
 
-def _collect(tree: Any, found: list[Tensor]) -> None:
+def _collect(tree: Any, tensors: list[Tensor]) -> None:
     if isinstance(tree, Tensor):
-        found.append(tree)
+        tensors.append(tree)
     elif isinstance(tree, dict):
         for name in sorted(tree):
-            _collect(tree[name], found)
-    else:
+            _collect(tree[name], tensors)
+    elif tree is not None:
         for branch in tree:
-            _collect(branch, found)
+            _collect(branch, tensors)
 
 
 def rebuilt(example: Any, tensors: Iterator[Tensor]) -> Any:
     """Put tensors in the places that those of the example have in it."""
     if isinstance(example, Tensor):
         return next(tensors)
+    if example is None:
+        return None
     if isinstance(example, dict):
-        found = {name: rebuilt(example[name], tensors) for name in sorted(example)}
-        return {name: found[name] for name in example}
-    return tuple(rebuilt(branch, tensors) for branch in example)
+        branches = {name: rebuilt(example[name], tensors) for name in sorted(example)}
+        return {name: branches[name] for name in example}
+    parts = [rebuilt(branch, tensors) for branch in example]
+    return type(example)(*parts) if hasattr(example, "_fields") else tuple(parts)  # a named tuple, or a plain one

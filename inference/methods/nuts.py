@@ -16,9 +16,9 @@ from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.method import Method, Objective, Outcome, unsupported
-from inference.methods.pathfinder import PATHS, found_by
+from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
-from inference.sampling.chains import Chains, Plan, run
+from inference.sampling.chains import Chains, SamplerSettings, run
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.start import natural_start, starting_values
 from zoo.program.flat_density import Density
@@ -37,12 +37,12 @@ class NUTS(Method):
     """Draws from the posterior by Hamiltonian Monte Carlo: asymptotically exact, and its checks say when it is not.
 
     Chains follow the gradient of log p(x, z), enumerated sites summed out, and stop where they turn back (Hoffman and
-    Gelman 2014; Betancourt 2017). The sampler is nutpie where it is installed (``pip install latentzoo[nuts]``; it
-    needs ArviZ below 1, so there it is for Python 3.11 only), else Pyro's NUTS; the reason says which. Enumerated
-    sites get exact draws given each draw of the others. The objective is the posterior mean of log p(x, z) with its
-    Monte Carlo error, a number that only other runs of chains can be compared with. The fit counts as converged where
-    no check complains: divergences, trees that reach the maximal depth, energies that mix badly, R-hat above 1.01
-    (Vehtari et al. 2021), and effective sample sizes below 100 per chain.
+    Gelman 2014; Betancourt 2017). The sampler is nutpie where it is installed (``pip install
+    latentzoo[nuts]``), else Pyro's NUTS; the reason says which. Enumerated sites get exact draws given each draw of the
+    others. The objective is the posterior mean of log p(x, z) with its Monte Carlo error, a number that only other runs
+    of chains can be compared with. The fit counts as converged where no check complains: divergences, trees that reach
+    the maximal depth, energies that mix badly, R-hat above 1.01 (Vehtari et al. 2021), and effective sample sizes below
+    100 per chain.
 
     Parameters
     ----------
@@ -87,16 +87,16 @@ class NUTS(Method):
         centre, unit = centre_of(natural_start(program, starting_values(program)))
         starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
         if self.start == "pathfinder":
-            starts = found_by(density, target, starts, unit, self.chains).numpy()
-        plan = Plan(self.warmup, self.draws, self.max_tree_depth, self.target_accept, self.correlated)
+            starts = resampled(density, target, starts, unit, self.chains).numpy()
+        settings = SamplerSettings(self.warmup, self.draws, self.max_tree_depth, self.target_accept, self.correlated)
         with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
-            found = run(target, starts, plan, monitor)
-            monitor.rows = found.trace
-        sampled, notes = posterior_of(density, found)
-        check = check_chains({n: _by_chain(v, found) for n, v in sampled.values.items()})
-        complaints = complaints_of(found, check, self.max_tree_depth)
-        error = mean_error(_by_chain(sampled.log_p, found))
-        reason = f"{found.sampler}, {self.chains} chains of {self.draws} draws"
+            chains = run(target, starts, settings, monitor)
+            monitor.rows = chains.trace
+        sampled, notes = posterior_of(density, chains)
+        check = check_chains({n: _by_chain(v, chains) for n, v in sampled.values.items()})
+        complaints = complaints_of(chains, check, self.max_tree_depth)
+        error = mean_error(_by_chain(sampled.log_p, chains))
+        reason = f"{chains.sampler}, {self.chains} chains of {self.draws} draws"
         reason += f": {complaints[0]}" if complaints else f": {check.praise}"
         notes = [*notes, *([gradient.note] if gradient.note else [])]
         return Outcome(
@@ -104,25 +104,25 @@ class NUTS(Method):
             points={},
             objective=Objective(float(sampled.log_p.mean()), "log_posterior", error),
             trace=monitor.trace,
-            steps=found.gradients,
+            steps=chains.gradients,
             converged=not complaints,
             reason=reason,
             warnings=[*([reason] if complaints else []), *complaints[1:], *notes],
             diagnostics={
                 "rhat": check.rhat,
                 "ess": check.ess,
-                "divergences": float(found.stats["diverging"].sum()),
-                "ebfmi": float(energy_fraction(found.stats["energy"]).min()),
+                "divergences": float(chains.stats["diverging"].sum()),
+                "ebfmi": float(energy_fraction(chains.stats["energy"]).min()),
             },
             verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {check.praise}",
         )
 
 
-def posterior_of(density: Density, found: Chains) -> tuple[Sampled, list[str]]:
+def posterior_of(density: Density, chains: Chains) -> tuple[Sampled, list[str]]:
     """Values of all latents at the draws, with draws of the enumerated sites; and what was left out."""
     program, notes = density.program, []
     with torch.no_grad():
-        u = torch.from_numpy(found.u).flatten(0, 1).to(program.device, program.dtype)
+        u = torch.from_numpy(chains.u).flatten(0, 1).to(program.device, program.dtype)
         values, chunk = density.constrain_all(u), chunk_for(program)
 
         def joint(v: Values) -> Tensor:
@@ -135,16 +135,16 @@ def posterior_of(density: Density, found: Chains) -> tuple[Sampled, list[str]]:
             states = draw_states(program, values, len(u), chunk)
         elif size:
             notes.append(f"no draws of {', '.join(s.name for s in program.enumerated)}: they would be {size} numbers")
-    return Sampled(values, log_p, states, found.stats, found.sampler, len(found.u)), notes
+    return Sampled(values, log_p, states, chains.stats, chains.sampler, len(chains.u)), notes
 
 
-def _by_chain(draws: Tensor, found: Chains) -> np.ndarray:
-    return draws.reshape(*found.u.shape[:2], *draws.shape[1:]).double().cpu().numpy()
+def _by_chain(draws: Tensor, chains: Chains) -> np.ndarray:
+    return draws.reshape(*chains.u.shape[:2], *draws.shape[1:]).double().cpu().numpy()
 
 
-def complaints_of(found: Chains, check: ChainCheck, max_tree_depth: int) -> list[str]:
+def complaints_of(chains: Chains, check: ChainCheck, max_tree_depth: int) -> list[str]:
     """Say what makes the draws less trustworthy."""
-    stats, complaints = found.stats, []
+    stats, complaints = chains.stats, []
     divergences, deep = int(stats["diverging"].sum()), int((stats["tree_depth"] >= max_tree_depth).sum())
     total = stats["diverging"].size
     if divergences:
@@ -168,7 +168,7 @@ def complaints_of(found: Chains, check: ChainCheck, max_tree_depth: int) -> list
             f"R-hat {check.rhat:.3f} > {RHAT_GOOD} for {check.worst_rhat}: the chains disagree; run longer, or look "
             "for several modes"
         )
-    enough = ESS_GOOD * len(found.u)
+    enough = ESS_GOOD * len(chains.u)
     if not check.ess >= enough:
         complaints.append(f"effective sample size {check.ess:.0f} < {enough} for {check.worst_ess}; take more draws")
     return complaints

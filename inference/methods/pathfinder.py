@@ -75,11 +75,11 @@ class Pathfinder(Method):
         target = Target(lower_gradient(density, self.compile, 100 * self.paths), program)
         centre, unit = centre_of(natural_start(program, starting_values(program)))
         with Monitor("pathfinder", self.paths, show=progress) as monitor:
-            found = []
+            paths: list[tuple[Normal, float]] = []  # the best Normal of each, and its ELBO
             for point in dispersed(target, centre, unit, self.paths):
-                found.append(best_along(density, target, point, unit, self.steps))
-                monitor.record(len(found), max(bound for _, bound in found))
-        pool, ratio = pooled(density, [normal for normal, _ in found])
+                paths.append(best_along(density, target, point, unit, self.steps))
+                monitor.record(len(paths), max(bound for _, bound in paths))
+        pool, ratio = pooled(density, [normal for normal, _ in paths])
         weights, shape = smoothed(ratio.numpy())
         # A draw may come twice: weights are all that tells how often the posterior would have it.
         at = torch.multinomial(torch.from_numpy(weights), self.draws, replacement=True)
@@ -91,10 +91,10 @@ class Pathfinder(Method):
         finite = ratio[ratio.isfinite()]
         value = float(ratio.logsumexp(0)) - math.log(len(ratio))
         error = float((ratio - value).exp().std() / math.sqrt(len(ratio)))
-        reason = (
-            f"{self.paths} climbs, ELBO {', '.join(f'{bound:.2f}' for _, bound in found)}; {target.calls} gradients"
-        )
+        bounds = ", ".join(f"{bound:.2f}" for _, bound in paths)
+        reason = f"{self.paths} climbs, ELBO {bounds}; {target.calls} gradients"
         good = shape <= KHAT_GOOD or math.isnan(shape)
+        reason = reason if good else f"{reason}; {khat_note(shape)}"
         return Outcome(
             approximation=Sampled(values, log_p, states, sampler="pathfinder"),
             points={},
@@ -102,8 +102,8 @@ class Pathfinder(Method):
             trace=monitor.trace,
             steps=target.calls,
             converged=good,
-            reason=reason if good else f"{reason}; {khat_note(shape)}",
-            warnings=[*([] if good else [f"{reason}; {khat_note(shape)}"]), *(n for n in (target.gradient.note,) if n)],
+            reason=reason,
+            warnings=[note for note in ("" if good else reason, target.gradient.note) if note],
             diagnostics={"khat": shape, "evidence": value, "evidence_error": error},
             verdict=verdict(shape, True, value, error),
         )
@@ -141,7 +141,7 @@ def pooled(density: Density, normals: list[Normal]) -> tuple[Tensor, Tensor]:
     return u, log_densities(density, u, chunk_for(density.program)) - log_q
 
 
-def found_by(density: Density, target: Target, points: np.ndarray, unit: np.ndarray, count: int) -> Tensor:
+def resampled(density: Density, target: Target, points: np.ndarray, unit: np.ndarray, count: int) -> Tensor:
     """Different draws of Pathfinder from climbs that begin at `points`, shape (count, size), to start chains at."""
     pool, ratio = pooled(density, [best_along(density, target, p, unit)[0] for p in points])
     weights, _ = smoothed(ratio.numpy())

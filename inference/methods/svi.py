@@ -27,7 +27,7 @@ from inference.runtime.settings import settings_of
 from inference.starts.start import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import Keeper
+from inference.variational.checkpoint import Checkpoint
 from inference.variational.last_step import finished
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Kind, Schedule
@@ -202,11 +202,11 @@ class SVI(Method):
         draws = self._draws(bound, batches.rows)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
-        keeper = None
+        file = None
         if self.checkpoint is not None:
-            keeper = Keeper(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
+            file = Checkpoint(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
         with Monitor("svi", self.steps, show=progress) as shown:
-            climb.run(step, batches, draws, shown, warm_up=self.warm_up, keeper=keeper)
+            climb.run(step, batches, draws, shown, warm_up=self.warm_up, file=file)
         program.model.eval()
         return self._outcome(program, bound, climb, step.note, draws)
 
@@ -294,8 +294,8 @@ class SVI(Method):
         """What went less than well on the way up."""
         schedule, broken = climb.schedules[index], climb.broken[index]
         warnings = [note] if note else []
-        if not bound.everywhere.ways:
-            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.everywhere.note}")
+        if not bound.vectorized.ways:
+            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.vectorized.note}")
         if not schedule.converged:
             warnings.append(schedule.reason)
         if broken:

@@ -23,8 +23,8 @@ ROWS = 200  # of the trace, at most
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run, as in `NUTS`."""
+class SamplerSettings:
+    """Length of the chains and what steers them, as in `NUTS`."""
 
     warmup: int
     draws: int
@@ -80,19 +80,19 @@ class Clock:
         return [(i + 1, float(reached[i]), float(lp[:, i].mean())) for i in range(every - 1, lp.shape[1], every)]
 
 
-def run(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor) -> Chains:
+def run(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
     """Run one chain from each of `starts` (chains, size): by nutpie if it is installed, else by Pyro's NUTS."""
     runner: Callable[..., Chains] = run_nutpie if find_spec("nutpie") else run_pyro
-    return runner(target, starts, plan, monitor)
+    return runner(target, starts, settings, monitor)
 
 
-def run_nutpie(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor) -> Chains:
+def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
     """Run the chains by nutpie (Seyboldt et al.), whose metric comes from draws and gradients of the warm-up."""
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
     chains, size = starts.shape
-    clock = Clock(chains, plan.warmup + plan.draws, monitor, target)
+    clock = Clock(chains, settings.warmup + settings.draws, monitor, target)
     waiting = iter(np.concatenate([starts] * 100))  # a chain that cannot begin at its start tries another
 
     def expand(*_: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -108,27 +108,27 @@ def run_nutpie(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor)
     # One after the other: Pyro's handlers belong to the process, and compiled gradients wait for the interpreter.
     running = nutpie.sample(
         model,
-        draws=plan.draws,
-        tune=plan.warmup,
+        draws=settings.draws,
+        tune=settings.warmup,
         chains=chains,
         cores=1,
         seed=int(torch.randint(2**31, ())),
         progress_bar=False,
-        low_rank_modified_mass_matrix=plan.correlated,
+        low_rank_modified_mass_matrix=settings.correlated,
         return_raw_trace=True,
         blocking=False,
-        maxdepth=plan.max_tree_depth,
-        target_accept=plan.target_accept,
+        maxdepth=settings.max_tree_depth,
+        target_accept=settings.target_accept,
     )
     try:
-        found = running.wait()
+        raw = running.wait()
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise FitError(f"nuts: nutpie stopped: {reason}") from error
     finally:
         if not running.is_finished:
             running.cancel()
-    drawn, said = found.get_arrow_trace()
+    drawn, said = raw.get_arrow_trace()
     u = np.stack([pyarrow.array(d.column("u")).flatten().to_numpy().reshape(-1, size) for d in drawn])
 
     def stat(name: str) -> np.ndarray:
@@ -144,10 +144,10 @@ def run_nutpie(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor)
         "lp": "logp",
     }
     lp = stat("logp")
-    stats = {ours: stat(theirs)[:, plan.warmup :] for ours, theirs in names.items()}
+    stats = {ours: stat(theirs)[:, settings.warmup :] for ours, theirs in names.items()}
     stats |= {n: stats[n].astype(np.int64) for n in ("tree_depth", "n_steps")}
     name = f"nutpie {version('nutpie')}"
-    return Chains(u[:, plan.warmup :], stats, name, target.calls, clock.trace(lp))
+    return Chains(u[:, settings.warmup :], stats, name, target.calls, clock.trace(lp))
 
 
 class _Potential(torch.autograd.Function):
@@ -177,31 +177,31 @@ class _Kernel(PyroKernel):
         return drawn
 
 
-def run_pyro(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor) -> Chains:
+def run_pyro(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
     """Run the chains by Pyro's NUTS, one after the other."""
     chains, size = starts.shape
-    length = plan.warmup + plan.draws
+    length = settings.warmup + settings.draws
     clock = Clock(chains, length, monitor, target)
     u, lp = np.empty((chains, length, size)), np.empty((chains, length))
     stats = {n: np.empty((chains, length)) for n in ("energy", "step_size", "acceptance_rate")}
     stats |= {n: np.zeros((chains, length), np.int64) for n in ("tree_depth", "n_steps")}
-    diverging = np.zeros((chains, plan.draws), bool)
+    diverging = np.zeros((chains, settings.draws), bool)
     make, potential = cast(Any, _Kernel), cast(Any, _Potential.apply)
     for chain, start in enumerate(starts):
         kernel = make(
             potential_fn=lambda params: potential(params["u"], target),
-            target_accept_prob=plan.target_accept,
-            max_tree_depth=plan.max_tree_depth,
-            full_mass=plan.correlated,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
+            full_mass=settings.correlated,
         )
         state = {"u": torch.from_numpy(start)}
         kernel.initial_params = state
-        kernel.setup(plan.warmup)
+        kernel.setup(settings.warmup)
         accepted = 0.0
         for i in range(length):
             before = target.calls
             state = kernel.sample(state)
-            n = i + 1 if i < plan.warmup else i + 1 - plan.warmup
+            n = i + 1 if i < settings.warmup else i + 1 - settings.warmup
             total = kernel._mean_accept_prob * n  # a running mean, of the warm-up and then of what follows
             stats["acceptance_rate"][chain, i] = total - (accepted if n > 1 else 0.0)
             accepted = total
@@ -213,9 +213,9 @@ def run_pyro(target: Target, starts: np.ndarray, plan: Plan, monitor: Monitor) -
         diverging[chain, kernel.diagnostics()["divergences"]] = True
         kernel.cleanup()
     np.clip(stats["acceptance_rate"], 0.0, 1.0, out=stats["acceptance_rate"])
-    kept = {n: v[:, plan.warmup :] for n, v in {**stats, "lp": lp}.items()}
+    kept = {n: v[:, settings.warmup :] for n, v in {**stats, "lp": lp}.items()}
     return Chains(
-        u[:, plan.warmup :],
+        u[:, settings.warmup :],
         {"diverging": diverging, **kept},
         f"Pyro's NUTS {version('pyro-ppl')}",
         target.calls,

@@ -83,18 +83,18 @@ def dispersed(target: Target, centre: np.ndarray, unit: np.ndarray, count: int) 
         If there is no such point.
     """
     lowest = target(centre)[0] - FALL - FALL_EACH * len(centre)
-    found = []
+    points = []
     for _ in range(count):
         for halving in range(HALVINGS):
             noise = torch.rand(len(centre), dtype=torch.float64).numpy() * 2.0 - 1.0
             point = centre + RADIUS * 0.5**halving * unit * noise
             value, gradient = target(point)
             if math.isfinite(value) and value > lowest and np.isfinite(gradient).all():
-                found.append(point)
+                points.append(point)
                 break
         else:
             raise FitError(
                 "no point near the starting values has a finite log density with a finite gradient; give other "
                 "starting values with an `initial` method, or correct the model"
             )
-    return np.stack(found) if found else np.empty((0, len(centre)))
+    return np.stack(points) if points else np.empty((0, len(centre)))

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.data.data import Data
-from zoo.program.rows import rows_of
-from zoo.replay.evaluate import Values
+from zoo.program.rows import Batch, rows_of
 
 
-class Rows(Dataset[Values]):
+class RowDataset(Dataset[Batch]):
     """The rows of a data set, fetched many at a time."""
 
     def __init__(self, data: Data, scale: float) -> None:
@@ -24,7 +23,7 @@ class Rows(Dataset[Values]):
         """Return the number of rows."""
         return len(self.data)
 
-    def __getitem__(self, rows: Tensor) -> Values:
+    def __getitem__(self, rows: Tensor) -> Batch:
         """Return these rows, weighted so that they stand for all."""
         at = rows.to(next(iter(self.data.values.values())).device)
         weights = torch.ones(len(at), dtype=self.data.dtype, device=at.device)
@@ -83,7 +82,7 @@ class Batches:
         there = self.device.type == "cpu"
         near = data if there or not workers else data.to(data.dtype, torch.device("cpu"))
         self.loader: DataLoader[Any] = DataLoader(
-            Rows(near, len(data) / max(1, self.rows)),
+            RowDataset(near, len(data) / max(1, self.rows)),
             batch_size=None,
             sampler=self.sampler,
             num_workers=workers,
@@ -92,13 +91,13 @@ class Batches:
             generator=torch.Generator().manual_seed(seed),  # the global one is for noise only
         )
 
-    def example(self) -> Values:
+    def example(self) -> Batch:
         """Return a batch, for its shapes."""
-        if self.whole:
-            return {} if self.data.missing else rows_of(self.data)
-        return Rows(self.data, 1.0)[torch.arange(self.rows)]
+        if self.whole:  # where values are missing, the program is set up for these very rows
+            return Batch({}) if self.data.missing else rows_of(self.data)
+        return RowDataset(self.data, 1.0)[torch.arange(self.rows)]
 
-    def stream(self, done: int = 0) -> Iterator[Values]:
+    def stream(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches that follow the first `done`."""
         if self.whole:
             everything = self.example()
@@ -108,5 +107,5 @@ class Batches:
         while True:
             for i, batch in enumerate(self.loader):
                 if i >= skip:
-                    yield {n: t.to(self.device, non_blocking=True) for n, t in batch.items()}
+                    yield batch.to(self.device)
             skip = 0

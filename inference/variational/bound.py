@@ -9,13 +9,15 @@ the ELBO as alpha -> 1 and the importance-weighted bound (Burda, Grosse and Sala
 reparameterized and log q holds phi fixed, so the gradient of draw k counts c_k for theta and alpha c_k + (1 - alpha)
 c_k^2 for phi, c the normalized w^(1 - alpha) (Tucker et al. 2019, "Doubly reparameterized gradient estimators"). What
 is drawn without a gradient (counts) adds its score to that of the ELBO (`score.py`).
+
+Letters for shapes: S starts that climb at once, K draws of noise for each, n rows of the batch, G and L unconstrained
+coordinates of the global latents and of one row's local ones, C numbers that climb and W network weights.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,41 +29,16 @@ from guides.mean_field import MeanField
 from guides.start import Start
 from guides.variational import Draw, Noise, Variational
 from inference.variational.layout import Layout
+from inference.variational.position import Fixed, Named, Position
+from inference.variational.renyi import Shares, shares
 from inference.variational.score import advantages
-from inference.variational.vectorize import Everywhere
+from inference.variational.vectorize import Vectorizer
 from zoo.program.program import Program
-from zoo.program.rows import on
+from zoo.program.rows import Batch, on
 from zoo.replay.evaluate import Values
 
-SHIFT = "theta"  # the model's parameters among the coordinates, in natural units from their start
-MODEL = "model."  # what the names of the model's network weights begin with
-BEGIN, UNIT = "begin", "unit"  # where the model's parameters start, and their natural units
-
-Evaluation = Callable[[Tensor, Tensor, Values, Noise, Tensor, Values], tuple[Tensor, ...]]
-
-
-@dataclass
-class Position:
-    """What climbs, and what it is relative to; one row for each start.
-
-    Attributes
-    ----------
-    coordinates
-        Of q and of the model's parameters, shape (starts, size).
-    weights
-        Of networks in the guide and in the model, shape (starts, size).
-    fixed
-        Buffers of q and starting values, each with one row for each start.
-    """
-
-    coordinates: Tensor
-    weights: Tensor
-    fixed: dict[str, Tensor]
-
-    def only(self, index: int) -> Position:
-        """One of the starts."""
-        at = slice(index, index + 1)
-        return Position(self.coordinates[at], self.weights[at], {n: v[at] for n, v in self.fixed.items()})
+# Of coordinates (C,), weights (W,), fixed, one draw of noise, the factor of a warm-up and a batch.
+Evaluation = Callable[[Tensor, Tensor, Fixed, Noise, Tensor, Batch], tuple[Tensor, ...]]
 
 
 class Bound:
@@ -96,77 +73,90 @@ class Bound:
         self.program, self.alpha, self.asleep, self.warmed = program, alpha, asleep, warmed
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
-        self.networks = sorted(program.networks)
-        self.everywhere = Everywhere()
+        self.vectorized = Vectorizer()
         family = guide if program.latents else MeanField()
         built = [family.build(program, start) for start, _ in starts]
         self.q: Variational = built[0]
         self.scored = self.q.scored
+        # Coordinates are in natural units, and one learning rate serves them all; weights of networks have another.
         linear = [(name, part) for name, part in self.q.named_modules() if isinstance(part, nn.Linear)]
-        inside = {f"{name}.{n}" for name, part in linear for n, _ in part.named_parameters()}
-        own = dict(self.q.named_parameters())
-        model = {MODEL + n: starts[0][1][n] for n in self.networks}
-        coordinates = {n: p for n, p in own.items() if n not in inside}
-        weights = {n: p for n, p in own.items() if n in inside}
-        self.ours = sum(p.numel() for p in coordinates.values()), sum(p.numel() for p in weights.values())
-        self.coordinates = Layout({**coordinates, SHIFT: starts[0][0].parameters})
-        self.weights = Layout({**weights, **model})
+        of_networks = {f"{name}.{n}" for name, part in linear for n, _ in part.named_parameters()}
+        parameters = dict(self.q.named_parameters())
+        first, networks = starts[0]
+        self.coordinates = Layout(
+            {n: p for n, p in parameters.items() if n not in of_networks}, {"shift": first.parameters}
+        )
+        self.weights = Layout(
+            {n: p for n, p in parameters.items() if n in of_networks},
+            {n: networks[n] for n in sorted(program.networks)},
+        )
         self.start = self._stacked([self._position(q, *start) for q, start in zip(built, starts, strict=True)])
         total = program.data.weights
         self.size = float(len(program.data) if total is None else total.sum())
+        # Whether all that is drawn or summed out belongs to one row: the bound is then a sum of bounds of rows.
         self.by_row = not (program.globals or program.chained) and all(
             program.row in s.plates for s in program.sites.values() if s.role in ("observed", "enumerated")
         )
 
-    def _position(self, q: Variational, start: Start, values: Values) -> Position:
+    def _position(self, q: Variational, start: Start, networks: Values) -> Position:
         like = torch.empty(0, dtype=self.program.dtype, device=self.program.device)
-        named = {n: p.detach() for n, p in q.named_parameters()}
-        named |= {SHIFT: torch.zeros_like(start.parameters)} | {MODEL + n: values[n] for n in self.networks}
-        fixed = dict(q.named_buffers()) | {BEGIN: start.parameters, UNIT: start.parameter_unit}
-        return Position(self.coordinates.pack(named, like), self.weights.pack(named, like), fixed)
+        parameters = {n: p.detach() for n, p in q.named_parameters()}
+        shift = torch.zeros_like(start.parameters)
+        return Position(
+            self.coordinates.pack(parameters, {"shift": shift}, like=like),
+            self.weights.pack(parameters, {n: v.detach() for n, v in networks.items()}, like=like),
+            Fixed(dict(q.named_buffers()), start.parameters, start.parameter_unit),
+        )
 
     @staticmethod
-    def _stacked(found: list[Position]) -> Position:
-        fixed = {n: torch.stack([f.fixed[n] for f in found]) for n in found[0].fixed}
-        return Position(torch.stack([f.coordinates for f in found]), torch.stack([f.weights for f in found]), fixed)
+    def _stacked(positions: list[Position]) -> Position:
+        first = positions[0].fixed
+        fixed = Fixed(
+            {n: torch.stack([p.fixed.buffers[n] for p in positions]) for n in first.buffers},
+            torch.stack([p.fixed.origin for p in positions]),
+            torch.stack([p.fixed.unit for p in positions]),
+        )
+        return Position(
+            torch.stack([p.coordinates for p in positions]), torch.stack([p.weights for p in positions]), fixed
+        )
 
     # -- at one start ------------------------------------------------------------------------------------------
 
-    def _named(self, coordinates: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        return self.coordinates.unpack(coordinates) | self.weights.unpack(weights)
+    def named(self, coordinates: Tensor, weights: Tensor) -> Named:
+        """Views of what climbs at one start, (C,) and (W,), by name."""
+        (own, theta), (inside, networks) = self.coordinates.unpack(coordinates), self.weights.unpack(weights)
+        return Named(own | inside, theta["shift"], networks)
 
     def points(self, position: Position, index: int = 0) -> Values:
         """Parameters and network weights at one start."""
         one = position.only(index)
-        fixed = {n: v[0] for n, v in one.fixed.items()}
-        found = self._points(self._named(one.coordinates[0], one.weights[0]), fixed)
-        return {n: v.detach().clone() for n, v in found.items()}
+        values = self._points(self.named(one.coordinates[0], one.weights[0]), one.fixed.map(lambda v: v[0]))
+        return {n: v.detach().clone() for n, v in values.items()}
 
-    def _points(self, named: dict[str, Tensor], fixed: dict[str, Tensor]) -> Values:
-        parameters, _ = self.theta.constrain_globals(fixed[BEGIN] + fixed[UNIT] * named[SHIFT])
-        return parameters | {n: named[MODEL + n] for n in self.networks}
+    def _points(self, named: Named, fixed: Fixed) -> Values:
+        parameters, _ = self.theta.constrain_globals(fixed.origin + fixed.unit * named.shift)
+        return parameters | named.networks
 
     def q_at(self, position: Position, index: int = 0) -> Variational:
-        """Return q, set to where one start has come to."""
+        """Return q with parameters and buffers as they are at one start."""
         one = position.only(index)
-        named = self._named(one.coordinates[0], one.weights[0]) | {n: v[0] for n, v in one.fixed.items()}
-        self.q.load_state_dict({n: named[n] for n in self.q.state_dict()})
+        state = self.named(one.coordinates[0], one.weights[0]).q | one.fixed.map(lambda v: v[0]).buffers
+        self.q.load_state_dict({n: state[n] for n in self.q.state_dict()})
         return self.q
 
-    def _ask(self, named: Values, fixed: Values, *call: Any) -> Any:
+    def _ask(self, named: Named, fixed: Fixed, *call: Any) -> Any:
         """Call a method of q with these parameters and buffers."""
-        inside = {n: v for n, v in (named | fixed).items() if n not in (SHIFT, BEGIN, UNIT) and not n.startswith(MODEL)}
-        return functional_call(self.q, inside, call)
+        return functional_call(self.q, named.q | fixed.buffers, call)
 
     def _log_weight(
-        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+        self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
     ) -> tuple[Tensor, ...]:
-        """log w of one draw: what is outside the data plate, a scalar, and one number per row.
+        """log w of one draw: what is outside the data plate, a scalar, and one number per row, (n,).
 
         The same of the score follows, if there is one, and of log w without the factor beta, while it is warmed up.
         """
-        named, program = self._named(coordinates, weights), on(self.program, batch)
-        draw: Draw = self._ask(named, fixed, "draw", program.data, batch.get("rows"), noise)
+        named, program = self.named(coordinates, weights), on(self.program, batch)
+        draw: Draw = self._ask(named, fixed, "draw", program.data, batch.rows, noise)
         globals_, jacobian = self.view.constrain_globals(draw.globals)
         locals_, row_jacobian = self.view.constrain_locals(draw.locals)
         if self.point:  # the mode is that of the density in the latents' constrained space
@@ -183,15 +173,15 @@ class Bound:
         return terms.rest + beta * rest, terms.rows + beta * rows, *score, *(t.detach() for t in plain)
 
     def _dream(
-        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+        self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
     ) -> tuple[Tensor, ...]:
-        """log q(z | x) per row at a draw of z and x from the model."""
-        named, program = self._named(coordinates, weights), on(self.program, batch)
+        """log q(z | x) per row, (n,), at a draw of z and x from the model: the sleep phase."""
+        named, program = self.named(coordinates, weights), on(self.program, batch)
         drawn = program.simulate({n: v.detach() for n, v in self._points(named, fixed).items()})
         values = program.data.values | {s.field: drawn[s.name] for s in program.observed if s.field}
         u = self.view.unconstrain_locals(drawn).detach()
-        found: Tensor = self._ask(named, fixed, "log_prob_rows", replace(program.data, values=values), u)
-        return found.new_zeros(()), found
+        log_q: Tensor = self._ask(named, fixed, "log_prob_rows", replace(program.data, values=values), u)
+        return log_q.new_zeros(()), log_q
 
     # -- at all starts -----------------------------------------------------------------------------------------
 
@@ -204,53 +194,56 @@ class Bound:
         return first, second
 
     def _each(
-        self, function: Evaluation, c: Tensor, w: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+        self, function: Evaluation, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
     ) -> tuple[Tensor, ...]:
-        """Evaluate at every start for every draw of noise: shapes (starts, draws) and (starts, draws, rows)."""
+        """Evaluate at every start for every draw of noise: shapes (S, K) and (S, K, n)."""
 
-        def one(c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
+        def one(c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> tuple[Tensor, ...]:
             return function(c, w, fixed, noise, beta, batch)
 
-        return self.everywhere(one, c, w, fixed, noise)
+        return self.vectorized(one, c, w, fixed, noise)
 
     def gradient(
-        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+        self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate the bound at every start, and its gradient.
+
+        Every gradient here is that of a sum of log weights, each times a share that is held fixed: `_pull`. One forward
+        pass serves all of them; what differs is which share a draw has, and which numbers take the result.
 
         Parameters
         ----------
         coordinates, weights, fixed
             A position.
         noise
-            Standard Normal noise, shapes (starts, draws, ...).
+            Standard Normal noise, shapes (S, K, ...).
         beta
             Factor of the latents' log p - log q, a scalar; read where that is warmed up.
         batch
-            Tensors of the rows, from `batch`; empty for all rows as they are.
+            Rows, weighted so that they stand for all.
 
         Returns
         -------
         tuple
-            The bound, shape (starts,), and its gradient, in the shapes of coordinates and weights.
+            The bound, shape (S,), and its gradient, in the shapes of coordinates and weights.
         """
         with torch.enable_grad():
             c, w = (t.detach().requires_grad_() for t in (coordinates, weights))
-            rest, rows, *others = self._each(self._log_weight, c, w, fixed, noise, beta, batch)
-            row_weights = batch.get("weights", self.program.data.weights)
+            rest, rows, *others = self._each(self._log_weight, c, w, fixed, noise, beta, batch)  # (S, K), (S, K, n)
+            row_weights = self.program.data.weights if batch.weights is None else batch.weights
             held = rest.detach(), rows.detach()
-            value, theta, phi = self._shares(*held, row_weights)
-            if self.warmed:
-                value, _, _ = self._shares(others[-2], others[-1], row_weights)
+            value, theta, phi = self._bound(*held, row_weights)
+            if self.warmed:  # climbed with the factor, shown without it
+                value, _, _ = self._bound(others[-2], others[-1], row_weights)
             whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep or self.scored)
-            if self.scored:
+            if self.scored:  # adds E[(log w - b) grad log q] of what is drawn without a gradient
                 together = self.program.chained or bool(self.program.shared)
                 advantage = advantages(*held, row_weights, together=together)
                 a, b = self._pull((others[0], others[1]), advantage, (c, w))
                 whole = whole[0] + a, whole[1] + b
-            if phi is not None:
+            if phi is not None:  # q's own numbers climb by other shares of the same draws than theta
                 whole = self._merged(self._pull((rest, rows), phi, (c, w), keep=self.asleep), whole)
-            if self.asleep:
+            if self.asleep:  # q's own numbers climb log q at draws of the model instead
                 _, asleep = self._each(self._dream, c, w, fixed, noise, beta, batch)
                 share = torch.full_like(asleep, 1 / asleep.shape[1])
                 share = share if row_weights is None else share * row_weights
@@ -265,57 +258,40 @@ class Bound:
         position
             One start.
         noise
-            Shapes (groups, draws, ...).
+            Shapes (groups, K, ...): groups stand where starts do elsewhere.
         changed
             Other values of some of q's coordinates, by name.
         """
         groups = len(noise[0])
-        named = self.coordinates.unpack(position.coordinates[0]) | changed
-        coordinates = torch.cat([named[n].reshape(-1) for n in self.coordinates.shapes]).expand(groups, -1)
-        weights, fixed = (
-            position.weights.expand(groups, -1),
-            {n: v.expand(groups, *v.shape[1:]) for n, v in position.fixed.items()},
-        )
+        own, theta = self.coordinates.unpack(position.coordinates[0])
+        coordinates = self.coordinates.pack(own | changed, theta, like=position.coordinates).expand(groups, -1)
+        weights = position.weights.expand(groups, -1)
+        fixed = position.fixed.map(lambda v: v.expand(groups, *v.shape[1:]))
         one = coordinates.new_ones(())
-        rest, rows, *_ = self._each(self._log_weight, coordinates, weights, fixed, noise, one, {})
-        return self._shares(rest, rows, self.program.data.weights)[0].mean()
+        rest, rows, *_ = self._each(self._log_weight, coordinates, weights, fixed, noise, one, Batch({}))
+        return self._bound(rest, rows, self.program.data.weights)[0].mean()
 
-    def _shares(
-        self, rest: Tensor, rows: Tensor, weights: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-        """Return the bound, and what each log weight counts in its gradient to theta, and to phi where that differs."""
-        draws, power = rest.shape[1], 1.0 - self.alpha
-        one = torch.ones_like(rows) if weights is None else weights.expand_as(rows)
-        if power == 0 or draws == 1 or self.point:
-            value = (rest + (one * rows).sum(-1)).mean(1)
-            return value, (torch.full_like(rest, 1 / draws), one / draws), None
-        if self.by_row:
-            c = torch.softmax(power * rows, 1)
-            each = (torch.logsumexp(power * rows, 1) - math.log(draws)) / power
-            value = rest.mean(1) + (one[:, 0] * each).sum(-1)
-            flat = torch.full_like(rest, 1 / draws)
-            return value, (flat, one * c), (flat, one * (self.alpha * c + power * c.square()))
-        total = rest + (one * rows).sum(-1)
-        c = torch.softmax(power * total, 1)
-        value = (torch.logsumexp(power * total, 1) - math.log(draws)) / power
-        d = self.alpha * c + power * c.square()
-        return value, (c, one * c[..., None]), (d, one * d[..., None])
+    def _bound(self, rest: Tensor, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Shares, Shares | None]:
+        """The bound at every start and the shares of `renyi.shares`; a point has one log weight, so its ELBO."""
+        return shares(rest, rows, weights, alpha=1.0 if self.point else self.alpha, by_row=self.by_row)
 
     @staticmethod
     def _pull(
-        found: tuple[Tensor, Tensor],
-        shares: tuple[Tensor, Tensor],
+        log_weights: tuple[Tensor, Tensor],
+        counts: Shares,
         leaves: tuple[Tensor, Tensor],
         *,
         keep: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        total = (found[0] * shares[0]).sum() + (found[1] * shares[1]).sum()
+        """Gradient of sum_k count_k log w_k to the leaves (S, C) and (S, W); starts do not meet, so one sum does."""
+        total = (log_weights[0] * counts[0]).sum() + (log_weights[1] * counts[1]).sum()
         if not total.requires_grad:
             return torch.zeros_like(leaves[0]), torch.zeros_like(leaves[1])
         a, b = torch.autograd.grad(total, leaves, retain_graph=keep, allow_unused=True, materialize_grads=True)
         return a, b
 
     def _merged(self, phi: tuple[Tensor, Tensor], theta: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Gradient to q's own entries from the one, to the model's from the other."""
-        a, b = (torch.cat([p[:, :n], t[:, n:]], 1) for p, t, n in zip(phi, theta, self.ours, strict=True))
+        """Gradient to q's own numbers from the one, to the model's from the other; q's come first in both vectors."""
+        own = self.coordinates.sizes[0], self.weights.sizes[0]
+        a, b = (torch.cat([p[:, :n], t[:, n:]], 1) for p, t, n in zip(phi, theta, own, strict=True))
         return a, b

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from guides.variational import Noise, Pushforward, Variational
 from inference.approximations.noise import quasi_normal
-from inference.variational.bound import Bound, Position
+from inference.variational.bound import Bound
+from inference.variational.position import Position
 from zoo.replay.evaluate import Values
 
 DRAWS = 256  # that an expectation is taken over

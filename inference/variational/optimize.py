@@ -1,10 +1,14 @@
-"""Stochastic gradient ascent from one or several starts at once: averages, a best state, and files to go on from."""
+"""Stochastic gradient ascent from one or several starts at once: averages, a best state, and a state to go on from.
+
+S starts climb in one program; C numbers of q and theta and W network weights are two leaves, (S, C) and (S, W), because
+they climb at different rates.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +17,16 @@ from torch.utils._pytree import tree_map
 from guides.variational import Noise
 from inference.compiled.compile import Compile, Lowered, lower, worth
 from inference.runtime.monitor import Monitor
+from inference.runtime.tensor_folder import TensorFolder
 from inference.variational.adam import Moments, descend
 from inference.variational.batches import Batches
-from inference.variational.bound import Bound, Position
+from inference.variational.bound import Bound
+from inference.variational.checkpoint import Checkpoint, State
+from inference.variational.position import Fixed, Position
 from inference.variational.schedule import Schedule
 from zoo.errors import FitError
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values
-
-if TYPE_CHECKING:
-    from inference.variational.checkpoint import Keeper
+from zoo.program.rows import Batch
 
 NETWORK_RATE = 0.1  # learning rate of network weights relative to coordinates in natural units
 FAST = ("Adam", "AdamW", "SGD", "Adagrad")  # optimizers that torch has in one fused kernel
@@ -53,7 +57,7 @@ class Climb:
         self.bound, self.schedules, self.clip = bound, schedules, clip
         start = bound.start
         self.leaves = [t.clone().requires_grad_() for t in (start.coordinates, start.weights)]
-        self.at = [p.detach() for p in self.leaves]  # the same memory
+        self.at = [p.detach() for p in self.leaves]  # the same memory, without a gradient
         self.fixed = start.fixed
         self.means = [t.clone() for t in (start.coordinates, start.weights)]
         self.best = [t.clone() for t in (start.coordinates, start.weights)]
@@ -62,6 +66,8 @@ class Climb:
         self.averaged = [0] * len(schedules)
         self.broken = [0] * len(schedules)
         self.taken = 0
+        # One optimizer steps all starts together. Where each start has a rate of its own, it takes a step of rate 1 and
+        # `step` shortens it, which is the same: the steps of these optimizers are proportional to their rate.
         family = getattr(torch.optim, optimizer)
         extra = {"fused": True} if optimizer in FAST else {}
         adam = "betas" in family.__init__.__code__.co_varnames and "betas" not in options
@@ -85,18 +91,18 @@ class Climb:
         return all(s.finished for s in self.schedules)
 
     def slope(
-        self, coordinates: Tensor, weights: Tensor, fixed: Values, noise: Noise, beta: Tensor, batch: Values
+        self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate `Bound.gradient`, turned downhill for optimizers and clipped.
+        """Evaluate `Bound.gradient` per row, turned downhill for optimizers and clipped: (S,), (S, C) and (S, W).
 
         Where the bound or its gradient is not finite, the bound is NaN (and, with several starts, its gradient 0).
         """
-        value, *found = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
+        value, *gradients = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
         size = self.bound.size
-        norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in found)) / size
+        norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in gradients)) / size  # of each start, (S,)
         good = value.isfinite() & norm.isfinite()
         scale = ((self.clip / (norm + 1e-6)).clamp(max=1.0) / -size)[:, None]
-        first, second = (g * scale for g in found)
+        first, second = (g * scale for g in gradients)
         if len(value) > 1:  # steps of a single start that are not finite are left out altogether
             first, second = (torch.where(good[:, None], g, 0.0) for g in (first, second))
         return torch.where(good, value, math.nan), first, second
@@ -105,19 +111,22 @@ class Climb:
         self,
         coordinates: Tensor,
         weights: Tensor,
-        fixed: Values,
+        fixed: Fixed,
         noise: Noise,
         beta: Tensor,
-        batch: Values,
+        batch: Batch,
         rates: Tensor,
-        moments: tuple[Values, ...],
+        moments: tuple[Moments, ...],
     ) -> Tensor:
-        """Evaluate `slope` and move coordinates, weights and moments by Adam, in place; return the bound."""
+        """Evaluate `slope` and move coordinates, weights and moments by Adam, in place; return the bound.
+
+        Without a branch on values, so that it can be compiled: a start that must not move has rate 0, shape (S, 1).
+        """
         value, *slopes = self.slope(coordinates, weights, fixed, noise, beta, batch)
         rates = torch.where(value.isfinite()[:, None], rates, 0.0)
-        leaves = (coordinates, weights)[: len(moments)]
-        for leaf, found, remembered, group in zip(leaves, slopes, moments, self.optimizer.param_groups, strict=False):
-            descend(leaf, found, Moments(**remembered), rates * group["relative"], group["betas"])
+        leaves = (coordinates, weights)[: len(moments)]  # without networks there are no weights to move
+        for leaf, slope, remembered, group in zip(leaves, slopes, moments, self.optimizer.param_groups, strict=False):
+            descend(leaf, slope, remembered, rates * group["relative"], group["betas"])
         return value
 
     def lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
@@ -130,16 +139,16 @@ class Climb:
         for leaf in self._params():
             zeros = {n: torch.zeros_like(leaf.detach()) for n in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[leaf] = {**zeros, "step": torch.zeros((), device=leaf.device)}
-        trial = tree_map(torch.clone, (*inputs, self.rates, self._moments()))  # which is moved
-        found = lower(self.advance, trial, program, True, calls)
-        self.inlined = found.compiled
-        return found if found.compiled else Lowered(self.slope, False, found.note)
+        trial = tree_map(_cloned, (*inputs, self.rates, self._moments()))  # compiling takes a step, which moves it
+        lowered = lower(self.advance, trial, program, True, calls)
+        self.inlined = lowered.compiled
+        return lowered if lowered.compiled else Lowered(self.slope, False, lowered.note)
 
     def _params(self) -> list[Tensor]:
         return [group["params"][0] for group in self.optimizer.param_groups]
 
-    def _moments(self) -> tuple[Values, ...]:
-        return tuple(self.optimizer.state[leaf] for leaf in self._params())
+    def _moments(self) -> tuple[Moments, ...]:
+        return tuple(Moments(**self.optimizer.state[leaf]) for leaf in self._params())
 
     def _set_rates(self) -> None:
         rates = [0.0 if s.finished else s.rate for s in self.schedules]
@@ -147,7 +156,7 @@ class Climb:
             self._last_rates = rates
             self.rates.copy_(torch.tensor(rates)[:, None])
 
-    def step(self, slope: Lowered, noise: Noise, batch: Values) -> list[float] | None:
+    def step(self, slope: Lowered, noise: Noise, batch: Batch) -> list[float] | None:
         """Take one step; return the bound at each start before it, NaN where not finite; None if it broke down."""
         self.taken += 1
         inputs = *self.at, self.fixed, noise, self.beta, batch
@@ -162,8 +171,8 @@ class Climb:
                 raise
             return None
         values: list[float] = value.tolist()
-        for leaf, found in zip(self.leaves, slopes, strict=True):
-            leaf.grad = found
+        for leaf, gradient in zip(self.leaves, slopes, strict=True):
+            leaf.grad = gradient
         if len(values) == 1:
             if math.isfinite(values[0]):
                 self._descend(self.schedules[0].rate)
@@ -174,7 +183,7 @@ class Climb:
         before = [p.clone() for p in self.at]
         self._descend(1.0)
         rate = torch.tensor(rates, dtype=value.dtype, device=value.device)[:, None]
-        for at, old in zip(self.at, before, strict=True):  # a step of these optimizers is proportional to its rate
+        for at, old in zip(self.at, before, strict=True):
             at.copy_(torch.where(rate > 0, torch.lerp(old, at, rate), old))
         return values
 
@@ -191,12 +200,12 @@ class Climb:
         return *self.at, self.fixed, noise, self.beta, batches.example()
 
     def run(
-        self, slope: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, keeper: Keeper | None
+        self, slope: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, file: Checkpoint | None
     ) -> None:
         """Take steps until all schedules have come to their end, going on from a file if there is one."""
         window, steps = self.schedules[0].window, self.schedules[0].steps
-        if keeper is not None:
-            keeper.load(self)
+        if file is not None and (saved := file.load()) is not None:
+            self.restore(saved)
         stream = batches.stream(self.taken)
         noise = self._noise(batches.rows, draws, window)
         while not self.finished and self.taken < steps:
@@ -206,8 +215,8 @@ class Climb:
             self.average()
             if self.taken % window == 0:
                 shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
-                if keeper is not None:
-                    keeper.save(self, window)
+                if file is not None and file.due(self.taken, window):
+                    file.save(self.state())
 
     def _noise(self, rows: int, draws: int, window: int) -> Iterator[Noise]:
         """Yield the noise of one step after the other; blocks begin where windows do, so that a fit can be resumed."""
@@ -228,7 +237,7 @@ class Climb:
             elif schedule.record(self.taken, value):
                 self.monitors[i].record(self.taken, schedule.latest)
                 if schedule.is_best:
-                    self.keep(i)
+                    self.note_best(i)
 
     def _broken(self, index: int) -> None:
         """Note a step whose bound or gradient is not finite; go back, or give up."""
@@ -251,7 +260,7 @@ class Climb:
                     "starting values"
                 )
         elif self.broken[index] % RESTORE_EVERY == 0:
-            self.restore(index)
+            self.return_to_best(index)
             schedule.slow_down()
 
     def average(self) -> None:
@@ -262,19 +271,19 @@ class Climb:
                 for mean, leaf in zip(self.means, self.leaves, strict=True):
                     mean[i].lerp_(leaf.detach()[i], 1.0 / self.averaged[i])
 
-    def keep(self, index: int) -> None:
-        """Remember the present state of one start as its best."""
+    def note_best(self, index: int) -> None:
+        """Remember the present place of one start as its best."""
         for best, leaf in zip(self.best, self.leaves, strict=True):
             best[index] = leaf.detach()[index]
 
-    def restore(self, index: int) -> None:
-        """Go back to the best state of one start."""
+    def return_to_best(self, index: int) -> None:
+        """Go back to the best place of one start."""
         self._put(self.best, index)
 
     def conclude(self, index: int) -> None:
-        """End one start: at the average of its last steps, or at its best state if that was better."""
+        """End one start: at the average of its last steps, or at its best place if that was better."""
         if self.schedules[index].worse_than_best:
-            self.restore(index)
+            self.return_to_best(index)
         elif self.averaged[index]:
             self._put(self.means, index)
 
@@ -282,3 +291,53 @@ class Climb:
         with torch.no_grad():
             for leaf, tensor in zip(self.leaves, tensors, strict=True):
                 leaf[index] = tensor[index]
+
+    # -- to go on later ----------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """All that the next step depends on."""
+        tensors = TensorFolder()
+        for name, places in self._places.items():
+            tensors.add(name, {str(i): t for i, t in enumerate(places)})
+        for i, leaf in enumerate(self.leaves):
+            remembered = self.optimizer.state.get(leaf, {})
+            tensors.add(f"optimizer.{i}", {n: torch.as_tensor(v) for n, v in remembered.items()})
+        tensors["rng"] = torch.get_rng_state()
+        if self.leaves[0].is_cuda:
+            tensors["rng_of_cuda"] = torch.cuda.get_rng_state()
+        numbers = {
+            "schedules": [schedule.state() for schedule in self.schedules],
+            "traces": [monitor.rows for monitor in self.monitors],
+            "averaged": self.averaged,
+            "broken": self.broken,
+            "taken": self.taken,
+        }
+        return State(tensors, numbers)
+
+    def restore(self, state: State) -> None:
+        """Go on from a state, that of the random numbers included."""
+        tensors, numbers = state.tensors, state.numbers
+        with torch.no_grad():
+            for name, places in self._places.items():
+                for i, t in enumerate(places):
+                    t.copy_(tensors.folder(name)[str(i)])
+        for i, leaf in enumerate(self.leaves):
+            remembered = tensors.folder(f"optimizer.{i}")
+            if remembered:
+                self.optimizer.state[leaf] = {n: v.to(leaf.device) for n, v in remembered.items()}
+        torch.set_rng_state(tensors["rng"])
+        if "rng_of_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng_of_cuda"])
+        for schedule, saved in zip(self.schedules, numbers["schedules"], strict=True):
+            schedule.restore(saved)
+        for monitor, rows in zip(self.monitors, numbers["traces"], strict=True):
+            monitor.resume([(int(step), float(seconds), float(value)) for step, seconds, value in rows])
+        self.averaged, self.broken, self.taken = numbers["averaged"], numbers["broken"], numbers["taken"]
+
+    @property
+    def _places(self) -> dict[str, list[Tensor]]:
+        return {"leaves": self.leaves, "means": self.means, "best": self.best}
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from guides.variational import Noise
-from zoo.replay.evaluate import Values
+from inference.variational.position import Fixed
 
-Evaluate = Callable[[Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
-Vectorized = Callable[[Evaluate, Tensor, Tensor, Values, Noise], tuple[Tensor, ...]]
+# Of coordinates (C,), weights (W,), what does not climb, and one draw of noise.
+Evaluate = Callable[[Tensor, Tensor, Fixed, Noise], tuple[Tensor, ...]]
+Vectorized = Callable[[Evaluate, Tensor, Tensor, Fixed, Noise], tuple[Tensor, ...]]
 
 
-class Everywhere:
-    """Evaluates at every draw of every start: shapes (starts, draws, ...).
+class Vectorizer:
+    """Evaluates at every draw of every start: coordinates (S, C), weights (S, W), noise (S, K, ...) to (S, K, ...).
 
     Attributes
     ----------
@@ -29,8 +30,8 @@ class Everywhere:
         self.ways: list[Vectorized] = [nested, flat]
         self.note = ""
 
-    def __call__(self, one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
-        """Evaluate `one` of coordinates, weights and buffers of one start, at one draw of noise."""
+    def __call__(self, one: Evaluate, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> tuple[Tensor, ...]:
+        """Evaluate `one` of coordinates, weights and fixed values of one start, at one draw of noise."""
         starts, draws = noise[0].shape[:2]
         while self.ways and starts * draws > 1:
             try:
@@ -40,33 +41,39 @@ class Everywhere:
                     raise
                 self.note = self.note or str(error).strip().partition("\n")[0]
                 self.ways = self.ways[1:]
-        found = [
-            one(c[i], w[i], {n: v[i] for n, v in fixed.items()}, (noise[0][i, k], noise[1][i, k]))
+        results = [
+            one(c[i], w[i], _at(fixed, i), (noise[0][i, k], noise[1][i, k]))
             for i in range(starts)
             for k in range(draws)
         ]
-        stacked = (torch.stack(parts) for parts in zip(*found, strict=True))
+        stacked = (torch.stack(parts) for parts in zip(*results, strict=True))
         return tuple(t.reshape(starts, draws, *t.shape[1:]) for t in stacked)
 
 
-def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
-    """Evaluate at every draw of every start: what draws of a start have in common is evaluated once."""
-    inner = torch.vmap(one, (None, None, None, 0), randomness="different")
+def _at(fixed: Fixed, index: int) -> Fixed:
+    return fixed.map(lambda t: t[index])
+
+
+def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> tuple[Tensor, ...]:
+    """Vectorize over draws inside of starts.
+
+    What draws of a start have in common, such as a Cholesky factor of q's covariance, is then evaluated once. A single
+    start is not vectorized over: `vmap` costs time for every operation, even over one.
+    """
+    over_draws = torch.vmap(one, (None, None, None, 0), randomness="different")
     if len(c) == 1:
-        only = {n: v[0] for n, v in fixed.items()}
-        return tuple(t[None] for t in inner(c[0], w[0], only, (noise[0][0], noise[1][0])))
-    found: tuple[Tensor, ...] = torch.vmap(inner, randomness="different")(c, w, fixed, noise)
-    return found
+        return tuple(t[None] for t in over_draws(c[0], w[0], _at(fixed, 0), (noise[0][0], noise[1][0])))
+    results: tuple[Tensor, ...] = torch.vmap(over_draws, randomness="different")(c, w, fixed, noise)
+    return results
 
 
-def flat(one: Evaluate, c: Tensor, w: Tensor, fixed: Values, noise: Noise) -> tuple[Tensor, ...]:
-    """Evaluate at every draw of every start, all alike: not every operation of torch can be vectorized twice."""
+def flat(one: Evaluate, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> tuple[Tensor, ...]:
+    """Vectorize once over all draws of all starts: not every operation of torch can be vectorized twice."""
     starts, draws = noise[0].shape[:2]
 
-    def spread(t: Tensor) -> Tensor:
+    def spread(t: Tensor) -> Tensor:  # (S, ...) to (S * K, ...)
         return t[:, None].expand(starts, draws, *t.shape[1:]).flatten(0, 1)
 
-    every = {n: spread(v) for n, v in fixed.items()}
     drawn = noise[0].flatten(0, 1), noise[1].flatten(0, 1)
-    found = torch.vmap(one, randomness="different")(spread(c), spread(w), every, drawn)
-    return tuple(t.unflatten(0, (starts, draws)) for t in found)
+    results = torch.vmap(one, randomness="different")(spread(c), spread(w), fixed.map(spread), drawn)
+    return tuple(t.unflatten(0, (starts, draws)) for t in results)

@@ -81,12 +81,12 @@ def traced(guide, q, values, data):
     """Pyro's own log density of the guide's function at these values and q's parameters."""
     store = {}
     if isinstance(guide.function, type):
-        run = q.story.function.inner
+        run = q.traced.function.inner
     else:
         names = zip(q.names, q.free, strict=True)
         store = {n: q.transforms[n](free.detach()) for n, free in names}
         run = guide.function
-    inputs = {n: data.values[n] for n in q.story.arguments}
+    inputs = {n: data.values[n] for n in q.traced.arguments}
     with pyro.get_param_store().scope():
         held = pyro.poutine.substitute(run.forward if isinstance(run, nn.Module) else run, data=store)
         trace = pyro.poutine.trace(pyro.condition(held, data=values)).get_trace(**inputs)

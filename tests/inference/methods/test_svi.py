@@ -162,7 +162,7 @@ def epochs(model, data, size, count, **settings):
     batches = Batches(program.data, method._size(program, bound), seed=0)
     stream = batches.stream()
     found = [next(stream) for _ in range(count * batches.epoch)]
-    return program, [(batch.get("rows"), on(bound.program, batch)) for batch in found]
+    return program, [(batch.rows, on(bound.program, batch)) for batch in found]
 
 
 def estimates(program, batches, values):

@@ -20,16 +20,17 @@ import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.starts.start import several_starts
-from inference.variational.bound import SHIFT, Bound
+from inference.variational.bound import Bound
 from inference.variational.schedule import LAST_RATE, Schedule
 from inference.variational.vectorize import flat, nested
 from tests.cases.models import FLIPS, SCHOOLS, EightSchools, LinearFactors, NonCentred, NormalMean, RandomEffects, coin
 from zoo.program.prepare import prepare
-from zoo.program.rows import rows_of
+from zoo.program.rows import Batch, rows_of
 
 ROWS = np.random.default_rng(3).normal(1.0, 2.0, 24)
 FACTOR_ROWS = np.random.default_rng(4).normal(size=(12, 4))
 ONE = torch.ones((), dtype=torch.float64)
+ALL = Batch({})  # all rows as they are
 
 
 class Scaled(zoo.Model):
@@ -63,14 +64,14 @@ def noise_of(bound, *sizes, rows=None, seed=1):
 
 def evaluated(bound, noise, batch=None, beta=ONE):
     at = bound.start
-    return bound.gradient(at.coordinates, at.weights, at.fixed, noise, beta, batch or {})
+    return bound.gradient(at.coordinates, at.weights, at.fixed, noise, beta, batch or ALL)
 
 
 def log_weights(bound, noise, coordinates=None, weights=None):
     """log w of each draw, whole and by row, with the gradient of plain autograd."""
     at = bound.start
     c, w = at.coordinates if coordinates is None else coordinates, at.weights if weights is None else weights
-    rest, rows = bound._each(bound._log_weight, c, w, at.fixed, noise, ONE, {})
+    rest, rows = bound._each(bound._log_weight, c, w, at.fixed, noise, ONE, ALL)
     return rest, rows
 
 
@@ -101,8 +102,8 @@ def test_gradients_to_parameters_are_those_of_autograd(alpha):
     rest, rows = log_weights(bound, noise, c)
     value = rest.mean() + (rows.mean(1) if alpha == 1 else ((1 - alpha) * rows).exp().mean(1).log() / (1 - alpha)).sum()
     (expected,) = torch.autograd.grad(value, c)
-    where = bound.ours[0]  # the model's own come last
-    assert list(bound.coordinates.shapes)[-1] == SHIFT
+    where = bound.coordinates.sizes[0]  # the model's own come last
+    assert where < bound.coordinates.size
     torch.testing.assert_close(slope[:, where:], expected[:, where:])
 
 
@@ -116,11 +117,11 @@ def test_gradients_to_the_guide_are_right_on_average(alpha):
 
     def at_all(c):
         many = c.expand(count, -1)
-        fixed = {n: v.expand(count, *v.shape[1:]) for n, v in at.fixed.items()}
-        return bound.gradient(many, at.weights.expand(count, -1), fixed, noise, ONE, {})
+        fixed = at.fixed.map(lambda v: v.expand(count, *v.shape[1:]))
+        return bound.gradient(many, at.weights.expand(count, -1), fixed, noise, ONE, ALL)
 
     _, slopes, _ = at_all(at.coordinates)
-    for j in range(bound.ours[0]):
+    for j in range(bound.coordinates.sizes[0]):
         shift = torch.zeros_like(at.coordinates)
         shift[0, j] = step
         differences = (at_all(at.coordinates + shift)[0] - at_all(at.coordinates - shift)[0]) / (2 * step)
@@ -174,7 +175,7 @@ def test_several_starts_are_evaluated_as_each_alone():
     for i in range(3):
         at = together.start.only(i)
         one = together.gradient(
-            at.coordinates, at.weights, at.fixed, (noise[0][i : i + 1], noise[1][i : i + 1]), ONE, {}
+            at.coordinates, at.weights, at.fixed, (noise[0][i : i + 1], noise[1][i : i + 1]), ONE, ALL
         )
         torch.testing.assert_close(one[0], value[i : i + 1])
         torch.testing.assert_close(one[1], slope[i : i + 1])
@@ -192,10 +193,10 @@ def test_warming_up_weighs_the_latents_and_reports_the_bound_itself():
     torch.testing.assert_close(cold[0], expected[0])
     # Without the latents' own terms only the likelihood pulls, through theta.
     c = warmed.start.coordinates.clone().requires_grad_()
-    named = warmed.coordinates.unpack(c[0])
+    named = warmed.named(c[0], warmed.start.weights[0])
     draw = plain._ask(
         named,
-        {n: v[0] for n, v in plain.start.fixed.items()},
+        plain.start.fixed.map(lambda v: v[0]),
         "draw",
         plain.program.data,
         None,
@@ -449,8 +450,8 @@ def test_all_ways_to_evaluate_many_draws_give_the_same(starts, draws):
     at, noise = bound.start, noise_of(bound, starts, draws)
     found = []
     for ways in ([nested], [flat], []):
-        bound.everywhere.ways = ways
-        found.append(bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {}))
+        bound.vectorized.ways = ways
+        found.append(bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, ALL))
     for other in found[1:]:
         for ours, theirs in zip(found[0], other, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -462,9 +463,9 @@ def test_a_way_that_fails_is_followed_by_the_next():
 
     bound = bound_of(RandomEffects(), ROWS[:6], starts=3)
     at, noise = bound.start, noise_of(bound, 3, 2)
-    expected = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
-    bound.everywhere.ways = [broken, flat]
-    found = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, {})
-    assert bound.everywhere.ways == [flat]
-    assert bound.everywhere.note == "no batching rule"
+    expected = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, ALL)
+    bound.vectorized.ways = [broken, flat]
+    found = bound.gradient(at.coordinates, at.weights, at.fixed, noise, ONE, ALL)
+    assert bound.vectorized.ways == [flat]
+    assert bound.vectorized.note == "no batching rule"
     torch.testing.assert_close(found[0], expected[0])

@@ -18,7 +18,7 @@ from guides.steps import drawn, noise_behind, poisson_quantile
 from inference import SVI, fit
 from inference.diagnostics.pareto import khat, smoothed
 from inference.variational.score import advantages
-from tests.inference.variational.test_bounds import ONE, bound_of, noise_of
+from tests.inference.variational.test_bounds import ALL, ONE, bound_of, noise_of
 from zoo.program.prepare import prepare
 
 GRID = torch.arange(200.0, dtype=torch.float64)
@@ -185,7 +185,7 @@ def test_the_log_of_the_normal_distribution_function_is_scipys():
 def exact_elbo(bound, coordinates, table):
     """ELBO of a count's factor with everything summed over the grid; `table` is log p(x, n), (grid, counts)."""
     part = bound.q.over_globals if bound.program.globals else bound.q.over_locals
-    names = dict(bound.coordinates.unpack(coordinates))
+    names = bound.coordinates.unpack(coordinates)[0]
     made = part.factors[0]
     prefix = ("over_globals" if bound.program.globals else "over_locals") + ".factors.0."
     live = {n: names[prefix + n] for n, _ in made.named_parameters()} | dict(made.named_buffers())
@@ -210,7 +210,7 @@ def test_the_mean_of_the_score_gradients_is_the_exact_gradient(model):
     values = []
     for seed in range(200):
         bounds, gradient, _ = bound.gradient(
-            at.coordinates, at.weights, at.fixed, noise_of(bound, 1, 50, seed=seed), ONE, {}
+            at.coordinates, at.weights, at.fixed, noise_of(bound, 1, 50, seed=seed), ONE, ALL
         )
         found.append(gradient[0])
         values.append(bounds[0])
