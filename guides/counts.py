@@ -32,7 +32,8 @@ class CountFactor(SiteFactor):
     reparameterized = False
 
     def __init__(self, start: Tensor, unit: Tensor, lowest: int) -> None:
-        middle = (start - lowest + 0.5).clamp_min(0.25).sqrt()
+        middle = (start - lowest + 0.5).clamp_min(0.25).sqrt()  # of the roots that round down to the start
+        # dk = 2 v dv carries a step of the count to one of its root; near zero that step would be without bound.
         super().__init__(middle, (unit.clamp_min(SMALLEST_SPREAD) / (2 * middle)).clamp_max(LARGEST_UNIT))
         self.log_scale = nn.Parameter(torch.zeros_like(start))
         self.lowest = lowest
@@ -43,16 +44,19 @@ class CountFactor(SiteFactor):
         return self.lowest + (middle + scale * noise).detach().clamp_min(0.0).square().floor()
 
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
-        """Log probability of each count."""
+        """Log probability of each count, in the shape of u."""
         k = u - self.lowest
         middle, scale = self._moments(p)
-        low, high = ((edge.sqrt() - middle) / scale for edge in (k, k + 1))
-        turn = (low + high > 0) & (k > 0)  # the tail with the smaller numbers has more digits
+        low, high = ((edge.sqrt() - middle) / scale for edge in (k, k + 1))  # q(k) = Phi(high) - Phi(low)
+        # Far out on the right both are 1 to rounding, and their difference 0; Phi(-low) - Phi(-high) is the same number
+        # with all its digits.
+        turn = (low + high > 0) & (k > 0)
         low, high = torch.where(turn, -high, low), torch.where(turn, -low, high)
         below, above = (log_ndtr(edge) for edge in (low, high))
-        below = torch.where(k > 0, below, -torch.inf)
-        found: Tensor = above + torch.log(-torch.expm1((below - above).clamp_max(-torch.finfo(u.dtype).eps)))
-        return found
+        below = torch.where(k > 0, below, -torch.inf)  # whatever is negative counts as zero
+        # log(e^a - e^b) = a + log(1 - e^(b - a)). Where both are equal to rounding, the least gap keeps it finite.
+        gap = (below - above).clamp_max(-torch.finfo(u.dtype).eps)
+        return above + torch.log(-torch.expm1(gap))
 
     @staticmethod
     def _moments(p: Parameters) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class Surface(Protocol):
 
 
 def slope(surface: Surface, u: Tensor) -> tuple[float, Tensor]:
-    """Log density and its gradient at one vector, in double precision."""
+    """Log density and its gradient at one vector (size,), in double precision on the CPU."""
     with torch.enable_grad():
         leaf = u.to(surface.like).detach().requires_grad_()
         value = surface.log_prob(leaf)
@@ -43,16 +43,16 @@ def slope(surface: Surface, u: Tensor) -> tuple[float, Tensor]:
 def hessian(surface: Surface, u: Tensor) -> Tensor:
     """Second derivatives of the log density at one vector, (size, size)."""
     at = u.to(surface.like)
-    try:
-        found = torch.func.jacrev(torch.func.grad(surface.log_prob), chunk_size=CHUNK)(at)
+    try:  # many rows at a time, each a vector product with the gradient's own derivative
+        second = torch.func.jacrev(torch.func.grad(surface.log_prob), chunk_size=CHUNK)(at)
     except RuntimeError:  # the model's control flow depends on values
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(surface.log_prob(leaf), leaf, create_graph=True)
             rows = [torch.autograd.grad(g, leaf, retain_graph=True, materialize_grads=True)[0] for g in gradient]
-        found = torch.stack(rows)
-    second: Tensor = found.detach().double().cpu()
-    return 0.5 * (second + second.mT)
+        second = torch.stack(rows)
+    curvature: Tensor = second.detach().double().cpu()
+    return 0.5 * (curvature + curvature.mT)  # symmetric but for rounding, which a Cholesky factor would see one half of
 
 
 def polish(surface: Surface, u: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -71,7 +71,9 @@ def polish(surface: Surface, u: Tensor) -> tuple[Tensor, Tensor, float]:
         root = factor(surface, u)
         step = torch.cholesky_solve(gradient[:, None], root)[:, 0]
         distance = float((gradient @ step).clamp_min(0).sqrt())
-        blind = 0.5 * distance**2 < ROUNDING * torch.finfo(surface.like.dtype).eps * abs(value)  # a gain nobody sees
+        # A Newton step promises a gain of distance^2 / 2. Once that is below the rounding of the log density, whether a
+        # step gained can only be told from the distance, which has to fall.
+        blind = 0.5 * distance**2 < ROUNDING * torch.finfo(surface.like.dtype).eps * abs(value)
         if distance < NEAR:  # the curvature does not change over such a step
             return u + step, root, distance
         if blind and not distance < 0.5 * before:
@@ -92,7 +94,13 @@ def polish(surface: Surface, u: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def factor(surface: Surface, u: Tensor) -> Tensor:
-    """Cholesky factor of -H at one vector."""
+    """Cholesky factor of -H at one vector (size,), shape (size, size).
+
+    Raises
+    ------
+    FitError
+        If -H is not positive definite, naming the site along which it is least so.
+    """
     precision = -hessian(surface, u)
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(precision)
@@ -104,6 +112,7 @@ def factor(surface: Surface, u: Tensor) -> Tensor:
             f"laplace: the curvature of {surface.name(row)!r} at the mode is not a number; its density has no second "
             "derivative there. Use nuts, or svi with another guide"
         )
+    # In units of each coordinate's own curvature, so that the direction found is not just that of the largest unit.
     size = precision.diagonal().abs().clamp_min(1e-300).sqrt()
     values, vectors = torch.linalg.eigh(precision / size[:, None] / size)
     name = surface.name(int(vectors[:, 0].abs().argmax()))
@@ -116,9 +125,13 @@ def factor(surface: Surface, u: Tensor) -> Tensor:
 
 
 def triangular_of_inverse(root: Tensor) -> Tensor:
-    """Cholesky factor L of P^-1, L L^T = P^-1, from that of P."""
+    """Cholesky factor L of P^-1, L L^T = P^-1, from that of P, without forming P^-1.
+
+    P = R R^T gives P^-1 = R^-T R^-1, where R^-T is upper triangular and no Cholesky factor. Factorized from the last
+    coordinate to the first, P = U U^T with U upper triangular, P^-1 = U^-T U^-1 has the lower triangular L = U^-T.
+    """
     precision = root @ root.mT
-    upper = torch.linalg.cholesky(precision.flip(0, 1)).flip(0, 1)  # P = U U^T, so P^-1 = U^-T U^-1
+    upper = torch.linalg.cholesky(precision.flip(0, 1)).flip(0, 1)
     eye = torch.eye(len(root), dtype=root.dtype)
     inverse: Tensor = torch.linalg.solve_triangular(upper, eye, upper=True)
     return inverse.mT

@@ -1,4 +1,12 @@
-"""Factors of a mean-field guide, one for a site, in unconstrained coordinates u."""
+"""Factors of a mean-field guide, one for a site, in unconstrained coordinates u.
+
+A family on a constrained space is carried to u by its Jacobian: log q(u) = log q(z(u)) + log|dz/du|. Where both have a
+closed form they are written as one, which loses fewer digits than their sum: with z = e^u, say, the density of a Gamma
+is (a - 1) u - e^u and the Jacobian u.
+
+Letters for shapes: (...) is the batch of a site, rows among it for a local one; D the length of a vector, or the rows
+of a matrix; u is (..., D), (..., D - 1) for a simplex of D entries and (..., D (D + 1) / 2) for a matrix.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +98,7 @@ class VectorFactor(SiteFactor):
         return _middle(p) + p["unit"] * (self._tril(p) @ noise[..., None])[..., 0]
 
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
-        """Log density of each vector."""
+        """Log density of each vector, (...)."""
         gap = ((u - _middle(p)) / p["unit"])[..., None]
         back = torch.linalg.solve_triangular(self._tril(p), gap, upper=False)[..., 0]
         each: Tensor = 0.5 * (LOG_2PI + back.square()) + p["unit"].log() + p["log_scale"]
@@ -110,7 +118,7 @@ class GammaFactor(SiteFactor):
         self.log_shape = self._count(unit.square().reciprocal(), unit)  # Var[u] is about 1/a
 
     def draw(self, p: Parameters, noise: Tensor) -> Tensor:
-        """Log of a Gamma variable by its quantile."""
+        """Log of a Gamma variable by its quantile; with log a taken off, its mean is that of exp(middle)."""
         a = self._shape(p)
         u: Tensor = _middle(p) + self.sign * (log_gamma(a, noise) - a.log())
         return u
@@ -118,8 +126,8 @@ class GammaFactor(SiteFactor):
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each coordinate."""
         a = self._shape(p)
-        y = self.sign * (u - _middle(p)) + a.log()  # log of a draw of Gamma(a, 1)
-        return a * y - y.exp() - torch.lgamma(a)
+        y = self.sign * (u - _middle(p)) + a.log()  # log of a draw of Gamma(a, 1), so that b is gone
+        return a * y - y.exp() - torch.lgamma(a)  # the Jacobian of e^y has made a - 1 an a
 
     @staticmethod
     def _shape(p: Parameters) -> Tensor:
@@ -144,7 +152,7 @@ class BetaFactor(SiteFactor):
         return log_beta_pair(*self._shapes(p), noise)
 
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
-        """Log density of each coordinate."""
+        """Log density of each coordinate; the Jacobian z (1 - z) has made a - 1 an a and b - 1 a b."""
         a, b = self._shapes(p)
         log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
         return a * logsigmoid(u) + b * logsigmoid(-u) - log_beta
@@ -171,8 +179,9 @@ class DirichletFactor(SiteFactor):
 
     def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Normalize Gamma variables, and break the stick at the result."""
-        log_g = log_gamma(self._concentration(p), noise)
-        rest = log_g.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
+        log_g = log_gamma(self._concentration(p), noise)  # (..., D)
+        rest = log_g.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]  # log of the sum of all that come later, (..., D - 1)
+        # The k-th break takes the share g_k / (g_k + rest_k) of what is left, whose logit needs no normalization.
         return log_g[..., :-1] - rest + _offset(rest)
 
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
@@ -193,7 +202,7 @@ def _offset(u: Tensor) -> Tensor:
 
 def _log_simplex(u: Tensor) -> tuple[Tensor, Tensor]:
     """Logs of the simplex point z of u, and of the share of the rest of the stick that each break leaves."""
-    x = u - _offset(u)
+    x = u - _offset(u)  # torch's offset, at which u = 0 is the middle of the simplex
     left = logsigmoid(-x)
     before = torch.nn.functional.pad(left.cumsum(-1), (1, 0))
     return torch.cat([logsigmoid(x) + before[..., :-1], before[..., -1:]], -1), left
@@ -213,14 +222,15 @@ class WishartFactor(SiteFactor):
     def draw(self, p: Parameters, noise: Tensor) -> Tensor:
         """Bartlett's decomposition."""
         df, tril = self._scale(p)
-        found: Tensor = self.map.inv(wishart_factor(df, tril, noise))
-        return found
+        u: Tensor = self.map.inv(wishart_factor(df, tril, noise))
+        return u
 
     def log_prob(self, p: Parameters, u: Tensor) -> Tensor:
         """Log density of each matrix."""
-        d, (df, tril), factor = self.size, self._scale(p), self.map(u)
+        d, (df, tril), factor = self.size, self._scale(p), self.map(u)  # S = factor factor^T, (..., D, D)
         half = 0.5 * (df[..., None] - torch.arange(d).to(df))
         log_gamma_d = 0.25 * d * (d - 1) * math.log(math.pi) + torch.lgamma(half).sum(-1)
+        # log|S| and log|V| from the factors' diagonals, and tr(V^-1 S) = |tril^-1 factor|^2: no inverse is formed.
         log_s, log_v = (2 * t.diagonal(dim1=-2, dim2=-1).log().sum(-1) for t in (factor, tril))
         trace = torch.linalg.solve_triangular(tril, factor, upper=False).square().sum((-2, -1))
         density: Tensor = 0.5 * ((df - d - 1) * log_s - trace - df * (d * math.log(2) + log_v)) - log_gamma_d

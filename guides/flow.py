@@ -85,7 +85,11 @@ class Flowing(FullNormal):
         self.chain = nn.ModuleList(chain).to(start.device, start.dtype)
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Push the noise forward; then pull the draw back with everything held fixed, to evaluate log q at it."""
+        """Push the noise (size,) forward; then pull the draw back with everything held fixed, to evaluate log q at it.
+
+        The way back costs as much as the way forward. It is what leaves log q's gradient to the draw alone: the noise
+        that comes out at the end is the noise that went in, but as a function of the draw and not of the parameters.
+        """
         z = noise
         for layer in self.chain:
             z = layer(z)
@@ -132,12 +136,13 @@ class Coupling(nn.Module):
         if back:
             x = torch.cat([x[size - self.roll :], x[: size - self.roll]])
         a, b = x[: self.kept], x[self.kept :]
-        out = self._network(a).reshape(len(b), -1)
+        out = self._network(a).reshape(len(b), -1)  # (moved, 2 + SHAPES)
+        # A smooth limit, so that the scale is finite whatever the network says.
         shift, log_scale = out[:, 0], STRETCH * torch.tanh(out[:, 1] / STRETCH)
         spline = MonotonicRQSTransform(out[:, 2 : 2 + BINS], out[:, 2 + BINS : 2 + 2 * BINS], out[:, 2 + 2 * BINS :])
         if back:
             b = spline.inv((b - shift) * (-log_scale).exp())
-            _, log_slope = spline.call_and_ladj(b)
+            _, log_slope = spline.call_and_ladj(b)  # a stays, so the Jacobian is triangular: only b's own slopes count
             return torch.cat([a, b]), (log_scale + log_slope).sum()
         moved = torch.cat([a, shift + log_scale.exp() * spline(b)])
         return torch.cat([moved[self.roll :], moved[: self.roll]])

@@ -73,10 +73,14 @@ class FullNormal(LocationScale):
         return tuple(self.loc.shape)
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the whole vector."""
+        """Draw the whole vector (size,).
+
+        The noise is got back from the draw by the factor held fixed: the same numbers, but with their gradient through
+        the draw only (`Pushforward.draw`).
+        """
         tril = self.lower.tril(-1) + torch.diag(self.log_scale.exp())
         at = self.loc + tril @ noise
         back = torch.linalg.solve_triangular(tril.detach(), (at - self.loc.detach())[:, None], upper=False)[:, 0]
-        size = self.factor.diagonal().log()
-        log_q = -(0.5 * (LOG_2PI + back.square()) + self.log_scale.detach() + size).sum()
+        log_unit = self.factor.diagonal().log()  # C is triangular too, so log|C| is the sum of these
+        log_q = -(0.5 * (LOG_2PI + back.square()) + self.log_scale.detach() + log_unit).sum()
         return self.start + self.factor @ at, log_q

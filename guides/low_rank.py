@@ -79,14 +79,18 @@ class LowRankNormal(LocationScale):
         return (sum(self.factor.shape),)
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the whole vector."""
+        """Draw the whole vector (size,).
+
+        The density is evaluated at the draw, because the noise is rank + size numbers and cannot be got back from size.
+        """
         size, rank = self.factor.shape
         common, own = noise.split([rank, size])
         at = self.loc + self.factor @ common + self.log_scale.exp() * own
         log_scale = self.log_scale.detach()
-        whitened = self.factor.detach() * (-log_scale).exp()[:, None]
-        gap = (at - self.loc.detach()) * (-log_scale).exp()
-        tril = torch.linalg.cholesky(torch.eye(rank).to(whitened) + whitened.mT @ whitened)
+        whitened = self.factor.detach() * (-log_scale).exp()[:, None]  # D^-1 U, (size, rank)
+        gap = (at - self.loc.detach()) * (-log_scale).exp()  # D^-1 (u - m)
+        tril = torch.linalg.cholesky(torch.eye(rank).to(whitened) + whitened.mT @ whitened)  # of C, (rank, rank)
+        # By Woodbury the quadratic form is |gap|^2 - |inner|^2: no matrix of size x size is ever made.
         inner = torch.linalg.solve_triangular(tril, (whitened.mT @ gap)[:, None], upper=False)[:, 0]
         log_det = tril.diagonal().log().sum() + (log_scale + self.unit.log()).sum()
         log_q = -0.5 * (size * LOG_2PI + gap.square().sum() - inner.square().sum()) - log_det

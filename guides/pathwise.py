@@ -29,7 +29,10 @@ class LogGammaQuantile(torch.autograd.Function):
 
     @staticmethod
     def forward(concentration: Tensor, noise: Tensor) -> Tensor:
-        """Solve for log z; both arguments have the same shape."""
+        """Solve for log z; both arguments have the same shape.
+
+        In log z and not in z, because for a small concentration nearly all of the mass is below the smallest number.
+        """
         # log F is concave and increasing in y = log z, and so is log(1 - F) decreasing: Newton's method on whichever
         # tail is the smaller keeps all digits. Start from the tail's power law z^a / Gamma(a + 1), or from Wilson and
         # Hilferty's Normal approximation of z^(1/3), whichever is larger.
@@ -49,6 +52,8 @@ class LogGammaQuantile(torch.autograd.Function):
                 (target - log_lower) * (log_lower - log_density).exp(),
                 (upper.log() - target) * (upper.log() - log_density).exp(),
             )
+            # A step that is not a number comes from a tail that is 0 in this precision; there the start is as good as
+            # it gets. A limit to the steps, because far from the solution the tails are nearly flat.
             y = y + torch.nan_to_num(step).clamp(-2.0, 2.0)
         return y
 
@@ -61,6 +66,8 @@ class LogGammaQuantile(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Return the gradient to the concentration; noise has none."""
         concentration, y = ctx.saved_tensors
+        # Of log z: -(dF/da) / (z p(z)). In the lower tail F = z^a / Gamma(a + 1), from which d log z / da follows in
+        # closed form, where torch's own series has no digits left.
         z, tail = y.exp(), (torch.digamma(concentration + 1) - y) / concentration
         exact = torch._standard_gamma_grad(concentration, z) / z
         return gradients[0] * torch.where(z < SMALL * (concentration + 1), tail, exact), None
@@ -81,7 +88,12 @@ def _log_gamma_quantile(concentration: Tensor, noise: Tensor) -> Tensor:
 
 
 def log_ndtr(x: Tensor) -> Tensor:
-    """Log of the standard Normal distribution function; torch cannot vectorize its own."""
+    """Log of the standard Normal distribution function; torch cannot vectorize its own.
+
+    On the left log Phi(x) = log erfcx(-x / sqrt 2) - x^2 / 2 - log 2 keeps all digits where Phi(x) would be 0; on the
+    right log Phi(x) = log(1 - (1 - Phi(x))). Each branch is evaluated on its own half only: the other's gradient would
+    be infinite there, and 0 times infinity is not a number.
+    """
     low = x.clamp_max(0.0)
     tail = torch.log(0.5 * torch.special.erfcx(-low * math.sqrt(0.5))) - 0.5 * low.square()
     return torch.where(x <= 0, tail, torch.log1p(-0.5 * torch.erfc(x.clamp_min(0.0) * math.sqrt(0.5))))
@@ -103,8 +115,9 @@ def wishart_factor(df: Tensor, scale_tril: Tensor, noise: Tensor) -> Tensor:
     It is scale_tril A, A_ii^2 ~ Chi2(df - i + 1) and A_ij ~ Normal(0, 1) below the diagonal (Bartlett 1933).
     """
     size = scale_tril.shape[-1]
-    half = 0.5 * (df[..., None] - torch.arange(size).to(df))
+    half = 0.5 * (df[..., None] - torch.arange(size).to(df))  # shapes of the Gammas that Chi2 / 2 are, (..., D)
     diagonal = (0.5 * (log_gamma(half, noise[..., :size]) + math.log(2))).exp()
+    # One gather puts the other numbers below the diagonal: assigning to entries could not be vectorized.
     row, column = torch.tril_indices(size, size, -1)
     where = torch.zeros(size, size, dtype=torch.long, device=noise.device)
     where[row, column] = torch.arange(size, size + len(row), device=noise.device)

@@ -58,11 +58,11 @@ class Trained(Approximation):
             u = self.q.draw(data, None, noise)
             values, jacobian = view.constrain_globals(u.globals)
             local, row_jacobian = view.constrain_locals(u.locals)
-            found = u.log_q - jacobian
+            log_q = u.log_q - jacobian
             if view.locals:
                 rows = u.log_q_rows - row_jacobian
-                found = found + (rows.sum() if weights is None else (weights * rows).sum())
-            return {**values, **local}, found
+                log_q = log_q + (rows.sum() if weights is None else (weights * rows).sum())
+            return {**values, **local}, log_q
 
         shape, other = self.q.noise_shapes(len(data))
         first = quasi_normal(count, math.prod(shape), program).reshape(count, *shape)
@@ -123,5 +123,6 @@ def _together(vectorized: Any, function: Any, noise: Any) -> Any:
         return vectorized(noise)
     except RuntimeError:  # a hand-written guide whose control flow depends on values, or a sampler with a loop
         single = isinstance(noise, Tensor)
-        found = [function(n) for n in (noise if single else zip(*noise, strict=True))]
-        return {n: torch.stack([f[0][n] for f in found]) for n in found[0][0]}, torch.stack([f[1] for f in found])
+        draws = [function(n) for n in (noise if single else zip(*noise, strict=True))]
+        values = {n: torch.stack([v[n] for v, _ in draws]) for n in draws[0][0]}
+        return values, torch.stack([log_q for _, log_q in draws])

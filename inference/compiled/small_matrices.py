@@ -19,7 +19,11 @@ aten = torch.ops.aten
 
 
 def cholesky(matrix: Tensor, upper: bool = False, check_errors: bool = False) -> Any:
-    """L with L L^T = A, row by row: L_ij = (A_ij - sum_k<j L_ik L_jk) / L_jj."""
+    """L with L L^T = A, row by row: L_ij = (A_ij - sum_k<j L_ik L_jk) / L_jj; A is (..., n, n).
+
+    Every entry is a tensor of the batch's shape (...), so the compiler sees elementwise operations alone, and merges
+    them with what comes before and after. The second result is the code that LAPACK would return, 0 for success.
+    """
     n = matrix.shape[-1]
     if n > LARGEST:
         return NotImplemented
@@ -40,24 +44,24 @@ def cholesky(matrix: Tensor, upper: bool = False, check_errors: bool = False) ->
 def solve_triangular(
     factor: Tensor, right: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Any:
-    """X with A X = B by substitution (X A = B, if not `left`), A triangular."""
+    """X with A X = B by substitution (X A = B, if not `left`), A (..., n, n) triangular, B (..., n, m)."""
     n = factor.shape[-1]
     if n > LARGEST:
         return NotImplemented
     if not left:
         return solve_triangular(factor.mT, right.mT, upper=not upper, unitriangular=unitriangular).mT
-    found: dict[int, Tensor] = {}
+    solved: dict[int, Tensor] = {}  # rows of X, (..., m), in the order of substitution
     for i in reversed(range(n)) if upper else range(n):
         x = right[..., i, :]
-        for k, known in found.items():
+        for k, known in solved.items():
             x = x - factor[..., i, k, None] * known
-        found[i] = x if unitriangular else x / factor[..., i, i, None]
+        solved[i] = x if unitriangular else x / factor[..., i, i, None]
     shape = torch.broadcast_shapes(factor.shape[:-2], right.shape[:-2])
-    return torch.stack([found[i].expand(*shape, right.shape[-1]) for i in range(n)], -2)
+    return torch.stack([solved[i].expand(*shape, right.shape[-1]) for i in range(n)], -2)
 
 
 def cholesky_solve(right: Tensor, factor: Tensor, upper: bool = False) -> Any:
-    """X with L L^T X = B."""
+    """X with L L^T X = B: two substitutions, where the library's own would be one call."""
     if factor.shape[-1] > LARGEST:
         return NotImplemented
     lower = factor.mT if upper else factor
@@ -71,7 +75,10 @@ def cholesky_inverse(factor: Tensor, upper: bool = False) -> Any:
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
-    """y_k = sum_j<=k x_j along one dimension, as a product with a triangle of ones."""
+    """y_k = sum_j<=k x_j along one dimension, as a product with a triangle of ones.
+
+    More additions than there need be, but independent of each other; a running sum cannot be merged into other loops.
+    """
     if not x.ndim or x.shape[dim] > LONGEST or dtype not in (None, x.dtype):
         return NotImplemented
     k = torch.arange(x.shape[dim], device=x.device)
@@ -79,6 +86,7 @@ def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
     return torch.where(k[:, None] >= k, moved[..., None, :], 0.0).sum(-1).movedim(-1, dim)
 
 
+# From torch's operation to ours. Returning `NotImplemented` above leaves the operation as it is.
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     aten.linalg_cholesky_ex.default: cholesky,
     aten.linalg_solve_triangular.default: solve_triangular,

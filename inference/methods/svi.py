@@ -306,24 +306,24 @@ class SVI(Method):
         self, bound: Bound, climb: Climb, ends: list[int], draws: int
     ) -> tuple[dict[int, Approximation], list[str]]:
         """q at each end, the highest first, and why there is none at some of them."""
-        found: dict[int, Approximation] = {}
+        approximations: dict[int, Approximation] = {}
         failures: list[FitError] = []
         for i in sorted(ends, key=lambda i: -climb.schedules[i].latest):
             try:
-                found[i] = self._approximation(bound, climb, i, draws)
+                approximations[i] = self._approximation(bound, climb, i, draws)
             except FitError as error:
                 failures.append(error)
-        if not found:
+        if not approximations:
             raise failures[0]
-        return found, list(dict.fromkeys(map(str, failures)))
+        return approximations, list(dict.fromkeys(map(str, failures)))
 
     def _approximation(self, bound: Bound, climb: Climb, index: int, draws: int) -> Approximation:
         q = finished(bound, climb.position, index, draws)
         if bound.point:
             draw = q.draw(bound.program.data)
             view, latents = bound.view, bool(bound.program.latents)
-            found = view.constrain_globals(draw.globals)[0] | view.constrain_locals(draw.locals)[0] if latents else {}
-            return PointMass({n: v.detach().clone() for n, v in found.items()})
+            values = view.constrain_globals(draw.globals)[0] | view.constrain_locals(draw.locals)[0] if latents else {}
+            return PointMass({n: v.detach().clone() for n, v in values.items()})
         return Trained(self.guide, copy.deepcopy(q).requires_grad_(False).eval(), bound.program.data)
 
     @staticmethod

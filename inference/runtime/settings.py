@@ -61,11 +61,11 @@ def make(kind: str, saved: Mapping[str, Any]) -> Any:
     return cls(**{n: _read_setting(v) for n, v in saved["settings"].items()})
 
 
-def location(found: type | FunctionType) -> dict[str, Any]:
+def location(definition: type | FunctionType) -> dict[str, Any]:
     """Where a class or function can be imported from: its module, its name there, and the module's file."""
-    path = getattr(sys.modules.get(found.__module__), "__file__", None)
-    file = str(Path(path).resolve()) if path else None
-    return {"module": found.__module__, "name": found.__qualname__, "file": file}
+    module, name = definition.__module__, definition.__qualname__
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return {"module": module, "name": name, "file": str(Path(path).resolve()) if path else None}
 
 
 def find(saved: Mapping[str, Any]) -> Any:
@@ -97,13 +97,13 @@ def imported(saved: Mapping[str, Any]) -> Any:
     ModelError
         If it is not there any more.
     """
-    found = find(saved)
-    if found is None:
+    definition = find(saved)
+    if definition is None:
         raise ModelError(
             f"the saved fit uses {saved['name']} of {saved['module']}, which cannot be imported; it has to be at the "
             "top level of a module or file that is still where it was"
         )
-    return found
+    return definition
 
 
 def _setting(value: Any) -> Any:

@@ -46,19 +46,24 @@ class Path:
     @property
     def end(self) -> np.ndarray:
         """The last point."""
-        found: np.ndarray = self.start + self.unit * self.v[-1]
-        return found
+        u: np.ndarray = self.start + self.unit * self.v[-1]
+        return u
 
 
 def climb(target: Gradient, start: np.ndarray, unit: np.ndarray, steps: int) -> Path:
-    """Climb by L-BFGS (Liu and Nocedal 1989) from `start` for at most `steps` steps."""
+    """Climb by L-BFGS (Liu and Nocedal 1989) from `start` (size,) for at most `steps` steps, in natural units.
+
+    L-BFGS begins with steps along the gradient itself, which are good only where all coordinates have like scales.
+    """
+    # Gradients by the bytes of the point: the optimizer tells its callback the points it has accepted, not their
+    # gradients, and a second evaluation of each would cost as much as the climb.
     seen: dict[bytes, tuple[float, np.ndarray]] = {}
 
     def fall(v: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = target(start + unit * v)
         seen[v.tobytes()] = value, unit * gradient
         if not math.isfinite(value) or not np.isfinite(gradient).all():
-            return BROKEN, np.zeros_like(v)
+            return BROKEN, np.zeros_like(v)  # so high that the line search turns back; not NaN, at which it would end
         return -value, -unit * gradient
 
     origin = np.zeros_like(start)
@@ -97,9 +102,9 @@ class Normal:
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of vectors (count, size)."""
         back = torch.linalg.solve_triangular(self.tril, (u - self.mean).mT, upper=False)
-        size = math.log(2 * math.pi) * len(self.mean)
-        found: Tensor = -0.5 * (back.square().sum(0) + size) - self.tril.diagonal().log().sum()
-        return found
+        constant = math.log(2 * math.pi) * len(self.mean)
+        log_q: Tensor = -0.5 * (back.square().sum(0) + constant) - self.tril.diagonal().log().sum()
+        return log_q
 
 
 def along(path: Path) -> list[Normal]:
@@ -109,13 +114,13 @@ def along(path: Path) -> list[Normal]:
     changes of the gradient Y, its diagonal a updated as by Gilbert and Lemaréchal (1989). Steps along which the
     density is not concave are left out.
     """
-    diagonal = np.ones(path.v.shape[1])
+    diagonal = np.ones(path.v.shape[1])  # a, in natural units
     steps: list[np.ndarray] = []
     changes: list[np.ndarray] = []
-    found = []
+    normals = []
     for at in range(1, len(path.v)):
         s, y = path.v[at] - path.v[at - 1], path.gradients[at - 1] - path.gradients[at]
-        bend = float(s @ y)
+        bend = float(s @ y)  # positive where the density is concave along the step; else no covariance has it
         if bend > FLATTEST * float(y @ y) and math.isfinite(bend):
             a, c = float(y @ (diagonal * y)), float(s @ (s / diagonal))
             updated = 1 / (a / (bend * diagonal) + y**2 / bend - a * s**2 / (bend * c * diagonal**2))
@@ -123,25 +128,32 @@ def along(path: Path) -> list[Normal]:
                 diagonal = updated
             steps, changes = [*steps, s][-HISTORY:], [*changes, y][-HISTORY:]
         if (normal := _normal(path, at, diagonal, steps, changes)) is not None:
-            found.append(normal)
-    return found
+            normals.append(normal)
+    return normals
 
 
 def _normal(
     path: Path, at: int, diagonal: np.ndarray, steps: list[np.ndarray], changes: list[np.ndarray]
 ) -> Normal | None:
-    """Normal at one point; None where rounding leaves its covariance indefinite."""
+    """Normal at one point; None where rounding leaves its covariance indefinite.
+
+    With S and Y the last steps and changes, (size, pairs), R the upper triangle of S^T Y and D its diagonal, the
+    inverse Hessian of -log p is (Byrd, Nocedal and Schnabel 1994, theorem 2.2)
+
+        diag(a) + S R^-T (D + Y^T diag(a) Y) R^-1 S^T - diag(a) Y R^-1 S^T - S R^-T Y^T diag(a).
+    """
     covariance = np.diag(diagonal)
     if steps:
         s, y = np.stack(steps, 1), np.stack(changes, 1)
         product = s.T @ y
         try:
-            inverse = np.linalg.inv(np.triu(product))
+            inverse = np.linalg.inv(np.triu(product))  # R^-1, at most HISTORY rows
         except np.linalg.LinAlgError:
             return None
         scaled = diagonal[:, None] * y
         corner = inverse.T @ (np.diag(product.diagonal()) + y.T @ scaled) @ inverse
         covariance = covariance + s @ corner @ s.T - scaled @ inverse @ s.T - s @ inverse.T @ scaled.T
+    # One Newton step from the point: the mode of the quadratic that has this gradient and this curvature.
     mean = path.start + path.unit * (path.v[at] + covariance @ path.gradients[at])
     tril, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
     if int(failed) or not np.isfinite(mean).all():

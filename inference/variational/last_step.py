@@ -19,7 +19,7 @@ CELLS = 200_000  # entries of the data times draws
 
 
 class SampleAverage:
-    """The bound where one start has ended, on all rows, over a fixed set of draws.
+    """The bound where one start has ended, on all rows, over a fixed set of draws: a smooth function without noise.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ def finished(bound: Bound, position: Position, index: int, draws: int) -> Variat
     It is the bound's own q, which is set anew by whatever asks for it next.
     """
     q = bound.q_at(position, index)
-    end = SampleAverage(bound, position.only(index), draws)
-    found: Values = {}
+    average = SampleAverage(bound, position.only(index), draws)
+    changed: Values = {}
     for name, part in q.named_modules():
         if isinstance(part, Pushforward):
-            new = part.finish(partial(end.along, name), steady=end.steady)
-            found |= {f"{name}.{n}": v for n, v in new.items()}
-    if found:
-        q.load_state_dict({**q.state_dict(), **found})
+            new = part.finish(partial(average.along, name), steady=average.steady)
+            changed |= {f"{name}.{n}": v for n, v in new.items()}
+    if changed:
+        q.load_state_dict({**q.state_dict(), **changed})
     return q

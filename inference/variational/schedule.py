@@ -226,9 +226,9 @@ def rates(kind: Kind, steps: int, rate: float) -> list[float] | None:
         "one_cycle": lambda: family.OneCycleLR(optimizer, rate, total_steps=steps + 1),
     }
     scheduler = made[kind]()
-    found = []
+    every = []
     for _ in range(steps):
-        found.append(float(optimizer.param_groups[0]["lr"]))
+        every.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         scheduler.step()
-    return found
+    return every

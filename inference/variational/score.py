@@ -15,20 +15,21 @@ def advantages(rest: Tensor, rows: Tensor, weights: Tensor | None, *, together: 
     Parameters
     ----------
     rest, rows
-        log w of every draw, shapes (starts, draws) and (starts, draws, rows).
+        log w of every draw, shapes (S, K) and (S, K, n): S starts, K draws, n rows.
     weights
-        Of the rows, shape (rows,).
+        Of the rows, shape (n,).
     together
         Whether rows depend on each other, so that each row's draw moves everything.
 
     Returns
     -------
     tuple
-        For the globals (starts, draws), and for each row (starts, draws, rows).
+        For the globals (S, K), and for each row (S, K, n).
     """
     draws = rest.shape[1]
     each = rows if weights is None else weights * rows
-    total = rest + each.sum(-1)
-    signal = total[..., None].expand_as(rows) if together else each
+    total = rest + each.sum(-1)  # what a draw of a global moves
+    signal = total[..., None].expand_as(rows) if together else each  # what a draw for a row moves
+    # s_k less the mean of the others is K / (K - 1) (s_k - mean of all); with the 1/K of the mean over draws, this.
     a, b = ((s - s.mean(1, keepdim=True)) / (draws - 1) for s in (total, signal))
     return a, b

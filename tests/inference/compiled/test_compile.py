@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import inference.approximations.rows
 import inference.compiled.compile
-import inference.posterior.predictive
 import zoo
 from guides import Encoder, MeanField, Point
 from inference import MAP, SVI, fit
@@ -103,9 +103,9 @@ def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatc
     eager = pointwise(program, points, latents, None)
     if not has_compiler():
         pytest.skip("there is no C++ compiler")
-    monkeypatch.setattr(inference.posterior.predictive, "FEWEST_CALLS", 1)
+    monkeypatch.setattr(inference.approximations.rows, "FEWEST_CALLS", 1)
     monkeypatch.setattr(
-        inference.posterior.predictive, "chunk_for", lambda program: 2
+        inference.approximations.rows, "chunk_for", lambda program: 2
     )  # two at a time, and one that is left
     monkeypatch.setattr(inference.compiled.compile, "pays", lambda found, calls: True)
     compiled = pointwise(program, points, latents, None)

@@ -355,7 +355,7 @@ def test_settings_are_checked(settings, said):
 
 CODE = """
 import sys, time
-from inference.climb import Climb
+from inference.variational.optimize import Climb
 from tests.inference.variational.test_bounds import climbed
 
 step = Climb.step
