@@ -7,4 +7,3 @@ from zoo import catalogue as _catalogue
 # Beside the guides, which are found in their files; after a change here: python -m zoo.stubs
 _EXPORTS = {"Guide": "guides.guide"}
 __getattr__, __dir__ = _catalogue.exports(__name__, "guide", _EXPORTS)
-__all__ = [*_EXPORTS, *_catalogue.entries("guide")]

@@ -15,4 +15,3 @@ _EXPORTS = {
     "update": "inference.fitting",
 }
 __getattr__, __dir__ = _catalogue.exports(__name__, "method", _EXPORTS)
-__all__ = [*_EXPORTS, *_catalogue.entries("method")]

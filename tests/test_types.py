@@ -19,7 +19,7 @@ import guides
 import inference
 import zoo
 from tests.zoo.declare.test_declare import Scaled, Settings
-from zoo import Binary, Real, stubs
+from zoo import Binary, Real, catalogue, stubs
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"model": zoo, "guide": guides, "method": inference}
@@ -66,6 +66,39 @@ def test_a_new_file_changes_the_stub_and_the_command_writes_it(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": ""}, capture_output=True, text=True, check=True)
     assert done.stdout == f"wrote {path}\n"
     assert path.read_text(encoding="utf-8") == before + "from guides.wide import Wide as Wide\n"
+
+
+# -- catalogue --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch):
+    """The models in a package of these files."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def entries(name: str, **files: str) -> dict[str, str]:
+        (tmp_path / name).mkdir()
+        for module, text in files.items():
+            (tmp_path / name / f"{module}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setitem(catalogue.KINDS, name, (name, "Model"))
+        return {n: e.module.rpartition(".")[2] for n, e in catalogue.entries(name).items()}
+
+    return entries
+
+
+def test_a_class_of_the_same_name_elsewhere_is_no_model(offered):
+    found = offered(
+        "package_a",
+        a="class Line(Curve): pass\nclass Curve(Model): pass\nclass Noise: pass\nclass _Own(Model): pass",
+        b="class Line(Shape): pass\nclass Shape: pass\nclass Curve(Shape): pass\nclass Noise(Model): pass",
+        c="class Quiet(Noise): pass\nclass Loud(Missing): pass\n@zoo.model(x=Real('row'))\ndef coin(x): pass",
+    )
+    assert found == {"Line": "a", "Curve": "a", "Noise": "b", "Quiet": "c", "coin": "c"}
+
+
+def test_two_models_of_one_name_are_refused(offered):
+    with pytest.raises(zoo.ZooError, match=r"two package_bs are called Line, in package_b.a and package_b.b; rename"):
+        offered("package_b", a="class Line(Model): pass", b="class Line(Model): pass")
 
 
 # -- signatures -------------------------------------------------------------------------------------------------------

@@ -29,4 +29,3 @@ _EXPORTS = {
     "stream": "zoo.data.stream",
 }
 __getattr__, __dir__ = _catalogue.exports(__name__, "model", _EXPORTS)
-__all__ = [*_EXPORTS, *_catalogue.entries("model")]

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import unknown
+from zoo.errors import ZooError, unknown
 
 KINDS = {"model": ("zoo", "Model"), "guide": ("guides", "Guide"), "method": ("inference.methods", "Method")}
 
@@ -30,10 +30,10 @@ class Entry:
     bases: tuple[str, ...]
     summary: str
 
-    def load(self) -> type:
-        """Import the module and return the class."""
-        found: type = getattr(importlib.import_module(self.module), self.name)
-        return found
+    def load(self) -> type[Any]:
+        """Import the module and return the class; annotate what takes it: ``method: type[Method] = entry.load()``."""
+        cls: type[Any] = getattr(importlib.import_module(self.module), self.name)
+        return cls
 
 
 def _names(node: ast.expr) -> str:
@@ -48,10 +48,10 @@ def _names(node: ast.expr) -> str:
 
 
 @cache
-def _classes(package: str) -> dict[str, Entry]:
+def _classes(package: str) -> tuple[Entry, ...]:
     """Every class of the modules directly in `package`, and every function that `@model(...)` makes a class."""
     spec = find_spec(package)
-    found: dict[str, Entry] = {}
+    classes: list[Entry] = []
     for folder in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(folder).glob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -62,8 +62,8 @@ def _classes(package: str) -> dict[str, Entry]:
                 else:
                     continue
                 summary = (ast.get_docstring(node) or "").partition("\n")[0]
-                found[node.name] = Entry(node.name, f"{package}.{path.stem}", bases, summary)
-    return found
+                classes.append(Entry(node.name, f"{package}.{path.stem}", bases, summary))
+    return tuple(classes)
 
 
 @cache
@@ -72,17 +72,29 @@ def entries(kind: str) -> dict[str, Entry]:
     package, root = KINDS[kind]
     classes = _classes(package)
 
-    def descends(name: str) -> bool:
-        return name == root or (name in classes and any(descends(base) for base in classes[name].bases))
+    def named(base: str, module: str) -> list[Entry]:
+        """Return the class of that name in the same file, else those in other files, from which it was imported."""
+        of_name = [entry for entry in classes if entry.name == base]
+        return [entry for entry in of_name if entry.module == module] or of_name
 
-    return {n: e for n, e in classes.items() if n != root and not n.startswith("_") and descends(n)}
+    def descends(entry: Entry) -> bool:
+        return any(base == root or any(map(descends, named(base, entry.module))) for base in entry.bases)
+
+    offered: dict[str, Entry] = {}
+    for entry in classes:
+        if entry.name != root and not entry.name.startswith("_") and descends(entry):
+            if entry.name in offered:
+                both = f"{offered[entry.name].module} and {entry.module}"
+                raise ZooError(f"two {kind}s are called {entry.name}, in {both}; rename one")
+            offered[entry.name] = entry
+    return offered
 
 
 def _key(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def find(kind: str, name: str) -> type:
+def find(kind: str, name: str) -> type[Any]:
     """Return the class called `name`, whatever its case, underscores or hyphens.
 
     Raises
@@ -103,7 +115,7 @@ def models() -> list[str]:
 
 
 def exports(package: str, kind: str, named: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+    """Make `__getattr__` and `__dir__` of a package whose names, `__all__` too, are looked up when first used.
 
     Parameters
     ----------
@@ -116,6 +128,8 @@ def exports(package: str, kind: str, named: Mapping[str, str]) -> tuple[Callable
     """
 
     def __getattr__(name: str) -> Any:
+        if name == "__all__":
+            return sorted({*named, *entries(kind)})
         if name in named:
             module = importlib.import_module(named[name])
             return getattr(module, name, module)

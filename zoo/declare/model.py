@@ -78,14 +78,16 @@ class Model(PyroModule, metaclass=_ModelType):
     A subclass declares, in its body,
 
     * data fields: ``effect = Real("school")``, handed to `forward` by name;
-    * hyperparameters: ``scale: float = 5.0``, read as ``self.scale``, set by keyword when the model is made;
+    * hyperparameters: ``scale: float = 5.0``, read as ``self.scale``, set by keyword when the model is made. Every
+      annotated name is one, save those whose annotation is a `ClassVar`, a tensor or a module;
     * ``dims``: names of event dimensions of sites, ``{"loc": ("feature",)}``;
     * ``forward(self, ...)``: the generative story in Pyro's words.
 
     It may refine itself by three more methods, each called with the data fields by name:
 
     * ``check``: raise `DataError` for data the model cannot be fitted to;
-    * ``setup``: make what depends on the data (networks, data-scaled prior constants); called once per fit;
+    * ``setup``: make what depends on the data, networks (``self.net = MLP(...)``) and data-scaled constants
+      (``self.center = torch.nn.Buffer(x.mean(0))``); called once per fit;
     * ``initial``: propose starting values, a dict from site or parameter to tensor.
 
     In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.row_weights`` holds the weight of
