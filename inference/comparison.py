@@ -85,7 +85,7 @@ class Comparison:
 
 
 def compare(
-    model: ModelLike,
+    model: ModelLike | str,
     data: Source,
     *,
     methods: Sequence[Any] | Mapping[str, Any],

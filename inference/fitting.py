@@ -18,7 +18,7 @@ from zoo.program.prepare import as_model, prepare
 
 
 def fit(
-    model: ModelLike,
+    model: ModelLike | str,
     data: Source,
     *,
     method: Method | type[Method] | str,

@@ -28,6 +28,7 @@ from inference.posterior.store import Record
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
+from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import FitError
 from zoo.program.program import Program
@@ -254,7 +255,7 @@ class Fit(Answer):
         return store.save(record, repr(self), self.posterior, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path, model: type[Model] | Model | None = None) -> Fit:
+    def load(folder: str | Path, model: ModelLike | None = None) -> Fit:
         """Read a fit written by `save`.
 
         Parameters

@@ -31,6 +31,7 @@ from inference.posterior.labels import describe_labels, read_labels
 from inference.runtime.settings import describe, find, location, make, plain
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.data.data import Data
+from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program
@@ -122,7 +123,7 @@ def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
         raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
 
 
-def load(folder: Path, model: type[Model] | Model | None) -> Record:
+def load(folder: Path, model: ModelLike | None) -> Record:
     """Read what `save` wrote.
 
     Raises
@@ -155,7 +156,7 @@ def _rebuild(
     described: dict[str, Any],
     tensors: TensorFolder,
     trace: pd.DataFrame,
-    model: type[Model] | Model | None,
+    model: ModelLike | None,
 ) -> Record:
     data = _data(described["data"], tensors)
     method = make("method", described["method"])
@@ -232,7 +233,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise DataError(f"{path}: cannot be read ({first}); is it truncated?") from error
 
 
-def _model(folder: Path, saved: dict[str, Any], given: type[Model] | Model | None) -> Model:
+def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Model:
     if isinstance(given, Model):
         return copy.deepcopy(given)
     cls: Any = given

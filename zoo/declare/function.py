@@ -30,7 +30,7 @@ class FunctionModel(Protocol[P]):
         """Make a model with these hyperparameters."""
 
 
-ModelLike = Model | type[Model] | FunctionModel[...] | str
+ModelLike = Model | type[Model] | FunctionModel[...]
 
 
 class Declare(Protocol):

@@ -37,7 +37,7 @@ def _verdict(program: Program, name: str, why_not: str | None) -> str:
     return f"yes ({how})" if how else "yes"
 
 
-def explain(model: ModelLike, data: Source) -> str:
+def explain(model: ModelLike | str, data: Source) -> str:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 
     Returns

@@ -18,7 +18,7 @@ from zoo.program.program import Program
 from zoo.structure.observed import blank_rows
 
 
-def as_model(model: ModelLike) -> Model:
+def as_model(model: ModelLike | str) -> Model:
     """Return a model instance for an instance, a class with defaults, or the name of a model of the zoo."""
     if isinstance(model, str):
         model = catalogue.find("model", model)
@@ -33,7 +33,7 @@ def as_model(model: ModelLike) -> Model:
 
 
 def prepare(
-    model: ModelLike,
+    model: ModelLike | str,
     data: Source,
     *,
     device: str | torch.device = "auto",
