@@ -58,13 +58,13 @@ def show(model: MODEL) -> None:
     """Show a model's card (story, sites, hyperparameters, methods, limits), or a guide's or method's settings."""
     import inspect
 
-    said = []
+    cards = []
     for kind in ("guide", "method"):  # a guide and a method may have the same name
         if any(entry.name.lower() == model.replace("_", "").lower() for entry in catalogue.entries(kind).values()):
             chosen = catalogue.find(kind, model)
-            said.append(f"{kind} {chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
-    if said:
-        typer.echo("\n\n".join(said))
+            cards.append(f"{kind} {chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
+    if cards:
+        typer.echo("\n\n".join(cards))
         return
     cls = _model_class(model)
     typer.echo(f"{cls.__name__}\n")
@@ -216,16 +216,16 @@ def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:
 
 def _pairs(items: list[str] | None, option: str) -> dict[str, Any]:
     """Read NAME=VALUE items; a value is a Python literal where it is one, else text."""
-    found: dict[str, Any] = {}
+    pairs: dict[str, Any] = {}
     for item in items or []:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
             raise UnknownNameError(f"{option} takes NAME=VALUE, not {item!r}")
         try:
-            found[name.strip()] = ast.literal_eval(value)
+            pairs[name.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name.strip()] = value
-    return found
+            pairs[name.strip()] = value
+    return pairs
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
     """Return methods by label: the name, numbered where two are the same."""
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
         raise UnknownNameError(
-            "methods must be a list of names and methods, or a dict from label to method, and not "
+            "methods must be a list of methods or their names, or a dict from label to method, and must not be "
             f"empty; found {methods!r}"
         )
     if isinstance(methods, Mapping):

@@ -36,13 +36,13 @@ def forest(fits: dict[str, Fit]) -> Any:
 def _globals(fitted: Fit, draws: int) -> xr.Dataset:
     """Draws of the globals and parameters, dims (chain, draw, ...); a point is repeated, for drawing only."""
     names = {s.name for s in (*fitted.program.globals, *fitted.program.parameters)}
-    found = []
+    groups = []
     for group in ("posterior", "point_estimate"):
         if group in fitted.posterior.children:
             data = fitted.posterior[group].to_dataset()
             data = data[[n for n in data.data_vars if n in names]]
-            found.append(data if group == "posterior" else data.expand_dims(chain=[0], draw=range(draws)))
-    return found[0] if len(found) == 1 else xr.merge([f for f in found if f.data_vars], join="outer")
+            groups.append(data if group == "posterior" else data.expand_dims(chain=[0], draw=range(draws)))
+    return groups[0] if len(groups) == 1 else xr.merge([g for g in groups if g.data_vars], join="outer")
 
 
 def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:

@@ -94,7 +94,7 @@ def _assign_shared(answer: Answer, new: Source | None) -> pd.DataFrame:
     """Posterior of a discrete latent that all rows share, averaged over draws of the globals: one row."""
     program = answer.program
     if new is not None:
-        raise FitError(f"{program.shared[0].name!r} belongs to the fitted rows together; call assign()")
+        raise FitError(f"{program.shared[0].name!r} is shared by all fitted rows; call assign() without new rows")
     name = next(s.name for s in program.shared if not s.plates)
     with answer.running(Stream.ASSIGN):
         count = 1 if answer.is_point else answer.draw_count

@@ -24,7 +24,7 @@ from zoo.replay.normals import normal_rows
 from zoo.replay.sites import Site, base_distribution
 
 DRAWS = 200  # posterior draws that a conditional mean averages over, or that new rows choose from
-ROWS = 100_000  # rows that are completed at a time
+ROWS = 100_000  # rows that are completed at a time: the densities of all their states are in memory together
 
 
 Table = pd.DataFrame | dict[str, np.ndarray]
@@ -46,7 +46,7 @@ def impute(
     if program.shared:
         raise FitError(f"rows cannot be completed by themselves: they share the latent {program.shared[0].name!r}")
     if any(name not in program.data.row_fields for name in program.data.missing):
-        raise FitError("impute completes rows, and a field with missing values has none")
+        raise FitError("impute completes rows, but a field with missing values has no rows")
     known, whole = program is answer.program, bool(program.locals) or program.chained
     with answer.running(Stream.IMPUTE, seed):
         parts = [program] if known else list(row_chunks(program, whole=whole, draws=DRAWS))
@@ -71,9 +71,9 @@ def _means(answer: Answer, program: Program, *, known: bool) -> list[Values]:
             for name, value in values.items():
                 total[name][rows] += weight[rows].reshape([-1, *[1] * (value.ndim - 1)]) * value
     gone = {n: v[program.data.missing[n]] for n, v in total.items()}
-    strange = [n for n, v in gone.items() if not bool(v.isfinite().all())]
-    if strange:
-        raise FitError(f"field {strange[0]!r} has missing values whose distribution has no mean; ask for draws")
+    without_mean = [n for n, v in gone.items() if not bool(v.isfinite().all())]
+    if without_mean:
+        raise FitError(f"field {without_mean[0]!r} has missing values whose distribution has no mean; ask for draws")
     return [{n: torch.where(program.data.missing[n], v, program.data.values[n]) for n, v in total.items()}]
 
 
@@ -146,14 +146,14 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
             shape[site.enum_dim], shape[site.plate_dims[0]] = drawn.shape
             log_probs[site.name] = log_probs[site.name] + drawn.reshape(shape)
             _, weights = program.marginals(log_probs)
-    found = {}
+    completed = {}
     for site in program.observed:
         cells = program.missing(site)
         if cells is not None:
             assert site.field is not None
             options = _options(site, replay.distributions[site.name], cells, mean=mean)
-            found[site.field] = _chosen(site, cells, options, weights[site.name], mean=mean)
-    return found
+            completed[site.field] = _chosen(site, cells, options, weights[site.name], mean=mean)
+    return completed
 
 
 def _options(site: Site, fn: object, cells: MissingCells, *, mean: bool) -> Tensor:

@@ -14,7 +14,7 @@ def describe_labels(index: pd.Index) -> dict[str, Any]:
     kind = {pd.RangeIndex: "range", pd.DatetimeIndex: "dates", pd.MultiIndex: "levels"}.get(type(index), "plain")
     described: dict[str, Any] = {"kind": kind, "labels": [plain(v) for v in index], "name": plain(index.name)}
     if isinstance(index, pd.DatetimeIndex):
-        described |= {"unit": index.unit, "freq": index.freqstr}
+        described |= {"unit": index.unit, "freq": index.freqstr, "zone": str(index.tz) if index.tz else None}
     if isinstance(index, pd.MultiIndex):
         described["names"] = list(index.names)
     return described
@@ -24,9 +24,12 @@ def read_labels(saved: dict[str, Any]) -> pd.Index:
     """Make labels again from what `describe_labels` returned."""
     labels, name = saved["labels"], saved["name"]
     if saved["kind"] == "range":
-        return pd.RangeIndex(len(labels), name=name)
+        step = labels[1] - labels[0] if len(labels) > 1 else 1
+        return pd.RangeIndex(labels[0], labels[0] + step * len(labels), step, name=name)
     if saved["kind"] == "dates":
-        dates: pd.DatetimeIndex = pd.DatetimeIndex(labels, name=name, freq=saved["freq"]).as_unit(saved["unit"])
+        zone = saved.get("zone")  # which version 0.1.0 did not write
+        times = pd.to_datetime(labels, utc=True, format="ISO8601").tz_convert(zone) if zone else labels
+        dates: pd.DatetimeIndex = pd.DatetimeIndex(times, name=name, freq=saved["freq"]).as_unit(saved["unit"])
         return dates
     if saved["kind"] == "levels":
         return pd.MultiIndex.from_tuples([tuple(entry) for entry in labels], names=saved["names"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from zoo.program.program import Program
 from zoo.replay.sites import Site
 
-CELLS = 4_000_000  # entries of the data in one chunk
-DRAWN_CELLS = 20_000_000  # numbers per row and draw in one chunk
+CELLS = 4_000_000  # entries of the data times states in one chunk: 32 MB in float64, as much as a large cache holds
+DRAWN_CELLS = 20_000_000  # numbers, one for each row, state and draw, in one chunk: 160 MB in float64
 
 
 def event_names(program: Program, site: Site) -> tuple[str, ...]:
