@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta, timezone
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from inference.posterior.labels import describe_labels, read_labels
         pd.Index([0.5, 1.5]),
         pd.date_range("2021-03-01", periods=4, name="day"),
         pd.date_range("2021-03-01", periods=3, freq="MS", tz="Europe/Berlin"),
+        pd.date_range("2021-03-01", periods=3, tz=timezone(timedelta(hours=-3))),
         pd.MultiIndex.from_tuples([("a", 1), ("a", 2)], names=["letter", "number"]),
     ],
     ids=lambda labels: f"{type(labels).__name__}-{labels[0]}",
