@@ -1,7 +1,5 @@
 """Guides: families for q over the latents that are not enumerated, one per file."""
 
-from __future__ import annotations
-
 from zoo import catalogue as _catalogue
 
 # Beside the guides, which are found in their files; after a change here: python -m zoo.stubs

@@ -1,7 +1,5 @@
 """Inference: methods that climb the bound, one per file, and what a fit can do."""
 
-from __future__ import annotations
-
 from zoo import catalogue as _catalogue
 
 # Beside the methods, which are found in their files; after a change here: python -m zoo.stubs

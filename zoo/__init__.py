@@ -1,7 +1,5 @@
 """A model zoo on Pyro: declare a generative latent-variable model once, get every inference method legal for it."""
 
-from __future__ import annotations
-
 from zoo import catalogue as _catalogue
 
 __version__ = "0.1.0"
