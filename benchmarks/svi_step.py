@@ -19,7 +19,7 @@ from timing import machine, paired, table
 
 import zoo
 from inference import SVI, fit
-from inference.starts.start import starting_values
+from inference.starts.values import starting_values
 from zoo.program.prepare import prepare
 
 K, STEPS = 3, 2000

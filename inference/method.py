@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from inference.coordinate.memory import Memory
 from inference.runtime.settings import settings_of
 from zoo import catalogue
 from zoo.data.bind import Source
-from zoo.errors import MethodError, UnknownNameError
+from zoo.errors import FitError, MethodError, UnknownNameError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -40,10 +41,21 @@ class Objective:
     kind: str
     error: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number: a method that has none to report breaks down instead.
 
-@dataclass(kw_only=True)
+        Raises
+        ------
+        FitError
+            If the value is NaN.
+        """
+        if math.isnan(self.value):
+            raise FitError(f"the {self.kind} is not a number at the end of the fit")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a method found.
+    """What a method hands back.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
-from inference.starts.start import start_state
+from inference.starts.values import start_state
 from zoo.program.program import Program
 from zoo.replay.sites import primary
 

@@ -28,7 +28,7 @@ from inference.coordinate.together import Together
 from inference.diagnostics.components import floored_scales, thin_components
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
-from inference.starts.start import start_state
+from inference.starts.values import start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
 from zoo.replay.sites import primary

@@ -20,7 +20,8 @@ from inference.method import Method, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
-from inference.starts.start import natural_start, starting_values
+from inference.starts.natural import natural_start
+from inference.starts.values import starting_values
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 

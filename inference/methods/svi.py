@@ -24,7 +24,7 @@ from inference.diagnostics.importance import Judgement, judge, with_agreement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
-from inference.starts.start import several_starts
+from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
 from inference.variational.checkpoint import Checkpoint

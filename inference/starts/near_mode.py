@@ -10,6 +10,8 @@ import torch
 from guides.curvature import polish, triangular_of_inverse
 from guides.start import Start
 from inference.compiled.compile import lower_gradient
+from inference.sampling.paths import climb
+from inference.sampling.unconstrained import Target
 from zoo.errors import FitError
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -30,9 +32,6 @@ def at_mode(program: Program, start: Start) -> Start:
     plain = plain or any(site.countable for site in program.latents)
     if plain or not 0 < start.globals.numel() <= LARGEST:
         return start
-    from inference.sampling.paths import climb
-    from inference.sampling.unconstrained import Target
-
     density = Density(program)
     target = Target(lower_gradient(density, False, 1), program)
     origin, unit = (t.double().cpu().numpy() for t in (start.globals, start.global_unit))

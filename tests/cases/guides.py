@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inference.starts.start import natural_start
+from inference.starts.natural import natural_start
 from zoo.program.prepare import prepare
 
 

@@ -16,7 +16,7 @@ import inference
 import zoo
 from guides import Encoder, Guides, Laplace, MeanField, Point
 from inference import MAP, SVI, Fit, fit
-from inference.starts.start import several_starts
+from inference.starts.natural import several_starts
 from inference.variational.bound import Bound
 from inference.variational.last_step import DRAWS, finished
 from inference.variational.optimize import Climb

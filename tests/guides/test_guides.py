@@ -17,7 +17,7 @@ import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from guides.guide import Guide
 from inference import MAP, SVI, fit
-from inference.starts.start import natural_start
+from inference.starts.natural import natural_start
 from tests.cases.models import (
     FLIPS,
     SCHOOLS,

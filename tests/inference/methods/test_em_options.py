@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from torch.distributions import constraints
 
-import inference.starts.start
+import inference.starts.guess
 import zoo
 import zoo.bayesian_gmm
 import zoo.gmm
@@ -291,7 +291,7 @@ def test_rows_are_clustered_once_for_each_start(model, method, runs, faithful, m
         calls.append(args)
         return kmeans(*args, **settings)
 
-    for module in (zoo.gmm, zoo.bayesian_gmm, inference.starts.start):
+    for module in (zoo.gmm, zoo.bayesian_gmm, inference.starts.guess):
         monkeypatch.setattr(module, "kmeans", counted)
     fit(model, faithful["waiting"] if isinstance(model, StudentMixture) else faithful, method=method, seed=0)
     assert len(calls) == runs

@@ -20,7 +20,7 @@ import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import EM, MAP, SVI, Exact, Fit, fit
 from inference.runtime.monitor import Monitor
-from inference.starts.start import several_starts
+from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
 from inference.variational.schedule import LAST_RATE, SPAN, WINDOW, Schedule

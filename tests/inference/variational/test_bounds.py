@@ -19,7 +19,7 @@ from scipy import stats
 import zoo
 from guides import Encoder, FullRank, MeanField, Point
 from inference import MAP, SVI, fit
-from inference.starts.start import several_starts
+from inference.starts.natural import several_starts
 from inference.variational.bound import Bound
 from inference.variational.schedule import LAST_RATE, Schedule
 from inference.variational.vectorize import flat, nested

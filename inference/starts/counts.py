@@ -16,7 +16,7 @@ SHORTEST = 2.0**-12  # part of a Newton step, before it is given up
 NEAR = 0.25  # counts
 
 
-def settled(program: Program, values: Values) -> Values:
+def counts_near_mode(program: Program, values: Values) -> Values:
     """Move the counts among starting values by damped Newton steps, the other values held where they are.
 
     Log densities of counts are smooth functions of them (factorials are Gamma functions). From a median of the prior
@@ -48,19 +48,23 @@ def settled(program: Program, values: Values) -> Values:
         counts, best = moved, height
         if far < NEAR:
             break
-    rounded = {n: v.round() for n, v in counts.items()}
-    found = {**values, **rounded}
-    return found if _height(program, found) > _height(program, values) else values
+    moved_values = {**values, **{n: v.round() for n, v in counts.items()}}
+    return moved_values if _height(program, moved_values) > _height(program, values) else values
 
 
 def _height(program: Program, values: Values) -> float:
+    """log p(x, z), minus infinity where it is no number."""
     with torch.no_grad():
         value = float(program.log_joint(values).total(program.data.weights))
     return value if math.isfinite(value) else -math.inf
 
 
 def _newton(program: Program, values: Values, counts: Values) -> dict[str, Tensor]:
-    """Gradient over the size of the curvature, for each count."""
+    """Gradient over the size of the curvature, in the shape of each site.
+
+    The derivative of the sum of a site's gradients is a row sum of its Hessian: the diagonal where counts are
+    independent, as those of rows are.
+    """
     with torch.enable_grad():
         leaves = {n: v.detach().clone().requires_grad_() for n, v in counts.items()}
         value = program.log_joint({**values, **leaves}).total(program.data.weights)

@@ -1,0 +1,91 @@
+"""Values that a method starts from: the model's own, improved by a clustering where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.coordinate.ascent import State
+from inference.starts.guess import first_marginals, first_update
+from zoo.errors import MethodError, ZooError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+
+def start_state(
+    program: Program,
+    kind: str = "kmeans",
+    *,
+    given: Mapping[str, Any] | None = None,
+    rounds: int = 1,
+    improve: Callable[[Values, Values], Values] | None = None,
+) -> State:
+    """Where coordinate ascent starts: the model's own proposal, else updates from a guess of the enumerated sites.
+
+    Parameters
+    ----------
+    kind
+        "kmeans" or "random": how the guess is made.
+    given
+        Values that the user gives for some parameters or latents.
+    rounds
+        How many updates are made from the guess.
+    improve
+        What follows each update: a gradient step for what has no closed form.
+
+    Raises
+    ------
+    MethodError
+        If a given value is for no unknown, or has a wrong shape or is outside the support.
+    """
+    values = program.initial()
+    chosen = {n: _given(program, n, v) for n, v in (given or {}).items()}
+    if kind == "random" or not program.proposes:
+        marginals = first_marginals(program, values, random=kind == "random")
+        for _ in range(rounds if marginals is not None else 0):
+            assert marginals is not None
+            values = first_update(program, {**values, **chosen}, marginals)
+            values = improve(values, marginals) if improve is not None else values
+    values = {**values, **chosen}
+    program.check(values)
+    return State(values, {})
+
+
+def _given(program: Program, name: str, value: Any) -> Tensor:
+    """Check one value that a start was given."""
+    site = program.sites.get(name)
+    known = [s.name for s in (*program.parameters, *program.latents)]
+    if site is None or name not in known:
+        raise MethodError(f"start: {name!r} is no parameter or latent; there are {', '.join(known)}")
+    try:
+        made = torch.as_tensor(value, dtype=program.dtype, device=program.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise MethodError(f"start: {name!r} must be numbers, not {value!r}") from None
+    shape = program.site_shape(site)
+    if tuple(made.shape) != shape:
+        raise MethodError(f"start: {name!r} must have shape {shape}, not {tuple(made.shape)}")
+    if not bool(made.isfinite().all()) or not bool(site.support.check(made).all()):
+        raise MethodError(f"start: {name!r} is outside its support, {site.support}")
+    return made
+
+
+def starting_values(program: Program) -> Values:
+    """Starting values for a method that climbs from a point: the model's own, improved by a clustering if it has none.
+
+    For a mixture without an `initial` method, one closed-form update from a k-means++ clustering.
+    """
+    values = program.initial()
+    if not program.enumerated or program.proposes:
+        return values
+    marginals = first_marginals(program, values)
+    if marginals is None:
+        return values
+    better = first_update(program, values, marginals)
+    try:
+        program.check(better)
+    except ZooError:
+        return values
+    return better
