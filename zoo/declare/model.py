@@ -78,16 +78,16 @@ class Model(PyroModule, metaclass=_ModelType):
     A subclass declares, in its body,
 
     * data fields: ``effect = Real("school")``, handed to `forward` by name;
-    * hyperparameters: ``scale: float = 5.0``, read as ``self.scale``, set by keyword when the model is made. Every
-      annotated name is one, save those whose annotation is a `ClassVar`, a tensor or a module;
+    * hyperparameters: ``scale: float = 5.0``, read as ``self.scale``, set by keyword when the model is made;
     * ``dims``: names of event dimensions of sites, ``{"loc": ("feature",)}``;
     * ``forward(self, ...)``: the generative story in Pyro's words.
 
     It may refine itself by three more methods, each called with the data fields by name:
 
     * ``check``: raise `DataError` for data the model cannot be fitted to;
-    * ``setup``: make what depends on the data, networks (``self.net = MLP(...)``) and data-scaled constants
-      (``self.center = torch.nn.Buffer(x.mean(0))``); called once per fit;
+    * ``setup``: make what depends on the data, once per fit: networks (``self.net = MLP(...)``), constants
+      (``self.center = torch.nn.Buffer(x.mean(0))``). They are declared there and not in the body, whose annotated names
+      type checkers take for hyperparameters;
     * ``initial``: propose starting values, a dict from site or parameter to tensor.
 
     In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.row_weights`` holds the weight of
