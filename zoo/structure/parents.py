@@ -1,9 +1,9 @@
-"""What feeds the arguments of a site: told apart by comparing them with the values of sites, run by run."""
+"""Parents of the arguments of a site: told apart by comparing arguments with the values of sites, run by run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -13,171 +13,159 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Parent, views
+from zoo.structure.probes import Check, Probes, Source, arguments
+
+RELATIVE_GAP = 1e-3  # between two multiples that count as one: the runs that check see values far out, less exactly
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the comparing runs found.
+def find_parents(name: str, probes: Probes, states: Values) -> dict[str, Parent]:
+    """Say for each argument of a site what its parents are, if it holds in every run; else that it is a function.
 
-    Attributes
+    Parameters
     ----------
-    base, values, part
-        The first run under enumeration, its values and data.
+    name
+        The site.
+    probes
+        Runs of the model.
+    states
+        Values of the enumerated sites that are in scope, each along a dimension of its own.
+    """
+    node = probes.base.nodes[name]
+    first = arguments(node)
+    batch_dim = len(node["fn"].batch_shape)
+    args = {
+        key: _compare(view, batch_dim, probes.sources[name, key], probes.values, states, probes.data)
+        for key, view in first.items()
+    }
+    for check in probes.checks:
+        for key, view in arguments(check.trace.nodes[name]).items():
+            if not _confirmed(args[key], view, first[key], batch_dim, probes.sources[name, key], states, check):
+                sites = args[key].sites if args[key].kind != "constant" else tuple(probes.values)
+                args[key] = Parent("function", sites, args[key].index, args[key].data)
+    return {key: _recognized(name, key, parent, first[key], probes, states) for key, parent in args.items()}
+
+
+def _compare(view: Tensor, batch_dim: int, sources: set[Source], values: Values, states: Values, data: Data) -> Parent:
+    """Compare one argument of one run with the values of the sites it depends on.
+
+    Parameters
+    ----------
+    view
+        The argument, with `batch_dim` dimensions of the batch and then those of the event.
     sources
-        (site, argument) -> what it depends on.
-    again
-        Runs at other values, with those values and their data, in which what was seen must hold too.
-    affine
-        Runs that tell affine functions from others, if any argument may be one.
+        What it depends on.
+    values, states, data
+        Values of latents and parameters in the run, of enumerated sites, and the data.
     """
-
-    base: Any
-    values: Values
-    part: Data
-    sources: dict[tuple[str, str], set[str]]
-    again: list[tuple[Any, Values, Data]]
-    affine: Affine | None = None
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Runs with all real sites at 0, at a, at b and at a + b; and with only the first entry of one site changed.
-
-    Where local sites are among them, `apart` has such runs with the local sites moved alone, the others staying at a,
-    and with the others moved alone.
-    """
-
-    moved: tuple[str, ...]
-    runs: tuple[Any, ...]
-    first_entry: dict[str, Any]
-    local: frozenset[str] = frozenset()
-    apart: tuple[tuple[Any, ...], ...] = ()
-
-
-def compact(view: Tensor) -> Tensor:
-    """Drop the repetitions of an expanded argument, keeping its dimensions."""
-    for dim in range(view.ndim):
-        if view.shape[dim] > 1 and view.stride(dim) == 0:
-            view = view.narrow(dim, 0, 1)
-    return view
-
-
-def _feed(view: Tensor, batch_dim: int, sources: set[str], sites: Values, states: Values, part: Data) -> Parent:
-    """Compare one argument with the values of the sites it depends on."""
-    data = tuple(sorted(o.removeprefix("data ") for o in sources if o.startswith("data ")))
-    nets = tuple(sorted(o for o in sources if o.startswith("network ")))
-    origin = tuple(n for n in sites if n in sources)
+    fields = tuple(sorted(s.name for s in sources if s.kind == "data"))
+    networks = tuple(sorted(f"network {s.name}" for s in sources if s.kind == "network"))
+    sites = tuple(n for n in values if Source("site", n) in sources)
     index = tuple(n for n, code in states.items() if _varies(view, batch_dim, code))
-    if not origin and not index and not nets:
-        return Parent("constant", data=data)
-    if len(origin) == 1 and not nets:
-        for parent, value in _placements(sites[origin[0]], origin, index, data, states, part):
-            if data and data != (parent.by,):
+    if not sites and not index and not networks:
+        return Parent("constant", data=fields)
+    if len(sites) == 1 and not networks:
+        for parent, value in _placements(values[sites[0]], sites, index, fields, states, data):
+            if fields and fields != (parent.by,):
                 continue
-            for pad in range(view.ndim - batch_dim + 1):
-                scale = _ratio(view, value[(..., *[None] * pad)])
+            for dims in range(view.ndim - batch_dim + 1):
+                scale = _ratio(view, value[(..., *[None] * dims)])
                 if scale is not None:
-                    return replace(parent, scale=scale, broadcast_dims=pad)
-    return Parent("function", origin + nets, index, data)
+                    return replace(parent, scale=scale, broadcast_dims=dims)
+    return Parent("function", sites + networks, index, fields)
 
 
 def _placements(
-    value: Tensor, origin: tuple[str, ...], index: tuple[str, ...], data: tuple[str, ...], states: Values, part: Data
+    value: Tensor, sites: tuple[str, ...], index: tuple[str, ...], fields: tuple[str, ...], states: Values, data: Data
 ) -> Iterator[tuple[Parent, Tensor]]:
     """Yield the ways in which a site's value may be laid out in an argument: itself, or indexed."""
     if not index:
-        yield Parent("site", origin, (), data), value
-        for name in data:
-            codes = part.values[name]
+        yield Parent("site", sites, (), fields), value
+        for name in fields:
+            codes = data.values[name]
             if not codes.is_floating_point() and value.ndim and codes.numel() and int(codes.max()) < value.shape[0]:
-                yield Parent("indexed", origin, (), data, by=name), value[codes]
+                yield Parent("indexed", sites, (), fields, by=name), value[codes]
         return
     for order in permutations(index):
         by = [states[n].long() for n in order]
         if value.ndim >= len(by) and all(int(c.max()) < value.shape[i] for i, c in enumerate(by)):
-            yield Parent("indexed", origin, order, data), value[tuple(by)]
+            yield Parent("indexed", sites, order, fields), value[tuple(by)]
 
 
-def _entrywise(view: Tensor, batch_dim: int, parent: Parent, sites: Values, states: Values, part: Data) -> list[Any]:
-    """Return (feed, ratio) for each way in which an argument may be a site's value times a constant per entry."""
-    found = []
-    for candidate, value in _placements(sites[parent.sites[0]], parent.sites, parent.index, parent.data, states, part):
-        for pad in range(view.ndim - batch_dim + 1):
-            padded = value[(..., *[None] * pad)].to(view.dtype)
-            try:
-                if torch.broadcast_shapes(view.shape, padded.shape) != view.shape:
-                    continue
-            except RuntimeError:
-                continue
-            if bool((padded != 0).all()):
-                found.append((replace(candidate, broadcast_dims=pad, entrywise=True), view / padded))
-    return found
+def _confirmed(
+    parent: Parent, view: Tensor, first: Tensor, batch_dim: int, sources: set[Source], states: Values, check: Check
+) -> bool:
+    """Tell whether what was seen of an argument in the first run holds in another."""
+    if parent.kind in ("site", "indexed"):
+        again = _compare(view, batch_dim, sources, check.values, states, check.data)
+        # At a single value any number is a multiple of any other, so the multiples have to agree too.
+        alike = replace(parent, scale=1.0) == replace(again, scale=1.0)
+        return alike and abs(parent.scale / again.scale - 1) < RELATIVE_GAP
+    if parent.kind == "constant" and not parent.data and view.shape == first.shape:  # else there are other rows
+        return torch.allclose(view, first, rtol=1e-5, atol=1e-30, equal_nan=True)
+    return True
 
 
-def feeds(name: str, seen: Seen, states: Values, part: Data) -> dict[str, Parent]:
-    """Say what feeds each argument of a site, if it holds in every run; else that it is a function of its sources."""
-    fn = seen.base.nodes[name]["fn"]
-    batch_dim, args = len(fn.batch_shape), {}
-    first = {key: compact(view) for key, view in views(fn).items()}
-    for key, view in first.items():
-        args[key] = _feed(view, batch_dim, seen.sources[name, key], seen.values, states, part)
-    for other, values, its in seen.again:
-        for key, view in views(other.nodes[name]["fn"]).items():
-            parent, view = args[key], compact(view)
-            if parent.kind in ("site", "indexed"):
-                if not _same(parent, _feed(view, batch_dim, seen.sources[name, key], values, states, its)):
-                    args[key] = Parent("function", parent.sites, parent.index, parent.data)
-            elif parent.kind == "constant" and not parent.data and not _equal(view, first[key]):
-                args[key] = Parent("function", tuple(seen.values), data=parent.data)
-    for key, parent in args.items():
-        if parent.kind == "function" and len(parent.sites) == 1 and parent.sites[0] in seen.values:
-            args[key] = _scaled(name, key, parent, first[key], batch_dim, seen, states, part) or parent
-    for key in ("loc",):
-        if key in args and args[key].kind == "function":
-            parent = args[key]
-            args[key] = _linear(name, key, parent, seen, states) or _bilinear(name, key, parent, seen) or parent
-    return args
+def _recognized(name: str, key: str, parent: Parent, view: Tensor, probes: Probes, states: Values) -> Parent:
+    """Look closer at an argument that is a function: it may be a multiple entry by entry, or a linear predictor."""
+    if parent.kind == "function" and len(parent.sites) == 1 and parent.sites[0] in probes.values:
+        parent = _scaled(name, key, parent, view, probes, states) or parent
+    if parent.kind == "function" and key == "loc":
+        parent = _linear(name, key, parent, probes, states) or _bilinear(name, key, parent, probes) or parent
+    return parent
 
 
-def _scaled(
-    name: str, key: str, parent: Parent, view: Tensor, batch_dim: int, seen: Seen, states: Values, part: Data
-) -> Parent | None:
+def _scaled(name: str, key: str, parent: Parent, view: Tensor, probes: Probes, states: Values) -> Parent | None:
     """Recognize a site's value times a constant per entry: the ratio is the same whatever the value."""
-    candidates = _entrywise(view, batch_dim, parent, seen.values, states, part)
-    confirmed = 0
-    for other, values, its in seen.again:
-        if its is not part:
-            continue
-        again: Tensor = compact(views(other.nodes[name]["fn"])[key])
-        ratios = _entrywise(again, batch_dim, parent, values, states, its)
-        confirmed += 1
-        tolerance = 1e-9 if view.dtype == torch.float64 else 1e-4
+    batch_dim = len(probes.base.nodes[name]["fn"].batch_shape)
+    candidates = _ratios(view, batch_dim, parent, probes.values, states, probes.data)
+    checks = [c for c in probes.checks if c.data is probes.data]
+    for check in checks:
+        again = _ratios(arguments(check.trace.nodes[name])[key], batch_dim, parent, check.values, states, check.data)
         candidates = [
-            (f, r)
-            for f, r in candidates
-            if any(f == g and r.shape == q.shape and torch.allclose(r, q, rtol=tolerance) for g, q in ratios)
+            (candidate, ratio)
+            for candidate, ratio in candidates
+            if any(
+                candidate == other and ratio.shape == r.shape and torch.allclose(ratio, r, rtol=_tolerance(view))
+                for other, r in again
+            )
         ]
-    return candidates[0][0] if candidates and confirmed else None
+    return candidates[0][0] if candidates and checks else None
 
 
-def _linear(name: str, key: str, parent: Parent, seen: Seen, states: Values) -> Parent | None:
+def _ratios(
+    view: Tensor, batch_dim: int, parent: Parent, values: Values, states: Values, data: Data
+) -> list[tuple[Parent, Tensor]]:
+    """Return (parent, ratio) for each way in which an argument may be a site's value times a constant per entry."""
+    ratios = []
+    value = values[parent.sites[0]]
+    for candidate, placed in _placements(value, parent.sites, parent.index, parent.data, states, data):
+        for dims in range(view.ndim - batch_dim + 1):
+            padded = placed[(..., *[None] * dims)].to(view.dtype)
+            if _fits(view, padded) and bool((padded != 0).all()):
+                ratios.append((replace(candidate, broadcast_dims=dims, entrywise=True), view / padded))
+    return ratios
+
+
+def _linear(name: str, key: str, parent: Parent, probes: Probes, states: Values) -> Parent | None:
     """Recognize an affine function of real sites jointly: f(a + b) - f(a) - f(b) + f(0) = 0."""
-    if seen.affine is None or not parent.sites or not set(parent.sites) <= set(seen.affine.moved):
+    additivity = probes.additivity
+    if additivity is None or not parent.sites or not set(parent.sites) <= set(additivity.moved):
         return None
-    if not _additive(name, key, seen.affine.runs) or len(parent.index) > 1:
+    if not _additive(name, key, additivity.runs) or len(parent.index) > 1:
         return None
-    if parent.index and not all(_own_state(name, key, s, parent.index[0], seen, states) for s in parent.sites):
+    if parent.index and not all(_by_state(name, key, s, parent.index[0], probes, states) for s in parent.sites):
         return None
     return Parent("linear", parent.sites, parent.index, parent.data)
 
 
-def _bilinear(name: str, key: str, parent: Parent, seen: Seen) -> Parent | None:
+def _bilinear(name: str, key: str, parent: Parent, probes: Probes) -> Parent | None:
     """Recognize a function affine in one local real site given the others, and affine in these given that one."""
-    if seen.affine is None or not seen.affine.apart or parent.index or not set(parent.sites) <= set(seen.affine.moved):
+    additivity = probes.additivity
+    if additivity is None or not additivity.apart or parent.index or not set(parent.sites) <= set(additivity.moved):
         return None
-    if len(seen.affine.local.intersection(parent.sites)) != 1:
+    if len(additivity.local.intersection(parent.sites)) != 1:
         return None
-    if not all(_additive(name, key, runs) for runs in seen.affine.apart):
+    if not all(_additive(name, key, runs) for runs in additivity.apart):
         return None
     return Parent("bilinear", parent.sites, (), parent.data)
 
@@ -188,35 +176,24 @@ def _additive(name: str, key: str, runs: tuple[Any, ...]) -> bool:
     if not all(v.shape == zero.shape for v in (a, b, both)):
         return False
     size = max(float(v.abs().max()) for v in (zero, a, b, both))
-    tolerance = 1e-9 if zero.dtype == torch.float64 else 1e-4
-    return float((both - a - b + zero).abs().max()) <= tolerance * size
+    return float((both - a - b + zero).abs().max()) <= _tolerance(zero) * size
 
 
-def _own_state(name: str, key: str, source: str, index: str, seen: Seen, states: Values) -> bool:
-    """Whether entry k of a coefficient matters in state k only."""
-    assert seen.affine is not None
-    code = states[index]
-    if seen.values[source].ndim == 0 or seen.values[source].shape[0] != len(code):
+def _by_state(name: str, key: str, source: str, index: str, probes: Probes, states: Values) -> bool:
+    """Tell whether entry k of a coefficient matters in state k only: its first entry must not move other states."""
+    assert probes.additivity is not None
+    code, coefficient = states[index], probes.values[source]
+    if coefficient.ndim == 0 or coefficient.shape[0] != len(code):
         return False
-    changed = seen.affine.first_entry.get(source)
+    changed = probes.additivity.first_entry.get(source)
     if changed is None:
         return False
-    before, after = (views(run.nodes[name]["fn"])[key] for run in (seen.base, changed))
+    before, after = (views(run.nodes[name]["fn"])[key] for run in (probes.base, changed))
     if before.shape != after.shape:
         return False
-    axis = len(seen.base.nodes[name]["fn"].batch_shape) - code.ndim
+    axis = len(probes.base.nodes[name]["fn"].batch_shape) - code.ndim
     moved = (before != after).movedim(axis, 0)
     return bool(moved[0].any()) and not bool(moved[1:].any())
-
-
-def _equal(view: Tensor, other: Tensor) -> bool:
-    """Tell whether two arguments are the same up to rounding; of another number of rows they are not compared."""
-    return view.shape != other.shape or torch.allclose(view, other, rtol=1e-5, atol=1e-30, equal_nan=True)
-
-
-def _same(parent: Parent, again: Parent) -> bool:
-    """Tell whether what was seen at one value was seen at another: a number is a multiple of any other number."""
-    return replace(parent, scale=1.0) == replace(again, scale=1.0) and abs(parent.scale / again.scale - 1) < 1e-3
 
 
 def _varies(view: Tensor, batch_dim: int, code: Tensor) -> bool:
@@ -229,17 +206,26 @@ def _varies(view: Tensor, batch_dim: int, code: Tensor) -> bool:
 
 def _ratio(view: Tensor, value: Tensor) -> float | None:
     """Return c if `view` is c times `value`, broadcast without widening, for one constant c; otherwise None."""
-    try:
-        if torch.broadcast_shapes(view.shape, value.shape) != view.shape:
-            return None
-    except RuntimeError:
+    if not _fits(view, value):
         return None
     value = value.to(view.dtype).expand(view.shape)
-    tolerance = 1e-9 if view.dtype == torch.float64 else 1e-4
-    largest = value.abs().max()
-    anchor = value.abs().argmax()
+    tolerance, largest = _tolerance(view), value.abs().max()
+    anchor = value.abs().argmax()  # the entry whose quotient has the least rounding error
     scale = view.reshape(-1)[anchor] / value.reshape(-1)[anchor]
     if bool(((view - scale * value).abs() <= tolerance * (scale * largest).abs()).all()) and bool(scale != 0):
         number = float(scale)
         return 1.0 if abs(number - 1.0) < 10 * tolerance else number
     return None
+
+
+def _fits(view: Tensor, value: Tensor) -> bool:
+    """Tell whether a value broadcasts to an argument's shape, and not beyond it."""
+    try:
+        return bool(torch.broadcast_shapes(view.shape, value.shape) == view.shape)
+    except RuntimeError:
+        return False
+
+
+def _tolerance(view: Tensor) -> float:
+    """Relative difference that rounding explains: a few operations on numbers of this precision."""
+    return 1e-9 if view.dtype == torch.float64 else 1e-4

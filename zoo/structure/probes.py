@@ -1,0 +1,295 @@
+"""Runs of a model at values of one's choice, which show what each argument of each site depends on.
+
+After a first run with the discrete latents enumerated, each source of variation in turn (a latent, a parameter, a
+network, a data field) is given another value: the arguments that move depend on it. Then the model is run with
+everything changed at once, near zero and far out; what a comparison of the first run finds has to hold there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.transforms import identity_transform
+
+from zoo.data.data import Data
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+from zoo.replay.bijections import bijection
+from zoo.replay.evaluate import Values
+from zoo.replay.sites import base_distribution, check_support, views
+from zoo.structure.discover import Discover, made_up, run, sample_sites
+from zoo.structure.plates import frames_of
+
+SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing that an argument may depend on: a latent or parameter, a network, or a data field."""
+
+    kind: Literal["site", "network", "data"]
+    name: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A run with everything changed at once, the values of latents and parameters in it, and the data it saw."""
+
+    trace: Any
+    values: Values
+    data: Data
+
+
+@dataclass(frozen=True)
+class AdditivityRuns:
+    """Runs that tell affine functions from others: f is affine if and only if f(a + b) - f(a) - f(b) + f(0) = 0.
+
+    Attributes
+    ----------
+    moved
+        The real sites that are moved.
+    runs
+        With all of them at 0, at a, at b and at a + b.
+    first_entry
+        Site -> a run in which only its first entry is changed.
+    local
+        Local latents of the model. Where some are among `moved`, `apart` has such runs with the local ones moved alone,
+        the others staying at a, and with the others moved alone.
+    apart
+        Those runs.
+    """
+
+    moved: tuple[str, ...]
+    runs: tuple[Any, ...]
+    first_entry: dict[str, Any]
+    local: frozenset[str]
+    apart: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the runs showed.
+
+    Attributes
+    ----------
+    base
+        The first run under enumeration.
+    values, data
+        Its made-up values, and the rows it saw.
+    sources
+        (site, argument) -> what it depends on.
+    checks
+        Runs in which what was seen must hold too.
+    additivity
+        Runs that tell affine functions from others; None where no location can be one.
+    """
+
+    base: Any
+    values: Values
+    data: Data
+    sources: dict[tuple[str, str], set[Source]]
+    checks: list[Check]
+    additivity: AdditivityRuns | None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs a model under enumeration with values, network weights and data of one's choice.
+
+    Attributes
+    ----------
+    model, networks, priors
+        The model, its network weights, and distributions that replace its own at some sites.
+    first_dim
+        Leftmost dimension that no plate takes: enumeration dimensions begin there.
+    """
+
+    model: Model
+    networks: Values
+    priors: dict[str, Any]
+    first_dim: int
+
+    def __call__(
+        self, data: Data, values: Values | None = None, *, networks: Values | None = None, spread: float = 1.0
+    ) -> tuple[Any, Discover]:
+        """Return the trace, and the messenger that gave the sites their values."""
+        messenger = Discover(self.priors, values, spread)
+        return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
+
+    def check(self, data: Data, spread: float = 1.0) -> Check:
+        """Run with other values everywhere, `spread` standard deviations wide."""
+        trace, messenger = self(data, spread=spread)
+        return Check(trace, messenger.values, data)
+
+
+def probe(runner: Runner, data: Data, part: Data) -> Probes:
+    """Run a model on a part of its data, and once on all of them.
+
+    Raises
+    ------
+    ModelError
+        If the model fails, or its sites have no density at the shapes of their values.
+    """
+    base, messenger = runner(part)
+    _check_shapes(base)
+    sources = _sources(runner, part, base, messenger)
+    checks = [] if part is data else [runner.check(data)]
+    for spread in SPREADS:
+        try:
+            checks.append(runner.check(part, spread))
+        except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
+            continue
+    local = frozenset(
+        n for n, node in sample_sites(base) if n in messenger.values and part.row in (f.name for f in frames_of(node))
+    )
+    additivity = _additivity_runs(runner, part, messenger, sources, local)
+    return Probes(base, messenger.values, part, sources, checks, additivity)
+
+
+def compact(view: Tensor) -> Tensor:
+    """Drop the repetitions of an expanded argument, keeping its dimensions."""
+    for dim in range(view.ndim):
+        if view.shape[dim] > 1 and view.stride(dim) == 0:
+            view = view.narrow(dim, 0, 1)
+    return view
+
+
+def arguments(node: Any) -> dict[str, Tensor]:
+    """Return all parameterizations of the arguments of a site in a run, without repetitions."""
+    return {key: compact(view) for key, view in views(node["fn"]).items()}
+
+
+def _check_shapes(base: Any) -> None:
+    """Raise if a site's distribution cannot take its value, or its plates do not fit its shape.
+
+    Pyro packs log densities into dimensions with a symbol each, and marks what stands on which in the trace.
+    """
+    for name, node in sample_sites(base):
+        node["log_prob"] = node["unscaled_log_prob"] = _log_prob(name, node)
+    try:
+        base.pack_tensors()
+    except ValueError as error:
+        names = ", ".join(repr(n) for n, _ in sample_sites(base))
+        raise ModelError(
+            f"the plates do not fit the shapes of the sites ({names}): {str(error).partition(chr(10))[0]}. Let Pyro "
+            "choose the plates' dimensions, and put each site inside the plates whose sizes its shape has"
+        ) from error
+
+
+def _log_prob(name: str, node: Any) -> Tensor:
+    """Return a site's log density; turn a shape or value that does not fit into an error that says so."""
+    fn, value = node["fn"], node["value"]
+    try:
+        log_prob: Tensor = scale_and_mask(fn.log_prob(value), node["scale"], node["mask"])
+    except (RuntimeError, ValueError, IndexError) as error:
+        family = type(base_distribution(fn)).__name__
+        if node["is_observed"] and not bool(fn.support.check(value).all()):
+            check_support(name, family, fn.support, value)
+        first = str(error).partition("\n")[0]
+        raise ModelError(
+            f"site {name!r}: its {family} of batch shape {tuple(fn.batch_shape)} and event shape "
+            f"{tuple(fn.event_shape)} cannot take values of shape {tuple(value.shape)}: {first}"
+        ) from error
+    return log_prob
+
+
+def _sources(runner: Runner, part: Data, base: Any, messenger: Discover) -> dict[tuple[str, str], set[Source]]:
+    """Give each source another value in turn, and note which arguments move."""
+    first = {name: arguments(node) for name, node in sample_sites(base)}
+    sources: dict[tuple[str, str], set[Source]] = {(n, key): set() for n, args in first.items() for key in args}
+    for source, changed in _one_at_a_time(runner, part, messenger):
+        for name, node in sample_sites(changed):
+            for key, view in arguments(node).items() if name in first else ():
+                before = first[name].get(key)
+                if before is None or before.shape != view.shape or not torch.equal(before, view):
+                    sources.setdefault((name, key), set()).add(source)
+    return sources
+
+
+def _one_at_a_time(runner: Runner, part: Data, messenger: Discover) -> Iterator[tuple[Source, Any]]:
+    """Yield each source, and a run in which nothing but it has changed."""
+    values, networks = messenger.values, runner.networks
+    for name, value in values.items():
+        for spread in (1.0, 4.0):
+            other = made_up(messenger.supports[name], tuple(value.shape), name, spread)
+            try:
+                yield Source("site", name), runner(part, {**values, name: other})[0]
+            except ModelError:  # a far-out value may break a factorization; the nearer one has to work
+                if spread == 1.0:
+                    raise
+    for name in dict.fromkeys(n.partition(".")[0] for n in networks):
+        others = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
+        yield Source("network", name), runner(part, values, networks=others)[0]
+    for name in part.values:
+        for other_data in _other_data(runner.model, part, name):
+            try:
+                yield Source("data", name), runner(other_data, values)[0]
+            except ModelError:  # these made-up data do not fit the model, which says nothing about the real ones
+                continue
+
+
+def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
+    """Yield the data with one field given other values of its kind, and with its rows in another order."""
+    value, kind = data.values[name], model.fields[name]
+    if kind.integer:
+        other = (value + 1) % max(1, len(data.levels.get(name, ())))
+    elif kind.support is constraints.boolean:
+        other = 1 - value
+    elif kind.support is constraints.unit_interval:
+        other = torch.rand_like(value)
+    elif kind.support is constraints.nonnegative_integer:
+        other = value + torch.randint_like(value, 3)
+    elif kind.support is constraints.positive:
+        other = value * torch.randn_like(value).exp()
+    else:
+        other = value + torch.randn_like(value)
+    for changed in (other, value.flip(0) if value.ndim else value):
+        yield replace(data, values={**data.values, name: changed})
+
+
+def _additivity_runs(
+    runner: Runner,
+    part: Data,
+    messenger: Discover,
+    sources: dict[tuple[str, str], set[Source]],
+    local: frozenset[str],
+) -> AdditivityRuns | None:
+    """Move the real sites that a location depends on, if it depends on any with others or data, or on a local one."""
+    values, supports = messenger.values, messenger.supports
+    locations = [{s.name for s in on if s.kind == "site"} for (_, key), on in sources.items() if _mixes(key, on, local)]
+    parents = set().union(*locations)
+    moved = tuple(n for n in values if n in parents and bijection(supports[n], n) is identity_transform)
+    if not moved:
+        return None
+    a = {n: values[n] for n in moved}
+    b = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
+    points = ({n: torch.zeros_like(v) for n, v in a.items()}, a, b, {n: a[n] + b[n] for n in moved})
+    apart, first_entry = [], {}
+    moved_locals = local.intersection(moved)
+    try:
+        together = [runner(part, {**values, **at})[0] for at in points]
+        for group in (moved_locals, frozenset(moved) - local) if moved_locals else ():
+            moves = [{**values, **{n: at[n] for n in group}} for at in points]
+            # At a nothing has moved from where the runs above were, so that one need not be repeated.
+            apart.append(
+                tuple(together[1] if at is a else runner(part, to)[0] for at, to in zip(points, moves, strict=True))
+            )
+        for name in moved:
+            if values[name].ndim:
+                other = values[name].clone()
+                other[0] = b[name][0]
+                first_entry[name] = runner(part, {**values, name: other})[0]
+    except ModelError:  # no values there: then nothing is claimed
+        return None
+    return AdditivityRuns(moved, tuple(together), first_entry, local, tuple(apart))
+
+
+def _mixes(key: str, sources: set[Source], local: frozenset[str]) -> bool:
+    """Whether an argument is a location that depends on several things, or on a local latent."""
+    return key == "loc" and (len(sources) > 1 or any(s.kind == "site" and s.name in local for s in sources))
