@@ -11,11 +11,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import Buffer
 
+from zoo.checks import check_rows
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.initial import cluster_moments, column_moments, kmeans
-from zoo.mixture_checks import check_rows
 
 
 class BayesianGMM(Model):
@@ -43,7 +43,8 @@ class BayesianGMM(Model):
     prior mean of a component's covariance is diag(column variances) / components^(2/d) (Fraley and Raftery 2007,
     section 3), with df = d + 2 (diag: shape 3/2), the fewest degrees of freedom for which that mean exists.
 
-    Methods: ``em`` (MAP, closed form), ``svi`` with any guide, ``map``.
+    Methods: ``em`` (the posterior's mode over weights, means and precisions, closed form); ``cavi`` (closed form);
+    ``svi`` with any guide; also ``map``, ``laplace``, ``pathfinder`` and ``nuts``, with z summed out.
 
     Limits: components are exchangeable; compare fits by label-invariant quantities.
 

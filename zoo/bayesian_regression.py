@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import Buffer
 
-from zoo.data_checks import check_range
+from zoo.checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -47,7 +47,8 @@ class BayesianRegression(Model):
     coefficient move y by a hundred times the noise per standard deviation of its column.
 
     Methods: ``exact`` (given the precision the posterior of coefficients and intercept is Normal, the precision's is
-    Gamma, and without it coefficients are Student t: Bishop 2006, exercises 3.12 and 3.13); also ``svi`` and ``map``.
+    Gamma, and without it coefficients are Student t: Bishop 2006, exercises 3.12 and 3.13); also ``cavi``, ``svi``,
+    ``map``, ``laplace``, ``pathfinder`` and ``nuts``.
 
     Limits: straight lines and light-tailed noise. The default prior takes its scales from the data; to compare
     evidences with those of other models give all of them the same.
@@ -75,7 +76,7 @@ class BayesianRegression(Model):
     df: PositiveFloat = 1.0
     prior_scale: PositiveFloat | None = None
 
-    dims = {"coefficients": ("feature",)}  # noqa: RUF012 - declared once per class by design
+    dims = {"coefficients": ("feature",)}
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse columns without effect, and a response without variation where noise has to be learned from it."""
@@ -85,7 +86,9 @@ class BayesianRegression(Model):
         if bool(useless.any()):
             name = self.coords["feature"][int(useless.nonzero()[0])]
             why = "is constant, so its coefficient cannot be told from the intercept" if self.intercept else "is 0"
-            raise DataError(f"column {name!r} {why}; drop it ({int(useless.sum())} of {x.shape[1]} columns are so)")
+            raise DataError(
+                f"column {name!r} {why}; drop it ({int(useless.sum())} of {x.shape[1]} columns have no effect)"
+            )
         if self.scale is None and self.prior_scale is None and bool((y == (y[0] if self.intercept else 0.0)).all()):
             raise DataError(
                 f"field 'y': expected values that differ, found {float(y[0]):g} {len(y)} times, so nothing tells the "

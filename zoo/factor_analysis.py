@@ -9,10 +9,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.checks import check_factors, check_varies
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.mixture_checks import check_varies
-from zoo.ppca import check_factors, expected_factors, principal_axes
+from zoo.initial import expected_factors, principal_axes
 
 
 class FactorAnalysis(Model):
@@ -34,7 +34,7 @@ class FactorAnalysis(Model):
     ===========  =============  ===================
 
     Methods: ``em`` (closed form, over the exact posterior of z_i); also ``cavi``, which takes the same steps as nothing
-    but z_i has a prior, and ``svi``.
+    but z_i has a prior, ``svi``, and ``map``, under which loadings grow without end as z_i shrink.
 
     Limits: loadings and z_i are identified only up to a rotation of the factors, and with many factors for few columns,
     (d - q)^2 < d + q, not even that. The likelihood may rise without end as the variance of one column goes to 0 (a
@@ -49,7 +49,7 @@ class FactorAnalysis(Model):
     x = Real("row", "feature")
     factors: PositiveInt = 1
 
-    dims = {  # noqa: RUF012 - declared once per class by design
+    dims = {
         "means": ("feature",),
         "loadings": ("feature", "factor"),
         "variances": ("feature",),

@@ -11,10 +11,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.checks import check_rows
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.initial import cluster_moments, kmeans
-from zoo.mixture_checks import check_rows
 
 DIMS: dict[str, tuple[str, ...]] = {
     "full": ("component", "feature", "feature_2"),

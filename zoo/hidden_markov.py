@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import avg_pool1d, one_hot
 
-from zoo.data_checks import check_components
+from zoo.checks import check_components, check_rows
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import cluster_moments, kmeans, observed
-from zoo.mixture_checks import check_rows
 from zoo.replay.chain import MarkovChain, firsts, stationary
 
 MOST_LEVELS = 1000  # beyond which codes are taken for a mistake

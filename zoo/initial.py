@@ -127,3 +127,25 @@ def cluster_moments(
         scatter = scatter + (counts[:, None] - known)[:, :, None] * spread
     covariances = (scatter + 0.1 * size * spread) / (counts + size)[:, None, None]
     return (counts + 1) / (counts + 1).sum(), means + center, covariances
+
+
+def principal_axes(x: Tensor, factors: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the columns' means (d,), and loadings (d, factors) and what these leave of each variance (d,).
+
+    The first principal axes of at most `SEED_ROWS` rows, each with half of the variance along it: a start on the way
+    to the maximum, not the maximum itself.
+    """
+    sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
+    means = sample.mean(0)
+    centred = sample - means
+    _, singular, axes = torch.svd_lowrank(centred, q=min(factors + 6, *centred.shape))
+    loadings = axes[:, :factors] * singular[:factors] / (2 * len(sample)) ** 0.5
+    return means, loadings, centred.square().mean(0) - loadings.square().sum(-1)
+
+
+def expected_factors(x: Tensor, means: Tensor, loadings: Tensor, variances: Tensor) -> Tensor:
+    """E[z | x] = (I + L' V^-1 L)^-1 L' V^-1 (x - m), shape (rows, factors), with V the diagonal matrix of variances."""
+    scaled = loadings / variances[:, None]
+    precision = torch.eye(loadings.shape[1]).to(x) + scaled.mT @ loadings
+    factors: Tensor = torch.linalg.solve(precision, ((x - means) @ scaled).mT).mT
+    return factors

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data_checks import check_components, check_range
+from zoo.checks import check_components, check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -50,7 +50,7 @@ class KMeans(Model):
     x = Real("row", "feature")
     clusters: PositiveInt = 2
 
-    dims = {"centers": ("component", "feature")}  # noqa: RUF012 - declared once per class by design
+    dims = {"centers": ("component", "feature")}
 
     def check(self, x: Tensor) -> None:
         """Refuse fewer distinct rows than clusters, and rows that are all the same."""

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data_checks import check_components
+from zoo.checks import check_components
 from zoo.declare.fields import Category
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -55,7 +55,7 @@ class LatentClass(Model):
     x = Category("row", "item")
     components: PositiveInt = 2
 
-    dims = {"weights": ("component",), "probs": ("component", "item", "level")}  # noqa: RUF012 - once per class
+    dims = {"weights": ("component",), "probs": ("component", "item", "level")}
 
     def check(self, x: Tensor) -> None:
         """Refuse codes with long gaps, and fewer distinct rows than classes."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import Buffer
 
-from zoo.data_checks import check_components, check_range, rank
+from zoo.checks import check_components, check_range, rank
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -63,7 +63,7 @@ class MixtureOfRegressions(Model):
     components: PositiveInt = 2
     intercept: bool = True
 
-    dims = {  # noqa: RUF012 - declared once per class by design
+    dims = {
         "weights": ("component",),
         "coefficients": ("component", "feature"),
         "intercepts": ("component",),
@@ -81,8 +81,8 @@ class MixtureOfRegressions(Model):
                 "regress"
             )
         design, _, _ = self._design(x)
-        found = rank(design)
-        if found < design.shape[1]:
+        determined = rank(design)
+        if determined < design.shape[1]:
             constant = (x == x[0]).all(0)
             what = (
                 f"column {self.coords['feature'][int(constant.nonzero()[0])]!r} is constant; drop it"
@@ -90,7 +90,7 @@ class MixtureOfRegressions(Model):
                 else "drop columns that are sums of others, or give more rows"
             )
             raise DataError(
-                f"field 'x': {len(x)} rows determine {found} of the {design.shape[1]} unknowns of a line; {what}"
+                f"field 'x': {len(x)} rows determine {determined} of the {design.shape[1]} unknowns of a line; {what}"
             )
 
     def setup(self, x: Tensor, y: Tensor) -> None:
@@ -105,8 +105,8 @@ class MixtureOfRegressions(Model):
         design, center, scale = self._design(x[pick])
         response = y[pick]
         level = response.mean() if self.intercept else torch.zeros_like(response[0])
-        found = min((_lines(design, response - level, self.components) for _ in range(TRIES)), key=lambda f: f[0])
-        lines, labels, squares = found[1:]
+        tries = (_lines(design, response - level, self.components) for _ in range(TRIES))
+        _, lines, labels, squares = min(tries, key=lambda end: end[0])
         member = torch.nn.functional.one_hot(labels, self.components).to(y)
         size = member.sum(0)
         # One row with the average residual for each line, so that none starts without noise.

@@ -9,7 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import Buffer
 
-from zoo.data_checks import check_range
+from zoo.checks import check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -33,9 +33,10 @@ class NormalNormal(Model):
     x_i          ``x``          (row)
     ===========  =============  ==============================
 
-    Methods: ``exact``; also ``svi`` and ``map``. With known noise the posterior of the mean is Normal, with
-    (shrinkage * center + sum x) / (shrinkage + n) in the middle; without, it is Normal-Gamma, and the mean alone is
-    Student t with df + n degrees of freedom (Gelman et al. 2013, sections 2.5 and 3.3).
+    Methods: ``exact``; also ``cavi``, ``svi``, ``map``, ``laplace``, ``pathfinder`` and ``nuts``. With known noise the
+    posterior of the mean is Normal, with (shrinkage * center + sum x) / (shrinkage + n) in the middle; without, it is
+    Normal-Gamma, and the mean alone is Student t with df + n degrees of freedom (Gelman et al. 2013, sections 2.5 and
+    3.3).
 
     Limits: one mean for all rows and light-tailed noise, so one wild value moves the mean. The default prior takes its
     center and scale from the data; give both to compare evidences with those of other models.

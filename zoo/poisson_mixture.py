@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import Buffer
 
-from zoo.data_checks import check_components
+from zoo.checks import check_components
 from zoo.declare.fields import Count
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -38,7 +38,8 @@ class PoissonMixture(Model):
 
     Weights and rates are parameters without prior, fitted by maximum likelihood, unless their prior is asked for.
 
-    Methods: ``em`` (closed form); also ``svi`` and ``map``.
+    Methods: ``em`` (closed form); also ``svi`` and ``map``; with both priors ``cavi``, ``laplace``, ``pathfinder`` and
+    ``nuts``.
 
     Limits: components are exchangeable; a component that holds nothing but zeros has its maximum at rate 0, the edge of
     the support, which `shape` above 1 rules out. Rows are exchangeable too: the order of counts in time is not used.
@@ -58,15 +59,15 @@ class PoissonMixture(Model):
     concentration: PositiveFloat | None = None
     shape: PositiveFloat | None = None
 
-    dims = {"weights": ("component",), "rates": ("component",)}  # noqa: RUF012 - declared once per class by design
+    dims = {"weights": ("component",), "rates": ("component",)}
 
     def check(self, counts: Tensor) -> None:
         """Refuse fewer rows than components, and counts that are all zero."""
         check_components(counts[:, None], self.components)
         if not bool(counts.any()):
             raise DataError(
-                f"field 'counts': all {len(counts)} counts are 0, so every rate is estimated as 0, which is no rate; "
-                "use GammaPoisson, whose prior keeps the rate above 0"
+                f"field 'counts': all {len(counts)} counts are 0, so every rate would be estimated as 0, which is "
+                "outside its support; use GammaPoisson, whose prior keeps the rate above 0"
             )
 
     def setup(self, counts: Tensor) -> None:

@@ -9,56 +9,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.data_checks import check_range, rank
+from zoo.checks import check_factors, check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.errors import DataError
-from zoo.initial import SEED_ROWS
-
-
-def check_factors(x: Tensor, factors: int) -> None:
-    """Raise if so many factors leave no noise to estimate: too few columns, rows, or directions the rows vary in.
-
-    Raises
-    ------
-    DataError
-        Naming the numbers of factors, columns and directions.
-    """
-    if factors >= x.shape[1]:
-        raise DataError(
-            f"expected fewer factors than columns, found {factors} factors and {x.shape[1]} columns; ask for at most "
-            f"{x.shape[1] - 1}"
-        )
-    centred = x - x.mean(0)
-    scale = centred.abs().amax(0)
-    directions = rank(centred / torch.where(scale > 0, scale, torch.ones_like(scale)))
-    if directions <= factors:
-        raise DataError(
-            f"{factors} factor(s) explain the {len(x)} rows without error, because these vary in {directions} "
-            f"direction(s) only; {'ask for fewer factors' if directions > 1 else 'use fewer columns'} or give more data"
-        )
-
-
-def principal_axes(x: Tensor, factors: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the columns' means (d,), and loadings (d, factors) and what these leave of each variance (d,).
-
-    The first principal axes of at most `SEED_ROWS` rows, each with half of the variance along it: a start on the way
-    to the maximum, not the maximum itself.
-    """
-    sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
-    means = sample.mean(0)
-    centred = sample - means
-    _, singular, axes = torch.svd_lowrank(centred, q=min(factors + 6, *centred.shape))
-    loadings = axes[:, :factors] * singular[:factors] / (2 * len(sample)) ** 0.5
-    return means, loadings, centred.square().mean(0) - loadings.square().sum(-1)
-
-
-def expected_factors(x: Tensor, means: Tensor, loadings: Tensor, variances: Tensor) -> Tensor:
-    """E[z | x] = (I + L' V^-1 L)^-1 L' V^-1 (x - m), shape (rows, factors), with V the diagonal matrix of variances."""
-    scaled = loadings / variances[:, None]
-    precision = torch.eye(loadings.shape[1]).to(x) + scaled.mT @ loadings
-    factors: Tensor = torch.linalg.solve(precision, ((x - means) @ scaled).mT).mT
-    return factors
+from zoo.initial import expected_factors, principal_axes
 
 
 class PPCA(Model):
@@ -83,7 +37,7 @@ class PPCA(Model):
     (Tipping and Bishop 1999, equations 7 and 8).
 
     Methods: ``em`` (closed form, over the exact posterior of z_i); also ``cavi``, which takes the same steps as nothing
-    but z_i has a prior, and ``svi``.
+    but z_i has a prior, ``svi``, and ``map``, under which loadings grow without end as z_i shrink.
 
     Limits: loadings and z_i are identified only up to a rotation of the factors; noise is alike in all columns, so
     bring columns to comparable units, or use `FactorAnalysis`, which gives each column its own.
@@ -97,7 +51,7 @@ class PPCA(Model):
     x = Real("row", "feature")
     factors: PositiveInt = 1
 
-    dims = {"means": ("feature",), "loadings": ("feature", "factor"), "z": ("factor",)}  # noqa: RUF012 - once per class
+    dims = {"means": ("feature",), "loadings": ("feature", "factor"), "z": ("factor",)}
 
     def check(self, x: Tensor) -> None:
         """Refuse data in which so many factors leave no noise."""

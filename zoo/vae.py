@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import Buffer
 
+from zoo.checks import check_varies
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import column_moments
-from zoo.mixture_checks import check_varies
 from zoo.networks import MLP
 
 NOISE_FLOOR = 1e-3  # of a column's standard deviation: keeps the Gaussian likelihood bounded
@@ -43,7 +43,8 @@ class VAE(Model):
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  ===============================
 
-    Methods: ``svi`` with ``Encoder()``; `log_prob` integrates z_i out by importance sampling from the encoder.
+    Methods: ``svi`` with `Encoder()`; also ``map``, an autoencoder whose z_i are points. `log_prob` integrates z_i out
+    by importance sampling from the encoder.
 
     Limits: the decoder is a point estimate, so there is no posterior over it and no PSIS-LOO; z_i is identified only
     up to rotation.
@@ -66,14 +67,14 @@ class VAE(Model):
     likelihood: Literal["bernoulli", "gaussian", "binomial"] = "bernoulli"
     total_count: PositiveInt | None = None
 
-    dims = {"z": ("latent",), "noise": ("feature",)}  # noqa: RUF012 - declared once per class by design
+    dims = {"z": ("latent",), "noise": ("feature",)}
 
     def check(self, x: Tensor) -> None:
         """Refuse values outside the likelihood's support."""
         if self.likelihood == "bernoulli" and bool(((x != 0) & (x != 1)).any()):
-            found = float(x[(x != 0) & (x != 1)][0])
+            wrong = float(x[(x != 0) & (x != 1)][0])
             raise DataError(
-                f"field 'x': likelihood='bernoulli' expects 0 or 1, found {found:g}; binarise the data or "
+                f"field 'x': likelihood='bernoulli' expects 0 or 1, found {wrong:g}; binarise the data or "
                 "use 'binomial' or 'gaussian'"
             )
         if self.likelihood == "binomial" and bool(((x < 0) | (x != x.round())).any()):
@@ -82,7 +83,9 @@ class VAE(Model):
                 f"{float(x[(x < 0) | (x != x.round())][0]):g}; use 'gaussian'"
             )
         if self.likelihood == "binomial" and self.total_count is not None and bool((x > self.total_count).any()):
-            raise DataError(f"field 'x': found {float(x.max()):g}, above total_count={self.total_count}; raise it")
+            raise DataError(
+                f"field 'x': found {float(x.max()):g}, above total_count={self.total_count}; raise total_count"
+            )
         if self.likelihood == "gaussian":
             check_varies(x, self.coords["feature"])
 

@@ -18,9 +18,9 @@ from inference import EM, MAP, SVI, Exact, Fit, fit
 from inference.posterior.rows import event_names
 from tests.cases.models import LINES, SIZES, ZOO_CASES
 from zoo import catalogue
-from zoo.dirichlet_multinomial import Multinomial
 from zoo.program.prepare import prepare
 from zoo.replay.evaluate import model_context
+from zoo.replay.multinomial import Multinomial
 from zoo.structure.discover import made_up
 
 QUICK = {"exact": Exact(), "em": EM(max_steps=20), "svi": SVI(steps=60), "map": MAP(steps=60)}

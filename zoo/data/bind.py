@@ -51,7 +51,7 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
     if not model.fields:
         raise DataError(f"{type(model).__name__} declares no data fields; add one, for example x = Real('row')")
     if isinstance(source, Stream):
-        raise DataError("a stream is read by fit(...); give the rows themselves here")
+        raise DataError("only fit(...) reads a stream; give the rows themselves here")
     if isinstance(source, str | Path):
         source = read(source)
     rows = source
@@ -179,7 +179,7 @@ def _check_sizes(
         fitted = None if like is None or dim == row else like.coords.get(dim)
         if fitted is not None and size != len(fitted):
             raise DataError(
-                f"field {name!r}: expected {len(fitted)} along {dim!r} as in the data that were fitted "
+                f"field {name!r}: expected {len(fitted)} along {dim!r} as in the fitted data "
                 f"({', '.join(map(str, fitted[:8]))}), found {size}"
             )
 
@@ -190,7 +190,7 @@ def _levels(name: str, value: Tensor, kind: Field, like: Data | None) -> tuple[A
     levels = like.levels[name] if like is not None else tuple(range(getattr(kind, "levels", None) or codes))
     if codes > len(levels):
         raise DataError(
-            f"field {name!r}: unknown category {codes - 1}; the data that were fitted have {len(levels)} "
+            f"field {name!r}: unknown category {codes - 1}; the fitted data have {len(levels)} "
             f"categories. Say how many there can be: {name} = Category({', '.join(map(repr, kind.dims))}, "
             f"levels={codes})"
         )

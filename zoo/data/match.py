@@ -66,7 +66,7 @@ def _parsed(column: pd.Series) -> pd.Series:
         return pd.to_numeric(column, errors="coerce")
     except OverflowError:
         raise DataError(
-            f"column {column.name!r}: an entry is too large a number for floating point; rescale the column"
+            f"column {column.name!r}: an entry is too large for a floating-point number; rescale the column"
         ) from None
 
 
@@ -83,7 +83,7 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
         return column.to_numpy(dtype=object)
     dated = pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)
     if dated or isinstance(column.dtype, pd.PeriodDtype | pd.IntervalDtype):
-        raise DataError(f"column {column.name!r}: expected numbers, found dates, not numbers; convert or drop it")
+        raise DataError(f"column {column.name!r}: expected numbers, found dates; convert or drop it")
     strange = column.dtype == object and any(isinstance(v, complex) for v in column)
     if strange or pd.api.types.is_complex_dtype(column):
         raise DataError(f"column {column.name!r}: expected real numbers, found complex ones; convert or drop it")

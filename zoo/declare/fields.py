@@ -15,7 +15,7 @@ class Field:
     """A named piece of data: a support and one name per dimension, the first of which is the data plate.
 
     NaN (None, NA, a mask) marks a missing value, which inference sums over where a site observes the field as it is and
-    its entries are independent or jointly Normal. Categories and what feeds other sites cannot be missing.
+    its entries are independent or jointly Normal. Categories and covariates cannot be missing.
 
     Parameters
     ----------

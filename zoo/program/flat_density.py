@@ -8,6 +8,8 @@ from torch import Tensor
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
+CHUNK = 256  # draws that are mapped to values in one vectorized call
+
 
 class Density:
     """log p(x, z(u)) + log|dz/du| over one unconstrained vector u: globals, then the locals of each row.
@@ -44,8 +46,8 @@ class Density:
 
     def constrain_all(self, u: Tensor) -> Values:
         """Values of the latents at many vectors (draws, size), stacked along dimension 0."""
-        found: Values = many(lambda v: self.constrain(v["u"]), {"u": u}, len(u), 256)
-        return found
+        values: Values = many(lambda v: self.constrain(v["u"]), {"u": u}, len(u), CHUNK)
+        return values
 
     def unconstrain(self, values: Values) -> Tensor:
         """Vector of the values of all latents."""

@@ -55,7 +55,7 @@ def prepare(
     if stream is not None:
         note = (
             f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "
-            f"rows of their own speak of a sample of {len(bound)}"
+            f"rows of their own describe a sample of {len(bound)} rows"
         )
         bound = replace(bound, stream=stream, notes=(*bound.notes, note))
     model.coords, model.row_weights, model.missing = bound.coords, bound.weights, bound.missing
@@ -81,8 +81,8 @@ def _device(device: str | torch.device, networks: bool) -> torch.device:
         raise UnknownNameError(f"device {str(place)!r} is not supported; give 'auto', 'cpu' or 'cuda'")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UnknownNameError(
-            f"device {str(place)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; give 'cpu' or "
-            "'auto'"
+            f"device {str(place)!r} is not available: torch sees {torch.cuda.device_count()} CUDA devices; give 'cpu' "
+            "or 'auto'"
         )
     return place
 

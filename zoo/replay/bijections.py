@@ -139,10 +139,10 @@ def bijection(support: constraints.Constraint, site: str) -> Transform:
     if lowest_count(support) is not None:
         return as_they_are
     try:
-        found: Transform = biject_to(support)
+        transform: Transform = biject_to(support)
     except NotImplementedError:
         raise ModelError(f"site {site!r}: no bijection from unconstrained space onto its support {support}") from None
-    return found
+    return transform
 
 
 def log_abs_det(transform: Transform, x: Tensor, y: Tensor, batch_dim: int) -> Tensor:

@@ -142,5 +142,6 @@ def stationary(transition: Tensor) -> Tensor:
     states = len(transition)
     one = torch.ones_like(transition)
     system = torch.eye(states, dtype=transition.dtype, device=transition.device) - transition + one
-    found: Tensor = torch.linalg.solve(system.mT, one[0]).clamp_min(0.0)
-    return found
+    # Adding U makes the singular I - A regular, and pi U is a row of ones because pi sums to 1.
+    kept: Tensor = torch.linalg.solve(system.mT, one[0]).clamp_min(0.0)
+    return kept

@@ -1,4 +1,4 @@
-"""Sites and what feeds them: the words in which the structure of a model is said."""
+"""Sites and their parents: the words in which the structure of a model is said."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALTERNATIVES = (
 
 @dataclass(frozen=True)
 class Parent:
-    """What feeds one argument of a site's distribution.
+    """What one argument of a site's distribution is computed from.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Parent:
         sites or by categories in the data), "linear" (an affine function of sites, jointly), "bilinear" (affine in one
         local site given the others, and in these jointly given that one) or "function" (anything else).
     sites
-        Latents and parameters it depends on.
+        Latents and parameters it depends on, and networks ("network decoder").
     index
         Enumerated sites it depends on; for "indexed", in the order of the value's dimensions.
     data
@@ -89,7 +89,7 @@ class Site:
     event_dim
         How many dimensions on the right are one event.
     args
-        What feeds each argument of the distribution.
+        The parents of each argument of the distribution.
     support
         Where values live.
     initial
@@ -180,15 +180,11 @@ def base_distribution(fn: Any) -> Any:
 def views(fn: Any) -> dict[str, Tensor]:
     """Return every parameterization of a distribution's arguments: for a Normal also its variance and precision."""
     base = base_distribution(fn)
-    found = {}
-    for name in base.arg_constraints:
-        value = getattr(base, name, None)
-        if isinstance(value, Tensor):
-            found[name] = value
-    if type(base).__name__ == "Normal":
-        found["variance"] = base.scale.square()
-        found["precision"] = base.scale.square().reciprocal()
-    return found
+    arguments = {n: v for n in base.arg_constraints if isinstance(v := getattr(base, n, None), Tensor)}
+    if type(base).__name__ == "Normal":  # torch knows it by its scale only
+        arguments["variance"] = base.scale.square()
+        arguments["precision"] = base.scale.square().reciprocal()
+    return arguments
 
 
 def primary(args: dict[str, Parent]) -> dict[str, Parent]:
@@ -216,7 +212,7 @@ def check_arguments(name: str, fn: Any) -> None:
         if bool(wrong.any()):
             raise ModelError(
                 f"site {name!r}: the argument {argument} of its {type(base).__name__} is {float(value[wrong][0]):g} at "
-                f"the starting values, where {constraint} is needed; transform what feeds it, with sigmoid or exp for "
+                f"the starting values, where {constraint} is needed; transform its input, with sigmoid or exp for "
                 "example"
             )
 

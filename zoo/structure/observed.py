@@ -19,15 +19,17 @@ def check_missing(structure: Structure, data: Data) -> None:
         Naming the field, the first missing cell, the site and its argument, and what to do.
     """
     for name in data.missing:
-        fed = [
+        children = [
             (site.name, key)
             for site in structure.sites.values()
             for key, parent in site.args.items()
             if name in parent.data
         ]
         seen = any(site.field == name and site.role == "observed" for site in structure.sites.values())
-        if not seen or fed:
-            why = f"it feeds the argument {fed[0][1]} of site {fed[0][0]!r}" if fed else "no site observes it"
+        if not seen or children:
+            why = "no site observes it"
+            if children:
+                why = f"it feeds the argument {children[0][1]} of site {children[0][0]!r}"
             raise DataError(
                 f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
                 "observes can be summed over: drop or impute these rows, or observe the field at a site of its own"
@@ -35,10 +37,14 @@ def check_missing(structure: Structure, data: Data) -> None:
 
 
 def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
-    """Note how many rows have nothing observed: they are kept, and say nothing."""
+    """Note how many rows have nothing observed: they are kept, but carry no information."""
     fields = {s.field for s in structure.sites.values() if s.role == "observed" and data.row in s.plates}
     if not data.missing or not data.row or not fields <= set(data.missing):
         return ()
     rows = [data.missing[str(n)].reshape(len(data), -1).all(1) for n in fields]
     count = int(torch.stack(rows).all(0).sum())
-    return (f"{count} of {len(data)} rows have no observed value; they are kept, and say nothing",) if count else ()
+    return (
+        (f"{count} of {len(data)} rows have no observed value; they are kept, but carry no information",)
+        if count
+        else ()
+    )

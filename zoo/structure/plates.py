@@ -36,8 +36,8 @@ def check_chain(data: Data, name: str, node: Any) -> None:
         )
     if chain is not node["fn"] or node["mask"] is not None or not bool(torch.as_tensor(node["scale"] == 1).all()):
         raise ModelError(
-            f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask what its states "
-            "explain"
+            f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask the sites "
+            "that depend on its states instead"
         )
     if data.weights is not None:
         first = chain.first
@@ -47,7 +47,7 @@ def check_chain(data: Data, name: str, node: Any) -> None:
             row = data.coords[data.row][int(wrong.nonzero()[0])]
             raise DataError(
                 f"site {name!r}: the rows of a chain depend on each other, so a weight belongs to a whole sequence, "
-                f"but row {row!r} has another weight than the row its sequence begins with"
+                f"but row {row!r} and the first row of its sequence have different weights"
             )
 
 

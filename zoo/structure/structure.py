@@ -109,9 +109,7 @@ def _check_same_sites(traces: list[Any]) -> None:
     """Raise if a site is not in every run."""
     for name in {n: None for trace in traces for n, _ in sample_sites(trace)}:
         if any(name not in trace.nodes for trace in traces):
-            raise ModelError(
-                f"site {name!r} comes and goes between runs; the sites of a model must be the same in every run"
-            )
+            raise ModelError(f"site {name!r} is not in every run; a model must have the same sites in every run")
 
 
 def _site(

@@ -480,9 +480,7 @@ def test_new_rows_use_the_labels_of_those_fitted():
     with pytest.raises(DataError, match=r"field 'kind': unknown category 'odd'; the model was fitted to \('low'"):
         bind(by_kind(), KINDS.assign(kind="odd"), like=data)
     coded = bind(by_kind(), KINDS.assign(kind=[0, 1, 2, 1]))
-    with pytest.raises(
-        DataError, match="field 'kind': unknown category 3; the data that were fitted have 3 categories"
-    ):
+    with pytest.raises(DataError, match="field 'kind': unknown category 3; the fitted data have 3 categories"):
         bind(by_kind(), KINDS.assign(kind=[0, 3, 0, 0]), like=coded)
 
 
@@ -590,7 +588,7 @@ def test_rows_are_answered_in_their_order_with_their_labels(fitted):
     [
         (FAITHFUL[["waiting"]], "'eruptions'|expected 2 along 'feature'"),
         (FAITHFUL.rename(columns={"waiting": "wait"}), "have no column 'waiting'"),
-        (np.zeros((3, 3)), "expected 2 along 'feature' as in the data that were fitted .*found 3"),
+        (np.zeros((3, 3)), "expected 2 along 'feature' as in the fitted data .*found 3"),
         (np.zeros((0, 2)), "is empty"),
         ([1.0, 2.0], "'x'"),
         (FAITHFUL.head(3) * np.nan, "every value is missing"),

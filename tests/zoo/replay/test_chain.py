@@ -403,7 +403,7 @@ def test_a_weight_of_two_is_a_sequence_twice():
 
 
 def test_weights_of_single_rows_are_refused():
-    with pytest.raises(zoo.DataError, match="row 1 has another weight than the row its sequence begins with"):
+    with pytest.raises(zoo.DataError, match="row 1 and the first row of its sequence have different weights"):
         prepare(Chain(), one_sequence(COUNTS), weights=[1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
 
 

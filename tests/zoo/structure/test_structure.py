@@ -1,4 +1,4 @@
-"""Roles, plates, families and what feeds what, learned by running a model; and models that are declared wrongly."""
+"""Roles, plates, families and parents, learned by running a model; and models that are declared wrongly."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def roles(program):
     return {n: s.role for n, s in program.sites.items()}
 
 
-def feeds(program, site):
-    """What feeds the arguments of a site, in words."""
+def parents_of(program, site):
+    """The parents of the arguments of a site, in words."""
     return {k: str(f) for k, f in program.sites[site].args.items()}
 
 
@@ -127,7 +127,7 @@ def test_roles(model, data, expected):
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
 def test_feeds(model, data, site, expected):
-    found = feeds(prepared(model, data), site)
+    found = parents_of(prepared(model, data), site)
     assert {k: found[k] for k in expected} == expected
 
 
@@ -250,7 +250,7 @@ POSITIVE = {"x": [1.0, 2.0, 0.5], "exposure": [1.5, 0.5, 2.5]}
 )
 def test_an_argument_is_a_latent_itself_or_a_function_of_it(name, function, expected, seed):
     program = prepared(one_argument(function), POSITIVE, seed)
-    assert feeds(program, "x")["rate"] == expected
+    assert parents_of(program, "x")["rate"] == expected
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -262,7 +262,7 @@ def test_a_bent_mean_is_a_function_of_it(function, seed):
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.Normal(function(mu), 1.0), obs=x)
 
-    assert feeds(prepared(bent(), [1.0, -1.0], seed), "x")["loc"] == "function of mu"
+    assert parents_of(prepared(bent(), [1.0, -1.0], seed), "x")["loc"] == "function of mu"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -274,7 +274,7 @@ def test_a_sum_of_two_latents_is_linear_in_both(seed):
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
 
-    assert feeds(prepared(summed(), [1.0, 2.0], seed), "x")["loc"] == "linear in a, b"
+    assert parents_of(prepared(summed(), [1.0, 2.0], seed), "x")["loc"] == "linear in a, b"
 
 
 LINES = {
@@ -303,7 +303,7 @@ def test_a_linear_predictor_is_told_from_other_functions(name, seed):
             pyro.sample("y", dist.Normal(function(a, b, x), 1.0), obs=y)
 
     program = prepared(line(), {"x": ROWS, "y": [0.1, 0.4, -2.0, 3.0]}, seed)
-    found = feeds(program, "y")["loc"]
+    found = parents_of(program, "y")["loc"]
     assert found.startswith(expected)
     assert found == expected or expected == "function of "
 
@@ -330,7 +330,7 @@ def test_a_linear_predictor_of_each_state_is_told_from_other_functions(function,
             pyro.sample("y", dist.Normal(function(a, b, z, x), 1.0), obs=y)
 
     program = prepared(lines(), {"x": [0.3, 1.0, -2.0], "y": [1.0, 2.0, 0.5]}, seed)
-    assert feeds(program, "y")["loc"] == expected
+    assert parents_of(program, "y")["loc"] == expected
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_normal_is_recognized_in_each_parameterization(name, scale, expected):
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.Normal(0.0, scale(tau)).to_event(1), obs=x)
 
-    found = feeds(prepared(normal(), ROWS), "x")
+    found = parents_of(prepared(normal(), ROWS), "x")
     assert {k: found[k] for k in expected} == expected
     others = {k: v for k, v in found.items() if k not in expected}
     assert set(others.values()) <= {"constant", "function of tau"}
@@ -373,7 +373,7 @@ def test_a_multivariate_normal_is_recognized_in_each_parameterization(argument, 
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), **argument(matrix)), obs=x)
 
-    assert feeds(prepared(normal(), ROWS), "x")[expected] == "matrix"
+    assert parents_of(prepared(normal(), ROWS), "x")[expected] == "matrix"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -400,7 +400,7 @@ def test_indexing_is_told_from_other_functions(function, expected, seed):
             z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5])))
             pyro.sample("x", dist.Poisson(function(rate, z)), obs=x)
 
-    assert feeds(prepared(indexed(), [1, 2, 3], seed), "x")["rate"] == expected
+    assert parents_of(prepared(indexed(), [1, 2, 3], seed), "x")["rate"] == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -425,11 +425,11 @@ def test_indexing_by_two_sites_is_told_from_other_functions(function, expected, 
             b = pyro.sample("b", dist.Categorical(torch.tensor([0.5, 0.5])))
             pyro.sample("x", dist.Normal(function(loc, a, b), 1.0), obs=x)
 
-    assert feeds(prepared(table(), [1.0, 2.0], seed), "x")["loc"] == expected
+    assert parents_of(prepared(table(), [1.0, 2.0], seed), "x")["loc"] == expected
 
 
 def test_what_indexes_along_a_markov_chain_is_the_state_of_that_step():
-    """Steps that are two apart share a dimension; what feeds a step is told by its own state, not by the other's."""
+    """Steps that are two apart share a dimension; a step's parents are told by its own state, not by the other's."""
 
     @zoo.model(x=Real("row", "time"))
     def chain(x):
@@ -443,10 +443,10 @@ def test_what_indexes_along_a_markov_chain_is_the_state_of_that_step():
                 pyro.sample(f"x_{t}", dist.Normal(means[z], 1.0), obs=x[:, t])
 
     program = prepared(chain(), [[0.5, -1.0, 2.0, 1.0], [1.0, 0.0, -0.3, 0.7]])
-    assert feeds(program, "z_0")["probs"] == "start"
+    assert parents_of(program, "z_0")["probs"] == "start"
     for t in range(4):
-        assert feeds(program, f"x_{t}")["loc"] == f"means[z_{t}]"
-        assert t == 0 or feeds(program, f"z_{t}")["probs"] == f"moves[z_{t - 1}]"
+        assert parents_of(program, f"x_{t}")["loc"] == f"means[z_{t}]"
+        assert t == 0 or parents_of(program, f"z_{t}")["probs"] == f"moves[z_{t - 1}]"
 
 
 def test_latents_of_groups_are_local_to_the_plate_of_the_data():
@@ -458,7 +458,7 @@ def test_latents_of_groups_are_local_to_the_plate_of_the_data():
 
     program = prepared(groups(), [1, 5, 2])
     assert program.sites["theta"].role == "local"
-    assert feeds(program, "y")["rate"] == "theta"
+    assert parents_of(program, "y")["rate"] == "theta"
 
 
 # -- coincidences in the data -----------------------------------------------------------------------------------------
