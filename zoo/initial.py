@@ -1,4 +1,4 @@
-"""Starting values for mixtures: k-means++ seeding and a few Lloyd steps, and moments; missing cells count nothing."""
+"""Starting values that models share: clusters by k-means, moments, principal axes; missing cells count nothing."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None 
     if seen is None:
         x = x - x.mean(0)
         scale = x.std(0, correction=0)
-    else:
+    else:  # a missing cell is 0 from here on, where it stands at its column's mean and adds nothing to a product
         center, variance = column_moments(x, None, missing)
         x, scale = seen * (x - center), variance.sqrt()
-    x = x / torch.where(scale > 0, scale, torch.ones_like(scale))
+    x = x / torch.where(scale > 0, scale, torch.ones_like(scale))  # a constant column says nothing, and is 0
     pick = torch.randperm(len(x), device=x.device)[:SEED_ROWS]
     sample, known = x[pick], None if seen is None else seen[pick]
     centers = _seed(sample, known, clusters)
     for _ in range(steps):
         labels = _nearest(sample, known, centers)
-        one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)
+        one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)  # (rows, clusters)
+        # Rows of each cluster, (clusters, 1); where cells are missing, cells seen in each column, (clusters, columns).
         counts = one_hot.sum(0)[:, None] if known is None else one_hot.T @ known
+        # An empty cluster stays where it is.
         moved = torch.where(counts > 0, one_hot.T @ sample / counts.clamp_min(1), centers)
         if torch.equal(moved, centers):
             break
@@ -61,19 +63,27 @@ def _squares(centers: Tensor, x: Tensor, seen: Tensor | None) -> Tensor:
     """Squared distance of each row from each center, shape (centers, rows), over the columns that count of the row."""
     if seen is None:
         return torch.cdist(centers, x).square()
-    square = x.square().sum(1) - 2 * centers @ x.T + centers.square() @ seen.T  # x is 0 where it is missing
+    # sum_j seen_ij (x_ij - c_kj)^2 multiplied out: two matrix products, and no (clusters, rows, columns) array. x is 0
+    # where it is missing. Standardized columns keep the differences of squares accurate enough.
+    square = x.square().sum(1) - 2 * centers @ x.T + centers.square() @ seen.T
     return square.clamp_min(0.0) * (x.shape[1] / seen.sum(1).clamp_min(1))
 
 
 def _seed(x: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
-    """Pick each center among a few candidates drawn with probability proportional to squared distance."""
+    """Pick each center among a few candidates drawn with probability proportional to squared distance.
+
+    The candidate that leaves the least sum of squares is taken: greedy k-means++, as in scikit-learn.
+    """
     tries = 2 + int(torch.tensor(float(clusters)).log())
     centers = x[torch.randint(len(x), (1,), device=x.device)]
+    # Squared distance of each row from its nearest center so far, (rows,).
     distance = (x - centers).square().sum(1) if seen is None else _squares(centers, x, seen)[0]
     for _ in range(clusters - 1):
-        weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        weight = (
+            distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        )  # fewer distinct rows than centers
         candidates = torch.multinomial(weight, tries, replacement=True)
-        closer = torch.minimum(distance, _squares(x[candidates], x, seen))
+        closer = torch.minimum(distance, _squares(x[candidates], x, seen))  # (candidates, rows)
         best = closer.sum(1).argmin()
         distance, centers = closer[best], torch.cat([centers, x[candidates[best]][None]])
     return centers
@@ -105,26 +115,27 @@ def cluster_moments(
 
     A missing cell stands at its cluster's mean with the column's variance.
     """
-    one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)
+    one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)  # (rows, k)
     counts, size = one_hot.sum(0), x.shape[1]
     if missing is None:
         center = x.mean(0)
         shifted = x - center
         means = (one_hot.T @ shifted) / counts.clamp_min(1)[:, None]
         spread = torch.diag(shifted.square().mean(0))
-        weighted = one_hot.T[:, :, None] * (shifted - means[:, None])
+        weighted = one_hot.T[:, :, None] * (shifted - means[:, None])  # (k, rows, d), 0 in rows of other clusters
     else:
         center, variance = column_moments(x, None, missing)
         seen = observed(x, missing)
-        one_hot = one_hot * seen.any(1, keepdim=True)
+        one_hot = one_hot * seen.any(1, keepdim=True)  # a row without any cell belongs nowhere
         counts = one_hot.sum(0)
         shifted, spread = seen * (x - center), torch.diag(variance)
-        known = one_hot.T @ seen
+        known = one_hot.T @ seen  # cells seen in each cluster and column, (k, d)
         means = (one_hot.T @ shifted) / known.clamp_min(1)
         weighted = one_hot.T[:, :, None] * (seen * (shifted - means[:, None]))
     scatter = weighted.mT @ weighted
-    if missing is not None:
+    if missing is not None:  # each missing cell adds the column's variance
         scatter = scatter + (counts[:, None] - known)[:, :, None] * spread
+    # As if d more rows had a tenth of the data's variances: positive definite even for a cluster of one row.
     covariances = (scatter + 0.1 * size * spread) / (counts + size)[:, None, None]
     return (counts + 1) / (counts + 1).sum(), means + center, covariances
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.data.patterns import MissingCells, by_row, marginal_log_prob, solve
+from zoo.data.patterns import MissingCells
+from zoo.replay.incomplete_normals import by_row, marginal_log_prob, solve
 from zoo.replay.sites import Site
 
 if TYPE_CHECKING:

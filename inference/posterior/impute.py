@@ -16,10 +16,11 @@ from inference.posterior.answer import Answer, Stream
 from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
 from zoo.data.bind import Source
-from zoo.data.patterns import MissingCells, by_row, filled
+from zoo.data.patterns import MissingCells
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.replay.incomplete_normals import by_row, filled
 from zoo.replay.normals import normal_rows
 from zoo.replay.sites import Site, base_distribution
 

@@ -1,1 +1,1 @@
-"""What a model is: its fields, its data, its structure, and the program a model becomes on data."""
+"""What a user writes: fields, hyperparameters and a generative story."""

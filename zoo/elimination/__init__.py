@@ -1,1 +1,1 @@
-"""Discrete latents summed out exactly: variable elimination in a semiring, chains by associative scans."""
+"""Discrete latents summed out exactly: variable elimination plate by plate, chains by parallel scans in a semiring."""

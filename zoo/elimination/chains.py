@@ -54,13 +54,13 @@ def joined(
         raise ModelError("the chains of a model must begin at the same rows; give each MarkovChain the same start")
     target = (*symbols, row)
     sizes = [link.table.shape[-1] for link in links]
-    evidence = links[0].table.new_zeros(*sizes, len(first))
+    evidence = links[0].table.new_zeros(*sizes, len(first))  # (states of each chain ..., rows)
     rest = {}
     for plates, factor in left.items():
         if row not in plates:
             rest[plates] = factor
             continue
-        gone = [i for i, d in enumerate(factor.dims) if d not in target]
+        gone = [i for i, d in enumerate(factor.dims) if d not in target]  # plates inside that of the rows
         tensor = factor.tensor.sum(gone) if gone else factor.tensor
         evidence = evidence + Factor(tensor, tuple(d for d in factor.dims if d in target), plates).aligned(target)
     return rest, _together([link.table.flatten(0, -2) for link in links]), evidence.flatten(0, -2)
@@ -70,7 +70,7 @@ def _together(tables: Iterable[Tensor]) -> Tensor:
     """Table of the chain whose states are the combinations of those of several chains."""
     joint, *others = tables
     for table in others:
-        initial = joint[0][:, None] + table[0]
-        transition = joint[1:][:, None, :, None] + table[1:][:, None]
+        initial = joint[0][:, None] + table[0]  # (states so far, states)
+        transition = joint[1:][:, None, :, None] + table[1:][:, None]  # (from, from, to, to)
         joint = torch.cat([initial.reshape(1, -1), transition.reshape(initial.numel(), -1)])
     return joint

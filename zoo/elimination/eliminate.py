@@ -87,8 +87,10 @@ def contract(
         tree.setdefault(factor.plates, []).append(factor)
     done: dict[frozenset[str], Factor] = {}
     while tree:
+        # The innermost plates first: no other factor lives inside them.
         plates = max(tree, key=len)
         leaf = tree.pop(plates)
+        # A symbol that no factor outside has can be summed out entry by entry of the plate.
         outside = {d for terms in tree.values() for f in terms for d in f.dims}
         inside = {d for f in leaf for d in f.dims} & enumerated - outside
         while inside:  # the symbol whose elimination makes the smallest tensor first
@@ -102,6 +104,7 @@ def contract(
         finished = [f for f in leaf if not enumerated.intersection(f.dims)]
         if finished:
             done[plates] = _product(finished, plates)
+        # Factors that still have a symbol are multiplied over the plate, and go to the plates that share the symbol.
         for factor in leaf:
             shared = enumerated.intersection(factor.dims)
             if shared:

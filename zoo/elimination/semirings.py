@@ -1,4 +1,10 @@
-"""Arithmetic for sums over paths, in plain numbers or in logarithms, and products along a line of matrices or maps."""
+"""Arithmetic for sums over paths, in plain numbers or in logarithms, and products along a line of matrices or maps.
+
+A sum over the paths of a chain is a product of matrices in a semiring (Goodman 1999): (+, *) for probabilities,
+(log-sum-exp, +) for the same in logarithms, (max, +) for the best path. Algorithms are written once, in the words of
+`Scaled`, and take the semiring as an argument. Plain numbers are matrix products, many times faster than logarithms,
+but underflow; `arithmetic` says when they may be used.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +82,7 @@ class Logs(Scaled):
         return x
 
     def product(self, x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
-        """log sum_j exp(x_ij + y_jk), some columns at a time."""
+        """log sum_j exp(x_ij + y_jk), some columns k at a time: (..., i, j, columns) numbers are in memory at once."""
         width = max(1, CELLS // max(1, x.numel()))
         parts = [self.total(x[..., None] + p[..., None, :, :]).squeeze(-2) for p in y.split(width, -1)]
         return torch.cat(parts, -1, out=out)
@@ -102,7 +108,7 @@ class Logs(Scaled):
         return x.exp_()
 
     def pairs(self, before: Tensor, step: Tensor, after: Tensor) -> Tensor:
-        """sum_t exp(before_t(j) + log A_jk + after_t(k)), one state j at a time."""
+        """sum_t exp(before_t(j) + log A_jk + after_t(k)), one state j at a time: no (j, k, t) array in memory."""
         rows = [(before[..., j, None, :] + step[..., j, None] + after).exp_().sum(-1) for j in range(step.shape[-1])]
         return torch.stack(rows, -2)
 
@@ -123,8 +129,9 @@ def arithmetic(transition: Tensor) -> Scaled:
     a^(m + 1) > tiny / eps.
     """
     kind = torch.finfo(transition.dtype)
-    depth = float(transition.amax() - transition.amin())
+    depth = float(transition.amax() - transition.amin())  # -log a
     room = math.log(kind.eps / kind.tiny)
+    # Two rows at least have to fit. The depth is bounded from below for matrices whose entries are all alike.
     return Scaled(int(min(LONGEST, room / max(depth, 1e-3) - 1))) if 2 * depth < room else Logs()
 
 
@@ -133,21 +140,39 @@ def before_each(ring: Scaled, vector: Tensor, matrices: Tensor) -> Tensor:
 
     Pairs of neighbours are multiplied until one is left; on the way back the vectors in between are filled in
     (Blelloch 1990).
+
+    Parameters
+    ----------
+    ring
+        Arithmetic.
+    vector
+        Shape (..., states).
+    matrices
+        Shape (..., count, states, states).
+
+    Returns
+    -------
+    Tensor
+        Shape (..., count + 1, states).
     """
     count = matrices.shape[-3]
     if count == 0:
         return vector[..., None, :]
     even = matrices[..., 0::2, :, :]
     pairs = ring.unit(ring.product(even[..., : count // 2, :, :], matrices[..., 1::2, :, :]))
-    found = before_each(ring, vector, pairs)
-    half = found[..., : (count + 1) // 2, None, :]
-    between = ring.unit(ring.product(half, even))[..., 0, :]
-    woven = torch.stack([half[..., 0, :], between], -2).flatten(-3, -2)
-    return woven if count % 2 else torch.cat([woven, found[..., -1:, :]], -2)
+    at_even = before_each(ring, vector, pairs)  # the vector times the first 0, 2, 4, ... matrices
+    half = at_even[..., : (count + 1) // 2, None, :]
+    at_odd = ring.unit(ring.product(half, even))[..., 0, :]  # one matrix further: 1, 3, 5, ...
+    woven = torch.stack([half[..., 0, :], at_odd], -2).flatten(-3, -2)
+    return woven if count % 2 else torch.cat([woven, at_even[..., -1:, :]], -2)
 
 
 def compose(maps: Tensor) -> Tensor:
-    """f_t(f_{t-1}(... f_1(0))) for each t, from maps of states, shape (batch, rows, states), in log2(rows) rounds."""
+    """f_t(f_{t-1}(... f_1(0))) for each t, from maps of states, shape (batch, rows, states), in log2(rows) rounds.
+
+    Pointer doubling: after each round maps[:, t] is the composition of twice as many maps up to t. Draws of paths and
+    the way back of Viterbi's algorithm are such compositions, with no arithmetic at all.
+    """
     step = 1
     while step < maps.shape[1]:
         maps = torch.cat([maps[:, :step], maps[:, step:].gather(2, maps[:, :-step])], 1)

@@ -46,8 +46,8 @@ def _draw(program: Program, values: Values, count: int) -> dict[str, Tensor]:
     names = list(program.log_probs({n: v[0] for n, v in values.items()}))
 
     def densities(v: Values) -> tuple[Tensor, ...]:
-        found = program.log_probs(v)
-        return tuple(found[n] for n in names)
+        by_site = program.log_probs(v)
+        return tuple(by_site[n] for n in names)
 
     log_probs = dict(zip(names, many(densities, values, count, count), strict=True))
     drawn: dict[str, Tensor] = {}
@@ -70,16 +70,18 @@ def _entries(program: Program, site: Site, log_probs: Values, count: int) -> Ten
     def weight(factors: Values) -> Tensor:
         return program.marginals(factors, vectorized=True)[1][site.name]
 
-    marginal = many(weight, log_probs, count, count)
+    marginal = many(weight, log_probs, count, count)  # (count, dimensions of the site's log density)
     enum = marginal.ndim + site.enum_dim
+    # A log density may have dimensions of other enumerated sites: what is left of these is summed over.
     keep = {marginal.ndim + d for d in site.plate_dims} | {0, enum}
     others = [d for d in range(1, marginal.ndim) if d not in keep]
     total = marginal.sum(others, keepdim=True) if others else marginal
     probability = total.movedim(enum, -1)
     flat = torch.multinomial(probability.reshape(-1, probability.shape[-1]).clamp_min(0.0), 1)
     states = flat.reshape(probability.shape[:-1])
-    own = torch.zeros_like(total).scatter_(enum, states.unsqueeze(enum), 1.0)
-    log_probs[site.name] = log_probs[site.name] + IMPOSSIBLE * (1.0 - own)
+    # Fixed by making every other state impossible: later sites are then drawn given this one by the same elimination.
+    one_hot = torch.zeros_like(total).scatter_(enum, states.unsqueeze(enum), 1.0)
+    log_probs[site.name] = log_probs[site.name] + IMPOSSIBLE * (1.0 - one_hot)
     return states.reshape(count, *[total.shape[total.ndim + d] for d in site.plate_dims])
 
 
@@ -87,9 +89,9 @@ def _paths(program: Program, log_probs: Values, table: Tensor, evidence: Tensor)
     """Draw the path of each chain, and fix it in a site that depends on its states."""
     sites = list(program.chains.values())
     path = draw_path(table, evidence, program.first_rows)
-    found = torch.unravel_index(path, [s.cardinality for s in sites])
+    by_chain = torch.unravel_index(path, [s.cardinality for s in sites])  # (count, rows) each
     drawn = {}
-    for site, states in zip(sites, found, strict=True):
+    for site, states in zip(sites, by_chain, strict=True):
         drawn[site.name] = states
         for name, factor in log_probs.items():
             if program.depends_on(name, factor, site):
@@ -119,14 +121,15 @@ def draw_path(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
     Tensor
         One path per draw, shape (draws, rows).
     """
-    begins, moves = first.tolist(), table[:, 1:]
-    filtered: list[Tensor] = []
+    begins, moves = first.tolist(), table[:, 1:]  # moves: (draws, from, to)
+    filtered: list[Tensor] = []  # log p(z_t | x_1 .. x_t), (draws, states) for each row
     for t, begin in enumerate(begins):
         before = table[:, 0] if begin else (filtered[-1][:, :, None] + moves).logsumexp(1)
         filtered.append((before + evidence[..., t]).log_softmax(-1))
     path = torch.zeros(len(table), len(begins), dtype=torch.long, device=table.device)
     draws = torch.arange(len(table), device=table.device)
     for t in reversed(range(len(begins))):
+        # p(z_t | z_{t+1}, x) is proportional to p(z_t | x_1 .. x_t) A[z_t, z_{t+1}].
         last = t + 1 == len(begins) or begins[t + 1]
         log_p = filtered[t] if last else filtered[t] + moves[draws, :, path[:, t + 1]]
         path[:, t] = torch.multinomial(log_p.softmax(-1), 1)[:, 0]

@@ -1,1 +1,1 @@
-"""The model run again with given values: sites, their densities, and the maps between constrained and real numbers."""
+"""A model run at given values: its sites and their densities, maps onto supports, distributions that Pyro lacks."""

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.patterns import MissingCells, by_row, marginal_log_prob
+from zoo.data.patterns import MissingCells
 from zoo.errors import DataError
+from zoo.replay.incomplete_normals import by_row, marginal_log_prob
 
-BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache
+BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache (1 MB each in float64)
 FEW = 1 << 15  # below this many numbers in all, plain evaluation is as fast
 DEPENDENT = ("MarkovChain", "MaskedDistribution")  # entries are not one by one, though there are no event dimensions
 
@@ -51,6 +52,7 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> 
         )
     if type(base).__name__ == "MultivariateNormal":
         plates = value.shape[:-1]
+        # Components left of the plates; all plates laid out as one dimension of rows, for which patterns are sorted.
         rows = marginal_log_prob(value.reshape(-1, value.shape[-1]), *normal_rows(base, plates), cells)
         entries = rows.reshape(*rows.shape[:-1], *plates)
         entries = entries.expand(torch.broadcast_shapes(entries.shape, base.batch_shape))
@@ -86,28 +88,38 @@ def _blocked(fn: Any, value: Tensor) -> Tensor | None:
     batch = fn.batch_shape
     if batch.numel() * value.shape[1] < FEW or len(batch) < 1 or batch[-1] != value.shape[0] or _batched(value):
         return None
-    name = type(fn).__name__
-    if name == "MultivariateNormal":
-        loc, tril = _without_rows(fn.loc, 1), fn._unbroadcasted_scale_tril
-        if loc is None or _batched(loc) or (tril.ndim > 2 and tril.shape[-3] != 1):
-            return None
-        components = batch[:-1].numel()
-        loc = loc.expand(*batch[:-1], 1, -1).reshape(components, -1)
-        tril = (
-            (tril if tril.ndim > 2 else tril[None]).expand(*batch[:-1], 1, -1, -1).reshape(components, *tril.shape[-2:])
-        )
-        eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-        whiten = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
-        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return _full(value, loc, whiten, log_det).reshape(batch)
-    if name == "Independent" and type(fn.base_dist).__name__ == "Normal" and fn.event_dim == 1:
-        loc, scale = _without_rows(fn.base_dist.loc, 1), _without_rows(fn.base_dist.scale, 1)
-        if loc is None or scale is None or _batched(loc) or _batched(scale):
-            return None
-        shape = (*batch[:-1], 1, value.shape[1])
-        loc, scale = (p.expand(shape).reshape(-1, value.shape[1]) for p in (loc, scale))
-        return _diagonal(value, loc, scale).reshape(batch)
+    if type(fn).__name__ == "MultivariateNormal":
+        return _blocked_full(fn, value)
+    if type(fn).__name__ == "Independent" and type(fn.base_dist).__name__ == "Normal" and fn.event_dim == 1:
+        return _blocked_diagonal(fn, value)
     return None
+
+
+def _blocked_full(fn: Any, value: Tensor) -> Tensor | None:
+    """Evaluate a multivariate Normal of batch shape (..., n) on rows (n, d); None if a parameter varies by row."""
+    batch = fn.batch_shape
+    loc, tril = _without_rows(fn.loc, 1), fn._unbroadcasted_scale_tril
+    if loc is None or _batched(loc) or (tril.ndim > 2 and tril.shape[-3] != 1):
+        return None
+    components = batch[:-1].numel()
+    loc = loc.expand(*batch[:-1], 1, -1).reshape(components, -1)
+    tril = tril if tril.ndim > 2 else tril[None]
+    tril = tril.expand(*batch[:-1], 1, -1, -1).reshape(components, *tril.shape[-2:])
+    # One triangular solve for each component instead of one for each row: then rows are whitened by a matrix product.
+    eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
+    whiten = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+    log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return _full(value, loc, whiten, log_det).reshape(batch)
+
+
+def _blocked_diagonal(fn: Any, value: Tensor) -> Tensor | None:
+    """Evaluate independent Normals of batch shape (..., n) on rows (n, d); None if a parameter varies by row."""
+    batch, width = fn.batch_shape, value.shape[1]
+    loc, scale = _without_rows(fn.base_dist.loc, 1), _without_rows(fn.base_dist.scale, 1)
+    if loc is None or scale is None or _batched(loc) or _batched(scale):
+        return None
+    loc, scale = (p.expand(*batch[:-1], 1, width).reshape(-1, width) for p in (loc, scale))
+    return _diagonal(value, loc, scale).reshape(batch)
 
 
 def _batched(tensor: Tensor) -> bool:
@@ -126,21 +138,32 @@ def _without_rows(tensor: Tensor, event_dim: int) -> Tensor | None:
 
 
 def _blocks(rows: int, width: int) -> range:
+    """Starts of blocks of rows with `width` numbers each; the range's step is the rows in a block."""
     return range(0, rows, max(64, BLOCK // width))
 
 
 def _full(x: Tensor, loc: Tensor, whiten: Tensor, log_det: Tensor) -> Tensor:
-    """-1/2 |W_k (x - m_k)|^2 - log|L_k| - d/2 log 2 pi, shape (k, n), with W_k the inverse Cholesky factor."""
+    """-1/2 |W_k (x - m_k)|^2 - log|L_k| - d/2 log 2 pi, shape (k, n), with W_k the inverse Cholesky factor.
+
+    Parameters
+    ----------
+    x
+        Rows, shape (n, d).
+    loc, whiten, log_det
+        m_k, W_k and log|L_k|, shapes (k, d), (k, d, d) and (k,).
+    """
     k, d = loc.shape
-    center = loc.mean(0)  # keeps the differences accurate where the data are far from zero
-    shift = (whiten @ (loc - center)[:, :, None]).reshape(-1)
-    stacked = whiten.reshape(k * d, d).T.contiguous()
+    # W_k (x - m_k) = W_k (x - c) - W_k (m_k - c): all components in one product with the stacked W. The center c keeps
+    # both terms small, and their difference accurate, where the data are far from zero.
+    center = loc.mean(0)
+    shift = (whiten @ (loc - center)[:, :, None]).reshape(-1)  # (k d,)
+    stacked = whiten.reshape(k * d, d).T.contiguous()  # (d, k d)
     constant = -log_det - 0.5 * d * math.log(2 * math.pi)
     out = x.new_empty(k, len(x))
     blocks = _blocks(len(x), k * d)
     for start in blocks:
         part = x[start : start + blocks.step]
-        y = torch.addmm(-shift, part - center, stacked)
+        y = torch.addmm(-shift, part - center, stacked)  # (rows of the block, k d)
         square = y.square_().reshape(len(part), k, d).sum(-1)
         torch.add(constant, square, alpha=-0.5, out=square)
         out[:, start : start + blocks.step] = square.T
@@ -155,6 +178,7 @@ def _diagonal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     blocks = _blocks(len(x), k * d)
     for start in blocks:
         part = x[start : start + blocks.step]
-        y = (part - loc[:, None]).div_(scale[:, None]).square_().sum(-1)
+        # Not the three matrix products of the square multiplied out: these cancel where a scale is small.
+        y = (part - loc[:, None]).div_(scale[:, None]).square_().sum(-1)  # from (k, rows of the block, d)
         out[:, start : start + blocks.step] = torch.add(constant[:, None], y, alpha=-0.5)
     return out

@@ -1,1 +1,1 @@
-"""What a model is made of, learned from running it: sites, plates, families, what depends on what."""
+"""What a model is made of, learned by running it: sites, plates, families, parents."""

@@ -690,7 +690,7 @@ def test_weights_that_do_not_fit_are_told(weights, message):
         ([[1.0, 2.0]] * 5, "all 5 rows are the same"),
         (pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": 7.0}), "column 'b' is constant.*1 of 2"),
         (ROWS[:2], r"more components \(3\) than rows \(2\)"),
-        ([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0], [3.0, 4.0]], r"more components \(3\) than distinct rows \(2\)"),
+        ([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0], [3.0, 4.0]], r"more components \(3\) than distinct rows \(2 among 4\)"),
     ],
     ids=["one row", "duplicates", "constant column", "few rows", "few distinct rows"],
 )
