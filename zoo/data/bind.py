@@ -187,7 +187,7 @@ def _check_sizes(
 def _levels(name: str, value: Tensor, kind: Field, like: Data | None) -> tuple[Any, ...]:
     """Return the levels of a field of codes: those of the fitted data, else as many as declared or as occur."""
     codes = int(value.max()) + 1
-    levels = like.levels[name] if like is not None else tuple(range(getattr(kind, "levels", None) or codes))
+    levels = like.levels[name] if like is not None else tuple(range(kind.levels or codes))
     if codes > len(levels):
         raise DataError(
             f"field {name!r}: unknown category {codes - 1}; the fitted data have {len(levels)} "

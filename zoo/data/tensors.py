@@ -81,9 +81,8 @@ def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | N
     unknown = [label for label in present if label not in labels]
     if unknown:
         raise DataError(f"field {name!r}: unknown category {unknown[0]!r}; the model was fitted to {labels}")
-    most = getattr(kind, "levels", None)
-    if most is not None and len(labels) > most:
-        raise DataError(f"field {name!r} has {len(labels)} categories, but is declared with levels={most}")
+    if kind.levels is not None and len(labels) > kind.levels:
+        raise DataError(f"field {name!r} has {len(labels)} categories, but is declared with levels={kind.levels}")
     code_of = {label: code for code, label in enumerate(labels)}
     return torch.as_tensor(np.vectorize(code_of.get, otypes=[int])(array)), labels
 

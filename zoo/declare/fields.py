@@ -32,6 +32,7 @@ class Field:
     support: ClassVar[constraints.Constraint] = constraints.real
     describes: ClassVar[str] = "any finite number"
     integer: ClassVar[bool] = False
+    levels: int | None = None  # how many categories there can be, where that is said
 
     def __init__(self, *dims: str) -> None:
         for dim in dims:

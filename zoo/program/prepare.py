@@ -10,6 +10,7 @@ import torch
 
 from zoo import catalogue
 from zoo.data.bind import Source, bind
+from zoo.data.data import Data
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
@@ -46,18 +47,7 @@ def prepare(
     there is one for models with networks, else CPU.
     """
     model = copy.deepcopy(as_model(model))
-    stream, rows_there = (data, 0) if isinstance(data, Stream) else (None, 0)
-    if stream is not None:
-        if weights is not None:
-            raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
-        (data, rows_there), weights = stream.sample(), stream.weights
-    bound = bind(model, data, weights=weights)
-    if stream is not None:
-        note = (
-            f"{rows_there} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without "
-            f"rows of their own describe a sample of {len(bound)} rows"
-        )
-        bound = replace(bound, stream=stream, notes=(*bound.notes, note))
+    bound = _sampled(model, data, weights) if isinstance(data, Stream) else bind(model, data, weights=weights)
     model.coords, model.row_weights, model.missing = bound.coords, bound.weights, bound.missing
     model.check(**bound.values)
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
@@ -68,6 +58,19 @@ def prepare(
     if blank:
         program.data = replace(program.data, notes=(*program.data.notes, *blank))
     return program
+
+
+def _sampled(model: Model, stream: Stream, weights: Any) -> Data:
+    """Bind a sample of the rows of a stream, on which a model is set up and started."""
+    if weights is not None:
+        raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
+    sample, rows = stream.sample()
+    data = bind(model, sample, weights=stream.weights)
+    note = (
+        f"{rows} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without rows of their "
+        f"own describe a sample of {len(data)} rows"
+    )
+    return replace(data, stream=stream, notes=(*data.notes, note))
 
 
 def _device(device: str | torch.device, networks: bool) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,6 +18,9 @@ ALTERNATIVES = (
     {"scale", "variance", "precision"},
     {"covariance_matrix", "precision_matrix", "scale_tril"},
 )
+
+Kind = Literal["constant", "site", "indexed", "linear", "bilinear", "function"]
+Role = Literal["global", "local", "enumerated", "observed", "parameter", "deterministic", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Parent:
         For "site" and "indexed": the constant is one for each entry (an exposure, say) and not `scale`.
     """
 
-    kind: str
+    kind: Kind
     sites: tuple[str, ...] = ()
     index: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
@@ -103,7 +106,7 @@ class Site:
     """
 
     name: str
-    role: str
+    role: Role
     family: str = ""
     plates: tuple[str, ...] = ()
     plate_dims: tuple[int, ...] = ()

@@ -17,7 +17,7 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
-from zoo.replay.sites import Parent, Site, Structure, base_distribution, support_of
+from zoo.replay.sites import Parent, Role, Site, Structure, base_distribution, support_of
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites
 from zoo.structure.parents import find_parents
 from zoo.structure.plates import check_chain, check_plates, field_of, frames_of
@@ -147,7 +147,7 @@ def _site(
     )
 
 
-def _role(data: Data, node: Any, plates: tuple[str, ...], *, enumerated: bool, drawn: bool) -> str:
+def _role(data: Data, node: Any, plates: tuple[str, ...], *, enumerated: bool, drawn: bool) -> Role:
     """Name the part that a site plays; see `Site.role`."""
     if is_deterministic(node):
         return "deterministic"

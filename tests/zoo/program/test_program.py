@@ -20,6 +20,7 @@ from torch import distributions as td
 from torch.distributions import constraints, transform_to
 
 import zoo
+from inference import EM, fit
 from tests.cases.models import BITS, OWN_CASES, ROWS, SCHOOLS, ZOO_CASES, EightSchools, PoissonMixture
 from zoo import Binary, Count, ModelError, Real
 from zoo.data.bind import bind
@@ -208,6 +209,21 @@ def test_starting_values_are_inside_their_supports(model, data):
         assert bool(site.support.check(values[site.name]).all())
         assert values[site.name].dtype == AT
     assert bool(program.log_joint(values).total().isfinite())
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_model_is_asked_for_starting_values_once_a_start(restarts, monkeypatch):
+    """Clusters are the longest part of a fit of few steps: not once more to see what a model proposes."""
+    asked = []
+    initial = zoo.GMM.initial
+    monkeypatch.setattr(zoo.GMM, "initial", lambda self, x: asked.append(len(x)) or initial(self, x))
+    fit(zoo.GMM(components=2), ROWS, method=EM(restarts=restarts), seed=0)
+    assert asked == [len(ROWS)] * restarts
+    program = prepared(zoo.GMM(components=2), ROWS)
+    assert program.proposes
+    assert program.proposes
+    assert program.rebind(program.data).proposes
+    assert len(asked) == restarts + 1
 
 
 @pytest.mark.parametrize(("model", "data"), CASES)
