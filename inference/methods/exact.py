@@ -58,49 +58,18 @@ class Exact(Method):
                 return f"site {site.name!r} depends on several latents, which are dependent given the data"
         return next((why for block in plan.blocks if (why := block.why_not(program)) is not None), None)
 
-    @staticmethod
-    def _posterior(program: Program) -> list[Posterior]:
-        """Return the posterior of every latent."""
-        ascent = Coordinates(program)
-        _, expected = ascent.expect(State(program.initial(), {}))
-        return distinct(ascent.condition(expected).beliefs)
-
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Update every latent once and evaluate the evidence."""
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
-            if program.data.stream is not None:
-                return self._streamed(program, monitor)
-            found = self._posterior(program)
-            middle = {n: v for q in found for n, v in q.mean().items()}
-            drawn = {n: v[0] for q in found for n, v in q.sample(1).items()}
-            evidence = [self._evidence(program, found, v) for v in (middle, drawn)]
-            if abs(evidence[0] - evidence[1]) > 1e-4 * (1 + abs(evidence[0])):
-                raise FitError(
-                    "the posterior found by conjugacy does not match the model's log density; please report "
-                    "the model, and use svi"
-                )
-            monitor.record(1, evidence[0])
+            ascent = Coordinates(program, rows=RowSource(program))
+            state = ascent.step(State(program.initial(), {}))
+            posteriors = distinct(state.beliefs)
+            # The bound at the posterior is the evidence; where rows are at hand, their own log density says it too.
+            streamed = program.data.stream is not None
+            evidence = float(ascent.expect(state)[0]) if streamed else _evidence(program, posteriors)
+            monitor.record(1, evidence)
         return Outcome(
-            approximation=Conjugate(found),
-            points={},
-            objective=Objective(evidence[0], "log_evidence"),
-            trace=monitor.trace,
-            steps=1,
-            converged=True,
-            reason="closed form",
-        )
-
-    @staticmethod
-    def _streamed(program: Program, monitor: Monitor) -> Outcome:
-        """Update every latent from the statistics of all rows of a file; the bound at the posterior is the evidence."""
-        ascent = Coordinates(program, rows=RowSource(program))
-        _, expected = ascent.expect(State(program.initial(), {}))
-        state = ascent.condition(expected)
-        evidence = float(ascent.expect(state)[0])
-        monitor.record(1, evidence)
-        found = Conjugate(distinct(state.beliefs))
-        return Outcome(
-            approximation=found,
+            approximation=Conjugate(posteriors),
             points={},
             objective=Objective(evidence, "log_evidence"),
             trace=monitor.trace,
@@ -108,12 +77,6 @@ class Exact(Method):
             converged=True,
             reason="closed form",
         )
-
-    @staticmethod
-    def _evidence(program: Program, found: list[Posterior], values: Values) -> float:
-        """log p(x, z) - log p(z | x)."""
-        joint = program.log_joint(values).total(program.data.weights)
-        return float(joint - sum(program.weigh(n, v) for q in found for n, v in q.log_prob(values).items()))
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior.
@@ -123,3 +86,26 @@ class Exact(Method):
         conditioned = given_posteriors(program, fit, "Exact")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)
+
+
+def _evidence(program: Program, posteriors: list[Posterior]) -> float:
+    """log p(x) = log p(x, z) - log p(z | x), seen to be the same at the posterior's mean and at a draw.
+
+    Raises
+    ------
+    FitError
+        If it is not.
+    """
+    mean = {n: v for q in posteriors for n, v in q.mean().items()}
+    drawn = {n: v[0] for q in posteriors for n, v in q.sample(1).items()}
+
+    def difference(values: Values) -> float:
+        joint = program.log_joint(values).total(program.data.weights)
+        return float(joint - sum(program.weigh(n, v) for q in posteriors for n, v in q.log_prob(values).items()))
+
+    evidence, other = difference(mean), difference(drawn)
+    if abs(evidence - other) > 1e-4 * (1 + abs(evidence)):
+        raise FitError(
+            "the posterior by conjugacy does not match the model's log density; please report the model, and use svi"
+        )
+    return evidence
