@@ -49,22 +49,26 @@ class GradientStep:
         """Whether there is anything to move: the weight of a single component is not."""
         return bool(self.transforms[site.name].inverse_shape(torch.Size(site.shape)).numel() > 0)
 
-    def admit(self, values: Values) -> Values:
-        """Note the floors of positive-definite matrices from their starting values."""
+    def note_floors(self, values: Values) -> None:
+        """Note the floors of positive-definite matrices, (..., d, d), from their starting values of that shape.
+
+        Without them a component that closes in on a row takes the likelihood to infinity.
+        """
         for name in self.names:
             if isinstance(self.transforms[name], tuple(POSITIVE_DEFINITE.values())) and name not in self.floors:
                 matrix = values[name]
                 mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
                 eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
                 self.floors[name] = FLOOR * mean * eye
-        return values
 
-    def _lower(self, name: str, value: Tensor) -> Tensor:
+    def _unconstrained(self, name: str, value: Tensor) -> Tensor:
+        """Unconstrained numbers of a value, less its floor."""
         floor = self.floors.get(name)
-        inner: Tensor = self.transforms[name].inv(value if floor is None else value - floor)
-        return inner
+        unconstrained: Tensor = self.transforms[name].inv(value if floor is None else value - floor)
+        return unconstrained
 
-    def _raise(self, name: str, u: Tensor) -> Tensor:
+    def _constrained(self, name: str, u: Tensor) -> Tensor:
+        """Value of unconstrained numbers, on top of its floor."""
         value: Tensor = self.transforms[name](u)
         return value + self.floors[name] if name in self.floors else value
 
@@ -85,8 +89,8 @@ class GradientStep:
         self._obstacle = ""
         if not self.names:
             return values
-        self.admit(values)
-        start = {n: self._lower(n, values[n].detach()) for n in self.names}
+        self.note_floors(values)
+        start = {n: self._unconstrained(n, values[n].detach()) for n in self.names}
         sizes = [u.numel() for u in start.values()]
         # All unknowns as one vector, shape (sum of sizes,): L-BFGS sees how they curve together.
         flat = torch.cat([u.reshape(-1) for u in start.values()]).clone().requires_grad_()
@@ -96,7 +100,7 @@ class GradientStep:
 
         def unpack(vector: Tensor) -> Values:
             parts = vector.split(sizes)
-            return {n: self._raise(n, p.reshape(start[n].shape)) for n, p in zip(self.names, parts, strict=True)}
+            return {n: self._constrained(n, p.reshape(start[n].shape)) for n, p in zip(self.names, parts, strict=True)}
 
         def expected(vector: Tensor) -> Tensor:
             """sum_n <marginal_n, log p_n>, a scalar; what has no weight counts nothing, were it minus infinity."""

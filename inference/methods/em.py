@@ -222,7 +222,7 @@ class EM(Method):
             values = expected.values if self.gradient else ascent.maximize(expected)
             return State(gradient(values, expected.marginals), {})
 
-        gradient.admit(state.values)
+        gradient.note_floors(state.values)
         return OneStart(ascent, state, maximize, gradient.obstacle)
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
