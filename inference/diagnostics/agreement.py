@@ -1,15 +1,21 @@
-"""Whether chains agree with one another, and how much their draws are worth."""
+"""Whether chains, or several starts, agree with one another, and how much draws are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from inference.approximations.approximation import Approximation
+from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import effective_sizes, mcse_of_mean, split_rhat
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values, many
 
 FEWEST_DRAWS = 8  # of a chain from which anything can be said of it
+START_DRAWS = 200  # from q of each start: its R-hat has to be told from 1.01 only roughly
 RHAT_GOOD = 1.01  # largest R-hat at which chains agree (Vehtari et al. 2021)
 
 
@@ -54,6 +60,27 @@ def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
         rhat = rhat if rhat[0] >= rhats[top] else (float(rhats[top]), _label(name, array, moves[top]))
         ess = ess if ess[0] <= sizes[low] else (float(sizes[low]), _label(name, array, moves[low]))
     return ChainCheck(*rhat, *ess)
+
+
+def rhat_of_starts(program: Program, ends: Sequence[tuple[Approximation, Values]]) -> float:
+    """R-hat of the log joint over draws from the ends of several starts, which no relabelling changes.
+
+    Parameters
+    ----------
+    program
+        The program.
+    ends
+        q, and the values of parameters and network weights, where each start has ended.
+    """
+    log_joints = []
+    for q, points in ends:
+        draws, _ = q.draw(program, START_DRAWS)
+
+        def joint(values: Values, points: Values = points) -> Tensor:
+            return program.log_joint({**points, **values}).total(program.data.weights)
+
+        log_joints.append(many(joint, draws, START_DRAWS, chunk_for(program)).double().cpu().numpy())
+    return float(split_rhat(np.stack(log_joints)))
 
 
 def mean_error(draws: np.ndarray) -> float:

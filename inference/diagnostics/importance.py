@@ -13,22 +13,20 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for, local_draws, log_mean_exp, pointwise
 from inference.approximations.trained import Trained
-from inference.diagnostics.agreement import RHAT_GOOD
-from inference.diagnostics.arviz import split_rhat
+from inference.diagnostics.agreement import RHAT_GOOD, rhat_of_starts
 from inference.diagnostics.pareto import KHAT_GOOD, khat, khat_note
+from inference.diagnostics.verdict import verdict
 from inference.method import Objective
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
 DRAWS = 10_000  # Pareto shapes from fewer are noisy
-FEWEST_DRAWS = 10
-FEWEST_FOR_KHAT = 200
-CELLS = 20_000_000  # entries of the data times draws that are evaluated
+FEWEST_DRAWS = 10  # for a bound with an error, however large the data
+FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
+CELLS = 20_000_000  # entries of the data times draws that are evaluated: some seconds of work
 ROW_DRAWS = 1000  # for the Pareto shape of a row
-ROWS = 1000  # whose shapes are estimated, at most
-KHAT_SMALL = 0.5  # below it the ratios have a variance (Vehtari et al. 2024)
-RESTART_DRAWS = 200  # of each of several ends, to see whether they agree
+ROWS = 1000  # whose shapes are estimated, at most: the median and the share above 0.7 are known well enough
 ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
 FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
 
@@ -81,7 +79,7 @@ def judge(program: Program, q: Approximation, points: Values, *, converged: bool
         If the log density is not finite at draws of q.
     """
     by_row = not program.globals and not program.chained and not program.shared
-    weigh = _by_row if by_row and q.propose(program, points, 1) is not None else _all
+    weigh = _weigh_rows if by_row and q.propose(program, points, 1) is not None else _weigh_draws
     objective, diagnostics, warnings = weigh(program, q, points, particles)
     evidence, error, shape = (diagnostics[n] for n in ("evidence", "evidence_error", "khat"))
     if shape > KHAT_GOOD:
@@ -90,7 +88,7 @@ def judge(program: Program, q: Approximation, points: Values, *, converged: bool
     if fixed:  # all of this is about the other latents, and log p(x, z*)
         objective = replace(objective, kind=f"{objective.kind}_at_point")
     gap = evidence - objective.value if particles == 1 else 0.0
-    said = verdict(
+    words = verdict(
         shape,
         converged,
         evidence,
@@ -99,42 +97,7 @@ def judge(program: Program, q: Approximation, points: Values, *, converged: bool
         far=gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0,
         few=error > ERROR_GOOD and "khat_rows" not in diagnostics and draws_for(program) >= FEWEST_FOR_KHAT,
     )
-    return Judgement(objective, diagnostics, warnings, said)
-
-
-def verdict(
-    shape: float, converged: bool, evidence: float, error: float, of: str = "x", *, far: float = 0.0, few: bool = False
-) -> str:
-    """Say in words what k-hat means for the use of q.
-
-    The evidence is log p of what `of` names; `far` is how far the ELBO is below it, if that is a lot; `few` whether a
-    few draws have all the weight.
-    """
-    close = f"log p({of}) = {evidence:.3f} +- {error:.2g} by importance weighting"
-    if not math.isfinite(shape) and not math.isnan(shape):
-        said = "do not trust: the approximation misses part of the posterior (k-hat is infinite)"
-    elif shape > KHAT_GOOD:
-        said = (
-            f"do not trust: k-hat {shape:.2f} is above {KHAT_GOOD}, the approximation is far from the posterior where "
-            "that has mass; means may be right, spreads and the evidence are not. Try a richer guide, or nuts"
-        )
-    elif few:
-        said = (
-            f"do not trust: a few draws outweigh all others ({close}); the approximation misses where most of the "
-            "posterior is. Try a richer guide, restarts, or better starting values"
-        )
-    elif far and not math.isnan(shape):
-        said = (
-            f"usable with care: the ELBO is {far:.1f} nats below the evidence, so draws are right when weighted only, "
-            f"and their means and spreads are not; {close}"
-        )
-    elif shape > KHAT_SMALL:
-        said = f"usable with care: k-hat {shape:.2f} is between {KHAT_SMALL} and {KHAT_GOOD}; {close}"
-    elif math.isnan(shape):
-        said = f"trust, as far as can be told: p / q has no spread, or too few draws to see it; {close}"
-    else:
-        said = f"trust: k-hat {shape:.2f} is below {KHAT_SMALL}, the approximation is close to the posterior; {close}"
-    return said if converged else f"not converged, so this is of where it stopped. {said[0].upper()}{said[1:]}"
+    return Judgement(objective, diagnostics, warnings, words)
 
 
 def coordinates(program: Program) -> int:
@@ -156,16 +119,21 @@ def ratios(program: Program, approximation: Approximation, points: Values, count
         return program.log_joint({**points, **values}).total(program.data.weights)
 
     ratio: Tensor = (many(joint, draws, count, chunk_for(program)) - log_q).double()
-    bad = int((~ratio.isfinite()).sum())
+    return _finite(ratio, ratio.isfinite())
+
+
+def _finite(ratio: Tensor, good: Tensor) -> Tensor:
+    """Return log ratios as they are, or raise if they are not `good`, shape (draws,), at all draws."""
+    bad = int((~good).sum())
     if bad:
         raise FitError(
-            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
+            f"the log density is not finite at {bad} of {len(good)} draws from the fitted guide; the model's density "
             "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
         )
     return ratio
 
 
-def _all(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
+def _weigh_draws(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
     """Weigh draws of all latents together."""
     count = draws_for(program)
     ratio = ratios(program, q, points, count)
@@ -182,7 +150,7 @@ def _objective(ratio: Tensor, particles: int) -> Objective:
     return Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", error)
 
 
-def _by_row(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
+def _weigh_rows(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
     """Weigh draws of each row's locals by themselves."""
     count = -(-max(draws_for(program), particles) // particles) * particles
     weights = program.data.weights
@@ -223,13 +191,7 @@ def _row_ratios(program: Program, q: Approximation, points: Values, count: int) 
     """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64."""
     locals_ = local_draws(program, q, points, {}, count)
     ratio = pointwise(program, points, {}, locals_).double()
-    bad = int((~ratio.isfinite()).any(1).sum())
-    if bad:
-        raise FitError(
-            f"the log density is not finite at {bad} of {count} draws from the fitted guide; the model's density "
-            "is not a number, or zero, where the posterior has mass. Restrict the supports of its latents"
-        )
-    return ratio
+    return _finite(ratio, ratio.isfinite().all(1))
 
 
 def _row_shapes(program: Program, q: Approximation, points: Values) -> np.ndarray:
@@ -260,15 +222,7 @@ def with_agreement(program: Program, judgement: Judgement, ends: Sequence[tuple[
     ends
         q, and the values of parameters and network weights, where each start has ended.
     """
-    log_joints = []
-    for q, points in ends:
-        draws, _ = q.draw(program, RESTART_DRAWS)
-
-        def joint(values: Values, points: Values = points) -> Tensor:
-            return program.log_joint({**points, **values}).total(program.data.weights)
-
-        log_joints.append(many(joint, draws, RESTART_DRAWS, chunk_for(program)).double().cpu().numpy())
-    value = float(split_rhat(np.stack(log_joints)))
+    value = rhat_of_starts(program, ends)
     note = f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
     return replace(
         judgement,

@@ -13,8 +13,8 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
-from inference.diagnostics.importance import verdict
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, smoothed
+from inference.diagnostics.verdict import verdict
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import Normal, along, climb, log_densities

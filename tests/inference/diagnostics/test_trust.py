@@ -12,7 +12,7 @@ import inference.diagnostics.importance
 import zoo
 from guides import FullRank
 from inference import SVI, Exact, fit
-from inference.diagnostics.importance import verdict
+from inference.diagnostics.verdict import verdict
 from tests.cases import posteriordb
 from tests.cases.models import SCHOOLS, ZOO_CASES, EightSchools, LinearFactors
 from zoo.program.prepare import prepare
