@@ -54,7 +54,7 @@ class Conjugate(Approximation):
         plan = closed_form(program)
         for site in program.observed:
             likelihood = plan.likelihoods.get(site.name)
-            if program.missing(site) is not None and likelihood is not None and likelihood.joint:
+            if program.missing(site) is not None and likelihood is not None and likelihood.event_dim:
                 return None  # the closed form is that of complete rows
         if self._kept is None or self._kept[0] is not program:
             self._kept = program, self._over_locals(program, points)
@@ -76,17 +76,17 @@ class Conjugate(Approximation):
                 state.values.update({s.name: drawn[s.name] for s in program.locals})
                 for _ in range(LOCAL_ROUNDS):
                     expected = ascent.over_locals(ascent.expect(state)[1])
-                    state = State(expected.values, dict(expected.beliefs))
+                    state = State(expected.values, dict(expected.posteriors))
             else:
                 for site in program.locals:
                     shape = program.site_shape(site)
                     state.values[site.name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
                 replay = program.replay(state.values, densities=False)
                 replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
-                expected = EStep(ascent.plan, program, state.values, replay, beliefs=state.beliefs)
+                expected = EStep(ascent.plan, program, state.values, replay, posteriors=state.beliefs)
                 for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
                     expected = ascent.over_locals(expected)
-            return distinct({n: expected.beliefs[n] for block in ascent.local_blocks for n in block.unknowns})
+            return distinct({n: expected.posteriors[n] for block in ascent.local_blocks for n in block.unknowns})
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""

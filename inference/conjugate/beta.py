@@ -1,4 +1,4 @@
-"""Bernoulli and Binomial probabilities; Beta prior."""
+"""Beta distributions: the prior of a probability."""
 
 from __future__ import annotations
 
@@ -8,80 +8,40 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.conjugate.e_step import EStep
-from inference.conjugate.family import EMPTY, Argument, Known, Likelihood, Use, beside
-from inference.conjugate.posteriors import Moments
-from inference.conjugate.single import SingleFamily
-from zoo.program.program import Program
+from inference.conjugate.exponential_family import Arguments, ConjugatePrior, Moments
 
 
-class BinomialLikelihood(Likelihood):
-    """x ~ Bernoulli(p) or Binomial(n, p): log p(x) = x log p + (n - x) log(1 - p) + log C(n, x).
+class Beta(ConjugatePrior):
+    """p ~ Beta(a, b): T = (log p, log(1 - p)), eta = (a - 1, b - 1), A = log B(a, b) (Bishop 2006, equation 2.13)."""
 
-    (Bishop 2006, equations 2.2 and 2.9.)
-    """
+    distributions: ClassVar[tuple[Any, ...]] = (dist.Beta,)
+    dims: ClassVar[tuple[int, ...]] = (0, 0)
+    parameters: ClassVar[tuple[str, ...]] = ("concentration1", "concentration0")
 
-    distributions: ClassVar[tuple[str, ...]] = ("Bernoulli", "Binomial")
-    inner: ClassVar[tuple[int, ...]] = (0, 0)
+    def statistics(self, fn: Any, value: Moments) -> tuple[Tensor, ...]:
+        """E[log p] and E[log(1 - p)]."""
+        return value["log"], value["log1m"]
 
-    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
-        """Successes and failures of each entry."""
-        x = value["mean"]
-        return x, (beside(fn.total_count, x) if hasattr(fn, "total_count") else 1.0) - x
+    def natural(self, fn: Any, argument: Arguments, center: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """a - 1 and b - 1; -log B(a, b)."""
+        a, b = (argument(name)["mean"] for name in self.parameters)
+        return (a - 1, b - 1), torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b)
 
-    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """log p and log(1 - p)."""
-        p = argument("probs", "probability")
-        return (p["log"], p["log1m"]), torch.zeros_like(p["log"])
+    def make(self, natural: tuple[Tensor, ...], center: Tensor | None = None) -> Any:
+        """Beta(eta_1 + 1, eta_2 + 1)."""
+        return dist.Beta(natural[0] + 1, natural[1] + 1)
 
-    def base(self, fn: Any, value: Moments) -> Tensor | float:
-        """log C(n, x)."""
-        if not hasattr(fn, "total_count"):
-            return 0.0
-        x, n = value["mean"], beside(fn.total_count, value["mean"])
-        return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+    def moments(self, fn: Any) -> Moments:
+        """E[p], E[log p] and E[log(1 - p)] (Bishop 2006, equation B.7)."""
+        a, b = fn.concentration1, fn.concentration0
+        both = torch.digamma(a + b)
+        return {"mean": a / (a + b), "log": torch.digamma(a) - both, "log1m": torch.digamma(b) - both}
 
-    def predictive(self, fn: Any, known: Known) -> Any:
-        """Bernoulli(a / (a + b)), or BetaBinomial(a, b, n) (Gelman et al. 2013, section 2.4)."""
-        p = known("probs")
-        if "value" in p:
-            return fn
-        a, b = p["concentration1"], p["concentration0"]
-        if type(fn).__name__ == "Binomial":
-            return dist.BetaBinomial(a, b, total_count=fn.total_count)
-        return dist.Bernoulli(a / (a + b))
+    def at(self, value: Tensor) -> Moments:
+        """p, log p and log(1 - p)."""
+        return {"mean": value, "log": value.log(), "log1m": (-value).log1p()}
 
-
-class BetaFamily(SingleFamily):
-    """x ~ Bernoulli(p) or Binomial(n, p): statistics sum w x and sum w (n - x).
-
-    Maximum sum w x / sum w n; with p ~ Beta(a, b) the posterior is Beta(a + sum w x, b + sum w (n - x))
-    (Gelman et al. 2013, section 2.4).
-    """
-
-    arguments: ClassVar[dict[str, str]] = {"Bernoulli": "probs", "Binomial": "probs"}
-    prior = "Beta"
-
-    def totals(self, expected: EStep, use: Use, name: str) -> tuple[Tensor, ...]:
-        """Successes and failures."""
-        shape = tuple(expected.values[name].shape)
-        _, parts = expected.statistics(use.site, name)
-        return tuple(expected.reduce(use.parent, t, shape) for t in parts)
-
-    def maximize(self, statistics: tuple[Tensor, ...], current: Tensor) -> Tensor:
-        """Share of successes."""
-        successes, failures = statistics
-        total = successes + failures
-        return torch.where(total > EMPTY, successes / total.clamp_min(EMPTY), current)
-
-    def update(self, prior: Any, statistics: tuple[Tensor, ...]) -> Any:
-        """Beta(a + successes, b + failures)."""
-        successes, failures = statistics
-        return dist.Beta(prior.concentration1 + successes, prior.concentration0 + failures)
-
-    def mode(self, posterior: Any) -> Tensor:
-        """(a - 1) / (a + b - 2), kept inside (0, 1)."""
-        eps = torch.finfo(posterior.concentration1.dtype).eps
-        a, b = (posterior.concentration1 - 1).clamp_min(eps), (posterior.concentration0 - 1).clamp_min(eps)
-        mode: Tensor = a / (a + b)
-        return mode
+    def mode(self, natural: tuple[Tensor, ...], *, interior: bool = False) -> Tensor:
+        """eta_1 / (eta_1 + eta_2): successes per try."""
+        a, b = (n.clamp_min(torch.finfo(n.dtype).eps) if interior else n for n in natural)
+        return a / (a + b)

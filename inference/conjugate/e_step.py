@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from inference.conjugate.incomplete import completed
-from inference.conjugate.posteriors import Moments, Posterior
+from inference.conjugate.exponential_family import Entries, ExponentialFamily, Likelihood, Moments, Statistics
+from inference.conjugate.incomplete import completed, log_marginal
+from inference.conjugate.layout import broadcast, collapsed, in_order, scaled, sum_to
+from inference.conjugate.location_scale import Predictor
+from inference.conjugate.posteriors import Posterior
+from inference.conjugate.recognition import Recognition
+from zoo.data.patterns import MissingCells
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.sites import Parent, Site, base_distribution, views
-
-if TYPE_CHECKING:
-    from inference.conjugate.plan import Plan
-
-Statistics = tuple[Tensor, tuple[Tensor, ...]]  # weights of the entries, and weights times each T_j
 
 
 @dataclass
@@ -28,7 +28,7 @@ class EStep:
     Attributes
     ----------
     plan
-        What is updated how, and what does not change from step to step.
+        What the sites are, which does not change from step to step.
     program
         The rows at hand (a batch of the plan's, or the plan's).
     values
@@ -37,33 +37,64 @@ class EStep:
         The model run at some earlier values; constant arguments are read from it.
     marginals
         Weight of each entry of each site's log density, row weights included.
-    beliefs
+    posteriors
         Unknown -> the posterior of its block, for unknowns that are not points.
     sums
         Statistics that have been added up already, by site: rows are one entry.
     """
 
-    plan: Plan
+    plan: Recognition
     program: Program
     values: Values
     replay: Replay
     marginals: Values = field(default_factory=dict)
-    beliefs: Mapping[str, Posterior] = field(default_factory=dict)
+    posteriors: Mapping[str, Posterior] = field(default_factory=dict)
     sums: Mapping[str, Statistics] = field(default_factory=dict)
 
-    def at(self, values: Values, beliefs: Mapping[str, Posterior] | None = None) -> EStep:
+    def at(self, values: Values, posteriors: Mapping[str, Posterior] | None = None) -> EStep:
         """Return the same with some unknowns updated."""
-        return replace(self, values=values, beliefs=self.beliefs if beliefs is None else beliefs)
+        return replace(self, values=values, posteriors=self.posteriors if posteriors is None else posteriors)
 
     @property
     def priors(self) -> Mapping[str, Any]:
         """Posteriors that take the place of the model's priors."""
         return self.program.priors
 
+    # -- sites ------------------------------------------------------------------------------------------------
+
+    def fn(self, name: str) -> Any:
+        """Distribution of a site without its wrappers."""
+        return base_distribution(self.replay.distributions[name])
+
+    def center(self, site: Site) -> Tensor | None:
+        """What statistics of a site are taken about; None for 0."""
+        return self.plan.centers.get(site.name)
+
+    def states(self, name: str) -> Tensor:
+        """States of an enumerated site as indices, laid out along its dimension."""
+        return self.plan.codes[name]
+
+    def value(self, site: Site) -> Moments:
+        """Moments of a site's own value."""
+        if site.name in self.posteriors:
+            return self.posteriors[site.name].moments(site.name)
+        value = self.values[site.name] if site.latent else self.replay.seen[site.name]
+        likelihood = self.plan.likelihoods.get(site.name)
+        return {"mean": value} if likelihood is None else likelihood.observed(self.program, value)
+
+    def prior(self, site: Site, center: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Natural parameters of an unknown's prior, its own arguments by their moments, with T about a center."""
+        family, value = self.plan.likelihoods[site.name], self.value(site)
+        return family.as_prior(self.fn(site.name), lambda name: self.argument(site, name), value, center)
+
     # -- arguments ---------------------------------------------------------------------------------------------
 
     def place(self, parent: Parent, value: Tensor) -> Tensor:
-        """Lay an unknown (or a moment of it) out beside the entries that it feeds."""
+        """Lay an unknown (or a moment of it) out beside the entries of the site that it is an argument of.
+
+        An index by states or categories becomes their dimensions, and event dimensions that it is broadcast over are
+        added on the right.
+        """
         if parent.kind == "indexed":
             value = value[self.codes(parent)]
         return value[(..., *[None] * parent.broadcast_dims)]
@@ -81,33 +112,37 @@ class EStep:
             return parent.scale
         return self._view(site, name) / self.place(parent, self.replay.values[parent.sites[0]])
 
-    def argument(self, site: Site, name: str, kind: str) -> Moments:
+    def argument(self, site: Site, name: str) -> Moments:
         """Return the moments of an argument of a site: of its posterior where it has one, else of its value."""
-        parent = site.args.get(name)
-        if kind == "coefficients":
-            return self.plan.likelihoods[site.name].coefficients(self)
-        replaced = site.name in self.priors  # by yesterday's posterior, whose arguments are constants
-        if parent is None or replaced or parent.kind not in ("site", "indexed") or parent.sites[0] not in self.values:
-            other = None if replaced else self._alternative(site, name)
-            return point(kind, self._view(site, name)) if other is None else other
-        unknown, factor = parent.sites[0], self.factor(site, name)
-        belief = self.beliefs.get(unknown)
-        if belief is None:
-            return point(kind, factor * self.place(parent, self.values[unknown]))
-        moments = belief.moments(unknown)
-        if "quad" in moments and not self._shared(site, belief):
-            moments = {n: m for n, m in moments.items() if n != "quad"}
-        return scaled(kind, {n: self.place(parent, m) for n, m in moments.items()}, factor)
+        likelihood, parent = self.plan.likelihoods[site.name], site.args.get(name)
+        if name == "loc" and isinstance(likelihood, Predictor):
+            return likelihood.coefficients(self)
+        if site.name not in self.priors:  # else yesterday's posterior is the prior, whose arguments are constants
+            if parent is not None and self._is_unknown(parent):
+                return self._moments(site, likelihood, name, parent)
+            for other, convert in likelihood.alternatives.get(name, {}).items():
+                parent = site.args.get(other)
+                if parent is None or not self._is_unknown(parent):
+                    continue
+                if parent.sites[0] not in self.posteriors or other in likelihood.conjugate:
+                    return convert(self._moments(site, likelihood, other, parent))
+        return likelihood.moments_at(name, self._view(site, name))
 
-    def _alternative(self, site: Site, name: str) -> Moments | None:
-        """Moments of an argument of which another parameterization is a known unknown: a precision from a scale."""
-        for other, moments_of in ALTERNATIVE_POINTS.get(name, {}).items():
-            parent = site.args.get(other)
-            if parent is None or parent.kind not in ("site", "indexed") or parent.sites[0] in self.beliefs:
-                continue
-            if parent.sites[0] in self.values:
-                return moments_of(self.factor(site, other) * self.place(parent, self.values[parent.sites[0]]))
-        return None
+    def _is_unknown(self, parent: Parent) -> bool:
+        return parent.kind in ("site", "indexed") and parent.sites[0] in self.values
+
+    def _moments(self, site: Site, likelihood: Likelihood, name: str, parent: Parent) -> Moments:
+        """Moments of an argument that is an unknown, indexed or not, times a constant."""
+        unknown, factor = parent.sites[0], self.factor(site, name)
+        posterior = self.posteriors.get(unknown)
+        if posterior is None:
+            return likelihood.moments_at(name, factor * self.place(parent, self.values[unknown]))
+        moments = posterior.moments(unknown)
+        if "quad" in moments:  # of use only where the precision is of the same joint posterior as the location
+            scales = [site.args[n].sites for n in likelihood.conjugate if n != "loc" and n in site.args]
+            if not any(sites and self.posteriors.get(sites[0]) is posterior for sites in scales):
+                del moments["quad"]
+        return scaled({n: self.place(parent, m) for n, m in moments.items()}, factor)
 
     def _view(self, site: Site, name: str) -> Tensor:
         """Value of an argument, one entry for all rows where it does not vary by row."""
@@ -123,18 +158,40 @@ class EStep:
                 view = view.narrow(axis, 0, 1)
         return view
 
-    def _shared(self, site: Site, belief: Posterior) -> bool:
-        """Whether the location and the precision of a site belong to one joint posterior."""
-        feeds = [site.args[n] for n in ("precision", "precision_matrix") if n in site.args]
-        return any(f.sites and self.beliefs.get(f.sites[0]) is belief for f in feeds)
+    # -- log densities -----------------------------------------------------------------------------------------
 
-    def value(self, site: Site) -> Moments:
-        """Moments of a site's own value."""
-        if site.name in self.beliefs:
-            return self.beliefs[site.name].moments(site.name)
-        if site.latent:
-            return {"mean": self.values[site.name]}
-        return {"mean": self.replay.seen[site.name]}
+    def log_density(self, site: Site) -> Tensor:
+        """E[log p] of each entry of a site, in the layout of its log density."""
+        likelihood, fn, value = self.plan.likelihoods[site.name], self.fn(site.name), self.value(site)
+        cells = self.program.missing(site)
+        if cells is not None and likelihood.completes:
+            loc, precision = self.argument(site, "loc"), self.argument(site, "precision_matrix")
+            return log_marginal(self.replay.seen[site.name], loc, precision, self._covariance(site), cells)
+        center = self.center(site)
+        if site.latent and likelihood.centered:  # squares of differences, which are as small far from zero as near it
+            center = value["mean"]
+        entries = likelihood.log_density(fn, lambda name: self.argument(site, name), value, center)
+        if cells is not None:
+            entries = torch.where(cells.missing, 0.0, entries)
+        outer = self.plan.events_outside(site)
+        if outer:
+            entries = entries.expand(torch.broadcast_shapes(entries.shape, outer)).sum(list(range(-len(outer), 0)))
+        own = self.replay.log_probs.get(site.name)
+        return entries if own is None else entries.expand(torch.broadcast_shapes(entries.shape, own.shape))
+
+    def log_density_of_sums(self, site: Site, statistics: Statistics) -> Tensor:
+        """sum_i E[log p(x_i)] without the base measure, a scalar, from sums over the rows of a site."""
+        likelihood = self.plan.likelihoods[site.name]
+        assert isinstance(likelihood, ExponentialFamily)
+        eta, constant = likelihood.natural(
+            self.fn(site.name), lambda name: self.argument(site, name), self.center(site)
+        )
+        count, parts = statistics
+        entries = torch.where(count == 0, 0.0, count * constant)
+        total = entries.expand(broadcast(entries.shape, self.plan.events_outside(site))).sum()
+        for t, e in zip(parts, eta, strict=True):
+            total = total + torch.where(t == 0, 0.0, t * e).sum()
+        return total
 
     # -- statistics --------------------------------------------------------------------------------------------
 
@@ -162,150 +219,70 @@ class EStep:
         if site.name in self.sums:
             return self.sums[site.name]
         likelihood = self.plan.likelihoods[site.name]
-        fn = self.replay.distributions[site.name]
         once = bool(unknown) and self.program.sites[unknown].role == "local"
         weight = self.weight(site, once=once)
-        value, center = self.value(site), self.plan.centers.get(site.name)
+        cells, center = self.program.missing(site), self.center(site)
+        if cells is not None and likelihood.completes:
+            return self._completed(site, cells, weight)
+        value = self.value(site)
         if center is not None:
             value = {**value, "mean": value["mean"] - center}
-        cells = self.program.missing(site)
-        if cells is not None and likelihood.completes:
-            return completed(self, site, cells, weight)
-        parts = likelihood.statistics(base_distribution(fn), value, self.program)
-        outer = site.event_dim - likelihood.joint
-        inner = likelihood.inner
+        parts, dims = likelihood.statistics(self.fn(site.name), value), likelihood.dims
+        outer = len(self.plan.events_outside(site))
         if cells is not None:  # whether an entry is observed is a statistic too: its sum takes the place of the weights
             seen = (~cells.missing).to(weight.dtype)
-            parts = (seen, *(seen[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True)))
-            inner = (0, *inner)
+            parts = (seen, *(seen[(..., *[None] * i)] * t for i, t in zip(dims, parts, strict=True)))
+            dims = (0, *dims)
         if site.name in self.plan.collapsible and not site.latent:
-            count, sums = self._collapsed(site, weight, parts, inner, outer)
+            count, sums = collapsed(site, weight, parts, dims, outer)
         else:
             count = weight[(..., *[None] * outer)]
-            sums = tuple(count[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
+            sums = tuple(count[(..., *[None] * i)] * t for i, t in zip(dims, parts, strict=True))
         return (count, sums) if cells is None else (sums[0], sums[1:])
 
-    def complete(self, how: Callable[..., Statistics] = completed) -> None:
-        """Add up statistics of vectors with missing entries now, at these values: they are unknowns of the E-step."""
+    def entries(self, site: Site, unknown: str, offset: Tensor | float = 0.0) -> Entries:
+        """`statistics` as messages are made of, the weights laid out over all entries of an event."""
+        count, sums = self.statistics(site, unknown)
+        outer = self.plan.events_outside(site)
+        count = count.expand((*count.shape[: count.ndim - len(outer)], *outer))
+        return Entries(self, site, self.fn(site.name), count, sums, offset)
+
+    def complete(self, *, guess: bool = False) -> None:
+        """Add up statistics of vectors with missing entries now, at these values: they are unknowns of the E-step.
+
+        With `guess`, where nothing is known yet, missing entries have the mean and variance of their column.
+        """
         found = {}
         for site in self.program.observed:
             cells, likelihood = self.program.missing(site), self.plan.likelihoods.get(site.name)
             if cells is not None and likelihood is not None and likelihood.completes:
-                found[site.name] = how(self, site, cells, self.weight(site))
+                found[site.name] = self._completed(site, cells, self.weight(site), guess=guess)
         self.sums = {**self.sums, **found}
 
-    @staticmethod
-    def _collapsed(
-        site: Site, weight: Tensor, parts: tuple[Tensor, ...], inner: tuple[int, ...], outer: int
-    ) -> Statistics:
-        """Sum over all plates at once, by matrix products."""
-        plates = max((-d for d in site.plate_dims), default=0)
-        lead = weight.shape[: weight.ndim - plates]
-        flat = weight.reshape(lead.numel(), -1)
-        sums = []
-        if site.role == "enumerated":  # its states are the same in every row
-            whole = flat.sum(-1).reshape((*lead, *[1] * plates))[(..., *[None] * outer)]
-            return whole, tuple(whole[(..., *[None] * i)] * t for i, t in zip(inner, parts, strict=True))
-        for i, t in zip(inner, parts, strict=True):
-            own = t.shape[t.ndim - outer - i :]
-            if t.ndim > plates + len(own):  # it differs by state
-                dims = list(range(-plates - len(own), -len(own)))
-                sums.append((weight[(..., *[None] * len(own))] * t).sum(dims, keepdim=True))
-                continue
-            t = t.expand((*weight.shape[weight.ndim - plates :], *own))
-            sums.append((flat @ t.reshape(flat.shape[1], -1)).reshape((*lead, *[1] * plates, *own)))
-        count = flat.sum(-1).reshape((*lead, *[1] * plates))
-        return count[(..., *[None] * outer)], tuple(sums)
+    def _completed(self, site: Site, cells: MissingCells, weight: Tensor, *, guess: bool = False) -> Statistics:
+        center, value = self.plan.centers[site.name], self.replay.seen[site.name]
+        mean = center if guess else self.argument(site, "loc")["mean"]
+        covariance = torch.diag(self.plan.spread(site)) if guess else self._covariance(site)
+        summed = site.name in self.plan.collapsible
+        return completed(value, cells, weight, mean, covariance, center, summed=summed)
+
+    def _covariance(self, site: Site) -> Tensor:
+        """E[P]^-1 of vectors: the covariance itself where it is known."""
+        parent = site.args.get("covariance_matrix")
+        if parent is not None and parent.kind != "function" and not self.posteriors.keys() & set(parent.sites):
+            return self.argument(site, "covariance_matrix")["mean"]
+        precision = self.argument(site, "precision_matrix")["mean"]
+        inverted: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        return inverted
 
     def reduce(self, parent: Parent, entries: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Add entries up to the shape of the unknown that feeds them: what `place` repeats, this sums."""
-        return reduce(
-            entries,
-            self.codes(parent) if parent.kind == "indexed" else (),
-            (*shape, *[1] * parent.broadcast_dims),
-            shape,
-        )
-
-
-def reduce(entries: Tensor, codes: tuple[Tensor, ...], padded: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-    """Sum `entries` to `padded`, scattering by codes where the unknown is indexed; return it in `shape`."""
-    if not codes:
-        return sum_to(entries, padded).reshape(shape)
-    layout = broadcast(*(c.shape for c in codes))
-    placed = sum_to(entries, (*layout, *padded[len(codes) :]))
-    if placed.shape[: len(layout)].numel() == torch.Size(padded[: len(codes)]).numel() and _in_order(codes):
-        return placed.reshape(shape)
-    out = placed.new_zeros(padded)
-    out = out.index_put(tuple(c.expand(layout) for c in codes), placed, accumulate=True)
-    return out.reshape(shape)
-
-
-def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
-    """Shape that shapes which fit are broadcast to; `torch.broadcast_shapes` takes ten times as long."""
-    ndim = max(len(s) for s in shapes)
-    return torch.Size(max(s[len(s) - i] if i <= len(s) else 1 for s in shapes) for i in range(ndim, 0, -1))
-
-
-def _in_order(codes: tuple[Tensor, ...]) -> bool:
-    """Whether codes run through all states, each along a dimension of its own, in the order of the dimensions."""
-    dims = [c.ndim for c in codes]
-    return all(c.numel() == c.shape[0] and c.ndim > 1 for c in codes) and dims == sorted(dims, reverse=True)
-
-
-def sum_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sum a tensor down to a shape it would be broadcast from, expanding it where it is itself broadcast."""
-    if len(shape) > tensor.ndim:
-        tensor = tensor.reshape((1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape))
-    lead = tensor.ndim - len(shape)
-    full = [max(a, b) for a, b in zip(tensor.shape[lead:], shape, strict=True)]
-    return tensor.expand((*tensor.shape[:lead], *full)).sum_to_size(shape)
-
-
-def point(kind: str, value: Tensor) -> Moments:
-    """Moments of a known value, by kind of argument."""
-    if kind == "probability":
-        return {"mean": value, "log": value.log(), "log1m": (-value).log1p()}
-    if kind in ("simplex", "positive"):
-        return {"mean": value, "log": value.log()}
-    if kind == "matrix":
-        return {"mean": value, "logdet": 2 * torch.linalg.cholesky(value).diagonal(dim1=-2, dim2=-1).log().sum(-1)}
-    return {"mean": value}
-
-
-def _from_covariance(value: Tensor) -> Moments:
-    return _from_tril(torch.linalg.cholesky(value))
-
-
-def _from_tril(tril: Tensor) -> Moments:
-    logdet = -2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return {"mean": torch.cholesky_inverse(tril), "logdet": logdet}
-
-
-ALTERNATIVE_POINTS: dict[str, dict[str, Callable[[Tensor], Moments]]] = {
-    "precision": {
-        "variance": lambda v: {"mean": v.reciprocal(), "log": -v.log()},
-        "scale": lambda s: {"mean": s.square().reciprocal(), "log": -2 * s.log()},
-    },
-    "precision_matrix": {"covariance_matrix": _from_covariance, "scale_tril": _from_tril},
-}
-
-
-def scaled(kind: str, moments: Moments, factor: Tensor | float) -> Moments:
-    """Moments of a constant times an unknown."""
-    if isinstance(factor, float) and factor == 1.0:
-        return moments
-    c = torch.as_tensor(factor, dtype=moments["mean"].dtype, device=moments["mean"].device)
-    found = {**moments, "mean": c * moments["mean"]}
-    if "log" in moments:
-        found["log"] = moments["log"] + c.log()
-    for name in ("var", "quad"):
-        if name in moments:
-            found[name] = c.square() * moments[name]
-    if "logdet" in moments:
-        found["logdet"] = moments["logdet"] + moments["mean"].shape[-1] * (c[..., 0, 0] if c.ndim > 1 else c).log()
-    return found
-
-
-def fn_of(expected: EStep, name: str) -> Any:
-    """Distribution of a site without its wrappers."""
-    return base_distribution(expected.replay.distributions[name])
+        """Add entries up to the shape of the unknown that they come from: what `place` repeats, this sums."""
+        codes, padded = (self.codes(parent) if parent.kind == "indexed" else ()), (*shape, *[1] * parent.broadcast_dims)
+        if not codes:
+            return sum_to(entries, padded).reshape(shape)
+        layout = broadcast(*(c.shape for c in codes))
+        placed = sum_to(entries, (*layout, *padded[len(codes) :]))
+        if placed.shape[: len(layout)].numel() == torch.Size(padded[: len(codes)]).numel() and in_order(codes):
+            return placed.reshape(shape)
+        out = placed.new_zeros(padded)
+        return out.index_put(tuple(c.expand(layout) for c in codes), placed, accumulate=True).reshape(shape)

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from inference.conjugate.block import Block, Matcher, uses
+from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.e_step import EStep
-from inference.conjugate.factor_posteriors import Affine, GroupedNormal, LocalNormal, Table
-from inference.conjugate.factors import FactorLikelihood, Part, tabulate
-from inference.conjugate.family import Block, Family, uses
-from inference.conjugate.plan import Plan
+from inference.conjugate.factor_posteriors import AffineMap, LocalNormal, Table
+from inference.conjugate.factors import FactorLikelihood, LoadingGroup, tabulate
+from inference.conjugate.recognition import Recognition
 from inference.conjugate.verify import on_all_rows
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site, views
 
 
-class FactorFamily(Family):
+class FactorMatcher(Matcher):
     """Latents z_i ~ Normal(m0, P0^-1) of x_i ~ Normal(m + W z_i, 1/t), and what m and W are made of.
 
     The posterior of z_i is Normal with precision P0 + W^T t W, the same in all rows, and a mean affine in x_i. Given
@@ -31,50 +32,49 @@ class FactorFamily(Family):
 
     rank = 0
 
-    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
+    def match(self, seen: Recognition, example: EStep, unknown: Iterable[str]) -> list[Block]:
         """Claim local latents that are only ever factors, and the coefficients that multiply them."""
-        unknown, program = list(unknown), plan.program
+        unknown, program = list(unknown), seen.program
         blocks: list[Block] = []
         for z in program.locals:
             children = uses(program, z.name)
-            sites = tuple(s for s, args in children if set(args) == {"loc"} and self._explains(plan, s))
-            if not sites or len(sites) < len(children) or z.name not in unknown or not _normal(plan, z):
+            sites = tuple(s for s, args in children if set(args) == {"loc"} and self._explains(seen, s))
+            if not sites or len(sites) < len(children) or z.name not in unknown or not _normal(seen, example, z):
                 continue
             blocks.append(FactorBlock(z, sites))
             for site in sites:
-                closed = [p for p in factors(plan, site).parts if p.closed and set(p.names) <= set(unknown)]
-                blocks += [CoefficientBlock(site, p) for p in closed]
+                closed = [g for g in factors(seen, site).groups if g.closed and set(g.names) <= set(unknown)]
+                blocks += [CoefficientBlock(site, g) for g in closed]
         return blocks
 
     @staticmethod
-    def _explains(plan: Plan, site: Site) -> bool:
-        return isinstance(plan.likelihoods.get(site.name), FactorLikelihood) and site.name in plan.collapsible
+    def _explains(seen: Recognition, site: Site) -> bool:
+        return isinstance(seen.likelihoods.get(site.name), FactorLikelihood) and site.name in seen.collapsible
 
 
-def factors(plan: Plan, site: Site) -> FactorLikelihood:
+def factors(seen: Recognition, site: Site) -> FactorLikelihood:
     """Return the likelihood of a site that is one of factors."""
-    likelihood = plan.likelihoods[site.name]
+    likelihood = seen.likelihoods[site.name]
     assert isinstance(likelihood, FactorLikelihood)
     return likelihood
 
 
-def _normal(plan: Plan, site: Site) -> bool:
+def _normal(seen: Recognition, example: EStep, site: Site) -> bool:
     """Whether a local latent has a Normal prior that is the same in all rows."""
-    if site.family not in ("Normal", "MultivariateNormal") or site.name not in plan.likelihoods:
+    if site.family not in ("Normal", "MultivariateNormal") or site.name not in seen.likelihoods:
         return False
-    if (site.plates, site.plate_dims) != ((plan.program.row,), (-1,)):
+    if (site.plates, site.plate_dims) != ((seen.program.row,), (-1,)):
         return False
-    if site.name in plan.collapsible:
+    if site.name in seen.collapsible:
         return True
     if any(parent.kind != "constant" or parent.data for parent in site.args.values()):
         return False
-    assert plan.example is not None
-    values = on_all_rows(plan.program, plan.example.values)
-    fn = plan.program.replay(values, densities=False).distributions[site.name]
-    rows = len(plan.program.data)
+    values = on_all_rows(seen.program, example.values)
+    fn = seen.program.replay(values, densities=False).distributions[site.name]
+    rows = len(seen.program.data)
     if not all(bool((v == v[:1]).all()) for v in views(fn).values() if v.ndim and v.shape[0] == rows):
         return False
-    plan.collapsible |= {site.name}  # made for every row, and the same in each
+    seen.collapsible |= {site.name}  # made for every row, and the same in each
     return True
 
 
@@ -100,11 +100,11 @@ class FactorBlock(Block):
         """E[P0] and E[P0 m0], (q, q) and (q,), in double precision."""
         events = self.z.shape[1:]
         size = math.prod(events)
-        m = expected.argument(self.z, "loc", "real")["mean"].expand(1, *events).reshape(size).double()
+        m = expected.argument(self.z, "loc")["mean"].expand(1, *events).reshape(size).double()
         if self.z.family == "MultivariateNormal":
-            p = expected.argument(self.z, "precision_matrix", "matrix")["mean"].reshape(size, size).double()
+            p = expected.argument(self.z, "precision_matrix")["mean"].reshape(size, size).double()
         else:
-            t = expected.argument(self.z, "precision", "positive")["mean"]
+            t = expected.argument(self.z, "precision")["mean"]
             p = torch.diag(t.expand(1, *events).reshape(size).double())
         return p, p @ m
 
@@ -127,7 +127,7 @@ class FactorBlock(Block):
         first = torch.zeros_like(gain[:1])
         first[0, 0] = 1.0
         cov = torch.cholesky_inverse(root)
-        affine = Affine(self.table(expected), torch.cat([first, gain]), cov)
+        affine = AffineMap(self.table(expected), torch.cat([first, gain]), cov)
         tril = torch.linalg.cholesky(cov).to(expected.program.dtype)
         return LocalNormal(self.unknowns, tril, tuple(self.z.shape[1:]), affine=affine)
 
@@ -141,19 +141,19 @@ class CoefficientBlock(Block):
     """The update of intercepts and loadings: for each column, the regression of x on (1, z)."""
 
     site: Site
-    part: Part
+    group: LoadingGroup
 
     def __post_init__(self) -> None:
         """Name what is updated."""
-        self.unknowns = self.part.names
+        self.unknowns = self.group.names
 
     def _equations(self, expected: EStep) -> tuple[Tensor, Tensor, Tensor]:
         """H (G, p, p) and r (G, p) of the expected log joint -gamma^T H gamma / 2 + r^T gamma, and gamma now."""
         likelihood = factors(expected.plan, self.site)
         second, cross, _ = likelihood.sums(expected)
         t, (w, _) = likelihood.precision(expected), likelihood.about(expected)
-        gamma, design = self.part.places(expected.values[n] for n in self.part.names), self.part.design
-        rest = w - self.part.columns(gamma)
+        gamma, design = self.group.places(expected.values[n] for n in self.group.names), self.group.design
+        rest = w - self.group.columns(gamma)
         t = t.reshape(design.shape[:2])
         target = t[..., None] * (cross.mT - rest @ second).reshape(design.shape[:3])
         h = (design.mT @ (t[..., None, None] * (second @ design))).sum(1)
@@ -171,24 +171,24 @@ class CoefficientBlock(Block):
         gamma = torch.where(dead, gamma, torch.cholesky_solve(r[..., None], root)[..., 0])
         return self._posterior(expected, gamma, torch.zeros_like(h)).mean()
 
-    def posterior(self, expected: EStep) -> GroupedNormal | None:
+    def posterior(self, expected: EStep) -> Coefficients | None:
         """Normal with added precisions; None for parameters without prior."""
-        sites = [expected.program.sites[n] for n in self.part.names]
+        sites = [expected.program.sites[n] for n in self.group.names]
         if sites[0].role == "parameter":
             return None
         before, mean = [], []
         for site in sites:
             shape = expected.values[site.name].shape
-            before.append(expected.argument(site, "precision", "positive")["mean"].expand(shape))
-            mean.append(expected.argument(site, "loc", "real")["mean"].expand(shape))
+            before.append(expected.argument(site, "precision")["mean"].expand(shape))
+            mean.append(expected.argument(site, "loc")["mean"].expand(shape))
         h, r, _ = self._equations(expected)
-        precision = self.part.places(before, 1.0)
+        precision = self.group.places(before, 1.0)
         root = torch.linalg.cholesky(h + torch.diag_embed(precision))
-        gamma = torch.cholesky_solve((r + precision * self.part.places(mean))[..., None], root)[..., 0]
+        gamma = torch.cholesky_solve((r + precision * self.group.places(mean))[..., None], root)[..., 0]
         return self._posterior(expected, gamma, torch.linalg.cholesky(torch.cholesky_inverse(root)))
 
-    def _posterior(self, expected: EStep, gamma: Tensor, tril: Tensor) -> GroupedNormal:
-        sites = [expected.program.sites[n] for n in self.part.names]
+    def _posterior(self, expected: EStep, gamma: Tensor, tril: Tensor) -> Coefficients:
+        sites = [expected.program.sites[n] for n in self.group.names]
         shapes, events = tuple(tuple(s.shape) for s in sites), tuple(s.event_dim for s in sites)
         dtype = expected.program.dtype
-        return GroupedNormal(self.part.names, shapes, events, self.part.where, gamma.to(dtype), tril.to(dtype))
+        return Coefficients(self.group.names, shapes, events, self.group.where, gamma.to(dtype), tril.to(dtype))

@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from inference.conjugate.linear_posterior import Entangled, spread
-from inference.conjugate.posteriors import Moments, Posterior, mix
+from inference.conjugate.coefficients import Entangled
+from inference.conjugate.exponential_family import Moments
+from inference.conjugate.posteriors import Posterior, mix
 from zoo.replay.evaluate import Values
 
 
@@ -69,7 +70,7 @@ def padded(cov: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class Affine:
+class AffineMap:
     """E[(1, z_i)] = gain (1, x_i): the latent of every row by the same affine map of the row.
 
     Attributes
@@ -126,7 +127,7 @@ class LocalNormal(Posterior):
         tril: Tensor,
         events: tuple[int, ...] = (),
         loc: Tensor | None = None,
-        affine: Affine | None = None,
+        affine: AffineMap | None = None,
     ) -> None:
         self.names, self.tril, self.events, self.affine = names, tril, events, affine
         if loc is not None:
@@ -174,12 +175,11 @@ class LocalNormal(Posterior):
         rows = len(self.loc) if self.affine is None else len(self.affine.table.x)
         return {self.names[0]: (self._volume() + 0.5 * len(self.tril)).expand(rows)}
 
-    def kl(self, other: LocalNormal) -> Values:
-        """(tr(C'^-1 C) - q + d^T C'^-1 d + log |C'| - log |C|) / 2 of every row, d the difference of the means."""
+    def cross(self, other: Self) -> Values:
+        """-(tr(C'^-1 C) + d^T C'^-1 d) / 2 - volume' of every row, d the difference of the means."""
         trace = torch.linalg.solve_triangular(other.tril, self.tril, upper=False).square().sum()
         gap = torch.linalg.solve_triangular(other.tril.mT, self.loc - other.loc, upper=True, left=False)
-        square = gap.square().sum(-1)
-        return {self.names[0]: 0.5 * (trace - len(self.tril) + square) + other._volume() - self._volume()}
+        return {self.names[0]: -0.5 * (trace + gap.square().sum(-1)) - other._volume()}
 
     def moments(self, name: str) -> Moments:
         """Mean of every row; variances, and covariance, of any."""
@@ -191,13 +191,13 @@ class LocalNormal(Posterior):
         normal = dist.MultivariateNormal(self.loc, scale_tril=self.tril)
         return normal if len(self.events) == 1 else Entangled(normal, self._shaped(self.loc).shape, len(self.events))
 
-    def blend(self, other: LocalNormal, rate: float) -> LocalNormal:
+    def blend(self, other: Self, rate: float) -> Self:
         """Mix precisions, and precision-weighted means."""
         own, theirs = torch.cholesky_inverse(self.tril), torch.cholesky_inverse(other.tril)
         root = torch.linalg.cholesky(mix(own, theirs, rate))
         right = mix(self.loc @ own, other.loc @ theirs, rate)
         tril = torch.linalg.cholesky(torch.cholesky_inverse(root))
-        return LocalNormal(self.names, tril, self.events, torch.cholesky_solve(right.mT, root).mT)
+        return type(self)(self.names, tril, self.events, torch.cholesky_solve(right.mT, root).mT)
 
     def tensors(self) -> dict[str, Tensor]:
         """loc, tril."""
@@ -206,127 +206,3 @@ class LocalNormal(Posterior):
     def describe(self) -> dict[str, Any]:
         """Shape of one row's value."""
         return {"events": list(self.events)}
-
-
-@dataclass
-class GroupedNormal(Posterior):
-    """beta_g ~ Normal(loc_g, L_g L_g^T), independent between groups g of coefficients: of the columns of a table, say.
-
-    Attributes
-    ----------
-    shapes, events
-        Shapes of the sites, and how many of their dimensions are one event.
-    where
-        Where each entry of each site stands, one site after the other, among the places (G * p,). Places where none
-        stands have mean 0, deviation 1 and no covariance, and do not count.
-    loc, tril
-        Shapes (G, p) and (G, p, p).
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    events: tuple[int, ...]
-    where: Tensor
-    loc: Tensor
-    tril: Tensor
-
-    kind: ClassVar[str] = "grouped_normal"
-
-    def _split(self, places: Tensor) -> Values:
-        """Entries of each site from numbers in places (..., G, p)."""
-        flat = places.flatten(-2)[..., self.where]
-        parts = flat.split([math.prod(s) for s in self.shapes], -1)
-        return {n: v.reshape((*v.shape[:-1], *s)) for n, v, s in zip(self.names, parts, self.shapes, strict=True)}
-
-    def _join(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Numbers in places (..., G, p) from entries of each site; 0 where none stands."""
-        parts = [values[n].flatten(values[n].ndim - len(s)) if s else values[n][..., None] for n, s in self._sized]
-        flat = torch.cat(parts, -1)
-        places = flat.new_zeros(*flat.shape[:-1], self.loc.numel()).index_copy(-1, self.where, flat)
-        return places.reshape(*flat.shape[:-1], *self.loc.shape)
-
-    @property
-    def _sized(self) -> list[tuple[str, tuple[int, ...]]]:
-        return list(zip(self.names, self.shapes, strict=True))
-
-    def _laid_out(self, density: Tensor) -> Values:
-        """Lay a density of all coefficients out over the plates of the first site, and 0 over those of the others."""
-        found = {}
-        for i, (name, shape, event) in enumerate(zip(self.names, self.shapes, self.events, strict=True)):
-            own = density if i == 0 else torch.zeros_like(density)
-            found[name] = spread(own, shape[: len(shape) - event], False)
-        return found
-
-    def _volume(self) -> Tensor:
-        """(P log 2 pi + log |C|) / 2."""
-        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum()
-        return 0.5 * len(self.where) * math.log(2 * math.pi) + log_det
-
-    @cached_property
-    def cov(self) -> Tensor:
-        """Covariances (G, p, p), 0 where no coefficient stands."""
-        cov, places = self.tril @ self.tril.mT, self.loc.new_zeros(self.loc.numel())
-        places[self.where] = 1.0
-        there = places.reshape(self.loc.shape)
-        return cov * there[:, :, None] * there[:, None, :]
-
-    def mean(self) -> Values:
-        """The location."""
-        return self._split(self.loc)
-
-    def sample(self, count: int) -> Values:
-        """Draw the coefficients of each group together."""
-        noise = torch.randn(count, *self.loc.shape, 1, dtype=self.loc.dtype, device=self.loc.device)
-        return self._split(self.loc + (self.tril @ noise)[..., 0])
-
-    def log_prob(self, values: Values) -> Values:
-        """Log density of all coefficients, under the first one's name."""
-        gap = self._join(values) - self.loc
-        white = torch.linalg.solve_triangular(self.tril.expand(*gap.shape, -1), gap[..., None], upper=False)
-        return self._laid_out(-0.5 * white.square().sum((-1, -2, -3)) - self._volume())
-
-    def entropy(self) -> Values:
-        """(P log 2 pi e + log |C|) / 2, under the first site's name."""
-        return self._laid_out(self._volume() + 0.5 * len(self.where))
-
-    def kl(self, other: GroupedNormal) -> Values:
-        """(tr(C'^-1 C) - P + d^T C'^-1 d + log |C'| - log |C|) / 2 of all, d the difference of the means."""
-        trace = torch.linalg.solve_triangular(other.tril, self.tril, upper=False).square().sum()
-        gap = torch.linalg.solve_triangular(other.tril, (self.loc - other.loc)[..., None], upper=False)
-        square = gap.square().sum()
-        return self._laid_out(0.5 * (trace - self.loc.numel() + square) + other._volume() - self._volume())
-
-    def moments(self, name: str) -> Moments:
-        """Mean and variance of the entries of one site."""
-        return {"mean": self._split(self.loc)[name], "var": self._split(self.cov.diagonal(dim1=-2, dim2=-1))[name]}
-
-    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
-        """Normal of one site's coefficients given those of the sites before it."""
-        at = self.names.index(name)
-        sizes = [math.prod(s) for s in self.shapes]
-        start, stop = sum(sizes[:at]), sum(sizes[: at + 1])
-        loc, cov = self.loc.flatten()[self.where], torch.block_diag(*self.cov)[self.where][:, self.where]
-        mean, own = loc[start:stop], cov[start:stop, start:stop]
-        if start:
-            known = torch.cat([values[n].flatten() for n in self.names[:at]])
-            across = torch.linalg.solve(cov[:start, :start], cov[:start, start:stop]).mT
-            mean = mean + across @ (known - loc[:start])
-            own = own - across @ cov[:start, start:stop]
-        return Entangled(dist.MultivariateNormal(mean, own), self.shapes[at], self.events[at])
-
-    def blend(self, other: GroupedNormal, rate: float) -> GroupedNormal:
-        """Mix precisions, and precision-weighted means."""
-        own, theirs = torch.cholesky_inverse(self.tril), torch.cholesky_inverse(other.tril)
-        root = torch.linalg.cholesky(mix(own, theirs, rate))
-        right = mix(own @ self.loc[..., None], theirs @ other.loc[..., None], rate)
-        loc = torch.cholesky_solve(right, root)[..., 0]
-        tril = torch.linalg.cholesky(torch.cholesky_inverse(root))
-        return GroupedNormal(self.names, self.shapes, self.events, self.where, loc, tril)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """where, loc, tril."""
-        return {"where": self.where, "loc": self.loc, "tril": self.tril}
-
-    def describe(self) -> dict[str, Any]:
-        """Shapes of the sites, and their event dimensions."""
-        return {"shapes": [list(s) for s in self.shapes], "events": list(self.events)}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from inference.conjugate.e_step import EStep, Statistics
-from inference.conjugate.factor_posteriors import GroupedNormal, LocalNormal, Table
-from inference.conjugate.family import Argument, Likelihood, uses
-from inference.conjugate.plan import Plan
-from inference.conjugate.posteriors import Moments
+from inference.conjugate.coefficients import Coefficients
+from inference.conjugate.exponential_family import Arguments, Current, Entries, Likelihood, Moments
+from inference.conjugate.factor_posteriors import LocalNormal, Table
+from inference.conjugate.location_scale import Predictor
 from zoo.program.program import Program
+from zoo.replay.evaluate import Replay
 from zoo.replay.sites import Site, base_distribution, views
 
 UNITS = 4096  # coefficients that are set to 1 in turn, where values do not show which is which
@@ -24,7 +24,7 @@ CLOSED = ("a parameter", "a Normal latent")  # kinds of coefficients that have a
 
 
 @dataclass(eq=False)
-class Part:
+class LoadingGroup:
     """Sites that are updated together, and how they make the intercept and loadings of each column.
 
     w_j = sum_p design_gcp gamma_gp for column j, the c-th of group g. Coefficients that feed one column each are
@@ -62,46 +62,56 @@ class Part:
         return (self.design @ cov[:, None] @ self.design.mT).flatten(0, 1)
 
 
-class FactorLikelihood(Likelihood):
+class FactorLikelihood(Predictor):
     """x_i ~ Normal(W (1, z_i), 1/t), a vector of columns; log p = sum_j -t_j (x_ij - w_j (1, z_i))^2 / 2 + ...
 
     W, of shape (d, q + 1), is affine in global sites (loadings, means), the same for all rows. T = x and x^2 about the
     mean of the data (Bishop 2006, section 12.2).
     """
 
-    inner: ClassVar[tuple[int, ...]] = (1, 1)
-    joint: ClassVar[int] = 1
+    dims: ClassVar[tuple[int, ...]] = (1, 1)
+    event_dim: ClassVar[int] = 1
     centered: ClassVar[bool] = True
 
-    def __init__(self, plan: Plan, site: Site) -> None:
-        self.plan, self.site = plan, site
-        sites, names = plan.program.sites, site.args["loc"].sites
+    def __init__(self, program: Program, site: Site, known: Mapping[str, Likelihood]) -> None:
+        self.program, self.site = program, site
+        sites, names = program.sites, site.args["loc"].sites
         (self.z,) = (n for n in names if sites[n].role == "local")
         self.factors = math.prod(sites[self.z].shape[1:])
         self.globals = tuple(n for n in names if n != self.z)
         with torch.no_grad():
-            self._sample = plan.program.rebind(
-                plan.program.data.take(torch.zeros(self.factors + 1, dtype=torch.long, device=plan.program.device))
+            self._sample = program.rebind(
+                program.data.take(torch.zeros(self.factors + 1, dtype=torch.long, device=program.device))
             )
             self.constant = self._columns(torch.zeros(self._total))
             entries = self._entries()
         kinds: dict[str, list[str]] = {}
         for name in self.globals:
-            kinds.setdefault(self._kind(name), []).append(name)
-        self.parts = [self._part(kind, names, entries) for kind, names in kinds.items()]
+            kinds.setdefault(self._kind(name, known), []).append(name)
+        self.groups = [self._group(kind, names, entries) for kind, names in kinds.items()]
 
     @classmethod
-    def of(cls, plan: Plan, site: Site) -> FactorLikelihood | None:
-        """Return the likelihood of a Normal site whose location is bilinear in a local and global sites, or None."""
-        parent, program = site.args["loc"], plan.program
+    def of(
+        cls, program: Program, site: Site, known: Mapping[str, Likelihood], replay: Replay
+    ) -> FactorLikelihood | None:
+        """Return the likelihood of a Normal site whose location is bilinear in a local and global sites, or None.
+
+        Parameters
+        ----------
+        known
+            Likelihoods of the sites before it, the coefficients among them.
+        replay
+            The model run at made-up values.
+        """
+        parent = site.args["loc"]
         local = [program.sites[n] for n in parent.sites if program.sites[n].role == "local"]
         rows = (program.row,), (-1,)
         if parent.index or parent.data or site.field is None or site.event_dim != 1 or len(local) != 1:
             return None
-        if any((s.plates, s.plate_dims) != rows for s in (site, *local)) or _by_row(plan, site):
+        if any((s.plates, s.plate_dims) != rows for s in (site, *local)) or _by_row(replay, site):
             return None
         try:
-            return cls(plan, site)
+            return cls(program, site, known)
         except _TooLarge:
             return None
 
@@ -109,20 +119,21 @@ class FactorLikelihood(Likelihood):
 
     @property
     def _total(self) -> int:
-        return sum(math.prod(self.plan.program.sites[n].shape) for n in self.globals)
+        return sum(math.prod(self.program.sites[n].shape) for n in self.globals)
 
-    def _kind(self, name: str) -> str:
+    def _kind(self, name: str, known: Mapping[str, Likelihood]) -> str:
         """Sites of one kind share an update: parameters, or latents with a Normal prior; others have none."""
-        site = self.plan.program.sites[name]
-        if {s.name for s, _ in uses(self.plan.program, name)} != {self.site.name}:
+        sites = self.program.sites
+        used = {s.name for s in sites.values() if any(name in parent.sites for parent in s.args.values())}
+        if used != {self.site.name}:
             return name
-        if site.role == "parameter":
+        if sites[name].role == "parameter":
             return CLOSED[0]
-        return CLOSED[1] if site.family == "Normal" and name in self.plan.likelihoods else name
+        return CLOSED[1] if sites[name].family == "Normal" and name in known else name
 
     def _columns(self, flat: Tensor) -> Tensor:
         """Intercept and loadings of each column, (d, q + 1): the model run at z = 0 and unit vectors."""
-        program, sites = self._sample, self.plan.program.sites
+        program, sites = self._sample, self.program.sites
         z = torch.eye(self.factors + 1, dtype=program.dtype, device=program.device)[:, 1:]
         values = {**program.structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
         values = {n: v.to(program.device) for n, v in values.items()}
@@ -168,11 +179,11 @@ class FactorLikelihood(Likelihood):
             values.append(moved[at])
         return torch.cat(rows), torch.cat(which), torch.cat(values)
 
-    def _part(self, kind: str, names: list[str], entries: tuple[Tensor, Tensor, Tensor]) -> Part:
+    def _group(self, kind: str, names: list[str], entries: tuple[Tensor, Tensor, Tensor]) -> LoadingGroup:
         """Group the coefficients of some sites."""
         rows, which, values = entries
         d, width = self.constant.shape
-        sizes = [math.prod(self.plan.program.sites[n].shape) for n in self.globals]
+        sizes = [math.prod(self.program.sites[n].shape) for n in self.globals]
         starts = dict(zip(self.globals, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
         own = torch.cat([starts[n] + torch.arange(sizes[self.globals.index(n)]) for n in names]).to(rows.device)
         local = own.new_full((self._total,), -1)
@@ -198,17 +209,17 @@ class FactorLikelihood(Likelihood):
         design = self.constant.new_zeros(d, width, size)
         design[rows // width, rows % width, slot[which]] = values
         closed = kind in CLOSED
-        return Part(tuple(names), group * size + slot, design.reshape(groups, d // groups, width, size), closed)
+        return LoadingGroup(tuple(names), group * size + slot, design.reshape(groups, d // groups, width, size), closed)
 
     # -- the likelihood ----------------------------------------------------------------------------------------
 
-    def statistics(self, fn: Any, value: Moments, program: Program) -> tuple[Tensor, ...]:
+    def statistics(self, fn: Any, value: Moments) -> tuple[Tensor, ...]:
         """x and x^2."""
         return value["mean"], value["mean"].square()
 
-    def natural(self, fn: Any, argument: Argument, center: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+    def natural(self, fn: Any, argument: Arguments, center: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
         """E[t_j] m_ij and -E[t_j] / 2; sum_j (E[log t_j] - E[t_j (W (1, z_i))_j^2]) / 2, m_i = E[W (1, z_i)]."""
-        loc, precision = argument("loc", "coefficients"), argument("precision", "positive")
+        loc, precision = argument("loc"), argument("precision")
         columns = (1, self.site.shape[-1])
         t, log = precision["mean"].expand(columns), precision["log"].expand(columns)
         return (t * loc["mean"], -0.5 * t), 0.5 * (log.sum(-1) - loc["square"])
@@ -217,18 +228,18 @@ class FactorLikelihood(Likelihood):
         """-d log(2 pi) / 2."""
         return -0.5 * self.site.shape[-1] * math.log(2 * math.pi)
 
-    def location(self, expected: EStep) -> Moments:
+    def location(self, current: Current) -> Moments:
         """W (1, z_i) of each row, at values."""
-        w, _ = self.loadings(expected)
-        z = expected.values[self.z]
+        w, _ = self.loadings(current)
+        z = current.values[self.z]
         return {"mean": w[:, 0].to(z.dtype) + z.reshape(len(z), -1) @ w[:, 1:].mT.to(z.dtype)}
 
-    def coefficients(self, expected: EStep) -> Moments:
+    def coefficients(self, current: Current) -> Moments:
         """E[W (1, z_i)], (n, d), and sum_j E[t_j (W (1, z_i))_j^2], (n,), about the mean of the data."""
-        w, cov = self.about(expected)
-        z = expected.value(expected.program.sites[self.z])
+        w, cov = self.about(current)
+        z = current.value(current.program.sites[self.z])
         one = torch.nn.functional.pad(z["mean"].reshape(len(z["mean"]), -1), (1, 0), value=1.0)
-        t = self.precision(expected)
+        t = self.precision(current)
         weight = (t[:, None] * w).mT @ w
         if cov is not None:
             weight = weight + (t[:, None, None] * cov).sum(0)
@@ -237,58 +248,60 @@ class FactorLikelihood(Likelihood):
             square = square + (weight[1:, 1:].to(one.dtype) * z["cov"]).sum()
         return {"mean": one @ w.mT.to(one.dtype), "square": square}
 
-    def loadings(self, expected: EStep) -> tuple[Tensor, Tensor | None]:
+    def loadings(self, current: Current) -> tuple[Tensor, Tensor | None]:
         """Mean of W, (d, q + 1), and covariance of each of its rows, (d, q + 1, q + 1), None if it is known."""
         w, cov = self.constant, None
-        for part in self.parts:
-            w = w + part.columns(part.places(expected.values[n] for n in part.names))
-            belief = expected.beliefs.get(part.names[0])
-            if isinstance(belief, GroupedNormal):
-                own = part.covariances(belief.cov.double())
+        for group in self.groups:
+            w = w + group.columns(group.places(current.values[n] for n in group.names))
+            posterior = current.posteriors.get(group.names[0])
+            if isinstance(posterior, Coefficients):
+                own = group.covariances(posterior.cov.double())
                 cov = own if cov is None else cov + own
         return w, cov
 
-    def about(self, expected: EStep) -> tuple[Tensor, Tensor | None]:
+    def about(self, current: Current) -> tuple[Tensor, Tensor | None]:
         """`loadings` of x about the mean of the data."""
-        w, cov = self.loadings(expected)
-        center = expected.plan.centers.get(self.site.name)
+        w, cov = self.loadings(current)
+        center = current.center(self.site)
         if center is not None:
             w = torch.cat([w[:, :1] - center.double()[:, None], w[:, 1:]], 1)
         return w, cov
 
-    def precision(self, expected: EStep) -> Tensor:
+    def precision(self, current: Current) -> Tensor:
         """E[t_j] of each column, (d,)."""
-        t = expected.argument(self.site, "precision", "positive")["mean"]
+        t = current.argument(self.site, "precision")["mean"]
         return t.expand(1, self.site.shape[-1])[0].double()
 
-    def sums(self, expected: EStep) -> tuple[Tensor, Tensor, Tensor]:
+    def sums(self, current: Current) -> tuple[Tensor, Tensor, Tensor]:
         """sum w E[(1, z)(1, z)^T], sum w E[(1, z)] x^T and sum w x^2, with the current posterior (or values) of z."""
-        belief = expected.beliefs.get(self.z)
-        if isinstance(belief, LocalNormal) and belief.affine is not None:
-            table = belief.affine.table
-            second, cross = belief.affine.sums
+        posterior = current.posteriors.get(self.z)
+        if isinstance(posterior, LocalNormal) and posterior.affine is not None:
+            table = posterior.affine.table
+            second, cross = posterior.affine.sums
         else:
-            table = tabulate(expected, [self.site])
-            z = expected.value(expected.program.sites[self.z])
+            table = tabulate(current, [self.site])
+            z = current.value(current.program.sites[self.z])
             loc = z["mean"].reshape(len(z["mean"]), -1)
             second, cross = table.sums(loc, z["cov"] if "cov" in z else loc.new_zeros(self.factors, self.factors))
         span = table.spans[self.site.name]
         return second, cross[:, span], table.squares[span]
 
-    def deviations(self, expected: EStep, site: Site, statistics: Statistics) -> tuple[Tensor, Tensor]:
-        """Weights of the entries, and weights times E[(x - W (1, z))^2], (1, d)."""
-        second, cross, squares = self.sums(expected)
-        w, cov = self.about(expected)
+    def deviations(self, entries: Entries) -> Tensor:
+        """Weights times E[(x - W (1, z))^2], (1, d)."""
+        second, cross, squares = self.sums(entries.current)
+        w, cov = self.about(entries.current)
         product = w[:, :, None] * w[:, None, :] + (0.0 if cov is None else cov)
         found = squares - 2 * (w * cross.mT).sum(-1) + (product * second).sum((-1, -2))
-        dtype = expected.program.dtype
-        return second[0, 0].expand(1, len(found)).to(dtype), found.clamp_min(0.0)[None].to(dtype)
+        return found.clamp_min(0.0)[None].to(entries.current.program.dtype)
+
+    def count(self, entries: Entries) -> Tensor:
+        """Weights of the deviations, (1, d): a row is one entry, of as many columns."""
+        return entries.count.sum()[None, None].expand(1, self.site.shape[-1])
 
 
-def _by_row(plan: Plan, site: Site) -> bool:
+def _by_row(replay: Replay, site: Site) -> bool:
     """Whether the scale of a Normal site was seen to vary by row."""
-    assert plan.example is not None
-    scale = views(plan.example.replay.distributions[site.name])["scale"]
+    scale = views(replay.distributions[site.name])["scale"]
     return scale.ndim > 1 and not bool((scale == scale[:1]).all())
 
 
@@ -296,12 +309,12 @@ class _TooLarge(Exception):
     """There are too many coefficients to find out what each does."""
 
 
-def tabulate(expected: EStep, sites: Iterable[Site]) -> Table:
+def tabulate(current: Current, sites: Iterable[Site]) -> Table:
     """Lay the rows of some sites out side by side, about the means of their columns."""
-    data, parts, spans, at = expected.program.data, [], {}, 0
+    data, parts, spans, at = current.program.data, [], {}, 0
     for site in sites:
         assert site.field is not None
-        center = expected.plan.centers.get(site.name, 0.0)
-        parts.append(data.values[site.field] - center)
+        center = current.center(site)
+        parts.append(data.values[site.field] - (0.0 if center is None else center))
         spans[site.name] = slice(at, at := at + parts[-1].shape[-1])
     return Table(parts[0] if len(parts) == 1 else torch.cat(parts, 1), data.weights, spans)

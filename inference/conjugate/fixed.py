@@ -8,29 +8,29 @@ from typing import ClassVar
 
 from torch.distributions import constraints
 
+from inference.conjugate.block import Block, Matcher, uses
 from inference.conjugate.e_step import EStep
-from inference.conjugate.family import Block, Family, uses
-from inference.conjugate.plan import Plan
 from inference.conjugate.posteriors import Single
+from inference.conjugate.recognition import Recognition
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site
 
 
-class FixedFamily(Family):
+class FixedMatcher(Matcher):
     """Probabilities of a single category, which are 1: the posterior is the prior, and the maximum is where it is."""
 
     rank: ClassVar[int] = 0
 
-    def match(self, plan: Plan, unknown: Iterable[str]) -> list[Block]:
-        """Claim simplices of one category: parameters, and latents with a Dirichlet prior; they feed nothing."""
-        found: list[Block] = []
+    def match(self, seen: Recognition, example: EStep, unknown: Iterable[str]) -> list[Block]:
+        """Claim simplices of one category that nothing depends on: parameters, and latents with a Dirichlet prior."""
+        blocks: list[Block] = []
         for name in unknown:
-            site = plan.program.sites[name]
-            known = site.role == "parameter" or (site.family == "Dirichlet" and name in plan.plain)
+            site = seen.program.sites[name]
+            known = site.role == "parameter" or (site.family == "Dirichlet" and name in seen.likelihoods)
             known = known and not any(parent.sites for parent in site.args.values())
-            if known and _one_category(site) and not uses(plan.program, name):
-                found.append(FixedBlock(name))
-        return found
+            if known and _one_category(site) and not uses(seen.program, name):
+                blocks.append(FixedBlock(name))
+        return blocks
 
 
 def _one_category(site: Site) -> bool:

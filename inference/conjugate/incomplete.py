@@ -7,36 +7,19 @@ with precision E[P] restricted to them. It is the same formula at points (EM) an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from inference.conjugate.exponential_family import Moments, Statistics
 from zoo.data.patterns import MissingCells
 from zoo.replay.incomplete_normals import by_row, marginal_log_prob, solve
-from zoo.replay.sites import Site
-
-if TYPE_CHECKING:
-    from inference.conjugate.e_step import EStep, Statistics
 
 
-def covariance_of(expected: EStep, site: Site) -> Tensor:
-    """E[P]^-1: the covariance itself where it is known."""
-    parent = site.args.get("covariance_matrix")
-    if parent is not None and parent.kind != "function" and not expected.beliefs.keys() & set(parent.sites):
-        return expected.argument(site, "covariance_matrix", "real")["mean"]
-    precision = expected.argument(site, "precision_matrix", "matrix")["mean"]
-    inverted: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-    return inverted
-
-
-def log_marginal(expected: EStep, site: Site, cells: MissingCells) -> Tensor:
+def log_marginal(value: Tensor, loc: Moments, precision: Moments, covariance: Tensor, cells: MissingCells) -> Tensor:
     """log of the integral of exp E[log p(x)] over the missing entries of x, in the layout of the log density.
 
     log Normal(x_o; E[m]_o, (E[P]^-1)_oo) + (E[log |P|] - log |E[P]| - E[(m - E[m])^T P (m - E[m])]) / 2.
     """
-    value, loc = expected.replay.seen[site.name], expected.argument(site, "loc", "real")
-    precision, covariance = expected.argument(site, "precision_matrix", "matrix"), covariance_of(expected, site)
     plates, d = value.shape[:-1], value.shape[-1]
     rows = marginal_log_prob(value.reshape(-1, d), by_row(loc["mean"], plates, 1), by_row(covariance, plates, 2), cells)
     entries = rows.reshape(*rows.shape[:-1], *plates)
@@ -46,36 +29,40 @@ def log_marginal(expected: EStep, site: Site, cells: MissingCells) -> Tensor:
         beyond = beyond - loc["quad"]
     elif "cov" in loc:
         beyond = beyond - (precision["mean"] * loc["cov"]).sum((-1, -2))
-    found: Tensor = entries + 0.5 * beyond
-    return found
+    log_density: Tensor = entries + 0.5 * beyond
+    return log_density
 
 
-def completed(expected: EStep, site: Site, cells: MissingCells, weight: Tensor) -> Statistics:
-    """Weights of a site's entries, and weights times E[x] and E[x x^T] given the observed entries, about the center.
-
-    They are summed over plates where the arguments do not vary by them, pattern by pattern.
-    """
-    mean = expected.argument(site, "loc", "real")["mean"]
-    return about(expected, site, cells, weight, mean, covariance_of(expected, site))
-
-
-def guessed(expected: EStep, site: Site, cells: MissingCells, weight: Tensor) -> Statistics:
-    """`completed` where nothing is known yet: missing entries have the mean and variance of their column."""
-    center, spread = expected.plan.centers[site.name], expected.plan.spread(site)
-    return about(expected, site, cells, weight, center, torch.diag(spread))
-
-
-def about(
-    expected: EStep, site: Site, cells: MissingCells, weight: Tensor, mean: Tensor, covariance: Tensor
+def completed(
+    value: Tensor,
+    cells: MissingCells,
+    weight: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    center: Tensor,
+    *,
+    summed: bool,
 ) -> Statistics:
-    """Statistics of the rows, completed by what Normal(mean, covariance) says of them."""
-    value, center = expected.replay.seen[site.name], expected.plan.centers[site.name]
+    """Weights of the entries, and weights times E[x] and E[x x^T] given the observed entries, about the center.
+
+    The missing entries of a row are completed by what Normal(mean, covariance) says of them.
+
+    Parameters
+    ----------
+    value
+        Rows, (plates, d), with anything in their missing cells.
+    weight
+        Of the entries, (states, plates).
+    mean, covariance
+        (states, plates or 1, d) and (states, plates or 1, d, d).
+    summed
+        Sum over plates, pattern by pattern, the arguments being the same in all rows.
+    """
     plates, d = value.shape[:-1], value.shape[-1]
     mean, covariance = by_row(mean, plates, 1), by_row(covariance, plates, 2)
     patterns, groups = solve(value.reshape(-1, d), mean, covariance, cells)
     lead = weight.shape[: weight.ndim - len(plates)]
     weight = weight.expand(*lead, *plates).reshape(*lead, -1)
-    summed = site.name in expected.plan.collapsible
     first, second = weight.new_zeros(*lead, 1, d), weight.new_zeros(*lead, 1, d, d)
     rows, squares = [], []
     for solved in groups:

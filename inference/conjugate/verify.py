@@ -23,7 +23,7 @@ class _Weighing(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.weighed: set[str] = set()
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_plate(msg) or is_deterministic(msg):
@@ -34,7 +34,7 @@ class _Weighing(Messenger):
             fn = fn.base_dist
         partial = any(m is not None and not bool(torch.as_tensor(m).all()) for m in masks)
         if partial or not bool((torch.as_tensor(msg["scale"]) == 1).all()):
-            self.found.add(msg["name"])
+            self.weighed.add(msg["name"])
 
 
 def on_all_rows(program: Program, example: Values) -> Values:
@@ -103,7 +103,7 @@ def mistaken(program: Program, example: Values, predicted: Predict) -> set[str]:
     values, weighing = on_all_rows(program, example), _Weighing()
     with weighing:
         replay = program.replay(values, densities=False)
-    found = set(weighing.found)
+    found = set(weighing.weighed)
     for site in program.sites.values():
         if site.name not in replay.distributions:
             continue

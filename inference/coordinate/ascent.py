@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from inference.conjugate import EStep, Plan, closed_form, load
-from inference.conjugate.e_step import Statistics
-from inference.conjugate.plan import log_factor
-from inference.conjugate.posteriors import Posterior, Single
+from inference.conjugate.exponential_family import Statistics
+from inference.conjugate.posteriors import Posterior
 from inference.coordinate.factor_sums import FactorSums
 from inference.coordinate.mixture import Mixture
 from inference.coordinate.source import RowSource
@@ -26,7 +24,6 @@ from zoo.errors import MethodError
 from zoo.program.program import Program
 from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values
-from zoo.replay.sites import base_distribution
 
 load()
 
@@ -140,7 +137,7 @@ class Coordinates:
 
     def _terms(self, state: State) -> tuple[Terms, EStep]:
         replay = self.program.replay(state.values)
-        expected = EStep(self.plan, self.program, state.values, replay, beliefs=state.beliefs)
+        expected = EStep(self.plan, self.program, state.values, replay, posteriors=state.beliefs)
         if self.averaged:
             expected = self.over_locals(expected)
         factors = {**replay.log_probs, **self._factors(expected)}
@@ -153,7 +150,7 @@ class Coordinates:
         """Update the posterior of the local latents given everything else."""
         if not self.program.enumerated:
             expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
-        values, beliefs = dict(expected.values), dict(expected.beliefs)
+        values, beliefs = dict(expected.values), dict(expected.posteriors)
         for block in self.local_blocks:
             posterior = block.posterior(expected.at(values, beliefs))
             assert posterior is not None
@@ -185,14 +182,14 @@ class Coordinates:
         """Expected log densities of the sites that an uncertain unknown feeds, and minus KL of the unknowns."""
         found: Values = {}
         for block in self.plan.blocks:
-            belief = expected.beliefs.get(block.unknowns[0])
+            belief = expected.posteriors.get(block.unknowns[0])
             if belief is not None and not (outside and block in self.local_blocks):
-                found.update(negative_kl(block, expected, belief))
+                found.update({name: -kl for name, kl in block.kl(expected, belief).items()})
         for site in self.program.sites.values():
             if site.name in found or (outside and self.program.row in site.plates):
                 continue
-            if any(n in expected.beliefs for parent in site.args.values() for n in parent.sites):
-                found[site.name] = log_factor(expected, site)
+            if any(n in expected.posteriors for parent in site.args.values() for n in parent.sites):
+                found[site.name] = expected.log_density(site)
         return found
 
     def step(self, state: State) -> State:
@@ -213,7 +210,7 @@ class Coordinates:
     def condition(self, expected: EStep) -> State:
         """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
         with torch.no_grad(), pyro.validation_enabled(False):
-            values, beliefs = dict(expected.values), dict(expected.beliefs)
+            values, beliefs = dict(expected.values), dict(expected.posteriors)
             for block in self.plan.blocks:
                 now = expected.at(values, beliefs)
                 posterior = block.posterior(now)
@@ -223,25 +220,6 @@ class Coordinates:
                 values.update(posterior.mean())
                 beliefs.update(dict.fromkeys(block.unknowns, posterior))
             return State(values, beliefs)
-
-
-def negative_kl(block: object, expected: EStep, posterior: Posterior) -> Values:
-    """E[log p(u)] + H[q(u)] of the unknowns of a block, in the layout of their log densities."""
-    priors = block.log_prior(expected, posterior) or {}  # type: ignore[attr-defined]
-    entropy, found = posterior.entropy(), {}
-    for name in posterior.names:
-        site = expected.program.sites[name]
-        if name in priors:
-            found[name] = priors[name] + entropy[name]
-        elif name in expected.plan.likelihoods:
-            found[name] = log_factor(expected, site) + entropy[name]
-        else:
-            assert isinstance(posterior, Single)
-            q, p = base_distribution(posterior.distribution), base_distribution(expected.replay.distributions[name])
-            kl = kl_divergence(q, p)
-            extra = posterior.distribution.event_dim - q.event_dim
-            found[name] = -(kl.sum(list(range(-extra, 0))) if extra else kl)
-    return found
 
 
 def added(a: Statistics, b: Statistics) -> Statistics:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from inference.conjugate.e_step import EStep, Statistics
+from inference.conjugate.e_step import EStep
+from inference.conjugate.exponential_family import Entries, ExponentialFamily, Statistics
 from inference.conjugate.factor_blocks import FactorBlock, factors
-from inference.conjugate.factor_posteriors import Affine, LocalNormal, padded
+from inference.conjugate.factor_posteriors import AffineMap, LocalNormal, padded
 from inference.conjugate.factors import FactorLikelihood
-from inference.conjugate.plan import Plan, log_density_of
+from inference.conjugate.plan import Plan
 from inference.conjugate.posteriors import Posterior
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
-from zoo.replay.sites import Site, base_distribution
+from zoo.replay.sites import Site
 
 
 class FactorSums:
@@ -41,21 +42,21 @@ class FactorSums:
         return cls(program, plan, blocks) if blocks and known == inside and not plan.rest else None
 
     def expect(
-        self, values: Values, beliefs: Mapping[str, Posterior], *, averaged: bool = False
+        self, values: Values, posteriors: Mapping[str, Posterior], *, averaged: bool = False
     ) -> tuple[Tensor, EStep]:
         """Return the part of L that is in the data plate, and what updates see.
 
         Parameters
         ----------
-        values, beliefs
+        values, posteriors
             Of the unknowns.
         averaged
-            Take the posterior of the latents given these, whatever `beliefs` say of them.
+            Take the posterior of the latents given these, whatever `posteriors` say of them.
         """
         local = {b.z.name for b in self.blocks}
         replay = self.probe.replay({n: v[:1] if n in local else v for n, v in values.items()})
-        found = dict(beliefs)
-        expected = EStep(self.plan, self.program, values, replay, beliefs=found)
+        found = dict(posteriors)
+        expected = EStep(self.plan, self.program, values, replay, posteriors=found)
         sums: dict[str, Statistics] = {}
         for block in self.blocks:
             if averaged or block.z.name not in found:
@@ -85,7 +86,7 @@ class FactorSums:
         with z ~ Normal(m, C) of any m and C, so that each step gains at least as much, and often far more (Liu, Rubin
         and Wu 1998).
         """
-        found = dict(expected.beliefs)
+        found = dict(expected.posteriors)
         for block in self.blocks:
             posterior, change = found[block.z.name], self.changes[block.z.name]
             assert isinstance(posterior, LocalNormal)
@@ -102,7 +103,7 @@ class FactorSums:
             roots = torch.linalg.cholesky(wanted), torch.linalg.cholesky(second)
             turn = torch.linalg.solve_triangular(roots[1], roots[0], upper=False, left=False)
             cov = turn[1:, 1:] @ affine.cov @ turn[1:, 1:].mT
-            moved = Affine(affine.table, turn @ affine.gain, cov)
+            moved = AffineMap(affine.table, turn @ affine.gain, cov)
             tril = torch.linalg.cholesky(cov).to(posterior.tril.dtype)
             found[block.z.name] = LocalNormal(posterior.names, tril, posterior.events, affine=moved)
         return expected.at(expected.values, found)
@@ -117,7 +118,7 @@ class FactorSums:
 
     def _statistics(self, z: Site, second: Tensor) -> Statistics:
         """Statistics of a latent from sum w E[(1, z)(1, z)^T]: rows are one entry."""
-        if self.plan.likelihoods[z.name].joint:
+        if self.plan.likelihoods[z.name].event_dim:
             return second[:1, 0], (second[:1, 1:], second[None, 1:, 1:])
         shape = 1, *z.shape[1:]
         parts = second[0, 1:].reshape(shape), second.diagonal()[1:].reshape(shape)
@@ -125,17 +126,18 @@ class FactorSums:
 
     def _latent(self, expected: EStep, z: Site, statistics: Statistics) -> Tensor:
         """sum_i w_i (E[log p(z_i)] + H[q(z_i)])."""
-        posterior, likelihood = expected.beliefs[z.name], self.plan.likelihoods[z.name]
+        posterior, likelihood = expected.posteriors[z.name], self.plan.likelihoods[z.name]
         assert isinstance(posterior, LocalNormal)
-        fn = base_distribution(expected.replay.distributions[z.name])
-        cells = math.prod(z.shape[1:]) if not likelihood.joint else 1
-        each = cells * likelihood.base(fn, {}) + posterior.entropy()[z.name][0]
-        return log_density_of(expected, z, statistics) + statistics[0].reshape(()) * each
+        assert isinstance(likelihood, ExponentialFamily)
+        cells = math.prod(z.shape[1:]) if not likelihood.event_dim else 1
+        each = cells * likelihood.base(expected.fn(z.name), {}) + posterior.entropy()[z.name][0]
+        return expected.log_density_of_sums(z, statistics) + statistics[0].reshape(()) * each
 
     def _explained(self, expected: EStep, site: Site, statistics: Statistics) -> Tensor:
         """sum_i w_i E[log p(x_i)] = sum_j (n (E[log t_j] - log 2 pi) - E[t_j] sum_i w_i E[(x_ij - m_ij)^2]) / 2."""
-        precision = expected.argument(site, "precision", "positive")
-        count, squares = factors(self.plan, site).deviations(expected, site, statistics)
+        precision, likelihood = expected.argument(site, "precision"), factors(self.plan, site)
+        entries = Entries(expected, site, expected.fn(site.name), *statistics)
+        count, squares = likelihood.count(entries), likelihood.deviations(entries)
         log = precision["log"] - math.log(2 * math.pi)
         return 0.5 * (count * log - precision["mean"] * squares).sum()
 
@@ -158,21 +160,21 @@ def _changes(plan: Plan, block: FactorBlock) -> str | None:
 
 def _closed(plan: Plan, likelihood: FactorLikelihood, change: str) -> bool:
     """Whether coefficients can make W R out of any W, R being lower triangular with first row (1, 0, ..., 0)."""
-    if len(likelihood.parts) != 1 or plan.program.sites[likelihood.parts[0].names[0]].role != "parameter":
+    if len(likelihood.groups) != 1 or plan.program.sites[likelihood.groups[0].names[0]].role != "parameter":
         return False
-    part, constant = likelihood.parts[0], likelihood.constant
+    group, constant = likelihood.groups[0], likelihood.constant
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator).to(constant.device)
 
-    groups, _, width, size = part.design.shape
+    groups, _, width, size = group.design.shape
     r = random(width, width).tril()
     r[0, 0] = 1.0
     if change == "linear":
         r[1:, 0] = 0.0
-    design = part.design.reshape(groups, -1, size)
-    moved = ((constant + part.columns(random(groups, size))) @ r - constant).reshape(groups, -1, 1)
+    design = group.design.reshape(groups, -1, size)
+    moved = ((constant + group.columns(random(groups, size))) @ r - constant).reshape(groups, -1, 1)
     normal = design.mT @ design
     root, info = torch.linalg.cholesky_ex(normal + torch.diag_embed((normal.diagonal(dim1=-2, dim2=-1) == 0).double()))
     found = design @ torch.cholesky_solve(design.mT @ moved, root)

@@ -80,27 +80,6 @@ class Linear(Features):
         return self._columns[:, start:stop]
 
 
-class Squares(Features):
-    """T = [x, x^2], width 2d, from x of shape (n, d), centred: Normals with independent features."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__(x.shape[0], 2 * x.shape[1], x.dtype, x.device)
-        self._columns = x.mT.contiguous()
-
-    def write(self, start: int, stop: int, out: Tensor) -> None:
-        """Write the statistics of rows start to stop, shape (p, stop - start)."""
-        x, d = self._columns[:, start:stop], self.width // 2
-        out[:d] = x
-        torch.mul(x, x, out=out[d:])
-
-
-class Norm(Linear):
-    """T = [x, |x|^2], width d + 1, from x of shape (n, d), centred: spherical Normals."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__(torch.cat([x, x.square().sum(1, keepdim=True)], 1))
-
-
 class Products(Features):
     """T = x_i x_j, each pair once, width d(d+1)/2, from x of shape (n, d).
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.e_step import Statistics
-from inference.conjugate.plan import log_density_of
+from inference.conjugate.exponential_family import Statistics
 from inference.coordinate.ascent import Coordinates, State, added
 from inference.coordinate.loop import OneStart
 from inference.coordinate.memory import Memory
@@ -47,7 +46,7 @@ class MoreRows(OneStart):
         """Evaluate both terms."""
         value, self.expected = self.ascent.expect(self.state)
         self.new = float(value)
-        earlier = sum(log_density_of(self.expected, s, self.earlier[s.name]) for s in self.sites)
+        earlier = sum(self.expected.log_density_of_sums(s, self.earlier[s.name]) for s in self.sites)
         return [float(value + earlier)]
 
     def shown(self, row: int, value: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from inference.conjugate.exponential_family import Statistics
+from inference.conjugate.recognition import Frame
 
 
 @dataclass(frozen=True)
@@ -19,5 +20,5 @@ class Memory:
         What the statistics are taken about.
     """
 
-    sums: dict[str, tuple[Tensor, tuple[Tensor, ...]]]
-    frame: dict[str, Tensor]
+    sums: dict[str, Statistics]
+    frame: Frame

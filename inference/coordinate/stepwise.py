@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.e_step import Statistics
+from inference.conjugate.exponential_family import Statistics
 from inference.conjugate.plan import Plan
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.loop import Ascent, Way

@@ -16,24 +16,7 @@ from itertools import starmap
 import torch
 from torch import Tensor
 
-from inference.coordinate.features import Features, Linear, Norm, Products, Quadratic, Squares, Stack, pack, unpack
-
-__all__ = [
-    "Features",
-    "Linear",
-    "Norm",
-    "Products",
-    "Quadratic",
-    "Squares",
-    "Stack",
-    "Swept",
-    "accumulate",
-    "logits",
-    "pack",
-    "sweep",
-    "total",
-    "unpack",
-]
+from inference.coordinate.features import Features
 
 SPLIT = 4096  # entries below which a product over many rows is split by rows
 FEW = 512  # rows that are not worth splitting
@@ -54,17 +37,11 @@ class Swept:
         sum_i w_i R_ik, shape (r, k).
     sums
         sum_i w_i R_ik T(x_i), shape (r, k, p).
-    rows
-        log sum_k exp L_ik (with `hard`: the maximum), shape (r, n), if asked for.
-    posterior
-        The responsibilities R, without the weights, shape (r, k, n), if asked for.
     """
 
     value: Tensor
     counts: Tensor
     sums: Tensor
-    rows: Tensor | None = None
-    posterior: Tensor | None = None
 
 
 @torch.no_grad()
@@ -75,11 +52,8 @@ def sweep(
     *,
     weights: Tensor | None = None,
     hard: bool = False,
-    offsets: Tensor | None = None,
-    return_rows: bool = False,
-    posterior: bool = False,
 ) -> Swept:
-    """L_ik = <eta_k, T(x_i)> + c_k + h_i; R = softmax_k L; add up log-sum-exp, R and R T over the rows.
+    """L_ik = <eta_k, T(x_i)> + c_k; R = softmax_k L; add up log-sum-exp, R and R T over the rows.
 
     Parameters
     ----------
@@ -94,15 +68,9 @@ def sweep(
         Weight of each row, shape (n,).
     hard
         Give each row to its best component (classification EM).
-    offsets
-        Log base measure h of each row, shape (n,).
-    return_rows, posterior
-        Return the log density of each row, and the responsibilities.
     """
     r, k, _ = natural.shape
     eta, shift = _coefficients(natural, constant, 1 / LN2)  # base 2: exp2 takes a third of the time of exp
-    rows = natural.new_empty(r, features.rows) if return_rows else None
-    kept = natural.new_empty(r, k, features.rows) if posterior else None
 
     def add_up(start: int, stop: int, t: Tensor) -> tuple[Tensor, ...]:
         share = torch.addmm(shift, eta, t).view(r, k, -1)
@@ -116,12 +84,6 @@ def sweep(
             density = scale.log2().add_(best)
             scale.reciprocal_()
         density = _impossible(density).mul_(LN2).squeeze_(1)
-        if offsets is not None:
-            density += offsets[start:stop]
-        if rows is not None:
-            rows[:, start:stop] = density
-        if kept is not None:
-            kept[:, :, start:stop] = share if scale is None else share * scale
         if weights is not None:
             w = weights[start:stop]
             density.mul_(w).masked_fill_(w == 0, 0.0)  # a row of weight 0 may have density 0
@@ -131,19 +93,7 @@ def sweep(
         return density.sum(-1, dtype=torch.float64), *_statistics(share, t)
 
     value, counts, sums = reduce(_add, starmap(add_up, features.blocks(r * k)))
-    return Swept(value, counts, sums, rows, kept)
-
-
-@torch.no_grad()
-def logits(features: Features, natural: Tensor, constant: Tensor, *, offsets: Tensor | None = None) -> Tensor:
-    """L_ik = <eta_k, T(x_i)> + c_k + h_i, shape (r, k, n)."""
-    r, k, _ = natural.shape
-    eta, shift = _coefficients(natural, constant)
-    found = natural.new_empty(r * k, features.rows)
-    for start, stop, t in features.blocks(r * k):
-        found[:, start:stop] = torch.addmm(shift, eta, t)
-    found = _impossible(found).view(r, k, -1)
-    return found if offsets is None else found.add_(offsets)
+    return Swept(value, counts, sums)
 
 
 @torch.no_grad()

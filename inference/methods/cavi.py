@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
-from inference.conjugate.family import uses
+from inference.conjugate.block import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way

@@ -15,7 +15,7 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.point import PointMass
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.family import uses
+from inference.conjugate.block import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
@@ -126,6 +126,8 @@ class EM(Method):
             )
         if program.enumerated or len(blocks) != 1 or set(blocks[0].unknowns) != local:
             return f"site {first!r} is a continuous local latent, which the E-step cannot sum over"
+        if (reason := blocks[0].why_not(program)) is not None:
+            return reason
         if not program.parameters and not program.globals:
             return f"there is no parameter to estimate, and nothing to enumerate beside the local {first!r}"
         if plan.rest:
@@ -177,7 +179,7 @@ class EM(Method):
         approximation: Approximation = PointMass(latents)
         if program.locals:
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
-            approximation = Conjugate(distinct(expected.beliefs))
+            approximation = Conjugate(distinct(expected.posteriors))
         return Outcome(
             approximation=approximation,
             points={n: v for n, v in values.items() if n not in latents},

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from inference.approximations import approximation
 from inference.approximations.conjugate import describe_posteriors, read_posteriors, tensors_of
 from inference.conjugate import closed_form
+from inference.conjugate.recognition import Frame
 from inference.coordinate.ascent import distinct
 from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
@@ -69,7 +70,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         tensors["weights"] = data.weights
     if outcome.memory is not None:
         tensors.add("memory", _sums(outcome.memory))
-        tensors.add("frame", outcome.memory.frame)
+        tensors.add("frame", outcome.memory.frame.tensors())
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
     outcome.trace.to_csv(folder / "trace.csv", index=False)
     described = {
@@ -216,7 +217,7 @@ def _memory(tensors: TensorFolder) -> Memory | None:
     saved = TensorFolder(tensors.folder("memory"))
     sites = {site: saved.folder(site) for site in saved.folders()}
     sums = {n: (own["0"], tuple(own[str(i)] for i in range(1, len(own)))) for n, own in sites.items()}
-    return Memory(sums, tensors.folder("frame")) if sums else None
+    return Memory(sums, Frame.read(tensors.folder("frame"))) if sums else None
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.incomplete import guessed
 from zoo.data.missing import missing_features
 from zoo.initial import kmeans
 from zoo.program.program import Program
@@ -154,7 +153,7 @@ def first_update(program: Program, values: Values, marginals: Values) -> Values:
     plan = closed_form(program)
     with torch.no_grad():
         expected = EStep(plan, program, values, program.replay(values), marginals)
-        expected.complete(guessed)
+        expected.complete(guess=True)
         for block in plan.blocks:
             values = {**values, **block.maximize(expected.at(values))}
     return values

@@ -55,6 +55,23 @@ class Story:
 
 
 STORIES: dict[str, Story] = {}
+
+
+def label(block: Any) -> str:
+    kind = type(block).__name__.removesuffix("Block")
+    if kind == "Joint":
+        return {"precision": "NormalGamma", "precision_matrix": "NormalWishart", "variance": "NormalInverseGamma"}[
+            block.argument
+        ]
+    if kind == "Scale":
+        return "Wishart" if block.family.event_dim else "Precision"
+    if kind == "Conjugate":
+        return {"Normal": "NormalMean", "MultivariateNormal": "MultivariateMean"}.get(
+            type(block.family).__name__, "Single"
+        )
+    return kind
+
+
 R, R2 = {"x": Real("row")}, {"x": Real("row", "feature")}
 RG, R2G = {**R, "g": Category("row")}, {**R2, "g": Category("row")}
 XG, X2G = {"x": VECTOR, "g": GROUP}, {"x": MATRIX, "g": GROUP}
@@ -179,6 +196,20 @@ def binomial_mixture_of_tries_by_state(x, *, prior: bool = True):
     with pyro.plate("row", len(x)):
         z = state()
         pyro.sample("x", dist.Binomial(t(8.0, 9.0)[z], p[z]), obs=x)
+
+
+@story({"x": COUNTS, "r": SIZES}, "Single", r=Positive("row"), **N)
+def negative_binomial(x, r, *, prior: bool = True):
+    p = unknown("p", dist.Beta(2.5, 1.5), prior)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.NegativeBinomial(r, p), obs=x)
+
+
+@story(COUNTS, "Single", fused=True, **N)
+def negative_binomial_mixture(x, *, prior: bool = True):
+    p = unknown("p", dist.Beta(t(2.5, 1.5), 1.5).to_event(1), prior)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.NegativeBinomial(t(4.0), p[state()]), obs=x)
 
 
 @story(LABELS, "Single", x=Category("row"))
@@ -319,12 +350,26 @@ def gamma_mixture_of_shapes_in_the_data(x, e, *, prior: bool = True):
         pyro.sample("x", dist.Gamma(e, 3 * r[state()]), obs=x)
 
 
-@story(WAITS, "Single", **P)
+@story(WAITS, "Single", fused=True, **P)
 def gamma_mixture_of_shapes_by_state(x, *, prior: bool = True):
     r = unknown("r", dist.Gamma(t(2.0, 5.0), 0.5).to_event(1), prior)
     with pyro.plate("row", len(x)):
         z = state()
         pyro.sample("x", dist.Gamma(t(1.0, 2.5)[z], r[z]), obs=x)
+
+
+@story({"x": WAITS, "e": SIZES}, "Single", e=Positive("row"), **P)
+def inverse_gamma_of_known_shape(x, e, *, prior: bool = True):
+    r = unknown("r", dist.Gamma(2.0, 0.7), prior)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.InverseGamma(2.5, r * e), obs=x)
+
+
+@story(WAITS, "Single", fused=True, **P)
+def inverse_gamma_mixture(x, *, prior: bool = True):
+    r = unknown("r", dist.Gamma(t(2.0, 3.0), 0.7).to_event(1), prior)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.InverseGamma(2.5, r[state()]), obs=x)
 
 
 @story({"x": COUNTS, "y": WAITS}, "Single", y=Positive("row"), **N)
@@ -444,6 +489,22 @@ def normal_precision_times_data(x, c, *, prior: bool = True):
         pyro.sample("x", dist.Normal(c, (4 * c * tau).rsqrt()), obs=x)
 
 
+@story({"x": VECTOR, "c": SIZES}, "Precision", c=Positive("row"), **R)
+def normal_variance_times_data(x, c, *, prior: bool = True):
+    v = unknown("v", dist.InverseGamma(2.5, 0.7), prior)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(0.3, (v * c).sqrt()), obs=x)
+
+
+@story(MATRIX, "NormalMean Precision", fused=True, **R2)
+def means_and_variances_by_state(x, *, prior: bool = True):
+    mu = unknown("mu", dist.Normal(t([0.5, 1.0], [0.0, 2.0]), 2.0).to_event(2), prior)
+    v = unknown("v", dist.InverseGamma(t([2.5, 3.0], [3.5, 2.0]), 0.7).to_event(2), prior)
+    with pyro.plate("row", len(x)):
+        z = state()
+        pyro.sample("x", dist.Normal(mu[z], v[z].sqrt()).to_event(1), obs=x)
+
+
 @story({"x": VECTOR, "y": WAITS}, "NormalMean NormalMean Precision", y=Real("row"), **R)
 def one_precision_for_two_means(x, y, *, prior: bool = True):
     tau = unknown("tau", dist.Gamma(2.0, 0.5), prior)
@@ -487,6 +548,22 @@ def normal_gamma_by_column(x):
     mu = pyro.sample("mu", dist.Normal(t(1.0, -1.0), (0.3 * tau).rsqrt()).to_event(1))
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu, tau.rsqrt()).to_event(1), obs=x)
+
+
+@story(VECTOR, "NormalInverseGamma", optional=False, **R)
+def normal_inverse_gamma(x):
+    v = pyro.sample("v", dist.InverseGamma(2.5, 0.7))
+    mu = pyro.sample("mu", dist.Normal(0.5, (v / 0.3).sqrt()))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, v.sqrt()), obs=x)
+
+
+@story(MATRIX, "NormalInverseGamma", optional=False, **R2)
+def normal_inverse_gamma_by_column(x):
+    v = pyro.sample("v", dist.InverseGamma(t(2.5, 3.0), 0.7).to_event(1))
+    mu = pyro.sample("mu", dist.Normal(0.5, (2 * v).sqrt()).to_event(1))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, v.sqrt()).to_event(1), obs=x)
 
 
 @story(MATRIX, "NormalGamma", optional=False, **R2)

@@ -17,8 +17,10 @@ from torch.distributions import constraints
 import zoo
 from inference import CAVI, EM, Exact, Fit, fit
 from inference.approximations.rows import log_mean_exp
-from inference.conjugate import GroupedNormal, LocalNormal, closed_form
+from inference.conjugate import closed_form
+from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.factor_blocks import CoefficientBlock, FactorBlock
+from inference.conjugate.factor_posteriors import LocalNormal
 from inference.conjugate.posteriors import read
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.factor_sums import FactorSums
@@ -191,11 +193,11 @@ def test_the_feed_says_that_the_location_is_bilinear():
 
 def test_coefficients_are_grouped_by_the_column_they_feed():
     plan = closed_form(prepare(zoo.FactorAnalysis(2), table()))
-    part = next(b.part for b in plan.blocks if isinstance(b, CoefficientBlock))
+    part = next(b.group for b in plan.blocks if isinstance(b, CoefficientBlock))
     assert part.names == ("means", "loadings")
     assert part.design.shape == (4, 1, 3, 3)
     plan = closed_form(prepare(one_for_all(), table()))
-    part = next(b.part for b in plan.blocks if isinstance(b, CoefficientBlock))
+    part = next(b.group for b in plan.blocks if isinstance(b, CoefficientBlock))
     assert part.design.shape == (1, 4, 2, 2)
 
 
@@ -325,7 +327,7 @@ def test_the_posterior_of_the_factors_is_gaussian_conditioning(name):
     _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
     m, w, noise, mean, cov = dense(name, {n: v.numpy() for n, v in values.items()}, 4)
     gain = np.linalg.solve(w @ cov @ w.T + np.diag(noise), w @ cov).T
-    posterior = expected.beliefs["z"]
+    posterior = expected.posteriors["z"]
     assert np.allclose(posterior.loc, mean + (x - m - w @ mean) @ gain.T, rtol=1e-9)
     assert np.allclose(posterior.cov, cov - gain @ w @ cov, rtol=1e-9)
 
@@ -340,7 +342,7 @@ def test_second_moments_of_the_rows_say_the_same_as_the_rows(name, weighted, col
     ascent, values = climbed(program)
     value, expected = ascent.expect(State(values, {}))
     short = FactorSums.of(ascent.plan, program)
-    inside, found = short.expect(values, expected.beliefs)
+    inside, found = short.expect(values, expected.posteriors)
     assert float(inside + short.rest(found, {})) == pytest.approx(float(value), rel=1e-9)
     wanted, got = ascent.maximize(expected), ascent.maximize(found)
     for site in [*program.parameters]:
@@ -440,7 +442,7 @@ def test_each_update_is_a_maximum_of_the_expected_log_joint(name):
     program = prepare(MODELS[name], table(), weights=np.random.default_rng(1).integers(1, 4, 30))
     ascent, values = climbed(program, steps=1)
     _, expected = ascent.expect(State(values, {}))
-    objective = expected_joint(program, values, expected.beliefs["z"])
+    objective = expected_joint(program, values, expected.posteriors["z"])
     for block in ascent.plan.blocks:
         if isinstance(block, FactorBlock):
             continue
@@ -736,7 +738,7 @@ def grouped_normal(seed=0):
     tril[2, 2] = torch.tensor([0.0, 0.0, 1.0])
     loc = torch.randn(3, 3, dtype=torch.float64)
     loc[2, 2] = 0.0
-    return GroupedNormal(("a", "b"), ((3,), (5,)), (0, 1), where, loc, tril)
+    return Coefficients(("a", "b"), ((3,), (5,)), (0, 1), where, loc, tril)
 
 
 def dense_normal(q):

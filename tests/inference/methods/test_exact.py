@@ -785,7 +785,7 @@ REFUSED = [
     (independent_mean_and_precision, "'y' depends on several latents, which are dependent given the data"),
     (plane_of_independent_noise, "'y' depends on several latents"),
     (student, "no conjugate family is recognised for 'mu' ~ Normal"),
-    (laplace_prior, "no conjugate family is recognised for 'mu' ~ Laplace"),
+    (laplace_prior, "'mu' has no conjugate posterior: a Normal bounds the Laplace density of 'mu'"),
     (mean_as_parameter, "no latent"),
     (scale_as_parameter, "'sd' is a parameter without prior"),
     (mixture, "'z'.*mixture"),

@@ -1,0 +1,159 @@
+"""What the sites of a program were recognized as: their likelihoods, and what statistics are taken about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.conjugate.exponential_family import Likelihood
+from inference.conjugate.linear import Coordinates, LinearLikelihood
+from zoo.errors import MethodError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+from zoo.replay.sites import ALTERNATIVES, Site
+
+KNOWN = ("constant", "site", "indexed", "linear")  # kinds of arguments that need no run of the model
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What statistics are taken about: centers of sites, and the coordinates of linear predictors, by site."""
+
+    centers: dict[str, Tensor]
+    coordinates: dict[str, Coordinates]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers by what they are and of which site, to be saved."""
+        found = {f"center {n}": v for n, v in self.centers.items()}
+        for name, c in self.coordinates.items():
+            found |= {f"rotate {name}": c.rotate, f"start {name}": c.start}
+        return found
+
+    @classmethod
+    def read(cls, tensors: dict[str, Tensor]) -> Frame:
+        """Make it again from what `tensors` gave."""
+        parts: dict[str, dict[str, Tensor]] = {"center": {}, "rotate": {}, "start": {}}
+        for key, value in tensors.items():
+            what, _, name = key.partition(" ")
+            parts[what][name] = value
+        return cls(parts["center"], {n: Coordinates(r, parts["start"][n]) for n, r in parts["rotate"].items()})
+
+
+@dataclass
+class Recognition:
+    """What does not change from step to step.
+
+    Attributes
+    ----------
+    program
+        The fit's program.
+    likelihoods
+        Site -> its family, where its log density was seen to be that family's, neither scaled nor masked.
+    collapsible
+        Sites whose arguments are the same in all entries of their plates, so that statistics can be summed first.
+    codes
+        Enumerated site -> its states, laid out along its dimension, as indices.
+    centers
+        Observed site -> the mean of its data, that statistics are taken about.
+    spreads
+        Observed site -> the variance of its data, that floors are relative to.
+    incomplete
+        Sites that would have a likelihood here, were it not for missing values.
+    in_values
+        Unknowns that observed values depend on, which have no closed form.
+    """
+
+    program: Program
+    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
+    collapsible: set[str] = field(default_factory=set)
+    codes: Values = field(default_factory=dict)
+    centers: Values = field(default_factory=dict)
+    spreads: Values = field(default_factory=dict)
+    incomplete: list[str] = field(default_factory=list)
+    in_values: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Lay out states."""
+        self.codes = {s.name: s.states.long() for s in self.program.enumerated if s.states is not None}
+
+    def frame(self) -> Frame:
+        """Return what statistics are taken about."""
+        linear = {n: f.coordinates for n, f in self.likelihoods.items() if isinstance(f, LinearLikelihood)}
+        return Frame(dict(self.centers), linear)
+
+    def set_frame(self, frame: Frame) -> None:
+        """Take statistics about what they were taken about before."""
+        self.centers.update(frame.centers)
+        for name, coordinates in frame.coordinates.items():
+            likelihood = self.likelihoods.get(name)
+            if isinstance(likelihood, LinearLikelihood):
+                likelihood.coordinates = coordinates
+
+    def events_outside(self, site: Site) -> tuple[int, ...]:
+        """Event dimensions of a site that are no part of its statistics: entries that are independent."""
+        events = site.shape[len(site.shape) - site.event_dim :]
+        return tuple(events[: site.event_dim - self.likelihoods[site.name].event_dim])
+
+    def follows(self, site: Site) -> bool:
+        """Whether every argument of a site is constant, or follows from the unknowns' values without a model run."""
+        likelihood, kinds = self.likelihoods.get(site.name), {n: parent.kind for n, parent in site.args.items()}
+        if likelihood is None:
+            return all(kind == "constant" for kind in kinds.values())
+        other = {n for names in likelihood.alternatives.values() for n in names}
+        derived = {n for argument in likelihood.conjugate for n in parameterizations(argument)} - {
+            *likelihood.conjugate
+        }
+        read = [n for n in kinds if n not in other | derived]
+        return all(any(kinds.get(n) in KNOWN for n in (a, *likelihood.alternatives.get(a, ()))) for a in read)
+
+    def summed(self, program: Program) -> list[Site]:
+        """Sites of the data plate whose statistics are sums over its rows.
+
+        Raises
+        ------
+        MethodError
+            If a site's arguments vary by row, so that its rows cannot be summed first.
+        """
+        found = []
+        for site in program.sites.values():
+            if program.row not in site.plates or site.role not in ("observed", "enumerated"):
+                continue
+            if site.name not in self.collapsible or site.name not in self.likelihoods:
+                raise MethodError(
+                    f"rows in parts (a stream, several processes) need arguments that do not vary by row; those of "
+                    f"{site.name!r} do, or have no closed form"
+                )
+            found.append(site)
+        return found
+
+    def center_on(self, site: Site, value: Tensor) -> None:
+        """Note the mean and the variance of a site's data, one number per column of an event; missing ones left out."""
+        if not value.is_floating_point():
+            return
+        flat, cells = value.reshape(-1, *value.shape[value.ndim - site.event_dim :]), self.program.missing(site)
+        anchor = flat[0]  # means of differences from a row lose no digits far from zero
+        if cells is None:
+            center = (flat - anchor).mean(0)
+            spread = (flat - anchor - center).square().mean(0)
+        else:
+            seen = (~cells.missing).reshape(flat.shape).to(flat)
+            share = seen / seen.sum(0).clamp_min(1)
+            center = (share * (flat - anchor)).sum(0)
+            spread = (share * (flat - anchor - center).square()).sum(0)
+        if self.likelihoods[site.name].centered:
+            self.centers[site.name] = anchor + center
+        self.spreads[site.name] = torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def spread(self, site: Site) -> Tensor:
+        """Variance of a site's data, one number per column of an event; 1 where it is not known."""
+        if site.name in self.spreads:
+            return self.spreads[site.name]
+        shape = site.shape[len(site.shape) - site.event_dim :]
+        return torch.ones(shape, dtype=self.program.dtype, device=self.program.device)
+
+
+def parameterizations(argument: str) -> set[str]:
+    """An argument, and others that say the same: the precision, variance and scale of a Normal."""
+    return next((group for group in ALTERNATIVES if argument in group), {argument})
