@@ -79,9 +79,8 @@ def _seed(x: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
     # Squared distance of each row from its nearest center so far, (rows,).
     distance = (x - centers).square().sum(1) if seen is None else _squares(centers, x, seen)[0]
     for _ in range(clusters - 1):
-        weight = (
-            distance if float(distance.sum()) > 0 else torch.ones_like(distance)
-        )  # fewer distinct rows than centers
+        # With fewer distinct rows than centers all distances are 0: any row will do.
+        weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
         candidates = torch.multinomial(weight, tries, replacement=True)
         closer = torch.minimum(distance, _squares(x[candidates], x, seen))  # (candidates, rows)
         best = closer.sum(1).argmin()

@@ -52,7 +52,7 @@ class Data:
     dtype: torch.dtype = torch.float64
     stream: Stream | None = None
     missing: dict[str, Tensor] = field(default_factory=dict)
-    # Worked out when first asked for, and kept: sorting rows by what they miss takes longer than an EM step.
+    # Worked out when first asked for, and kept: every E-step needs the rows sorted by what they miss.
     _missing_cells: dict[str, MissingCells] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:

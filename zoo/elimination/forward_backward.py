@@ -34,7 +34,8 @@ def smooth(table: Tensor, evidence: Tensor, first: Tensor, weight: Tensor | None
         log p(x_t | x_1 .. x_{t-1}) of the row's sequence, (batch, rows); p(z_t = k | x), (batch, states, rows); and the
         expected counts of what `table` holds, in its shape.
     """
-    # With its largest entry at 1 the transition matrix grows nothing, and its depth says which arithmetic can hold it.
+    # Relative to its largest entry, so that long products do not overflow; how far the smallest is below decides which
+    # arithmetic is safe. Rows that are no first rows get the factor back at the end.
     shift = table[:, 1:].amax((-2, -1), keepdim=True)  # (batch, 1, 1)
     table = torch.cat([table[:, :1], table[:, 1:] - shift], 1)
     ring = arithmetic(table[:, 1:])

@@ -41,6 +41,8 @@ class Program:
         Bound to the model's fields.
     priors
         Distributions that replace the model's own at some latent sites (yesterday's posterior).
+    structure
+        What the model is made of, if it has been traced before.
 
     Raises
     ------

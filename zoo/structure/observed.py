@@ -43,8 +43,6 @@ def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
         return ()
     rows = [data.missing[str(n)].reshape(len(data), -1).all(1) for n in fields]
     count = int(torch.stack(rows).all(0).sum())
-    return (
-        (f"{count} of {len(data)} rows have no observed value; they are kept, but carry no information",)
-        if count
-        else ()
-    )
+    if not count:
+        return ()
+    return (f"{count} of {len(data)} rows have no observed value; they are kept, but carry no information",)
