@@ -596,7 +596,6 @@ def test_a_near_miss_is_suggested():
         (lambda: SVI(particles=0), ["particles=0"]),
         (lambda: MAP(steps=0), ["MAP", "steps=0"]),
         (lambda: EM(restarts=0), ["EM", "restarts=0"]),
-        (lambda: EM(tolerance=0), ["tolerance=0"]),
         (lambda: EM(tolerance=-1e-6), ["tolerance"]),
         (lambda: EM(max_steps=0), ["max_steps=0"]),
         (lambda: Encoder(hidden=()) and Encoder(hidden=(-3,)), ["hidden"]),
