@@ -83,7 +83,7 @@ class Conjugate(Approximation):
                     state.values[site.name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
                 replay = program.replay(state.values, densities=False)
                 replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
-                expected = EStep(ascent.plan, program, state.values, replay, posteriors=state.beliefs)
+                expected = EStep(ascent.plan, program, state.values, replay, posteriors=state.posteriors)
                 for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
                     expected = ascent.over_locals(expected)
             return distinct({n: expected.posteriors[n] for block in ascent.local_blocks for n in block.unknowns})

@@ -26,6 +26,7 @@ from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values
 
 load()
+SINGULAR: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # which torch's types do not tell of
 
 
 @dataclass
@@ -36,12 +37,12 @@ class State:
     ----------
     values
         Points; means of the unknowns with a posterior.
-    beliefs
+    posteriors
         Unknown -> the posterior of its block.
     """
 
     values: Values
-    beliefs: dict[str, Posterior]
+    posteriors: dict[str, Posterior]
 
 
 class Coordinates:
@@ -86,8 +87,7 @@ class Coordinates:
     def prepare(self, state: State) -> None:
         """Lay out the rows of a mixture or a factor model, if all its updates are in closed form."""
         if not self.plan.rest:
-            singular = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-            with torch.no_grad(), suppress(singular):  # a prior made from all rows, run on a few
+            with torch.no_grad(), suppress(SINGULAR):  # a prior made from all rows, run on a few
                 self.mixture = Mixture.of(self.plan, self.rows, state.values)
                 self.factors = FactorSums.of(self.plan, self.program) if self.rows.whole else None
 
@@ -97,11 +97,11 @@ class Coordinates:
         """Return L at the current state, with the enumerated sites at their posterior, and what updates see."""
         with torch.no_grad():
             if self.mixture is not None:
-                found = self._swept(self.mixture, state)
-                if found is not None:
-                    return found
+                swept = self._swept(self.mixture, state)
+                if swept is not None:
+                    return swept
             if self.factors is not None:
-                inside, expected = self.factors.expect(state.values, state.beliefs, averaged=self.averaged)
+                inside, expected = self.factors.expect(state.values, state.posteriors, averaged=self.averaged)
                 return inside + self.factors.rest(expected, self._factors(expected, outside=True)), expected
             return self._all(state) if self.rows.whole else self._by_parts(state)
 
@@ -111,7 +111,7 @@ class Coordinates:
         return terms.total(self.program.data.weights), expected
 
     def _by_parts(self, state: State) -> tuple[Tensor, EStep]:
-        """`expect` on rows that come in parts: sums of statistics, whatever part of the rows they are over."""
+        """`expect` on rows that come in parts: statistics and L are sums over them, and add up."""
         value = torch.zeros((), dtype=torch.float64, device=self.program.device)
         sums: dict[str, Statistics] = {}
         sites = self.plan.summed(self.program)
@@ -120,24 +120,24 @@ class Coordinates:
             terms, expected = own._terms(state)
             value = value + terms.total(part.data.weights) - terms.rest
             for site in sites:
-                found = expected.statistics(site)
-                known = sums.get(site.name)
-                sums[site.name] = found if known is None else added(known, found)
+                statistics, known = expected.statistics(site), sums.get(site.name)
+                sums[site.name] = statistics if known is None else added(known, statistics)
         if not sums:  # a process with no chunk of its own
             _, expected = self._terms(state)
             empty = {s.name: expected.statistics(s) for s in sites}
             sums = {n: (0 * count, tuple(0 * p for p in parts)) for n, (count, parts) in empty.items()}
+        # One message between processes holds them all.
         flat = [t for count, parts in sums.values() for t in (count, *parts)]
         value, *flat = self.rows.add_up([value, *flat])
         whole = iter(flat)
         sums = {n: (next(whole), tuple(next(whole) for _ in parts)) for n, (_, parts) in sums.items()}
-        terms, expected = self._terms(state)
+        terms, expected = self._terms(state)  # of the program's own rows, for all that is outside the data plate
         expected.sums = sums
         return value + terms.rest, expected
 
     def _terms(self, state: State) -> tuple[Terms, EStep]:
         replay = self.program.replay(state.values)
-        expected = EStep(self.plan, self.program, state.values, replay, posteriors=state.beliefs)
+        expected = EStep(self.plan, self.program, state.values, replay, posteriors=state.posteriors)
         if self.averaged:
             expected = self.over_locals(expected)
         factors = {**replay.log_probs, **self._factors(expected)}
@@ -150,13 +150,13 @@ class Coordinates:
         """Update the posterior of the local latents given everything else."""
         if not self.program.enumerated:
             expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
-        values, beliefs = dict(expected.values), dict(expected.posteriors)
+        values, posteriors = dict(expected.values), dict(expected.posteriors)
         for block in self.local_blocks:
-            posterior = block.posterior(expected.at(values, beliefs))
+            posterior = block.posterior(expected.at(values, posteriors))
             assert posterior is not None
             values.update(posterior.mean())
-            beliefs.update(dict.fromkeys(block.unknowns, posterior))
-        return expected.at(values, beliefs)
+            posteriors.update(dict.fromkeys(block.unknowns, posterior))
+        return expected.at(values, posteriors)
 
     def _once(self, name: str, log_prob: Tensor) -> Tensor:
         """Weight of each entry of a site without enumerated sites: that of its row."""
@@ -168,29 +168,32 @@ class Coordinates:
 
     def _swept(self, mixture: Mixture, state: State) -> tuple[Tensor, EStep] | None:
         """`expect` by one sweep over the rows; None where that would not be accurate."""
-        expected = mixture.expected(state.values, state.beliefs)
+        expected = mixture.expected(state.values, state.posteriors)
         natural, constant, shared = mixture.natural(expected)
         if mixture.careful(natural, constant):
             return None
         swept = mixture.sweep(natural[None], constant[None], hard=self.hard)
-        rest = mixture.rest(expected, self._factors(expected, outside=True) if state.beliefs else None)
+        rest = mixture.rest(expected, self._factors(expected, outside=True) if state.posteriors else None)
         value = swept.value[0] + shared + mixture.base + rest
         expected.sums = mixture.statistics(swept.counts[0], swept.sums[0])
         return value, expected
 
     def _factors(self, expected: EStep, *, outside: bool = False) -> Values:
-        """Expected log densities of the sites that an uncertain unknown feeds, and minus KL of the unknowns."""
-        found: Values = {}
+        """Expected log densities of the sites that depend on an uncertain unknown, and minus KL of the unknowns.
+
+        In the layout of the sites' log densities. With `outside`, of sites outside the data plate only.
+        """
+        factors: Values = {}
         for block in self.plan.blocks:
-            belief = expected.posteriors.get(block.unknowns[0])
-            if belief is not None and not (outside and block in self.local_blocks):
-                found.update({name: -kl for name, kl in block.kl(expected, belief).items()})
+            posterior = expected.posteriors.get(block.unknowns[0])
+            if posterior is not None and not (outside and block in self.local_blocks):
+                factors.update({name: -kl for name, kl in block.kl(expected, posterior).items()})
         for site in self.program.sites.values():
-            if site.name in found or (outside and self.program.row in site.plates):
+            if site.name in factors or (outside and self.program.row in site.plates):
                 continue
             if any(n in expected.posteriors for parent in site.args.values() for n in parent.sites):
-                found[site.name] = expected.log_density(site)
-        return found
+                factors[site.name] = expected.log_density(site)
+        return factors
 
     def step(self, state: State) -> State:
         """One E-step, and one update of each block."""
@@ -210,16 +213,16 @@ class Coordinates:
     def condition(self, expected: EStep) -> State:
         """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
         with torch.no_grad(), pyro.validation_enabled(False):
-            values, beliefs = dict(expected.values), dict(expected.posteriors)
+            values, posteriors = dict(expected.values), dict(expected.posteriors)
             for block in self.plan.blocks:
-                now = expected.at(values, beliefs)
+                now = expected.at(values, posteriors)
                 posterior = block.posterior(now)
                 if posterior is None:
                     values.update(block.maximize(now))
                     continue
                 values.update(posterior.mean())
-                beliefs.update(dict.fromkeys(block.unknowns, posterior))
-            return State(values, beliefs)
+                posteriors.update(dict.fromkeys(block.unknowns, posterior))
+            return State(values, posteriors)
 
 
 def added(a: Statistics, b: Statistics) -> Statistics:
@@ -227,6 +230,6 @@ def added(a: Statistics, b: Statistics) -> Statistics:
     return a[0] + b[0], tuple(x + y for x, y in zip(a[1], b[1], strict=True))
 
 
-def distinct(beliefs: Mapping[str, Posterior]) -> list[Posterior]:
+def distinct(posteriors: Mapping[str, Posterior]) -> list[Posterior]:
     """Return the posteriors, each once."""
-    return list({id(p): p for p in beliefs.values()}.values())
+    return list({id(p): p for p in posteriors.values()}.values())

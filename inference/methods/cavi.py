@@ -10,10 +10,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
-from inference.conjugate.block import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
+from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
@@ -22,7 +22,6 @@ from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
 from inference.starts.values import start_state
 from zoo.program.program import Program
-from zoo.replay.sites import primary
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class CAVI(Method):
             return "there is no continuous latent to have a posterior: its unknowns are parameters without prior"
         plan = closed_form(program)
         if plan.rest:
-            return no_update(program, plan.rest[0])
+            return no_posterior(program, plan.rest[0])
         for block in plan.blocks:
             roles = {program.sites[n].role == "parameter" for n in block.unknowns}
             if len(roles) > 1:
@@ -106,7 +105,7 @@ class CAVI(Method):
         if points:
             notes += floored_scales(program, best.state.values)
         return Outcome(
-            approximation=Conjugate(distinct(best.state.beliefs)),
+            approximation=Conjugate(distinct(best.state.posteriors)),
             points=points,
             objective=Objective(best.value, "elbo"),
             trace=best.monitor.trace,
@@ -144,18 +143,3 @@ class CAVI(Method):
         conditioned = given_posteriors(program, fit, "CAVI")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)
-
-
-def no_update(program: Program, name: str) -> str:
-    """Say that an unknown has no conjugate update."""
-    if name not in program.sites:
-        return f"{name!r} belongs to a network, which has no closed-form update"
-    gaps = [s.name for s, _ in uses(program, name) if s.name in closed_form(program).incomplete]
-    if gaps:
-        return f"site {gaps[0]!r} has missing values (NaN), and {name!r} has a closed form for complete rows only"
-    site = program.sites[name]
-    what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
-    return (
-        f"no conjugate family is recognised for {site.name!r} ~ {site.family or site.support} "
-        f"({what or 'constant arguments'}) and what it feeds"
-    )

@@ -15,12 +15,12 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.point import PointMass
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.block import uses
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.incremental import MoreRows, remembered
 from inference.coordinate.loop import Ascent, OneStart, Way, ascend
+from inference.coordinate.no_closed_form import no_maximum
 from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
@@ -31,7 +31,6 @@ from inference.runtime.monitor import Monitor
 from inference.starts.values import start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
-from zoo.replay.sites import primary
 
 FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
 
@@ -145,7 +144,7 @@ class EM(Method):
         """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
         plan = closed_form(program)
         names = plan.names if self.gradient else plan.rest
-        climbed = [f"{n} ({_not_closed(program, n)})" for n in GradientStep(program, names).names]
+        climbed = [f"{n} ({no_maximum(program, n)})" for n in GradientStep(program, names).names]
         exact = [n for n in plan.names if n not in names]
         return "; ".join(
             f"{kind}: {', '.join(found)}" for kind, found in (("closed form", exact), ("gradient", climbed)) if found
@@ -248,17 +247,3 @@ class EM(Method):
             memory = way.memory(ascent.expected)
         outcome = self._outcome(program, ascent, [] if ascent.converged else [ascent.reason])
         return program, replace(outcome, memory=memory)
-
-
-def _not_closed(program: Program, name: str) -> str:
-    """Say which use or prior of an unknown no family claims."""
-    if name not in program.sites:
-        return "weights of a network"
-    site = program.sites[name]
-    for child, args in uses(program, name):
-        for key, parent in primary(dict(args)).items():
-            if parent.kind == "function":
-                return f"{child.name}: {key} is a {parent}"
-    prior = "" if site.role == "parameter" else f"with a {site.family} prior "
-    children = ", ".join(f"{child.name} ~ {child.family}" for child, _ in uses(program, name)) or "no site"
-    return f"{prior}it feeds {children}"

@@ -11,9 +11,9 @@ from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.source import RowSource
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
-from inference.methods.cavi import no_update
 from inference.runtime.monitor import Monitor
 from inference.starts.posteriors import given_posteriors
 from zoo.errors import FitError
@@ -44,7 +44,7 @@ class Exact(Method):
             return f"{unknown[0]!r} is a parameter without prior"
         plan = closed_form(program)
         if plan.rest:
-            return no_update(program, plan.rest[0])
+            return no_posterior(program, plan.rest[0])
         for site in program.observed:
             if program.missing(site) is not None and plan.likelihoods[site.name].completes:
                 return (
@@ -63,7 +63,7 @@ class Exact(Method):
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
             ascent = Coordinates(program, rows=RowSource(program))
             state = ascent.step(State(program.initial(), {}))
-            posteriors = distinct(state.beliefs)
+            posteriors = distinct(state.posteriors)
             # The bound at the posterior is the evidence; where rows are at hand, their own log density says it too.
             streamed = program.data.stream is not None
             evidence = float(ascent.expect(state)[0]) if streamed else _evidence(program, posteriors)

@@ -620,7 +620,7 @@ def believing(name, steps=5, rows=12, columns=3, weights=None):
 
 def drawn(program, state, count):
     """Draws of all latents, and log p and log q of each."""
-    posteriors = {id(q): q for q in state.beliefs.values()}.values()
+    posteriors = {id(q): q for q in state.posteriors.values()}.values()
     values, log_q = {}, torch.zeros(count, dtype=torch.float64)
     for q in posteriors:
         values.update(q.sample(count))
@@ -648,7 +648,7 @@ def test_with_priors_second_moments_say_the_same_as_the_rows(name):
     program, ascent, state = believing(name, weights=np.random.default_rng(0).integers(0, 3, 12))
     value, expected = ascent.expect(state)
     short = FactorSums.of(ascent.plan, program)
-    inside, found = short.expect(state.values, state.beliefs)
+    inside, found = short.expect(state.values, state.posteriors)
     outside = short.rest(found, ascent._factors(expected, outside=True))
     assert float(inside + outside) == pytest.approx(float(value), rel=1e-10)
     wanted, got = ascent.condition(expected), ascent.condition(found)
@@ -666,8 +666,8 @@ def test_no_posterior_of_its_family_gives_a_higher_bound(name):
             continue
 
         def bound(q):
-            beliefs = {**state.beliefs, **dict.fromkeys(q.names, q)}
-            return float(ascent.expect(State({**state.values, **q.mean()}, beliefs))[0])
+            posteriors = {**state.posteriors, **dict.fromkeys(q.names, q)}
+            return float(ascent.expect(State({**state.values, **q.mean()}, posteriors))[0])
 
         top = bound(best)
         for seed in range(4):

@@ -90,7 +90,7 @@ def believed(program, steps=2, seed=1):
 def tensors_of(state):
     """All numbers of a state, by name."""
     found = dict(state.values)
-    for name, posterior in state.beliefs.items():
+    for name, posterior in state.posteriors.items():
         found.update({f"{name}.{n}": v for n, v in posterior.tensors().items()})
     return found
 
@@ -254,7 +254,7 @@ def test_every_step_raises_the_objective(name, prior):
             value, expected = ascent.expect(state)
             values.append(float(value))
             state = update(expected)
-        steps = np.diff(values[1:] if state.beliefs else values)  # the first bound is at a point, without entropies
+        steps = np.diff(values[1:] if state.posteriors else values)  # the first bound is at a point, without entropies
         assert steps.min() >= -1e-10 * abs(values[-1])
 
 
@@ -268,7 +268,7 @@ def test_expectations_are_those_of_draws(name):
     state = believed(program)
     ascent = Coordinates(program)
     _, expected = ascent.expect(state)
-    posteriors = distinct(state.beliefs)
+    posteriors = distinct(state.posteriors)
     draws = {n: v for q in posteriors for n, v in q.sample(DRAWS).items()}
     with torch.no_grad():
         sampled, exact = densities_at(program, draws, DRAWS), ascent._factors(expected)
@@ -278,7 +278,7 @@ def test_expectations_are_those_of_draws(name):
         assert_within_error(sum(terms), sum(exact[n].sum() for n in posterior.names))
     for site, factor in exact.items():
         assert factor.shape == sampled[site].shape[1:]
-        if site not in state.beliefs:
+        if site not in state.posteriors:
             assert_within_error(sampled[site], factor, limit=5.5)
 
 
@@ -298,7 +298,7 @@ LAWS["normal_variance_times_data"] = lambda q: scipy.stats.invgamma(float(q["con
 def test_expected_log_densities_by_quadrature(name):
     program = program_of(name)
     state = believed(program, 1)
-    ((unknown, posterior),) = state.beliefs.items()
+    ((unknown, posterior),) = state.posteriors.items()
     law = LAWS[name](posterior.tensors())
     _, expected = Coordinates(program).expect(state)
     for site in program.observed:
@@ -316,7 +316,7 @@ def test_the_expected_log_density_of_a_normal_gamma_by_quadrature():
     """Over m given t by Gauss-Hermite, exact for a square; over t by adaptive quadrature."""
     program = program_of("normal_gamma")
     state = believed(program, 1)
-    q = state.beliefs["mu"]
+    q = state.posteriors["mu"]
     law = scipy.stats.gamma(float(q.a), scale=1 / float(q.b))
     nodes, weights = np.polynomial.hermite_e.hermegauss(4)
 

@@ -200,17 +200,17 @@ def moved(posterior, step: float, noise: dict[str, Tensor]):
 def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     """Whether no step away from any block's distribution raises the bound, q(z) following."""
     program = found.program
-    beliefs = {n: q for q in found.approximation.posteriors for n in q.names}
-    values = {**found.points, **{n: v for q in distinct(beliefs) for n, v in q.mean().items()}}
+    posteriors = {n: q for q in found.approximation.posteriors for n in q.names}
+    values = {**found.points, **{n: v for q in distinct(posteriors) for n, v in q.mean().items()}}
     ascent = Coordinates(program)
-    best = float(ascent.expect(State(values, beliefs))[0])
+    best = float(ascent.expect(State(values, posteriors))[0])
     assert best == pytest.approx(found.objective.value, rel=1e-9)
     torch.manual_seed(1)
-    for posterior in distinct(beliefs):
+    for posterior in distinct(posteriors):
         noise = {n: torch.randn_like(t) for n, t in posterior.tensors().items()}
         for sign in (-1, 1):
             other = moved(posterior, sign * step, noise)
-            state = State({**values, **other.mean()}, {**beliefs, **dict.fromkeys(other.names, other)})
+            state = State({**values, **other.mean()}, {**posteriors, **dict.fromkeys(other.names, other)})
             if float(ascent.expect(state)[0]) > best + 1e-9 * (1 + abs(best)):
                 return False
     return True
@@ -776,7 +776,7 @@ def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
             averages.sums.clear()  # the first step is at full rate
             (batch,) = averages.batches(100)
             state, plain = averages.step(batch, state), Coordinates(program).step(state)
-            for mine, theirs in zip(distinct(state.beliefs), distinct(plain.beliefs), strict=True):
+            for mine, theirs in zip(distinct(state.posteriors), distinct(plain.posteriors), strict=True):
                 for key, tensor in theirs.tensors().items():
                     torch.testing.assert_close(mine.tensors()[key], tensor, rtol=1e-9, atol=1e-9)
 
@@ -793,7 +793,7 @@ def test_averages_follow_the_step_sizes():
             rate = (step + 3.0) ** -0.8
             expected = total if expected is None else (1 - rate) * expected + rate * total
             state = averages.step(batch, state)
-            q = state.beliefs["rate"].distribution
+            q = state.posteriors["rate"].distribution
             assert float(q.concentration) == pytest.approx(2 + expected, rel=1e-12)
             assert float(q.rate) == pytest.approx(1 + 12, rel=1e-12)
 
