@@ -13,6 +13,7 @@ from inference.approximations.approximation import Approximation
 from inference.conjugate import EStep, closed_form
 from inference.conjugate.posteriors import Posterior, read
 from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -116,14 +117,17 @@ def describe_posteriors(posteriors: Sequence[Posterior]) -> list[dict[str, Any]]
 
 
 def tensors_of(posteriors: Sequence[Posterior]) -> dict[str, Tensor]:
-    """Return the parameters of posteriors by number and name."""
-    return {f"{i}.{n}": v for i, q in enumerate(posteriors) for n, v in q.tensors().items()}
+    """Return the parameters of posteriors, each in a folder with its number."""
+    folders = TensorFolder()
+    for i, q in enumerate(posteriors):
+        folders.add(str(i), q.tensors())
+    return folders
 
 
 def read_posteriors(described: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[Posterior]:
     """Make posteriors again from what `describe_posteriors` and `tensors_of` returned."""
-    made = []
-    for i, saved in enumerate(described):
-        own = {n.removeprefix(f"{i}."): v for n, v in tensors.items() if n.startswith(f"{i}.")}
-        made.append(read(saved["kind"], tuple(saved["names"]), saved["more"], own))
-    return made
+    folders = TensorFolder(tensors)
+    return [
+        read(saved["kind"], tuple(saved["names"]), saved["more"], folders.folder(str(i)))
+        for i, saved in enumerate(described)
+    ]

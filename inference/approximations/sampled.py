@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
+from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -67,17 +68,21 @@ class Sampled(Approximation):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all draws."""
-        tensors = {f"value.{n}": v for n, v in self.values.items()}
-        tensors |= {f"state.{n}": v for n, v in self.states.items()}
-        tensors |= {f"stat.{n}": torch.from_numpy(v) for n, v in self.stats.items()}
-        return {**tensors, "log_p": self.log_p}
+        tensors = TensorFolder(log_p=self.log_p)
+        tensors.add("value", self.values)
+        tensors.add("state", self.states)
+        tensors.add("stat", {n: torch.from_numpy(v) for n, v in self.stats.items()})
+        return tensors
 
     @classmethod
     def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Sampled:
         """Make it again."""
-        values, states, stats = (
-            {n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)}
-            for part in ("value.", "state.", "stat.")
+        folders = TensorFolder(tensors)
+        return cls(
+            values=folders.folder("value"),
+            log_p=tensors["log_p"],
+            states=folders.folder("state"),
+            stats={n: v.numpy() for n, v in folders.folder("stat").items()},
+            sampler=described["sampler"],
+            chains=described["chains"],
         )
-        arrays = {n: v.numpy() for n, v in stats.items()}
-        return cls(values, tensors["log_p"], states, arrays, described["sampler"], described["chains"])
