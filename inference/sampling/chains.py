@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Chains:
         Shape (chains, draws, size).
     stats
         diverging, tree_depth, energy, step_size, acceptance_rate, n_steps and lp (the log density in unconstrained
-        space), each (chains, draws).
+        space), each (chains, draws). Energies are up to a constant of each chain: some samplers count the metric's log
+        determinant in.
     sampler
         Name of the sampler.
     gradients
@@ -105,6 +107,9 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
     model = from_pyfunc(
         size, lambda: target, expand, ["float64"], [(size,)], ["u"], make_initial_point_fn=lambda _: next(waiting)
     )
+    # Before 0.16.9, which Python 3.11 does not get, nutpie has another word for it.
+    known = "adaptation" in inspect.signature(nutpie.sample).parameters
+    low_rank: dict[str, Any] = {"adaptation": "low_rank"} if known else {"low_rank_modified_mass_matrix": True}
     # One after the other: Pyro's handlers belong to the process, and compiled gradients wait for the interpreter.
     running = nutpie.sample(
         model,
@@ -114,7 +119,7 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
         cores=1,
         seed=int(torch.randint(2**31, ())),
         progress_bar=False,
-        low_rank_modified_mass_matrix=settings.correlated,
+        **(low_rank if settings.correlated else {}),
         return_raw_trace=True,
         blocking=False,
         maxdepth=settings.max_tree_depth,
