@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
@@ -28,10 +29,22 @@ class JointNormal(Posterior):
     loc: Tensor
     kappa: Tensor
 
-    @property
-    @abstractmethod
+    @cached_property
     def scale(self) -> Single:
         """Distribution of the scale."""
+        return self.scale_law()
+
+    @abstractmethod
+    def scale_law(self) -> Single:
+        """Make the distribution of the scale."""
+
+    @abstractmethod
+    def mean_cross(self, other: Self) -> Tensor:
+        """E[log other] of the mean given the scale."""
+
+    def cross(self, other: Self) -> Values:
+        """E[log other] of the scale, and of the mean given it."""
+        return {**self.scale.cross(other.scale), self.names[0]: self.mean_cross(other)}
 
     @abstractmethod
     def normal(self, scale: Tensor) -> Any:
@@ -61,7 +74,7 @@ class JointNormal(Posterior):
 
     def entropy(self) -> Values:
         """That of the scale, and of the mean given it."""
-        return {**super().entropy(), **self.scale.entropy()}
+        return {**self.scale.entropy(), self.names[0]: -self.mean_cross(self)}
 
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Distribution of the scale; of the mean given the scale's value."""
@@ -105,8 +118,7 @@ class NormalGamma(JointNormal):
 
     kind: ClassVar[str] = "normal_gamma"
 
-    @property
-    def scale(self) -> Single:
+    def scale_law(self) -> Single:
         """Gamma(a, b)."""
         return Single(self.names[1], dist.Gamma(self.a, self.b).to_event(self.events[1]))
 
@@ -138,15 +150,12 @@ class NormalGamma(JointNormal):
         square = self.kappa * gap.square()
         return square.sum_to_size((*self.b.shape, *[1] * self.pad)).reshape(self.b.shape)
 
-    def cross(self, other: Self) -> Values:
-        """(log kappa' + E[log t] - log 2 pi - kappa' (E[t] (loc - loc')^2 + 1 / kappa)) / 2; that of the scales."""
+    def mean_cross(self, other: Self) -> Tensor:
+        """(log kappa' + E[log t] - log 2 pi - kappa' (E[t] (loc - loc')^2 + 1 / kappa)) / 2."""
         t = {n: self.lift(v) for n, v in self.precision_moments().items()}
         gap = t["mean"] * (self.loc - other.loc).square() + self.kappa.reciprocal()
         mean = 0.5 * (other.kappa.log() + t["log"] - math.log(2 * math.pi) - other.kappa * gap)
-        return {
-            **self.scale.cross(other.scale),
-            self.names[0]: total(mean.expand(self.loc.shape), self.events[0]),
-        }
+        return total(mean.expand(self.loc.shape), self.events[0])
 
     def moments(self, name: str) -> Moments:
         """Those of the scale; mean and variance, and E[t (m - E m)^2] = 1 / kappa as `quad`."""
@@ -170,8 +179,7 @@ class NormalInverseGamma(NormalGamma):
 
     kind: ClassVar[str] = "normal_inverse_gamma"
 
-    @property
-    def scale(self) -> Single:
+    def scale_law(self) -> Single:
         """InverseGamma(a, b)."""
         return Single(self.names[1], dist.InverseGamma(self.a, self.b).to_event(self.events[1]))
 
@@ -195,8 +203,7 @@ class NormalWishart(JointNormal):
 
     kind: ClassVar[str] = "normal_wishart"
 
-    @property
-    def scale(self) -> Single:
+    def scale_law(self) -> Single:
         """Wishart(df, V)."""
         return Single(self.names[1], dist.Wishart(self.df, scale_tril=self.tril))
 
@@ -215,13 +222,12 @@ class NormalWishart(JointNormal):
         outer = self.kappa[..., None, None] * (gap[..., :, None] * gap[..., None, :])
         return outer.sum_to_size(self.tril.shape)
 
-    def cross(self, other: Self) -> Values:
-        """(d log(kappa' / 2 pi) + E[log |P|] - kappa' (g^T E[P] g + d / kappa)) / 2, g = loc - loc'; the scales'."""
+    def mean_cross(self, other: Self) -> Tensor:
+        """(d log(kappa' / 2 pi) + E[log |P|] - kappa' (g^T E[P] g + d / kappa)) / 2, g = loc - loc'."""
         p, d, gap = self.scale.moments(self.names[1]), self.loc.shape[-1], self.loc - other.loc
         square = (gap * (p["mean"] @ gap[..., None])[..., 0]).sum(-1) + d / self.kappa
         constant = d * (other.kappa.log() - math.log(2 * math.pi))
-        mean = 0.5 * (constant + p["logdet"] - other.kappa * square)
-        return {**self.scale.cross(other.scale), self.names[0]: mean}
+        return 0.5 * (constant + p["logdet"] - other.kappa * square)
 
     def moments(self, name: str) -> Moments:
         """E[P], E[log |P|]; mean and covariance, and E[(m - E m)^T P (m - E m)] = d / kappa as `quad`."""

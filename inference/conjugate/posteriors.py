@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
@@ -122,6 +123,10 @@ class Single(Posterior):
 
     def moments(self, name: str) -> Moments:
         """Moments that likelihoods are linear in."""
+        return dict(self._moments)
+
+    @cached_property
+    def _moments(self) -> Moments:
         return self.family.moments(self.base)
 
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
