@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.conjugate import EStep, closed_form
-from inference.conjugate.posteriors import Posterior, read
+from inference.conjugate.posteriors import Posterior, read, remade
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
@@ -27,6 +27,10 @@ class Conjugate(Approximation):
     posteriors: list[Posterior]
     kind = "conjugate"
     _kept: tuple[Program, list[Posterior]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hold each as it would be read from a file: answers are the same bytes before and after."""
+        self.posteriors = [remade(q) for q in self.posteriors]
 
     @property
     def distributions(self) -> dict[str, Any]:

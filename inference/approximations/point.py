@@ -22,6 +22,10 @@ class PointMass(Approximation):
     point = True
     kind = "point"
 
+    def __post_init__(self) -> None:
+        """Hold values as they would be read from a file."""
+        self.values = {n: v.contiguous() for n, v in self.values.items()}
+
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Return the point, repeated."""
         zeros = torch.zeros(count, dtype=program.dtype, device=program.device)

@@ -33,7 +33,8 @@ class Coordinates:
         if len(q) < d.shape[-1] or bool((diagonal <= 1e-10 * diagonal.max()).any()):
             return cls(eye, torch.zeros_like(eye[0]))
         rotate = float(keep.sum()) ** 0.5 * torch.linalg.solve_triangular(r, eye, upper=True)
-        return cls(rotate, torch.linalg.solve_triangular(r, (q.mT @ y[keep])[:, None], upper=True)[:, 0])
+        start = torch.linalg.solve_triangular(r, (q.mT @ y[keep])[:, None], upper=True)[:, 0]
+        return cls(rotate.contiguous(), start.contiguous())  # as they are read from a file: products round by layout
 
     def gamma(self, beta: Tensor) -> Tensor:
         """From beta (..., P)."""

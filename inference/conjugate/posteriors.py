@@ -179,6 +179,11 @@ def read(kind: str, names: tuple[str, ...], described: Mapping[str, Any], tensor
     return made
 
 
+def remade(q: Posterior) -> Posterior:
+    """Make a posterior again from its numbers alone, rows of matrices one after another: products round by layout."""
+    return read(q.kind, q.names, q.describe(), {n: v.contiguous() for n, v in q.tensors().items()})
+
+
 def _below(cls: Any) -> list[Any]:
     return [d for c in cls.__subclasses__() for d in (c, *_below(c))]
 

@@ -19,26 +19,37 @@ KNOWN = ("constant", "site", "indexed", "linear")  # kinds of arguments that nee
 
 @dataclass(frozen=True)
 class Frame:
-    """What statistics are taken about: centers of sites, and the coordinates of linear predictors, by site."""
+    """What the first data decided, by site: what statistics are taken about, and what floors are relative to.
+
+    Attributes
+    ----------
+    centers, spreads
+        As in `Recognition`.
+    coordinates
+        Those of linear predictors.
+    """
 
     centers: dict[str, Tensor]
+    spreads: dict[str, Tensor]
     coordinates: dict[str, Coordinates]
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers by what they are and of which site, to be saved."""
-        found = {f"center {n}": v for n, v in self.centers.items()}
+        numbers = {f"center {n}": v for n, v in self.centers.items()}
+        numbers |= {f"spread {n}": v for n, v in self.spreads.items()}
         for name, c in self.coordinates.items():
-            found |= {f"rotate {name}": c.rotate, f"start {name}": c.start}
-        return found
+            numbers |= {f"rotate {name}": c.rotate, f"start {name}": c.start}
+        return numbers
 
     @classmethod
     def read(cls, tensors: dict[str, Tensor]) -> Frame:
         """Make it again from what `tensors` gave."""
-        parts: dict[str, dict[str, Tensor]] = {"center": {}, "rotate": {}, "start": {}}
+        parts: dict[str, dict[str, Tensor]] = {"center": {}, "spread": {}, "rotate": {}, "start": {}}
         for key, value in tensors.items():
             what, _, name = key.partition(" ")
             parts[what][name] = value
-        return cls(parts["center"], {n: Coordinates(r, parts["start"][n]) for n, r in parts["rotate"].items()})
+        coordinates = {n: Coordinates(r, parts["start"][n]) for n, r in parts["rotate"].items()}
+        return cls(parts["center"], parts["spread"], coordinates)
 
 
 @dataclass
@@ -79,13 +90,14 @@ class Recognition:
         self.codes = {s.name: s.states.long() for s in self.program.enumerated if s.states is not None}
 
     def frame(self) -> Frame:
-        """Return what statistics are taken about."""
+        """Return what these data decided."""
         linear = {n: f.coordinates for n, f in self.likelihoods.items() if isinstance(f, LinearLikelihood)}
-        return Frame(dict(self.centers), linear)
+        return Frame(dict(self.centers), dict(self.spreads), linear)
 
     def set_frame(self, frame: Frame) -> None:
-        """Take statistics about what they were taken about before."""
+        """Take statistics about what they were taken about before, and floors relative to what they were."""
         self.centers.update(frame.centers)
+        self.spreads.update(frame.spreads)
         for name, coordinates in frame.coordinates.items():
             likelihood = self.likelihoods.get(name)
             if isinstance(likelihood, LinearLikelihood):

@@ -68,7 +68,8 @@ class Fit(Answer):
     """
 
     def __init__(self, program: Program, method: Method, outcome: Outcome, seed: int, seconds: float) -> None:
-        super().__init__(program, outcome.approximation, outcome.points, seed)
+        points = {n: v.contiguous() for n, v in outcome.points.items()}  # as they are read from a file
+        super().__init__(program, outcome.approximation, points, seed)
         self.method, self.outcome, self.seconds = method, outcome, seconds
         self.objective, self.trace, self.steps = outcome.objective, outcome.trace, outcome.steps
         self.converged, self.reason = outcome.converged, outcome.reason

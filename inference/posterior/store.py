@@ -70,7 +70,8 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         tensors["weights"] = data.weights
     if outcome.memory is not None:
         tensors.add("memory", _sums(outcome.memory))
-        tensors.add("frame", outcome.memory.frame.tensors())
+    frame = closed_form(program).frame() if outcome.memory is None else outcome.memory.frame
+    tensors.add("frame", frame.tensors())
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
     outcome.trace.to_csv(folder / "trace.csv", index=False)
     described = {
@@ -135,7 +136,8 @@ def load(folder: Path, model: ModelLike | None) -> Record:
         If the model's class cannot be found.
     """
     described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
-    tensors = TensorFolder(_read(folder / "tensors.safetensors", load_file))
+    # Copied, so that they are laid out in memory as those of a fit are: how sums round depends on it.
+    tensors = TensorFolder({n: v.clone() for n, v in _read(folder / "tensors.safetensors", load_file).items()})
     # As text first: not every version of pandas reads the last digit of a number right.
     trace = _read(folder / "trace.csv", lambda p: pd.read_csv(p, dtype=str))
     try:
@@ -172,7 +174,8 @@ def _rebuild(
             buffers[name].copy_(value)
         priors = read_posteriors(described["priors"], tensors.folder("prior"))
         program = Program(instance.eval(), data, {n: q for q in priors for n in q.names})
-        closed_form(program)  # planned on the rows it was fitted to, whatever rows are asked about later
+        # Planned on the rows it was fitted to, whatever rows are asked about later; statistics are about the first.
+        closed_form(program).set_frame(Frame.read(tensors.folder("frame")))
         q = approximation.read(described["approximation"], tensors.folder("q"), program)
     outcome = Outcome(
         approximation=q,
