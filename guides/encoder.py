@@ -105,8 +105,8 @@ class Amortized(Pushforward):
         features = data.features()
         if features.shape[-1] != len(self.shift):
             raise DataError(
-                f"the rows have {features.shape[-1]} features and the encoder was trained on {len(self.shift)}; a "
-                "category that was not there before has appeared, or lacks"
+                f"the rows have {features.shape[-1]} features, and the encoder was trained on "
+                f"{len(self.shift)}: a category is missing, or one has appeared that was not there before"
             )
         out = self.network(torch.addcmul(self.shift, features, self.inverse))
         loc, log_scale = out.chunk(2, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,10 +158,10 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     return completed
 
 
-def _options(site: Site, fn: object, cells: MissingCells, *, mean: bool) -> Tensor:
+def _options(site: Site, fn: Any, cells: MissingCells, *, mean: bool) -> Tensor:
     """Means or draws of the missing cells in every state, shape (states..., *cells)."""
     base = base_distribution(fn)
-    full: Tensor = fn.mean if mean else fn.sample()  # type: ignore[attr-defined]
+    full: Tensor = fn.mean if mean else fn.sample()
     if site.family != "MultivariateNormal":
         return full
     value = cells.value
