@@ -73,6 +73,7 @@ def test_there_is_a_skeleton_of_each():
     assert folders == {"zoo", "guides", "inference/methods", "tests"}
 
 
+@pytest.mark.slow
 def test_a_new_model_guide_or_method_is_one_new_file(house):
     """No edit elsewhere, and Python, explain, errors and the command line know it."""
     lines = run(house, "-c", textwrap.dedent(USE)).splitlines()
@@ -81,6 +82,7 @@ def test_a_new_model_guide_or_method_is_one_new_file(house):
         assert any(line.split()[:1] == [name] for line in lines)
 
 
+@pytest.mark.slow
 def test_the_skeletons_pass_the_suite(house):
     """The test file as it is printed, and the guide and the method of the other skeletons."""
     (house / "tests" / "test_others.py").write_text(
@@ -110,6 +112,7 @@ def test_the_skeletons_keep_the_style_of_the_house(house):
         subprocess.run([*ruff, *verb, "--config", str(ROOT / "pyproject.toml"), *files], check=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_skeleton_of_a_model_has_the_form_of_a_card(house):
     """As the cards of the zoo: see `test_house.py`."""
     code = """

@@ -408,6 +408,7 @@ def test_values_in_any_reasonable_unit(name, scale):
     assert math.isfinite(found.objective.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["em", SVI(steps=300), MAP(steps=300)], ids=["em", "svi", "map"])
 @pytest.mark.parametrize(
     "rows", [[[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [9.0, 9.0]]]

@@ -49,6 +49,7 @@ def lines_with(path: Path, word: str) -> Iterator[tuple[int, str]]:
     return ((number, word) for number, line in enumerate(text, 1) if word in line)
 
 
+@pytest.mark.slow
 def test_one_module_imports_arviz():
     def elsewhere(path):
         if path != ROOT / "inference" / "diagnostics" / "arviz.py":

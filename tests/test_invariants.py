@@ -19,6 +19,7 @@ FIRST = {type(model): i for i, (model, _) in reversed(list(enumerate(CASES)))}
 
 
 # Further shapes of a model are fitted by each method, but not saved, and not fitted over again.
+CLOSED_FORMS = ("exact", "em", "cavi")
 OFTEN = ("* storage", "* seeds", "svi weights", "map weights")
 
 
@@ -38,6 +39,15 @@ def test_every_registered_model_has_small_data():
     assert not missing, f"add a few rows of data for {sorted(missing)} to ZOO_CASES in tests/cases/models.py"
 
 
+@everywhere
+def test_every_model_keeps_its_promises_with_closed_forms(case):
+    """The model itself, and the quick methods; the others are among the slow tests."""
+    quick = [QUICK[name] for name in CLOSED_FORMS]
+    said = testing.check_model(*CASES[case], methods=quick, skip=("* storage", "* seeds"))
+    assert all(len(what) > 4 for what in said.values())
+
+
+@pytest.mark.slow
 @everywhere
 def test_every_model_keeps_its_promises_with_every_method(case):
     first = FIRST[type(CASES[case][0])] == case
@@ -78,7 +88,10 @@ GUIDE_CASES = {  # beside the suite's own: latents of a group of rows, and one l
 }
 
 
-@pytest.mark.parametrize("name", GUIDES)
+LONG = ("Conjugate", "Flow", "FullRank", "Laplace", "LowRank")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in GUIDES])
 def test_every_guide_keeps_its_promises(name):
     testing.check_guide(GUIDES[name](), steps=STEPS, skip=("svi weights", "svi storage"))
     if name in GUIDE_CASES:

@@ -35,6 +35,7 @@ def test_only_python_blocks_are_kept_at_their_lines() -> None:
     assert program(text).split("\n") == ["", "", "a = 1", *[""] * 6, "b = a", "", "", ""]
 
 
+@pytest.mark.slow
 def test_readme_runs(tmp_path: Path) -> None:
     code = program(README.read_text(encoding="utf-8")) if README.exists() else ""
     if not code.strip():

@@ -59,6 +59,7 @@ def test_two_waits_of_one_spread(faithful, reference):
     assert float(found.points["covariances"].sqrt()) == pytest.approx(known["sigma"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_bound_on_the_evidence_of_galaxies(velocities):
     found = fit(Velocities(), velocities, method=CAVI(restarts=10), seed=0)
     assert EVIDENCE - 5 < found.objective.value < EVIDENCE

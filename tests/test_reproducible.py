@@ -61,6 +61,7 @@ def before() -> dict[str, Fit]:
     return {name: make() for name, make in CASES.items()}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(before):
     """One that was asked for other things first: nothing that a process remembers is part of an answer."""
     script = f"""
@@ -96,6 +97,7 @@ def test_a_loaded_fit_answers_with_the_same_bytes(name, before, tmp_path):
     assert said(Fit.load(before[name].save(tmp_path))) == said(before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method", "first"),
     [

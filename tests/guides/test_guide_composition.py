@@ -192,6 +192,7 @@ def test_points_beside_others_count_in_constrained_space():
     torch.testing.assert_close(draw.log_q - jacobian, normal.log_prob(globals_["mu"]).sum())
 
 
+@pytest.mark.slow
 def test_points_of_all_sites_are_a_point():
     guide = Point("mu") & Point()
     assert guide.point
@@ -202,6 +203,7 @@ def test_points_of_all_sites_are_a_point():
     assert one.objective.value == pytest.approx(other.objective.value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_point_beside_others_is_said_in_the_kind_and_the_verdict():
     found = fit(RandomEffects(), ROWS, method=SVI(guide=Point("mu") & MeanField(), steps=300), seed=0)
     assert found.objective.kind == "elbo_at_point"
@@ -218,6 +220,7 @@ NORMAL_EVIDENCE = float(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [LowRank(1), FullRank("a", "b")], ids=repr)
 def test_low_rank_reaches_the_evidence_of_a_correlated_normal_posterior(guide):
     found = fit(SumOfTwo(), ROWS, method=SVI(guide=guide, steps=1000, compile=False), seed=0)

@@ -89,6 +89,7 @@ def test_each_factor_has_the_density_of_its_family():
         torch.testing.assert_close(draw.log_q_rows, rows + jacobian)
 
 
+@pytest.mark.slow
 def test_draws_come_from_the_density():
     """Means and variances of draws, site by site, are those of the independent construction."""
     program, q = built(Conjugate(), Families(), ROWS[:2])

@@ -144,6 +144,7 @@ def test_log_q_holds_the_parameters_fixed():
     torch.testing.assert_close(found, -(draw.globals[0].detach() - loc) / scale.square())
 
 
+@pytest.mark.slow
 def test_it_climbs_to_the_posterior_of_a_normal_model():
     found = fit(SumOfTwo(), ROWS, method=SVI(guide=Custom(chained), steps=900, compile=False), seed=0)
     evidence = float(
@@ -170,6 +171,7 @@ def test_parameters_belong_to_the_fit():
     del pyro.get_param_store()["m"]
 
 
+@pytest.mark.slow
 @every_guide
 def test_saving_and_loading(guide, tmp_path):
     found = fit(EightSchools(), SCHOOLS, method=SVI(guide=guide, steps=3, compile=False), seed=0)

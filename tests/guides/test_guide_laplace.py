@@ -83,6 +83,7 @@ POISSON = {"x": X, "y": RNG.poisson(np.exp(0.5 + 0.7 * X))}
 # -- exact -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_a_normal_posterior_of_globals_is_found_exactly(batch_size):
     """Mini-batches climb with noise; the end is on all rows."""
@@ -101,6 +102,7 @@ def test_a_normal_posterior_of_globals_is_found_exactly(batch_size):
     assert np.corrcoef(draws["a"][0], draws["b"][0])[0, 1] == pytest.approx(-12 / 13, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_globals_and_locals_are_one_normal(restarts):
     found = svi(RandomEffects(), ROWS, restarts=restarts)
@@ -126,6 +128,7 @@ def test_local_latents_alone():
 # -- the method's answer -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "weights"),
     [
@@ -178,6 +181,7 @@ def test_the_curvature_is_an_expectation_over_the_others(settings):
     assert np.ptp(found.sample(50)["mu"].to_numpy()) > 0
 
 
+@pytest.mark.slow
 def test_two_of_them_see_each_other_as_points():
     """The precision of each given the other is 1 + n."""
     found = svi(SumOfTwo(), ROWS, Laplace("a") & Laplace("b"))
@@ -254,6 +258,7 @@ def test_models_that_branch_on_values(guide):
     torch.testing.assert_close(precision, 3 * torch.ones_like(precision) + torch.eye(len(tril)) / 4)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_read(tmp_path):
     for i, guide in enumerate([Laplace(), Laplace("standard") & MeanField()]):
         found = svi(NonCentred(), SCHOOLS, guide, steps=100)
@@ -264,6 +269,7 @@ def test_it_is_saved_and_read(tmp_path):
         assert back.log_prob().equals(found.log_prob())
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_from_a_checkpoint_to_the_same_end(tmp_path, monkeypatch):
     guide, settings = Laplace("mu") & MeanField(), {"steps": 200, "checkpoint_every": 50, "restarts": 2}
     whole = svi(Measured(), ROWS, guide, checkpoint=str(tmp_path / "whole"), **settings)
@@ -304,6 +310,7 @@ class Saddle(saddle):
         return {"a": torch.tensor(0.0), "b": torch.tensor(0.0)}
 
 
+@pytest.mark.slow
 def test_where_there_is_no_maximum_there_is_no_result():
     with pytest.raises(zoo.FitError, match=r"no maximum along '[ab]'.*a saddle"):
         svi(Saddle(), [3.0, 4.0])

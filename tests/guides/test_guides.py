@@ -188,6 +188,7 @@ SUM_EVIDENCE = log_evidence(ROWS, np.eye(30) + 2)
 SUM_PRECISION = np.array([[31.0, 30.0], [30.0, 31.0]])
 
 
+@pytest.mark.slow
 def test_full_rank_reaches_the_evidence_of_a_correlated_normal_posterior():
     found = correlated(FullRank())
     assert near(found.objective, SUM_EVIDENCE)
@@ -200,6 +201,7 @@ def test_full_rank_reaches_the_evidence_of_a_correlated_normal_posterior():
     assert found.khat < 0.7
 
 
+@pytest.mark.slow
 def test_mean_field_stays_below_by_the_price_of_independence():
     found = correlated(MeanField())
     assert near(found.objective, SUM_EVIDENCE - mean_field_gap(SUM_PRECISION))
@@ -216,6 +218,7 @@ EFFECT_PRECISION[0, 1:] = EFFECT_PRECISION[1:, 0] = -1
 EFFECT_MEAN = FEW.sum() / 2 / (6 + 0.01)  # of mu
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [FullRank(), MeanField(), Encoder(hidden=(16,))], ids=repr)
 def test_globals_and_locals_together(guide):
     found = fit(RandomEffects(), FEW, method=SVI(guide=guide), seed=0)
@@ -237,6 +240,7 @@ def encoded():
     return fit(LinearFactors(), FACTOR_ROWS, method=SVI(guide=Encoder(hidden=(32,)), steps=4000), seed=0)
 
 
+@pytest.mark.slow
 def test_encoder_bound_on_linear_factors():
     found = encoded()
     exact = MARGINAL.logpdf(FACTOR_ROWS).sum()  # the loadings are orthogonal, so independence costs nothing
@@ -338,6 +342,7 @@ class Correlation(zoo.Model):
             pyro.sample("x", dist.MultivariateNormal(torch.zeros(x.shape[1]), scale_tril=factor), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [MeanField(), FullRank(), Point()], ids=repr)
 @pytest.mark.parametrize(
     ("model", "data"), [(Supports(), ROWS), (Correlation(), ROWS.reshape(-1, 3))], ids=["many", "LKJ"]
@@ -368,6 +373,7 @@ def test_encoder_does_not_encode_globals():
         fit(RandomEffects(), ROWS, method=SVI(guide=Encoder(globals=Encoder())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [FullRank(), Point()], ids=repr)
 def test_encoder_takes_another_guide_for_globals(inner):
     found = fit(EightSchools(), SCHOOLS, method=SVI(guide=Encoder(hidden=(4,), globals=inner), steps=100), seed=0)

@@ -200,6 +200,7 @@ def test_fit_takes_a_guide_and_settings(run, guide):
     assert saved.seed == 1
 
 
+@pytest.mark.slow
 def test_settings_are_literals_or_text(run):
     ran = run("fit", "GMM", "faithful", "-m", "em", "--set", "covariance=tied", "--set", "components=3", "--out", "x")
     assert ran.code == 0, ran.err
@@ -227,6 +228,7 @@ def test_fit_takes_weights(run, files):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+@pytest.mark.slow
 def test_compare_prints_and_saves(run, tmp_path):
     ran = run("compare", "BayesianGMM", "faithful", "--methods", "em, exact,map", "--seed", 0, "--out", "runs/geyser")
     assert ran.code == 0, ran.err
@@ -483,6 +485,7 @@ def test_an_error_leaves_nothing_behind(run, damaged):
     assert {p.name for p in damaged.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_guide_for_no_method_is_refused():
     command = [
         sys.executable,

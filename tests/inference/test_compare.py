@@ -94,6 +94,7 @@ def test_rows_repeat_what_the_fits_say(made):
             assert warning in row["note"]
 
 
+@pytest.mark.slow
 def test_fits_are_those_of_fit_with_the_same_seed():
     result, model = mixture(), zoo.BayesianGMM(components=2)
     alone = fit(model, GEYSER, method=SHORT, seed=0)
@@ -109,6 +110,7 @@ def test_without_a_seed_all_share_one():
     assert result["exact"].seed != compare(coin, FLIPS, methods=["exact"])["exact"].seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["times", [2.0] * 10], ids=["column", "array"])
 def test_options_reach_every_method(weights):
     table = pd.DataFrame({"flips": FLIPS, "times": 2.0})
@@ -132,6 +134,7 @@ COUNTS = np.array([3, 0, 4, 1])
 LEFT_OUT = 2.0 + COUNTS.sum() - COUNTS, 0.5 + len(COUNTS) - 1  # the Gamma posterior without each day in turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "rows"),
     [
@@ -171,6 +174,7 @@ def test_elpd_of_parameters_without_prior_is_left_out_and_said():
     assert row["kind"] == "elbo"
 
 
+@pytest.mark.slow
 def test_a_bad_approximation_is_noted():
     """A funnel: the centred eight schools are far from any mean-field Normal."""
     result = compare(EightSchools, SCHOOLS, methods=[SVI(steps=400)], seed=0)
@@ -236,6 +240,7 @@ def test_nothing_ran():
 # -- what may be given -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_duplicates_are_numbered():
     result = compare(coin, FLIPS, methods=["map", SVI(guide=Point(), steps=5), "map", SVI(steps=5), MAP], seed=0)
     assert list(result.table.index) == ["map", "svi", "map_2", "svi_2", "map_3"]
@@ -310,6 +315,7 @@ def test_notes_are_escaped_in_a_notebook():
     assert "<b>bold" not in result._repr_html_()
 
 
+@pytest.mark.slow
 def test_the_plot_shows_every_fit(tmp_path):
     for result in (mixture(), tosses(), compare(NonCentred, SCHOOLS, methods=[MAP(steps=5), SVI(steps=5)], seed=0)):
         collection = result.plot()
@@ -334,6 +340,7 @@ def folder(tmp_path_factory):
     return mixture().save(tmp_path_factory.mktemp("runs") / "faithful" / "again")
 
 
+@pytest.mark.slow
 def test_save_writes_the_table(folder):
     table = pd.read_csv(folder / "table.csv", index_col=0)
     assert list(table.columns) == COLUMNS
@@ -348,6 +355,7 @@ def test_save_writes_the_fits(folder):
         assert Fit.load(folder / label).log_prob().equals(found.log_prob())
 
 
+@pytest.mark.slow
 def test_save_writes_figures(folder):
     picture(folder / "traces.png")
     picture(folder / "scatter.png")
@@ -361,12 +369,14 @@ def test_figures_leave_matplotlib_as_it_was(folder):
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 def test_no_scatter_where_there_is_no_plane(tmp_path):
     place = tosses().save(tmp_path / "coin")
     picture(place / "traces.png")
     assert not (place / "scatter.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data"),
     [

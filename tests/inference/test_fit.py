@@ -594,6 +594,7 @@ def test_predict_has_a_draw_of_every_fitted_row(name):
             np.testing.assert_array_equal(values.coords[dim], observed[variable].coords[dim])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["table", "dict"])
 def test_predict_needs_covariates_only(kind):
     error = [1.0, 100.0, 1e4]
@@ -609,6 +610,7 @@ def test_predict_needs_covariates_only(kind):
     assert within(draws.std(0), spread, spread / math.sqrt(4000))
 
 
+@pytest.mark.slow
 def test_predict_follows_a_covariate():
     x = np.array([-20.0, 0.0, 20.0])
     values = fitted("lines-em").predict({"x": x}, draws=4000, seed=1)["posterior_predictive"]["y"]
@@ -777,6 +779,7 @@ def test_a_weight_is_a_repeated_row(name, how):
     assert len(weighted.log_prob()) == (times > 0).sum()
 
 
+@pytest.mark.slow
 def test_weights_scale_the_objective_of_every_climbing_method():
     model = coin()
     for method in (SVI(steps=300), "map"):

@@ -80,6 +80,7 @@ def test_settings_that_cannot_be_followed_are_refused():
         EM(gradient=True).update(first, ROWS[200:])
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_says_what_can():
     first = fit(zoo.BayesianGMM(2), ROWS[:100], method=CAVI(max_steps=5), seed=0)
     for method in (SVI(), MAP(), "nuts", "laplace"):

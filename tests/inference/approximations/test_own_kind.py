@@ -94,6 +94,7 @@ def test_it_is_saved_and_loaded(found, tmp_path):
     pd.testing.assert_frame_equal(loaded.summary(), found.summary(), check_exact=True)
 
 
+@pytest.mark.slow
 def test_it_is_loaded_in_a_new_process(found, tmp_path):
     folder = found.save(tmp_path / "fit")
     script = f"""

@@ -185,6 +185,7 @@ class Branching(zoo.Model):
             pyro.sample("x", dist.Normal(mu, scale), obs=x)
 
 
+@pytest.mark.slow
 def test_what_depends_on_values_falls_back_with_a_warning():
     found = fit(Branching(), ROWS, method=SVI(compile=True, steps=20), seed=0)
     assert any(w.startswith("not compiled") for w in found.warnings)

@@ -401,6 +401,7 @@ def test_coefficients_with_a_prior_or_fixed_in_part_are_not_expanded():
         assert FactorSums.of(closed_form(program), program).changes == {"z": None}
 
 
+@pytest.mark.slow
 def test_two_sites_that_share_a_factor():
     """Inter-battery factor analysis: both batteries of columns together are one factor analysis."""
 
@@ -680,6 +681,7 @@ def test_no_posterior_of_its_family_gives_a_higher_bound(name):
             assert bound(other) < top, block.unknowns
 
 
+@pytest.mark.slow
 @every_bayesian
 def test_cavi_climbs_and_stays_below_the_evidence(name):
     x = table(rows=8, columns=3, factors=1)

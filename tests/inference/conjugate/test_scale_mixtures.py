@@ -125,6 +125,7 @@ def test_a_scale_given_its_location_is_exact():
     assert found.objective.value == pytest.approx(evidence, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_em_raises_the_true_likelihood_to_a_maximum():
     program = prepared(two_medians(), np.concatenate([X, X[:5] - 4.0]))
     values, state, _ = climb(program, 400, "maximize")

@@ -109,6 +109,7 @@ def test_exact_reads_files(tmp_path):
     assert mine.mean == pytest.approx(float(theirs.mean), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_stepwise_em_reads_files(rows, files):
     whole = fit(zoo.GMM(3), rows, method=EM(), seed=0)
     method = EM(batch_size=500, max_steps=40)
@@ -120,6 +121,7 @@ def test_stepwise_em_reads_files(rows, files):
     )
 
 
+@pytest.mark.slow
 def test_a_column_of_weights(files, rows):
     streamed = fit(
         zoo.GMM(3), zoo.stream(files / "weighted.parquet", chunk=450, weights="w"), method=EM(tolerance=1e-9), seed=0

@@ -38,6 +38,7 @@ def test_importance_weighted_evidence_is_that_of_the_closed_form(model, data):
         assert found.verdict.startswith("trust")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kidscore_momiq", "nes2000"])
 def test_full_rank_finds_the_posterior_of_a_regression(references, name):
     file = {"kidscore_momiq": "kidiq"}.get(name, name)
@@ -85,6 +86,7 @@ def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):
     assert again.verdict == found.verdict
 
 
+@pytest.mark.slow
 def test_rows_of_a_guide_that_draws_them_all_are_not_looked_at_one_by_one_where_there_are_many(monkeypatch):
     monkeypatch.setattr(inference.diagnostics.importance, "CELLS", 1000)
     rows = np.random.default_rng(0).normal(size=(40, 4))

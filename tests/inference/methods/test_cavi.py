@@ -398,6 +398,7 @@ def test_one_component_has_the_evidence_for_its_bound(covariance):
     assert fit(model, x, method=CAVI(), seed=0).objective.value == pytest.approx(evidence, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_two_ways_to_declare_a_chain_have_one_bound():
     method = CAVI(start="random", restarts=6, tolerance=1e-10)
     ends = [fit(m, TINY, method=method, seed=0).objective.value for m in (short_chain, same_short_chain)]
@@ -464,6 +465,7 @@ def sklearns(x, *, k: int = 6, alpha: float = 1e-3, covariance: str = "full"):
             pyro.sample("x", dist.Normal(mean[z], precision[z].rsqrt()).to_event(1), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "alpha"), [(2, 1.0), (6, 1e-3)])
 def test_variational_mixtures_of_scikit_learn(k, alpha, faithful):
     x = ((faithful - faithful.mean()) / faithful.std(ddof=0)).to_numpy()
@@ -634,6 +636,7 @@ def test_weights_of_all_sizes():
         np.testing.assert_allclose(np.sort(np.ravel(q.mean)), np.sort(np.ravel(other.mean)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_seeds_are_all_the_randomness_there_is(faithful):
     model, method = zoo.BayesianGMM(components=4), CAVI(restarts=2, batch_size=100, max_steps=8)
     first, again, other = (fit(model, faithful, method=method, seed=s) for s in (1, 1, 2))
@@ -665,6 +668,7 @@ def test_single_precision_far_from_zero(covariance):
 # -- starts, empty components, what goes wrong -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_restarts_keep_the_best_end(faithful):
     model = zoo.BayesianGMM(components=6)
     ends = [fit(model, faithful, method=CAVI(restarts=n, max_steps=60), seed=3).objective.value for n in range(1, 6)]
@@ -798,6 +802,7 @@ def test_averages_follow_the_step_sizes():
             assert float(q.rate) == pytest.approx(1 + 12, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["parameters_among_latents", "three_levels"])
 def test_mini_batches_end_next_to_the_bound_of_all_rows(name):
     model, data = OWN[name]

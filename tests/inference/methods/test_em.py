@@ -249,6 +249,7 @@ def test_a_covariance_that_is_a_sum_beats_the_tied_one(unit, faithful):
     assert found.objective.value >= tied.objective.value - 1e-3
 
 
+@pytest.mark.slow
 def test_a_positive_definite_parameter_has_a_floor():
     """All rows on one line: the likelihood has no maximum, but covariances stay positive definite and finite."""
     rng = np.random.default_rng(0)
@@ -571,6 +572,7 @@ def test_not_converged_is_said(model, faithful):
     assert "NOT converged" in repr(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "reason"),
     [

@@ -363,6 +363,7 @@ class Moody(zoo.Model):
             pyro.sample("x", dist.Poisson(rate[z] ** 2), obs=x)
 
 
+@pytest.mark.slow
 def test_starts_that_break_down_are_counted_and_the_others_go_on():
     found = fit(Moody(), [1, 0, 3, 2, 7, 1], method=EM(restarts=8, max_steps=20), seed=1)
     assert np.isfinite(found.objective.value)
@@ -425,6 +426,7 @@ def plain_gradient(x, rate, steps=200):
     return low
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATRICES)
 def test_gradient_steps_stay_positive_definite_where_entries_leave_the_cone(name):
     x = stretched()
@@ -453,6 +455,7 @@ def test_every_map_ends_at_the_maximum_of_the_closed_form(name, covariance, fait
     assert found.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data"),
     [
@@ -510,6 +513,7 @@ def clusters(n=4000, seed=4):
     return np.concatenate(parts)[rng.permutation(n // 2 + 2 * (n // 4))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_mini_batches_end_next_to_the_maximum(covariance):
     x = clusters()
@@ -520,6 +524,7 @@ def test_mini_batches_end_next_to_the_maximum(covariance):
     assert -0.5 < found.objective.value - best.objective.value < 1e-3
 
 
+@pytest.mark.slow
 def test_mini_batches_of_weighted_rows():
     x = clusters(2000)
     weights = np.random.default_rng(0).integers(0, 3, len(x))
@@ -531,6 +536,7 @@ def test_mini_batches_of_weighted_rows():
     assert -0.5 < stepwise.objective.value - mode.objective.value < 1e-3
 
 
+@pytest.mark.slow
 def test_mini_batches_of_counts_and_of_classified_rows():
     counts = np.random.default_rng(1).poisson(np.repeat([2.0, 15.0], 1500))
     best = fit(PoissonMixture(), counts, method="em", seed=0)

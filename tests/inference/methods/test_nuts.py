@@ -72,6 +72,7 @@ def test_draws_agree_with_those_of_posteriordb(references, name):
         assert mine.std() == pytest.approx(row.sd, rel=0.05), row.parameter
 
 
+@pytest.mark.slow
 def test_a_funnel_is_reported():
     method = NUTS(chains=2, warmup=60, draws=60, max_tree_depth=6, compile=False)
     found = fit(EightSchools(), SCHOOLS, method=method, seed=0, progress=False)
@@ -88,6 +89,7 @@ def heads():
     return fit(coin(a=2.0), FLIPS, method=QUICK, seed=3, progress=False)
 
 
+@pytest.mark.slow
 def test_a_coin_has_its_beta_posterior(heads):
     exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
     draws = heads.posterior["posterior"]["heads"].to_numpy()
@@ -121,6 +123,7 @@ def test_what_the_sampler_says_is_in_the_tree(heads):
     assert np.isnan(heads.khat)
 
 
+@pytest.mark.slow
 def test_pyro_s_sampler_takes_over_without_nutpie(monkeypatch):
     monkeypatch.setattr(chains, "find_spec", lambda name: None)
     method = NUTS(chains=2, warmup=80, draws=120, compile=False)
@@ -141,6 +144,7 @@ def test_pyro_s_sampler_takes_over_without_nutpie(monkeypatch):
     assert torch.equal(again.approximation.values["heads"], found.approximation.values["heads"])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_other_seeds_differ(heads):
     again = fit(coin(a=2.0), FLIPS, method=QUICK, seed=3, progress=False)
     assert torch.equal(again.approximation.values["heads"], heads.approximation.values["heads"])
@@ -151,6 +155,7 @@ def test_the_seed_decides_and_other_seeds_differ(heads):
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.slow
 def test_rows_by_weight_are_rows_repeated(heads):
     weighted = fit(coin(a=2.0), [1, 0], method=QUICK, weights=[5, 5], seed=3, progress=False)
     draws = weighted.posterior["posterior"]["heads"].to_numpy()
@@ -181,6 +186,7 @@ def test_states_are_drawn_given_each_draw(clusters):
     assert new.shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_paths_of_a_chain_are_drawn_too(reference):
     y = np.array(reference("posteriordb/hmm_example.json")["y"])[:30]
     method = NUTS(chains=1, warmup=40, draws=60, compile=False)
@@ -199,6 +205,7 @@ def effects():
     return x, fit(RandomEffects(), x, method=QUICK, seed=0, progress=False)
 
 
+@pytest.mark.slow
 def test_locals_are_drawn_with_the_globals(effects):
     x, found = effects
     draws = found.posterior["posterior"]
@@ -240,6 +247,7 @@ def test_draws_are_drawn_from_again(clusters):
     assert torch.equal(few, found.approximation.values["theta"][::4])  # of both chains
 
 
+@pytest.mark.slow
 def test_methods_are_compared_with_it(clusters):
     x, _ = clusters
     brief = NUTS(chains=2, warmup=30, draws=30, compile=False)
@@ -344,6 +352,7 @@ def test_no_start_is_found_where_there_is_none():
         fit(Impossible(), [0.5], method=QUICK, seed=0, progress=False)
 
 
+@pytest.mark.slow
 def test_non_centred_states_are_as_declared():
     found = fit(NonCentred(), SCHOOLS, method=NUTS(chains=1, warmup=30, draws=30, compile=False), seed=0)
     theta = found.posterior["posterior"]

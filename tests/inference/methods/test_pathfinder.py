@@ -102,6 +102,7 @@ def test_a_coin_has_its_beta_posterior():
     assert found.diagnostics["khat"] < 0.7 or np.isnan(found.diagnostics["khat"])
 
 
+@pytest.mark.slow
 def test_locals_and_states_come_along():
     effects = found_by_paths(RandomEffects(), X)
     assert effects.posterior["posterior"]["effect"].shape == (1, 1000, 4)
@@ -135,6 +136,7 @@ def test_paths_to_both_modes_share_the_draws():
     assert abs(found.diagnostics["evidence"] - evidence) < 4 * found.diagnostics["evidence_error"]
 
 
+@pytest.mark.slow
 def test_a_funnel_is_reported():
     found = found_by_paths(EightSchools(), SCHOOLS)
     assert not found.converged
@@ -155,6 +157,7 @@ def test_what_has_no_density_is_refused():
     assert "1002 coordinates" in Pathfinder().why_not(prepare(RandomEffects(), np.zeros(1001)))
 
 
+@pytest.mark.slow
 def test_chains_start_at_its_draws():
     method = NUTS(chains=2, warmup=60, draws=100, compile=False, start="pathfinder")
     found = fit(coin(a=2.0), FLIPS, method=method, seed=0, progress=False)

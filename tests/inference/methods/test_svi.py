@@ -83,6 +83,7 @@ def test_mean_field_on_coin_flips_is_close_to_exact(model, site, seed):
     assert found.khat < 0.7
 
 
+@pytest.mark.slow
 def test_noncentred_eight_schools():
     found = fit(NonCentred, SCHOOLS, method="svi", seed=0)
     assert abs(draws(found, "mu").mean() - 4.40) < 0.5  # quadrature: 4.396821
@@ -95,6 +96,7 @@ def test_noncentred_eight_schools():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "settings"),
     [
@@ -135,12 +137,14 @@ def test_point_guide_map_and_em_agree_with_mean_field_on_unscaled_rows(faithful)
     assert all(f.converged for f in fits)
 
 
+@pytest.mark.slow
 def test_map_is_svi_with_a_point_guide():
     ends = [fit(coin, FLIPS, method=m, seed=0) for m in (MAP(steps=300), SVI(guide=Point(), steps=300))]
     assert ends[0].objective == ends[1].objective
     assert ends[0].trace["value"].equals(ends[1].trace["value"])
 
 
+@pytest.mark.slow
 def test_parameters_without_latents_climb_the_likelihood():
     rng = np.random.default_rng(0)
     x = np.where(rng.random(80) < 0.4, -3, 2) + rng.standard_t(4, 80)
@@ -223,6 +227,7 @@ def test_a_batch_larger_than_the_data_is_the_data():
     assert ends[0].objective == ends[1].objective
 
 
+@pytest.mark.slow
 def test_a_weight_repeats_a_row_and_zero_drops_it():
     keep = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1, 1])
     kept = [f for f, k in zip(FLIPS, keep, strict=True) if k]
@@ -320,6 +325,7 @@ def test_a_short_run_still_reports_a_window():
     assert SPAN * WINDOW > 7
 
 
+@pytest.mark.slow
 def test_the_best_stretch_is_kept_when_the_end_is_worse(monkeypatch):
     """From step 800 on it climbs down."""
 
@@ -356,6 +362,7 @@ class Edge(zoo.Model):
             pyro.sample("x", dist.Normal((1 - edge).log(), 1.0), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0.0, -10.0])
 def test_a_density_that_is_not_a_number_gives_no_such_objective(at):
     try:
@@ -408,6 +415,7 @@ def alone(name):
     return fingerprint(run(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_seed_gives_the_same_bytes_whatever_came_before(name):
     first = alone(name)
@@ -419,6 +427,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(name):
         assert fingerprint(run(name, seed=6)) != first
 
 
+@pytest.mark.slow
 def test_two_threads_of_another_process_give_the_same_bytes():
     """In a process of its own, so that what goes wrong there leaves nothing here."""
     names = ["svi-batches", "em", "svi-encoder", "map"]
@@ -446,6 +455,7 @@ def test_nothing_global_changes(name):
             found.assign()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outer", "inner"), [("svi", "svi-vae"), ("svi-vae", "em"), ("em", "svi-batches")])
 def test_a_fit_inside_another_changes_neither(outer, inner, monkeypatch):
     """The inner fit runs whenever the outer one notes its progress."""
@@ -466,6 +476,7 @@ def test_a_fit_inside_another_changes_neither(outer, inner, monkeypatch):
     assert set(seen) == {expected[1]}
 
 
+@pytest.mark.slow
 def test_a_fit_inside_the_users_own_scope_leaves_it():
     with pyro.get_param_store().scope():
         pyro.param("weights", torch.tensor([7.0]))

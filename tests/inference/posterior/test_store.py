@@ -109,6 +109,7 @@ def answers(found: Fit) -> dict[str, np.ndarray]:
     return said
 
 
+@pytest.mark.slow
 def test_the_same_answers_in_a_new_process(saved, tmp_path):
     """Bit for bit: nothing of a fit lives outside its folder."""
     script = f"""

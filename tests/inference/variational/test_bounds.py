@@ -129,6 +129,7 @@ def test_gradients_to_the_guide_are_right_on_average(alpha):
         assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(count) + 1e-6
 
 
+@pytest.mark.slow
 def test_importance_weighted_bounds_rise_to_the_evidence_of_a_linear_gaussian_decoder():
     """log p(x) is that of a Normal with covariance L L^T + s^2 I."""
     model = LinearFactors()
@@ -219,6 +220,7 @@ def exact_normal(x):
     return float(stats.multivariate_normal(np.zeros(len(x)), covariance).logpdf(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -247,6 +249,7 @@ def test_every_setting_finds_a_posterior_that_is_in_the_family(settings):
     assert found.verdict in repr(found)
 
 
+@pytest.mark.slow
 def test_constant_rates_run_to_the_end_and_say_so():
     found = fit(coin, FLIPS, method=SVI(schedule="constant", steps=300), seed=0)
     assert found.steps == 300
@@ -285,12 +288,14 @@ def test_wake_sleep_trains_an_encoder():
     assert abs(found.diagnostics["evidence"] - exact) < 4 * found.diagnostics["evidence_error"] + 1e-6
 
 
+@pytest.mark.slow
 def test_the_evidence_of_eight_schools():
     """log p(x) = -31.311347 by quadrature."""
     good = fit(NonCentred(), SCHOOLS, method=SVI(guide=FullRank()), seed=0)
     assert abs(good.diagnostics["evidence"] + 31.311347) < 3 * good.diagnostics["evidence_error"]
 
 
+@pytest.mark.slow
 def test_rows_of_an_encoder_are_judged_one_by_one():
     rows = np.random.default_rng(0).normal(size=(40, 4))
     early = fit(LinearFactors(), rows, method=SVI(guide=Encoder(hidden=(8,)), steps=3), seed=0)
@@ -308,6 +313,7 @@ def two_places(x):
         pyro.sample("x", dist.Normal(mu**2 - mu, 1.0), obs=x)
 
 
+@pytest.mark.slow
 def test_starts_that_disagree_are_noticed():
     model = zoo.model(x=zoo.Real("row"))(two_places)
     rows = np.random.default_rng(0).normal(6.0, 1.0, 8)  # mu = 3 or -2, of which the smaller is likelier
@@ -379,6 +385,7 @@ def everything(found):
     return found.objective, found.diagnostics, numbers, found.trace[["step", "value"]].to_numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_killed_goes_on_to_the_same_end(tmp_path):
     path = tmp_path / "state"
     command = [sys.executable, "-W", "ignore", "-c", CODE, str(path)]
@@ -395,11 +402,13 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_end(tmp_path):
     assert len(again.trace) == len(whole.trace) == 8
 
 
+@pytest.mark.slow
 def test_workers_change_nothing():
     ends = [fit(NormalMean(), ROWS, method=SVI(batch_size=6, steps=40, workers=w), seed=0) for w in (0, 1)]
     assert everything(ends[0]) == everything(ends[1])
 
 
+@pytest.mark.slow
 def test_a_file_of_another_fit_is_refused(tmp_path):
     path = tmp_path / "state"
     method = SVI(steps=100, checkpoint=str(path), checkpoint_every=50)
@@ -415,6 +424,7 @@ def test_a_file_of_another_fit_is_refused(tmp_path):
         fit(coin, FLIPS, method=method, seed=0)
 
 
+@pytest.mark.slow
 def test_map_takes_the_same_settings():
     found = fit(NormalMean(), ROWS, method=MAP(restarts=2, optimizer="NAdam"), seed=0)
     precision = NormalMean().width ** -2 + len(ROWS) * NormalMean().noise ** -2

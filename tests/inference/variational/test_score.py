@@ -193,6 +193,7 @@ def exact_elbo(bound, coordinates, table):
     return (log_q.exp() * (table - log_q)).nan_to_num(0.0).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [shared_count, count_each])
 def test_the_mean_of_the_score_gradients_is_the_exact_gradient(model):
     rows = X if model is shared_count else Y[:5]
@@ -268,6 +269,7 @@ GUIDES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=repr)
 def test_counts_of_rows_beside_a_continuous_global(guide):
     rates, table = rate_table()
@@ -320,6 +322,7 @@ def table_guide(x):
 WRITTEN = [poisson_guide, *(pytest.param(g, marks=pytest.mark.slow) for g in (negative_binomial_guide, table_guide))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", WRITTEN)
 def test_a_hand_written_guide_may_draw_counts(guide):
     found = fit(shared_count, X, method=SVI(guide=Custom(guide)), seed=0)
@@ -370,6 +373,7 @@ class Tight(zoo.Model):
             pyro.sample("x", dist.Normal(n, 0.1), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[13.02, 12.97], [3.02, 2.97], [151.02, 150.97]], ids=str)
 def test_q_finds_the_right_count_where_one_has_all_the_mass(values):
     table = table_of(values, 0.1, torch.distributions.Poisson(torch.tensor(6.0).double()))
@@ -412,6 +416,7 @@ def more_than_seen(x):
         pyro.sample("n", dist.TransformedDistribution(dist.Poisson(rate), [shift]))
 
 
+@pytest.mark.slow
 def test_a_guide_on_the_possible_counts_is_exact():
     """Given x, what is not seen is Poisson(6 (1 - 0.4)) and x itself Poisson(6 0.4)."""
     seen = np.array([2, 0, 5, 3, 1, 3])
@@ -426,6 +431,7 @@ def test_impossible_counts_are_explained():
         fit(Thinned(), [2, 0, 50], method="svi", seed=0)
 
 
+@pytest.mark.slow
 def test_angles_stay_on_the_circle():
     values = torch.tensor([5.5, 6.5, 6.2, 6.8], dtype=torch.float64)
     program = prepare(direction, values.numpy(), device="cpu")

@@ -145,6 +145,7 @@ def start_for(covariance, d=3):
     return {"weights": np.array([0.6, 0.4]), "means": np.array([[-0.5] * d, [2.5] * d]), "covariances": cov[covariance]}
 
 
+@pytest.mark.slow
 @covariances
 @pytest.mark.parametrize("x", [GAPS, BLANK], ids=["cells", "rows"])
 def test_em_is_that_of_an_implementation_on_paper(covariance, x):
@@ -159,6 +160,7 @@ def test_em_is_that_of_an_implementation_on_paper(covariance, x):
     np.testing.assert_allclose(found.points["covariances"], cov, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_em_weighs_rows_as_repetitions():
     counts = np.random.default_rng(1).integers(1, 4, len(GAPS))
     for covariance in ("full", "diag"):
@@ -710,6 +712,7 @@ def z_tests(draws, mean, variance, missing):
         assert abs(own.var() - variance[i, j]) < 5 * math.sqrt(fourth / count) + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["fitted", "new"])
 def test_draws_of_missing_cells_have_their_moments(mixture, which):
     x = BLANK if which == "fitted" else BLANK[:20]
@@ -741,6 +744,7 @@ def test_counts_and_bits_are_drawn_as_such():
     assert set(np.unique(bits)) == {0, 1}
 
 
+@pytest.mark.slow
 def test_draws_carry_the_uncertainty_of_the_latents():
     """Of a mean under known noise: given n others, a missing number is Normal(mean, noise^2 + variance)."""
     data = holes(RNG.normal(5.0, 2.0, 8), 0.4, seed=5)
@@ -764,6 +768,7 @@ def test_nothing_is_imputed_where_nothing_is_missing(mixture):
     pd.testing.assert_frame_equal(mixture.impute(table), table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [SVI(steps=300), CAVI(), EM()], ids=lambda m: type(m).__name__)
 def test_generated_rows_are_complete(method):
     found = fit(zoo.BayesianGMM(), BLANK, method=method, seed=0)
@@ -785,6 +790,7 @@ def test_a_fit_comes_back_from_its_files(mixture, tmp_path):
     assert np.array_equal(seen, BLANK, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_latents_of_rows_take_what_is_observed():
     """x_i ~ Normal(m + W z_i, noise): the density is that of the observed block of a Normal with W W^T + noise."""
     found = fit(zoo.FactorAnalysis(), X, method="em", seed=0)
@@ -821,6 +827,7 @@ def test_single_precision_agrees():
 # -- a file read in chunks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_chunks_may_have_gaps_where_a_sample_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.data.stream.SAMPLE", 50)
     x = clusters(2000, seed=5)
@@ -929,6 +936,7 @@ def test_categories_and_columns_without_a_value_are_refused():
 COVARIATE = "feeds the argument"
 
 
+@pytest.mark.slow
 def test_covariates_are_refused():
     schools = {"effect": [28.0, 8.0, -3.0], "error": [15.0, np.nan, 16.0]}
     refused(

@@ -153,6 +153,7 @@ def test_chains_are_vectorized(layout):
     torch.testing.assert_close(curvature, torch.autograd.functional.hessian(total, table))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forbid", [False, True])
 @pytest.mark.parametrize("sequences", [1, 50])
 def test_long_chains_are_the_recursion_row_by_row(forbid, sequences):
@@ -420,6 +421,7 @@ class Mixed(zoo.Model):
             pyro.sample("x", dist.Normal(a + 2.0 * b - 3.0 * w, 1.0), obs=x)
 
 
+@pytest.mark.slow
 def test_several_chains_are_a_chain_over_the_combinations_of_their_states():
     x = [0.3, -2.0, 1.5]
     program = prepare(Mixed(), x)
@@ -460,6 +462,7 @@ def test_what_a_chain_explains_may_have_plates_of_its_own():
     np.testing.assert_allclose(program.log_joint({}).rows, rows, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_states_may_be_observed():
     @zoo.model(z=zoo.Category("time", levels=3))
     def visible(z):
@@ -549,6 +552,7 @@ def test_log_likelihoods_of_the_example_of_posteriordb(which, reference, referen
     assert float(found) + np.log(2) == pytest.approx(case["loglik"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("states", "value", "rates"),
     [(2, 342.3183, [15.472, 26.125]), (3, 329.4603, [13.146, 19.721, 29.714])],
@@ -661,6 +665,7 @@ def test_states_are_found_and_rows_assigned():
     np.testing.assert_allclose(pointwise, found.log_prob()[:50], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradient_ascent_ends_where_expectation_maximization_does():
     x, _ = regimes(150)
     best = fit(zoo.HiddenMarkov(covariance="diag"), x, method="em", seed=0, device="cpu").objective.value
@@ -781,6 +786,7 @@ def test_generated_rows_are_a_sequence():
         assert abs(stays - move[k, k]) < 5 * np.sqrt(move[k, k] * (1 - move[k, k]) / size) + 0.01
 
 
+@pytest.mark.slow
 def test_no_method_takes_a_chain_apart():
     x = counts_in_regimes(6000)
     data = {"x": x, "ids": np.zeros(6000)}
@@ -837,6 +843,7 @@ def evidence_over_paths(x, b=0.5):
     return logsumexp(total)
 
 
+@pytest.mark.slow
 def test_bounds_are_below_the_evidence_over_all_paths():
     exact = evidence_over_paths(COUNTS)
     found = fit(believed(), COUNTS, method="cavi", seed=0, device="cpu", progress=False)

@@ -149,6 +149,7 @@ class BadStart(Normal):
         return {"mu": torch.tensor(1e200)}
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_the_model_without_a_fault():
     said = testing.check_model(Normal(), X, methods=[SVI(steps=30), Exact()])
     assert said["gradient"] == said["simulated density"] == said["svi seeds"] == "holds"
@@ -286,6 +287,7 @@ class Refuses(CAVI):
         raise zoo.MethodError("no")
 
 
+@pytest.mark.slow
 def test_a_bound_above_the_evidence():
     said = failing(testing.method_checks(TooHigh(steps=30), zoo.BetaBernoulli(), [1, 0, 1]))
     assert "is above log p(x)" in said["objective"]
@@ -407,6 +409,7 @@ def test_a_guide_whose_settings_are_others():
     assert "differs from one with the same settings" in said["settings"]
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_the_guide_without_a_fault():
     assert "holds" in testing.check_guide(Wrong(), steps=20).values()
 
