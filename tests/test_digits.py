@@ -33,6 +33,7 @@ def test_independent_pixels(digits):
     assert -direct.mean() == pytest.approx(25.2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_forty_profiles(digits):
     train, test = digits
     found = mixture(train)

@@ -314,7 +314,7 @@ def test_entries_that_are_masked_are_missing():
         "truths",
     ],
 )
-@pytest.mark.parametrize("method", ["em", SHORT], ids=["em", "svi"])
+@pytest.mark.parametrize("method", ["em", pytest.param(SHORT, marks=pytest.mark.slow)], ids=["em", "svi"])
 def test_unusual_data_that_are_fine(data, method, tmp_path):
     found = fit(zoo.BayesianGMM(components=2), data, method=method, seed=0)
     assert math.isfinite(found.objective.value)

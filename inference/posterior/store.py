@@ -36,6 +36,7 @@ from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program
+from zoo.replay.random import reseed
 
 FORMAT = 4
 
@@ -164,7 +165,7 @@ def _rebuild(
     data = _data(described["data"], tensors)
     method = make("method", described["method"])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(described["seed"])
+        reseed(described["seed"])
         instance = _model(folder, described["model"], model)
         instance.coords, instance.missing = dict(data.coords), data.missing
         instance.setup(**data.to(torch.float64, torch.device("cpu")).values)

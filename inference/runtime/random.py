@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from zoo.errors import ModelError
+from zoo.replay.random import reseed
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -22,7 +23,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        reseed(seed)
         yield
 
 

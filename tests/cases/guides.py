@@ -6,12 +6,13 @@ import torch
 
 from inference.starts.natural import natural_start
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 
 def built(guide, model, data, shake=0.3):
     """A program, and a guide's q for it, shaken away from its start."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(model, data, dtype=torch.float64, device="cpu")
         q = guide.build(program, natural_start(program, program.initial()))
         with torch.no_grad():

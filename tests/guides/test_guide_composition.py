@@ -18,6 +18,7 @@ from inference import MAP, SVI, Fit, fit
 from tests.cases.guides import built, flat
 from tests.cases.models import SCHOOLS, EightSchools, RandomEffects, SumOfTwo, coin
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 ROWS = np.random.default_rng(3).normal(1, 1, 12)
 COMBINED = [
@@ -123,6 +124,7 @@ def test_log_q_holds_the_parameters_fixed(guide):
         torch.testing.assert_close(one, other, msg=name)
 
 
+@pytest.mark.slow
 @every_combination
 def test_saving_and_loading(guide, tmp_path):
     found = fit(EightSchools(), SCHOOLS, method=SVI(guide=guide, steps=3, compile=False), seed=0)
@@ -300,7 +302,7 @@ def test_importance_weights_have_mean_one(guide):
     """E[exp(log r - log q)] = 1 for any density r: here r is q itself widened by a tenth."""
     program, q = built(guide, EightSchools(), {n: v[:2] for n, v in SCHOOLS.items()}, shake=0.1)
     with torch.no_grad():
-        torch.manual_seed(0)
+        reseed(0)
         u, log_q = torch.vmap(lambda n: pair(q, program.data, n)[:2])(q.noise(program.data, 4000))
     wide = td.MultivariateNormal(u.mean(0), 1.1 * torch.cov(u.T))
     weights = (wide.log_prob(u) - log_q).exp()

@@ -16,6 +16,7 @@ from guides.pathwise import log_gamma, noise_shape, push
 from inference import SVI, fit
 from tests.cases.guides import built, flat
 from tests.cases.models import FLIPS, Rate, coin
+from zoo.replay.random import reseed
 
 ROWS = np.random.default_rng(3).normal(1, 1, 12)
 
@@ -191,6 +192,7 @@ def test_it_holds_the_exact_posterior(name):
         assert float(weight.detach()) == pytest.approx(evidence, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("beta", 400), ("dirichlet", 400)])
 def test_svi_climbs_to_the_evidence(name, steps):
     """To many digits: the gradient has no noise where q is the posterior."""
@@ -258,7 +260,7 @@ FROM_NOISE = {
 def test_pushed_noise_has_the_distribution(name):
     """Kolmogorov and Smirnov's test of each coordinate against the library's own sampler."""
     fn = FROM_NOISE[name]
-    torch.manual_seed(1)
+    reseed(1)
     noise = torch.randn(4000, *noise_shape(fn)).double()
     draws, other = push_all(fn, noise).reshape(4000, -1).numpy(), fn.sample((4000,)).reshape(4000, -1).numpy()
     for found, expected in zip(draws.T, other.T, strict=True):

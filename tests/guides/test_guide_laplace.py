@@ -118,6 +118,7 @@ def test_globals_and_locals_are_one_normal(restarts):
         assert found.diagnostics["rhat_restarts"] == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_local_latents_alone():
     data = RNG.normal(size=(12, 4))
     loadings = LinearFactors.loadings.double().numpy()
@@ -167,6 +168,7 @@ class Measured(zoo.Model):
             pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 4}], ids=["all", "batches"])
 def test_the_curvature_is_an_expectation_over_the_others(settings):
     """-H = 1/4 + n E[tau]; q(tau) is log-normal."""
@@ -190,6 +192,7 @@ def test_two_of_them_see_each_other_as_points():
     assert len(parts(found)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "guide",
     [
@@ -208,6 +211,7 @@ def test_it_finishes_wherever_it_stands(guide):
         assert np.ptp(found.sample(20)[name].to_numpy()) > 0, name
 
 
+@pytest.mark.slow
 def test_the_importance_weighted_bound_beside_another_guide():
     found = svi(SumOfTwo(), ROWS, Laplace("a") & MeanField(), objective="iwae", particles=3, steps=100)
     assert found.objective.kind == "iwae"
@@ -231,6 +235,7 @@ def test_its_density_is_that_of_its_draws():
     assert q.draw(program.data, torch.tensor([5, 0])).locals.shape == (2, 1)
 
 
+@pytest.mark.slow
 def test_networks_climb_along():
     method = {"steps": 150, "batch_size": 8}
     found = svi(zoo.VAE(latent=1, hidden=(3,)), BITS * 4, **method)  # in single precision
@@ -322,6 +327,7 @@ def test_where_there_is_no_maximum_there_is_no_result():
         svi(EightSchools(), SCHOOLS, steps=300)
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(zoo.MethodError, match="1201 coordinates"):
         svi(RandomEffects(), np.zeros(1200))

@@ -32,6 +32,7 @@ from tests.cases.models import (
 )
 from zoo import catalogue
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 LOSS = 0.05  # nats that a converged fit may be from the best of its family
 AWAY = math.sqrt(2 * LOSS)  # a mean that is this many standard deviations off costs LOSS
@@ -68,7 +69,7 @@ def near(objective, best):
 def built(guide, model, data):
     """A guide's q, jiggled away from its start, and the program."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(model, data, dtype=torch.float64, device="cpu")
         q = guide.build(program, natural_start(program, program.initial()))
         with torch.no_grad():
@@ -83,7 +84,7 @@ def built(guide, model, data):
 @pytest.mark.parametrize("seed", range(3))
 def test_mean_field_density_is_a_diagonal_normal(seed):
     program, q = built(MeanField(), EightSchools(), SCHOOLS)
-    torch.manual_seed(seed)
+    reseed(seed)
     draw = q.draw(program.data)
     for part, u, log_q in (
         (q.over_globals, draw.globals, draw.log_q),
@@ -103,18 +104,19 @@ def test_full_rank_density_is_a_normal_over_everything(model, data, seed):
     part = q.over_globals
     lower = torch.diag(part.unit) @ (part.lower.tril(-1) + torch.diag(part.log_scale.exp()))
     normal = td.MultivariateNormal(part.start + part.unit * part.loc, scale_tril=lower)
-    torch.manual_seed(seed)
+    reseed(seed)
     draw = q.draw(program.data)
     u = torch.cat([draw.globals, draw.locals.reshape(-1)])
     torch.testing.assert_close(draw.log_q + draw.log_q_rows.sum(), normal.log_prob(u))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [MeanField(), FullRank(), Encoder(hidden=(5,))], ids=repr)
 def test_draws_have_the_moments_of_their_density(guide):
     """E[exp(log r - log q)] = 1 for any density r: here r is q itself widened by a tenth."""
     program, q = built(guide, RandomEffects(), ROWS[:3])
     with torch.no_grad():
-        torch.manual_seed(0)
+        reseed(0)
         found = [q.draw(program.data) for _ in range(4000)]
     u = torch.stack([torch.cat([d.globals, d.locals.reshape(-1)]) for d in found])
     log_q = torch.stack([d.log_q + d.log_q_rows.sum() for d in found])
@@ -129,7 +131,7 @@ def test_encoder_gives_each_row_a_normal_of_its_own():
         some = program.data.take(torch.tensor([4, 2, 2]))
         loc = torch.stack([q.over_locals.draw(some, None, torch.zeros(3, 1).double())[0]] * 2)[0]
         up = q.over_locals.draw(some, None, torch.ones(3, 1).double())[0]
-        torch.manual_seed(0)
+        reseed(0)
         u, log_q = q.over_locals.draw(some, None, torch.randn(3, 1).double())
     torch.testing.assert_close(log_q, td.Normal(loc, up - loc).log_prob(u).sum(-1))
     torch.testing.assert_close(loc[1], loc[2])
@@ -143,12 +145,12 @@ def test_rows_of_a_draw_are_those_asked_for(guide, model):
     data = ROWS[:8] if isinstance(model, RandomEffects) else SCHOOLS
     program, q = built(guide, model, data)
     at = torch.tensor([5, 0])
-    torch.manual_seed(0)
+    reseed(0)
     part = q.draw(program.data.take(at), at)
     assert part.locals.shape == (2, 1)
     assert part.log_q_rows.shape == (2,)
     if isinstance(guide, Point | FullRank):
-        torch.manual_seed(0)
+        reseed(0)
         torch.testing.assert_close(part.locals, q.draw(program.data).locals[at])
 
 
@@ -166,7 +168,7 @@ def test_point_is_a_point():
 @pytest.mark.parametrize("guide", [MeanField(), FullRank()], ids=repr)
 def test_a_guide_starts_at_the_models_start(guide):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(zoo.BayesianGMM(), "faithful")
         values = program.initial()
         q = guide.build(program, natural_start(program, values))
@@ -248,6 +250,7 @@ def test_encoder_bound_on_linear_factors():
     assert found.objective.value > exact - LOSS * 4 - 4 * found.objective.error  # one network for 100 rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", [None, NEW_ROWS], ids=["fitted", "new"])
 def test_importance_sampling_from_the_encoder_gives_the_exact_density(new):
     found = encoded().log_prob(new, samples=2000)
@@ -261,11 +264,13 @@ def test_importance_sampling_from_the_encoder_gives_the_exact_density(new):
     assert found.attrs["mcse_total"] < 0.3
 
 
+@pytest.mark.slow
 def test_more_samples_mean_less_error():
     few, many = (encoded().log_prob(NEW_ROWS, samples=n).attrs["mcse_total"] for n in (100, 10_000))
     assert 4 < few / many < 25  # 10 in expectation; single large weights move it
 
 
+@pytest.mark.slow
 def test_encoded_posterior_is_that_of_each_row():
     """z_i | x_i ~ Normal(V L' x_i / noise^2, V), with V = (I + L' L / noise^2)^-1."""
     z = draws(encoded(), "z")
@@ -282,6 +287,7 @@ def test_encoded_posterior_is_that_of_each_row():
 NEAR = 0.03  # standard deviations from a mode that cost half a thousandth of a nat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "site", "posterior", "mode"),
     [
@@ -302,6 +308,7 @@ def test_point_finds_the_mode_in_the_latents_constrained_space(model, data, site
     assert found.is_point
 
 
+@pytest.mark.slow
 def test_point_covers_locals_too():
     """The mode of a joint Normal is its mean."""
     found = fit(RandomEffects(), FEW, method=MAP(), seed=0)

@@ -207,6 +207,7 @@ def test_settings_are_literals_or_text(run):
     assert Fit.load("x").model.settings == {"components": 3, "covariance": "tied"}
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_what_is_printed(run):
     def printed(seed: int) -> str:
         ran = run("fit", "BetaBernoulli", "coin", "-m", "svi", "--option", "steps=20", "--seed", seed)

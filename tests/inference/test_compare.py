@@ -349,6 +349,7 @@ def test_save_writes_the_table(folder):
     assert table.loc["exact", "note"] == mixture().table.loc["exact", "note"]
 
 
+@pytest.mark.slow
 def test_save_writes_the_fits(folder):
     assert {p.parent.name for p in folder.glob("*/fit.json")} == {"em", "mean field", "point"}
     for label, found in mixture().fits.items():
@@ -361,6 +362,7 @@ def test_save_writes_figures(folder):
     picture(folder / "scatter.png")
 
 
+@pytest.mark.slow
 def test_figures_leave_matplotlib_as_it_was(folder):
     before = dict(mpl.rcParams)
     backend, figures = mpl.get_backend(), mpl.pyplot.get_fignums()

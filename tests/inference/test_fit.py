@@ -39,7 +39,7 @@ LINES["y"] = np.where(np.arange(60) % 2, 5 + 2 * LINES["x"], -5 - LINES["x"]) + 
 PROFILES = pd.DataFrame(RNG.random((60, 4)) < np.where(np.arange(60) % 2, 0.9, 0.2)[:, None], columns=list("pqrs"))
 PIXELS = (RNG.random((40, 5)) < 0.4).astype(float)
 LABELS = pd.DataFrame({"colour": list("rgbrrgrrbr")})
-BRIEF = SVI(steps=400)
+BRIEF = SVI(steps=150)
 
 CASES = {
     "coin-exact": (coin(a=2.0), FLIPS, "exact"),
@@ -54,7 +54,7 @@ CASES = {
     "lines-em": (RegressionMixture, LINES, EM(restarts=2)),
     "coin-svi": (coin, FLIPS, BRIEF),
     "schools-svi": (EightSchools, SCHOOL_TABLE, BRIEF),
-    "noncentred-svi": (NonCentred, SCHOOL_TABLE, SVI(steps=1500)),
+    "noncentred-svi": (NonCentred, SCHOOL_TABLE, SVI(steps=600)),
     "bayesian-svi": (zoo.BayesianGMM(components=2), GEYSER, BRIEF),
     "gmm-svi": (zoo.GMM(components=2), GEYSER, BRIEF),
     "profiles-svi": (BernoulliMixture, PROFILES, BRIEF),
@@ -298,6 +298,7 @@ def test_assign_at_a_point_is_bayes_rule(name):
     np.testing.assert_allclose(fitted(name).assign(new), expected, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in DISCRETE if n in SAMPLED])
 def test_assign_with_draws_averages_bayes_rule_over_them(name):
     """Fitted rows weigh draws alike; a new row weighs each by its density there: p(z | x, data)."""
@@ -689,6 +690,7 @@ def test_a_point_has_no_draws(name):
 # -- seeds and state -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", SVI(steps=50), "map"], ids=["exact", "svi", "map"])
 def test_a_seed_is_drawn_and_recorded(method):
     first, second = (fit(coin, FLIPS, method=method) for _ in range(2))

@@ -12,6 +12,7 @@ from zoo.declare.function import ModelLike
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
+from zoo.replay.random import reseed
 from zoo.replay.sites import primary
 
 
@@ -46,7 +47,7 @@ def explain(model: ModelLike | str, data: Source) -> str:
         Text to print.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(model, data, device="cpu")
         lines = [repr(program.model), ""]
         rows = []

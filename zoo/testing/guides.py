@@ -19,6 +19,7 @@ from zoo.data.bind import Source
 from zoo.declare.model import Model
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
+from zoo.replay.random import reseed
 from zoo.testing.checks import Check, require, require_close, require_mean, run, without
 from zoo.testing.methods import method_checks
 from zoo.testing.small import for_guides
@@ -39,7 +40,7 @@ class GuideChecks:
     def program(self) -> Program:
         """The program in double precision."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             return prepare(self.model, self.data, device="cpu", dtype=torch.float64)
 
     @cached_property
@@ -52,7 +53,7 @@ class GuideChecks:
     def q(self) -> Variational:
         """What the guide builds, its parameters moved a little at random."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             q = self.guide.build(self.program, natural_start(self.program, self.program.initial()))
             q = q.to(self.program.dtype)
             with torch.no_grad():
@@ -63,13 +64,13 @@ class GuideChecks:
     def noise(self, *sizes: int, seed: int = 1) -> Noise:
         """Noise behind draws, the same for the same seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            reseed(seed)
             return self.q.noise(self.program.data, *sizes)
 
     def draw(self, noise: Noise, seed: int = 5) -> Draw:
         """Draw with this noise; what has no gradient may draw from the generator besides."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            reseed(seed)
             return self.q.draw(self.program.data, None, noise)
 
     @cached_property
@@ -83,7 +84,7 @@ class GuideChecks:
             return torch.cat([drawn.globals, drawn.locals.reshape(-1)]), drawn.log_q + drawn.log_q_rows.sum()
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(5)
+            reseed(5)
             try:
                 found = torch.vmap(one, randomness="different")((first, second))
             except RuntimeError:  # control flow that depends on values
@@ -156,7 +157,7 @@ class GuideChecks:
             return "nothing in q can be trained"
         at = {n: p.detach() for n, p in self.q.named_parameters() if n in names}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
+            reseed(3)
             way = {n: torch.randn_like(p) for n, p in at.items()}
             weigh = torch.randn(self.many[0].shape[1], dtype=self.program.dtype)
 

@@ -26,6 +26,7 @@ from zoo.declare.model import Model
 from zoo.errors import MethodError
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
+from zoo.replay.random import reseed
 from zoo.testing.checks import Check, nothing_global_changes, require, require_close, require_mean, run, without
 from zoo.testing.small import for_methods
 
@@ -71,7 +72,7 @@ class FitChecks:
         if self.prepare is not None:
             return self.prepare()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             return prepare(self.model, self.data, device="cpu")
 
     @cached_property

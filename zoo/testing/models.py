@@ -20,6 +20,7 @@ from zoo.declare.model import Model
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.replay.random import reseed
 from zoo.testing.brute_force import MOST, assignments, count
 from zoo.testing.checks import Check, require, require_close, require_mean, run, without
 from zoo.testing.methods import method_checks
@@ -58,14 +59,14 @@ class ModelChecks:
     def program(self) -> Program:
         """The program in double precision, whatever the model has."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             return prepare(self.model, self.data, device="cpu", dtype=torch.float64)
 
     @cached_property
     def as_fitted(self) -> Program:
         """The program in the model's own precision, as methods see it."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             return prepare(self.model, self.data, device="cpu")
 
     @cached_property
@@ -78,7 +79,7 @@ class ModelChecks:
         program = self.program
         values = {n: p.detach() for n, p in program.model.named_parameters() if n in program.networks}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            reseed(seed)
             for site in (*program.parameters, *program.latents):
                 if site.countable:
                     values[site.name] = torch.randint(4, site.shape).to(program.dtype)
@@ -187,7 +188,7 @@ class ModelChecks:
         """Starting values have the right shapes, are inside their supports, and have a density and a gradient."""
         program = self.program
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            reseed(0)
             values = program.initial()
         for site in (*program.latents, *program.parameters):
             value, expected = values[site.name], program.site_shape(site)
@@ -206,7 +207,7 @@ class ModelChecks:
         to = {n: transform_to(program.sites[n].support) for n in names}
         at = {n: to[n].inv(self.values[n]).detach() for n in names}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2)
+            reseed(2)
             way = {n: torch.randn_like(u) for n, u in at.items()}
 
         def along(step: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ class ModelChecks:
         locals_ = {s.name for s in program.locals}
         given = {n: v for n, v in self.values.items() if n not in locals_}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
+            reseed(3)
             drawn = program.simulate(given)
         for name, site in program.sites.items():
             if site.role in ("parameter", "deterministic"):
@@ -285,7 +286,7 @@ class ModelChecks:
         plain = replace(program.data.take(again), weights=None)
         given = {n: v for n, v in self.values.items() if n not in {s.name for s in program.locals}}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(4)
+            reseed(4)
             way = {n: torch.randn_like(u) for n, u in at.items()}
             drawn = program.rebind(plain).simulate(given)
             values = {**plain.values, **{f: drawn[n] for f, n in observed.items()}}

@@ -28,6 +28,7 @@ from tests.cases.models import LinearFactors
 from zoo import Real
 from zoo.program.prepare import prepare
 from zoo.replay.evaluate import model_context
+from zoo.replay.random import reseed
 from zoo.structure.discover import made_up
 
 POSITIVE = constraints.positive
@@ -159,7 +160,7 @@ def marginal(name, values, d):
 
 def random_values(program, seed):
     with torch.random.fork_rng(), model_context(program.dtype, program.device):
-        torch.manual_seed(seed)
+        reseed(seed)
         sites = [*program.parameters, *program.latents]
         return {s.name: made_up(s.support, program.site_shape(s), s.name) for s in sites}
 
@@ -501,6 +502,7 @@ def test_ppca_is_the_principal_axes_and_the_mean_of_the_eigenvalues_left_out():
     assert theirs.noise_variance_ == pytest.approx(values[:-2].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "made"])
 def test_factor_analysis_is_no_worse_than_scikit_learns(data):
     x = table(rows=300, columns=8, factors=3, noise=1.0)
@@ -514,6 +516,7 @@ def test_factor_analysis_is_no_worse_than_scikit_learns(data):
     assert np.allclose(found.points["variances"], theirs.noise_variance_, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_weight_of_two_is_a_row_twice():
     x = table(rows=20)
     weights = np.random.default_rng(0).integers(0, 3, 20)
@@ -536,6 +539,7 @@ def test_the_log_density_of_new_rows_is_exact(name):
     assert np.abs(log_prob.attrs["mcse"]).max() < 1e-9
 
 
+@pytest.mark.slow
 def test_single_precision_far_from_zero():
     x = table(rows=200, columns=5)
     near = fit(zoo.FactorAnalysis(1), x, method=EM(max_steps=50), seed=0, progress=False)
@@ -611,7 +615,7 @@ every_bayesian = pytest.mark.parametrize("name", list(BAYESIAN))
 
 def believing(name, steps=5, rows=12, columns=3, weights=None):
     """A program with priors, and where coordinate ascent is after a few steps."""
-    torch.manual_seed(0)
+    reseed(0)
     program = prepare(BAYESIAN[name], table(rows=rows, columns=columns, factors=1), weights=weights)
     ascent, state = Coordinates(program), State(program.initial(), {})
     for _ in range(steps):
@@ -672,7 +676,7 @@ def test_no_posterior_of_its_family_gives_a_higher_bound(name):
 
         top = bound(best)
         for seed in range(4):
-            torch.manual_seed(seed)
+            reseed(seed)
             found = dict(best.tensors())
             for key, value in found.items():
                 if value.is_floating_point():
@@ -690,12 +694,13 @@ def test_cavi_climbs_and_stays_below_the_evidence(name):
     assert np.diff(found.trace["value"]).min() > -1e-9 * abs(found.objective.value)
     program = found.program
     state = State(dict(found.points), {n: q for q in found.approximation.posteriors for n in q.names})
-    torch.manual_seed(0)
+    reseed(0)
     log_p, log_q = drawn(program, state, 100_000)
     evidence, error = log_mean_exp(log_p - log_q)  # biased down, if anything
     assert found.objective.value < float(evidence) + 3 * float(error)
 
 
+@pytest.mark.slow
 @every_bayesian
 def test_a_fit_with_priors_can_be_used(name, tmp_path):
     x = table(rows=8, columns=3, factors=1)
@@ -707,6 +712,7 @@ def test_a_fit_with_priors_can_be_used(name, tmp_path):
     assert np.allclose(again.log_prob(samples=2000), found.log_prob(samples=2000))
 
 
+@pytest.mark.slow
 def test_a_bayesian_fit_with_much_data_is_the_one_by_maximum_likelihood():
     x = table(rows=3000, columns=5, factors=1)
     with_priors = fit(bayesian_pca(q=1), x, method=CAVI(max_steps=300), seed=0, progress=False)
@@ -728,14 +734,14 @@ def random_tril(*shape, seed=0):
 
 
 def local_normal(seed=0, events=(3,)):
-    torch.manual_seed(seed)
+    reseed(seed)
     size = math.prod(events)
     return LocalNormal(("z",), random_tril(size, seed=seed), events, torch.randn(5, size, dtype=torch.float64))
 
 
 def grouped_normal(seed=0):
     """Three groups of at most three coefficients, one place empty."""
-    torch.manual_seed(seed)
+    reseed(seed)
     where, tril = torch.tensor([0, 3, 6, 1, 4, 7, 2, 5]), random_tril(3, 3, seed=seed)
     tril[2, 2] = torch.tensor([0.0, 0.0, 1.0])
     loc = torch.randn(3, 3, dtype=torch.float64)

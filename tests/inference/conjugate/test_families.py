@@ -32,6 +32,7 @@ from tests.cases.conjugate import COUNTS, MATRIX, STORIES, VECTOR, WEIGHTS, V, l
 from tests.cases.models import ROWS, ZOO_CASES, BernoulliMixture, PoissonMixture
 from zoo import Count, Positive, Real
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 AT = torch.float64
 FAITHFUL = zoo.datasets.load("faithful")
@@ -42,13 +43,13 @@ COVARIANCES = ("full", "diag", "tied", "spherical")
 @pytest.fixture(autouse=True)
 def seeded():
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         yield
 
 
 def prepared(model, data, **settings):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         return prepare(model, data, dtype=AT, **settings)
 
 
@@ -63,7 +64,7 @@ def program_of(name, prior=True, weighted=True):
 def anywhere(program, seed=1):
     """Random values of everything unknown, in the supports."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        reseed(seed)
         return {
             s.name: transform_to(s.support)(torch.randn(program.site_shape(s), dtype=AT)).detach()
             for s in (*program.latents, *program.parameters)

@@ -21,6 +21,7 @@ from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.stepwise import RunningAverages
 from zoo import MethodError, Real
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 AT = torch.float64
 X = np.array([0.2, -0.5, 1.5, 0.9, 2.2, -1.3, 0.4, 9.0])  # one far off
@@ -31,13 +32,13 @@ Y = COLUMNS @ np.array([1.5, 0.0]) + 0.3 * np.random.default_rng(1).normal(size=
 @pytest.fixture(autouse=True)
 def seeded():
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         yield
 
 
 def prepared(model, data, **settings):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         return prepare(model, data, dtype=AT, **settings)
 
 
@@ -193,6 +194,7 @@ def test_at_points_the_bound_is_the_density():
         torch.testing.assert_close(expected.log_density(site), program.log_probs(values)[site.name])
 
 
+@pytest.mark.slow
 def test_the_mode_of_coefficients_is_the_lasso():
     program = prepared(lasso(), {"x": COLUMNS, "y": Y})
     values, state, _ = climb(program, 300, "maximize")

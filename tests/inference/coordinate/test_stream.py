@@ -18,6 +18,7 @@ import zoo
 from inference import CAVI, EM, Exact, Fit, fit
 from zoo import DataError, MethodError, Real
 from zoo.data.stream import SAMPLE, Stream
+from zoo.replay.random import reseed
 
 COLUMNS = list("abc")
 CENTERS = np.array([[0.0, 0.0, 0.0], [6.0, 0.0, 3.0], [-5.0, 7.0, 1.0]])
@@ -151,7 +152,7 @@ def test_a_sample_of_a_long_file_is_even(tmp_path):
     """Every row has the same chance of being in the sample, wherever it stands."""
     path = tmp_path / "long.npy"
     np.save(path, np.arange(400_000.0))
-    torch.manual_seed(0)
+    reseed(0)
     sample, rows = Stream(path, chunk=30_000).sample()
     assert rows == 400_000
     assert SAMPLE / 2 < len(sample) <= 2 * SAMPLE
@@ -244,6 +245,7 @@ def test_no_row_is_forgotten_in_many_small_updates(rows):
     )
 
 
+@pytest.mark.slow
 def test_updating_from_a_saved_fit_is_updating_from_the_fit(rows, tmp_path):
     for model, data in (
         (zoo.GMM(3), [rows[:999], rows[999:1999], rows[1999:]]),

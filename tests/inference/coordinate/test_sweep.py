@@ -11,6 +11,7 @@ from torch import distributions as td
 from inference.coordinate import features as layout
 from inference.coordinate.features import Linear, Products, Quadratic, Stack, pack, unpack
 from inference.coordinate.sweep import accumulate, sweep, total
+from zoo.replay.random import reseed
 
 N, D, K, R = 1301, 3, 4, 2
 AT = torch.float64
@@ -19,7 +20,7 @@ AT = torch.float64
 @pytest.fixture(autouse=True)
 def seeded():
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         yield
 
 

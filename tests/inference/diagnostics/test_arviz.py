@@ -24,7 +24,7 @@ NAMES = ["A", "B", "C", "D", "E", "F", "G", "H"]
 SCHOOL_TABLE = pd.DataFrame(SCHOOLS, index=pd.Index(NAMES, name="who"))
 GEYSER = zoo.datasets.load("faithful").iloc[:120]
 PROFILES = np.random.default_rng(3).integers(0, 2, (40, 3))
-BRIEF = SVI(steps=400)
+BRIEF = SVI(steps=100)
 
 SAMPLED = {
     "coin-exact": (coin, FLIPS, "exact"),
@@ -91,6 +91,7 @@ def test_loo_takes_it(name):
     assert np.isfinite(found.se)
 
 
+@pytest.mark.slow
 @sampled
 def test_plots_take_it(name, tmp_path):
     variables = [n for n in ("heads", "mu", "tau", "theta", "weights") if n in draws(name)]

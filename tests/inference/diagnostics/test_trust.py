@@ -57,6 +57,7 @@ def test_full_rank_finds_the_posterior_of_a_regression(references, name):
     assert "do not trust" not in found.verdict
 
 
+@pytest.mark.slow
 def test_mean_field_on_a_funnel_is_not_to_be_trusted():
     found = fit(EightSchools(), SCHOOLS, method="svi", seed=0)
     assert found.diagnostics["khat"] > 0.7

@@ -29,6 +29,7 @@ from tests.cases.models import BernoulliMixture
 from zoo import Binary, Category, Count, Real
 from zoo.program.prepare import prepare
 from zoo.replay.chain import MarkovChain
+from zoo.replay.random import reseed
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 60)
@@ -171,7 +172,7 @@ ALL = {**{n: (s.model, s.data) for n, s in STORIES.items()}, **OWN}
 def sampled_bound(found: Fit, draws: int = 1000) -> tuple[float, float]:
     """E_q[log p - log q] by draws of q(u), with q(z) at its best given the averages, and its standard error."""
     program = found.program
-    torch.manual_seed(0)
+    reseed(0)
     values, log_q = found.approximation.draw(program, draws)
 
     def factors(v):
@@ -205,7 +206,7 @@ def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     ascent = Coordinates(program)
     best = float(ascent.expect(State(values, posteriors))[0])
     assert best == pytest.approx(found.objective.value, rel=1e-9)
-    torch.manual_seed(1)
+    reseed(1)
     for posterior in distinct(posteriors):
         noise = {n: torch.randn_like(t) for n, t in posterior.tensors().items()}
         for sign in (-1, 1):
@@ -232,6 +233,7 @@ def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where
         assert found.objective.value == pytest.approx(evidence, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OWN, "regression_mixture", "multivariate_mixture_of_separate_priors", "switch"])
 def test_one_step_at_a_time_is_the_trace(name):
     model, data = ALL[name]
@@ -576,6 +578,7 @@ def test_khat_tells_a_good_factorization_from_a_poor_one():
     assert poor.khat > exact.khat or math.isnan(exact.khat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["topics", "hidden_chain", "parameters_among_latents", "three_kinds_of_columns"])
 def test_files_keep_every_bit(name, tmp_path):
     model, data = OWN[name]
@@ -683,6 +686,7 @@ def test_a_random_start_finds_the_clusters_too(faithful):
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_empty_components_are_named_with_their_size():
     x = np.r_[RNG.normal(-4, 0.5, 40), RNG.normal(4, 0.5, 40)]
 
@@ -772,7 +776,7 @@ def test_without_tolerance_all_steps_are_taken(method, converged, said):
 def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
     model, data = ALL[name]
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(model, data, device="cpu")
         state = State(program.initial(), {})
         averages = RunningAverages(program, posteriors=True, forgetting=0.7, delay=1.0)
@@ -788,7 +792,7 @@ def test_a_batch_of_all_rows_at_full_rate_is_a_step_from_all_rows(name):
 def test_averages_follow_the_step_sizes():
     """s_t = (1 - g_t) s_(t-1) + g_t s(batch), g_t = (t + delay)^-forgetting, of counts that are easy to know."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(zoo.GammaPoisson(a=2.0, b=1.0), np.arange(12), device="cpu")
         averages = RunningAverages(program, posteriors=True, forgetting=0.8, delay=3.0)
         state, expected = State(program.initial(), {}), None
@@ -830,6 +834,7 @@ def test_mini_batches_of_many_rows():
     assert -0.1 < weighted.objective.value - twice.objective.value < 1e-3
 
 
+@pytest.mark.slow
 def test_mini_batches_of_a_file_stand_for_all_its_rows(tmp_path):
     """The sample that a file is first looked at by is smaller than the file."""
     counts = np.random.default_rng(0).poisson(4.0, 30_000)

@@ -32,6 +32,7 @@ from tests.cases.models import (
 )
 from zoo import catalogue
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 TOLERANCE = EM().tolerance  # nats from the limit at which EM may stop
@@ -235,6 +236,7 @@ def test_cholesky_factors_reach_what_covariances_reach(seed, faithful):
     np.testing.assert_array_equal(np.triu(factor, 1), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["standardized", "raw"])
 def test_a_covariance_that_is_a_sum_beats_the_tied_one(unit, faithful):
     data = (faithful - faithful.mean()) / faithful.std() if unit == "standardized" else faithful
@@ -285,7 +287,7 @@ def test_map_em_ends_where_a_numeric_maximization_ends(covariance, faithful):
         return total + (weights.log() + rows).logsumexp(1).sum()
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         begin = prepare(model, faithful).initial()
     scale = spread.sqrt()
 
@@ -357,6 +359,7 @@ def test_no_step_falls_until_the_end(name):
     assert found.trace["value"].iloc[-1] == found.objective.value
 
 
+@pytest.mark.slow
 def test_restarts_keep_the_best_end(faithful):
     model = zoo.GMM(components=4, covariance="diag")
     ends = [fit(model, faithful, method=EM(restarts=n, max_steps=40), seed=3).objective.value for n in range(1, 6)]

@@ -27,6 +27,7 @@ from tests.cases.models import BernoulliMixture, LatentClass, PoissonMixture, Re
 from zoo import Count, Real
 from zoo.initial import kmeans
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 RNG = np.random.default_rng(0)
 MATRICES = ("log_cholesky", "cholesky", "additive", "matrix_log")
@@ -152,7 +153,7 @@ def test_several_states_are_maximized_together(name, steps):
     assert never_falls(found)
     values = {n: v.numpy() for n, v in found.points.items()}
     if steps == 0:  # somewhere else: the objective at made-up values
-        torch.manual_seed(3)
+        reseed(3)
         soft = {n: torch.rand(v.shape, dtype=torch.float64) + 0.2 for n, v in found.points.items()}
         simplex = {"first", "table", "start", "moves"}
         soft = {n: v / v.sum(-1, keepdim=True) if n in simplex else v for n, v in soft.items()}
@@ -318,7 +319,7 @@ def test_starts_together_are_starts_one_by_one(name, hard):
     method, ends = EM(restarts=5, max_steps=25, hard=hard), []
     for together in (True, False):
         with torch.random.fork_rng():
-            torch.manual_seed(5)
+            reseed(5)
             starts = method.starts(prepare(model, data, device="cpu"))
             assert starts.together is not None
             starts = starts if together else replace(starts, together=None)
@@ -336,6 +337,7 @@ def test_starts_together_are_starts_one_by_one(name, hard):
     assert len({round(end.value, 6) for end in ends[0]}) > 1 or name in ("bayesian", "lines", "gmm-tied", "poisson")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm-full", "classes", "poisson"])
 def test_more_starts_are_never_worse(name):
     model, data = TOGETHER[name]
@@ -378,7 +380,7 @@ def test_starts_that_break_down_are_counted_and_the_others_go_on():
 
 def test_a_start_that_turns_into_no_number_leaves_the_others(faithful):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        reseed(0)
         program = prepare(zoo.GMM(2, covariance="diag"), faithful, device="cpu")
         states = [State(program.initial(), {}) for _ in range(3)]
     states[1].values["means"] = torch.full((2, 2), torch.nan, dtype=torch.float64)
@@ -395,7 +397,7 @@ def test_a_start_that_turns_into_no_number_leaves_the_others(faithful):
 @pytest.mark.parametrize("name", MATRICES)
 def test_any_numbers_make_a_positive_semidefinite_matrix_and_any_matrix_comes_back(name):
     to = POSITIVE_DEFINITE[name]()
-    torch.manual_seed(0)
+    reseed(0)
     root = torch.randn(5, 4, 4, dtype=torch.float64)
     matrix = root @ root.mT + 0.01 * torch.eye(4, dtype=torch.float64)
     numbers = to.inv(matrix)

@@ -24,6 +24,7 @@ from inference.conjugate import closed_form
 from tests.cases.models import FLIPS, ROWS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, coin
 from zoo import Binary, Category, Count, DataError, FitError, MethodError, Positive, Real
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 COUNTS = [3, 0, 2, 7, 1, 4]
 
@@ -503,7 +504,7 @@ def test_predictive_density_of_new_rows():
 
 
 def test_the_same_seed_gives_the_same_answer_and_leaves_the_generator_alone():
-    torch.manual_seed(1)
+    reseed(1)
     before = torch.get_rng_state()
     one, two = exact(coin(), FLIPS), exact(coin(), FLIPS)
     assert torch.equal(before, torch.get_rng_state())
@@ -663,6 +664,7 @@ def test_an_update_of_no_rows_is_refused():
         Exact().update(exact(coin(), FLIPS), [])
 
 
+@pytest.mark.slow
 def test_only_exact_fits_of_global_latents_are_updated():
     approximate = fit(coin(), FLIPS, method=SVI(steps=5), seed=0)
     with pytest.raises(MethodError, match=r"made by Exact\(\) or CAVI\(\); this one was made by SVI"):
@@ -849,7 +851,7 @@ def test_a_function_of_a_conjugate_latent_is_not_conjugate(name, function, seed)
         with pyro.plate("toss", len(flips)):
             pyro.sample("flips", dist.Bernoulli(function(heads)), obs=flips)
 
-    torch.manual_seed(seed)
+    reseed(seed)
     program = prepare(trap(), FLIPS)
     assert closed_form(program).rest == ["heads"]
     assert "'heads' ~ Beta" in Exact().why_not(program)
@@ -948,6 +950,7 @@ def test_assignments_are_refused_where_there_is_nothing_to_assign():
         exact(coin(), FLIPS).assign()
 
 
+@pytest.mark.slow
 def test_other_methods_agree_with_the_exact_answer():
     """The mode of Beta(7, 6) by gradient, and em refuses for want of a discrete latent."""
     point = fit(coin(a=2.0), FLIPS, method=MAP(), seed=0)

@@ -64,6 +64,7 @@ def test_dependence_is_part_of_it():
     assert found.diagnostics["laplace_evidence"] == pytest.approx(fit(SumOfTwo(), X, method="exact").objective.value)
 
 
+@pytest.mark.slow
 def test_local_latents_are_covered_too():
     found = laplace(RandomEffects(), X)
     evidence = stats.multivariate_normal(np.zeros(4), 100 + 2 * np.eye(4)).logpdf(X)

@@ -103,6 +103,7 @@ def test_a_coin_has_its_beta_posterior(heads):
     assert abs(heads.objective.value - average) < 4 * heads.objective.error
 
 
+@pytest.mark.slow
 def test_what_the_sampler_says_is_in_the_tree(heads):
     stats = heads.posterior["sample_stats"].to_dataset()
     assert set(stats) == {
@@ -171,6 +172,7 @@ def clusters():
     return x, fit(low_dim_gauss_mix(), x, method=QUICK, seed=0, progress=False)
 
 
+@pytest.mark.slow
 def test_states_are_drawn_given_each_draw(clusters):
     x, found = clusters
     states = found.posterior["posterior"]["z"]

@@ -16,6 +16,7 @@ from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NormalMean, Poisson
 from tests.cases.posteriordb import low_dim_gauss_mix
 from zoo import Real
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 X = [1.0, 2.5, -0.3, 4.0]
 
@@ -67,7 +68,7 @@ def test_covariances_along_a_climb_fit_its_last_step(quadratic):
 def test_the_density_of_a_normal():
     tril = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).tril(-1) + torch.eye(3)
     normal = Normal(torch.arange(3.0, dtype=torch.float64), tril)
-    torch.manual_seed(0)
+    reseed(0)
     u = normal.draw(50_000)
     expected = stats.multivariate_normal(normal.mean, (tril @ tril.T).numpy()).logpdf(u[:5].numpy())
     np.testing.assert_allclose(normal.log_prob(u[:5]), expected)

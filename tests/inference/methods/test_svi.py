@@ -37,6 +37,7 @@ from tests.cases.models import (
 from tests.conftest import nothing_global_changes
 from zoo.program.prepare import prepare
 from zoo.program.rows import on
+from zoo.replay.random import reseed
 
 EVIDENCE = -7.927324360309794  # of five heads in ten tosses, any order, under a uniform prior: log B(6, 6)
 SD = 0.1386750490563073  # of Beta(6, 6)
@@ -193,7 +194,7 @@ def estimates(program, batches, values):
 def test_batches_of_one_pass_average_to_all_rows(model, data, weighted):
     rows = 272 if isinstance(data, str) else 12
     weights = np.random.default_rng(1).integers(1, 4, rows) if weighted else None
-    torch.manual_seed(0)
+    reseed(0)
     program, batches = epochs(model, data, rows // 4, 1, weights=weights)
     values = program.initial()
     for site in program.locals:
@@ -205,8 +206,9 @@ def test_batches_of_one_pass_average_to_all_rows(model, data, weighted):
     assert sorted(seen.tolist()) == list(range(rows))  # without replacement
 
 
+@pytest.mark.slow
 def test_batches_that_leave_rows_over_are_right_on_average():
-    torch.manual_seed(0)
+    reseed(0)
     program, batches = epochs(NormalMean(), normal_rows(10), 4, 500)
     values = {"mu": torch.tensor(1.0, dtype=torch.float64)}
     found = estimates(program, batches, values)
@@ -222,6 +224,7 @@ def test_all_rows_at_a_time_unless_there_are_many(rows, size):
     assert [len(part.data) for _, part in batches] == [size] * (rows // size)
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_data_is_the_data():
     ends = [fit(coin, FLIPS, method=SVI(steps=60, batch_size=b), seed=0) for b in (None, 500)]
     assert ends[0].objective == ends[1].objective
@@ -420,7 +423,7 @@ def alone(name):
 def test_the_same_seed_gives_the_same_bytes_whatever_came_before(name):
     first = alone(name)
     torch.randn(17)
-    torch.manual_seed(99)
+    reseed(99)
     fit(coin, FLIPS, method=SVI(steps=5), seed=3)
     assert fingerprint(run(name)) == first
     if name.startswith("svi"):  # the others draw their starting values at most, and reach the same end
@@ -444,6 +447,7 @@ with ThreadPoolExecutor(2) as pool:
     assert done.stdout.split() == [alone(n) for n in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_global_changes(name):
     with nothing_global_changes():

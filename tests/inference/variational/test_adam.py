@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from inference.variational.adam import Moments, descend
+from zoo.replay.random import reseed
 
 BETAS = (0.9, 0.99)
 
 
 def walk(rates, steps=25):
     """Positions after each step by both, gradients from a quartic; all starts are one optimizer each in torch."""
-    torch.manual_seed(0)
+    reseed(0)
     start = torch.randn(len(rates), 5, dtype=torch.float64)
     ours = start.clone()
     moments = Moments(torch.zeros_like(start), torch.zeros_like(start), torch.zeros(()))

@@ -26,6 +26,7 @@ from inference.variational.vectorize import flat, nested
 from tests.cases.models import FLIPS, SCHOOLS, EightSchools, LinearFactors, NonCentred, NormalMean, RandomEffects, coin
 from zoo.program.prepare import prepare
 from zoo.program.rows import Batch, rows_of
+from zoo.replay.random import reseed
 
 ROWS = np.random.default_rng(3).normal(1.0, 2.0, 24)
 FACTOR_ROWS = np.random.default_rng(4).normal(size=(12, 4))
@@ -48,7 +49,7 @@ class Scaled(zoo.Model):
 def bound_of(model, data, guide=None, starts=1, seed=0, jiggle=0.2, weights=None, **settings):
     """A bound in float64, its parameters moved away from where they start."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        reseed(seed)
         program = prepare(model, data, dtype=torch.float64, device="cpu", weights=weights)
         bound = Bound(program, guide or MeanField(), several_starts(program, starts), **settings)
         bound.start.coordinates += jiggle * torch.randn_like(bound.start.coordinates)
@@ -58,7 +59,7 @@ def bound_of(model, data, guide=None, starts=1, seed=0, jiggle=0.2, weights=None
 
 def noise_of(bound, *sizes, rows=None, seed=1):
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        reseed(seed)
         return bound.noise(len(bound.program.data) if rows is None else rows, *sizes)
 
 

@@ -20,6 +20,7 @@ from inference.diagnostics.pareto import khat, smoothed
 from inference.variational.score import advantages
 from tests.inference.variational.test_bounds import ALL, ONE, bound_of, noise_of
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 GRID = torch.arange(200.0, dtype=torch.float64)
 X = np.array([4.2, 5.9, 5.1])
@@ -123,7 +124,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_draws_have_the_probabilities_of_their_family(name):
     fn = FAMILIES[name].expand((DRAWS,))
-    torch.manual_seed(0)
+    reseed(0)
     shape, scored = noise_behind(fn)
     assert scored
     draws = drawn(fn, torch.randn(shape))
@@ -146,7 +147,7 @@ def test_a_factor_over_counts_is_a_distribution_and_its_draws_follow_it(start, u
     made, p = factor(start, unit, lowest)
     middle = (p["start"] + p["unit"] * p["loc"]).item()
     scale = (p["unit"] * p["log_scale"].exp()).item() + NARROWEST * 0.5 / max(middle, 0.5)
-    torch.manual_seed(0)
+    reseed(0)
     draws = made.draw(p, torch.randn(DRAWS).double())
     span = torch.arange(int(draws.min()) - 3, int(draws.max()) + 4).double()
     span = span[span >= lowest]
@@ -225,7 +226,7 @@ def test_the_mean_of_the_score_gradients_is_the_exact_gradient(model):
 
 
 def test_a_baseline_of_the_other_draws_adds_up_to_nothing():
-    torch.manual_seed(0)
+    reseed(0)
     rest, rows, weights = torch.randn(2, 4), torch.randn(2, 4, 3), torch.tensor([1.0, 2.0, 0.0])
     total, each = advantages(rest, rows, weights, together=False)
     signal = rest + (weights * rows).sum(-1)

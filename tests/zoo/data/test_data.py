@@ -227,6 +227,7 @@ def test_coordinates_come_from_index_and_columns():
     assert list(bind(EightSchools(), SCHOOLS).coords["school"]) == list(range(8))
 
 
+@pytest.mark.slow
 def test_coordinates_end_up_in_the_posterior():
     frame = pd.DataFrame(SCHOOLS, index=NAMES)
     tree = fit(EightSchools(), frame, method=SVI(steps=10), seed=0).posterior

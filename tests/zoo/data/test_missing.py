@@ -36,6 +36,7 @@ from zoo.data.bind import bind
 from zoo.data.patterns import Patterns
 from zoo.initial import cluster_moments, column_moments, kmeans
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 covariances = pytest.mark.parametrize("covariance", COVARIANCES)
@@ -177,6 +178,7 @@ def test_em_weighs_rows_as_repetitions():
             np.testing.assert_allclose(weighed.assign(new)[:5], repeated.assign(GAPS)[:5], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_covariance_that_differs_by_row():
     """Rows with known covariances of their own have no pattern in common."""
 
@@ -299,6 +301,7 @@ def test_plates_of_entries_are_left_out():
     check_monotone(fit(noisy(), BLANK, method=EM(max_steps=30), seed=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["event", "plate"])
 def test_several_vectors_to_a_row(way):
     """Of (row, step, feature), steps in one event or in a plate of their own."""
@@ -405,6 +408,7 @@ def test_no_step_lowers_the_objective(case, method):
             check_monotone(found)
 
 
+@pytest.mark.slow
 @steps
 def test_the_objective_of_em_is_the_density_of_the_model(case):
     model, data = STEPS[case]
@@ -496,6 +500,7 @@ def test_the_elbo_of_vectors_is_below_the_evidence():
     assert complete.objective.value == pytest.approx(evidence_of(FEW[~np.isnan(FEW).any(1)], prior), abs=1e-8)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_a_mixture_of_vectors_is_below_the_evidence():
     """The sum over all assignments; one cell is missing, so each evidence is an integral over one number."""
     found = fit(zoo.BayesianGMM(), FEW, method=CAVI(tolerance=1e-9), seed=0)
@@ -564,6 +569,7 @@ def test_a_missing_response_is_a_dropped_row():
 # -- rows without a value, and data without gaps -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EM(tolerance=1e-9), CAVI(tolerance=1e-9)], ids=repr)
 @pytest.mark.parametrize("covariance", ["full", "diag"])
 def test_a_row_without_a_value_says_nothing(method, covariance):
@@ -637,7 +643,7 @@ def test_clusters_are_found_in_what_is_observed(share):
     gaps[7] = np.nan
     missing = torch.tensor(np.isnan(gaps))
     filled = torch.where(missing, torch.tensor(np.nanmedian(gaps, 0)), torch.tensor(np.nan_to_num(gaps)))
-    torch.manual_seed(0)
+    reseed(0)
     labels = kmeans(filled, 3, missing=missing).numpy()
     some = (~np.isnan(gaps)).sum(1) >= 2
     # a row may miss every column that tells its cluster from another: these are few
@@ -649,11 +655,12 @@ def test_no_gaps_give_the_same_clusters():
     x = torch.tensor(X)
     found = []
     for missing in (None, torch.zeros_like(x, dtype=torch.bool)):
-        torch.manual_seed(4)
+        reseed(4)
         found.append(kmeans(x, 3, missing=missing))
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_models_without_a_start_of_their_own_find_one(offset):
     """What is missing is guessed from its column and not from made-up first values."""
@@ -729,6 +736,7 @@ def test_draws_of_missing_cells_have_their_moments(mixture, which):
     assert not mixture.impute(seed=1).equals(mixture.impute(seed=2))
 
 
+@pytest.mark.slow
 def test_counts_and_bits_are_drawn_as_such():
     found = fit(zoo.PoissonMixture(), COUNTS, method=EM(), seed=0)
     tables = found.impute(draws=400, seed=0)
@@ -810,6 +818,7 @@ def test_latents_of_rows_take_what_is_observed():
         fit(zoo.FactorAnalysis(), GAPS, method="cavi", seed=0)
 
 
+@pytest.mark.slow
 def test_networks_take_gaps():
     model = zoo.VAE(latent=1, hidden=(3,), likelihood="gaussian")
     found = fit(model, BLANK, method=SVI(guide="encoder", steps=30), seed=0)
@@ -1025,6 +1034,7 @@ def test_exact_needs_complete_vectors():
     assert evidence - 2 < found.objective.value < evidence
 
 
+@pytest.mark.slow
 def test_impute_is_asked_rightly(mixture):
     refused(lambda: mixture.impute(draws=0), "draws")
     refused(lambda: mixture.impute(draws=2, mean=True), "mean")

@@ -28,6 +28,7 @@ from zoo.declare.fields import Field
 from zoo.declare.model import has_networks
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
+from zoo.replay.random import reseed
 
 AS_PRINTED = '''
 import pyro, pyro.distributions as dist
@@ -56,7 +57,7 @@ def coin(flips, *, a: float = 1.0, b: float = 1.0):
 
 
 def prepared(model, data, seed=0, **settings):
-    torch.manual_seed(seed)
+    reseed(seed)
     return prepare(model, data, **settings)
 
 
@@ -87,6 +88,7 @@ def test_eight_schools_as_printed(user):
     assert float(program.log_joint(values).total()) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_eight_schools_as_printed_is_fitted(user):
     result = fit(user.EightSchools(scale=2.0), pd.DataFrame(SCHOOLS), method=SVI(steps=20), seed=0)
     assert repr(result.model) == "EightSchools(scale=2.0)"
@@ -470,7 +472,7 @@ class Decoder(zoo.Model):
 
 
 def test_networks_made_in_init_belong_to_the_instance():
-    torch.manual_seed(0)
+    reseed(0)
     one, two = Decoder(), Decoder(latent=2)
     assert has_networks(one)
     assert one.net.weight.shape == (2, 1)
@@ -482,7 +484,7 @@ def test_networks_made_in_init_belong_to_the_instance():
 
 
 def test_fitting_trains_a_copy():
-    torch.manual_seed(0)
+    reseed(0)
     model = Decoder()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     result = fit(model, ROWS, method=SVI(guide=Encoder(hidden=(4,)), steps=30, learning_rate=0.05), seed=0)
@@ -493,7 +495,7 @@ def test_fitting_trains_a_copy():
 
 
 def test_the_same_fit_whatever_was_fitted_before():
-    torch.manual_seed(0)
+    reseed(0)
     model = Decoder()
     method = SVI(guide=Encoder(hidden=(4,)), steps=20)
     first = fit(model, ROWS, method=method, seed=3)
@@ -557,6 +559,7 @@ def test_buffers_are_set_up_once_on_a_copy_in_the_precision_of_the_fit():
     assert torch.equal(half.model.center, program.model.center)
 
 
+@pytest.mark.slow
 def test_parameters_and_priors_declared_as_attributes():
     class Attributes(zoo.Model):
         x = Real("row")

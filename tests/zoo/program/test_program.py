@@ -27,6 +27,7 @@ from zoo.data.bind import bind
 from zoo.program.prepare import prepare
 from zoo.replay.bijections import CholeskyVector, PositiveDefiniteVector, bijection
 from zoo.replay.evaluate import many
+from zoo.replay.random import reseed
 
 CASES = [
     pytest.param(model, data, id=f"{type(model).__name__}-{i}")
@@ -43,13 +44,13 @@ def references() -> Path:
 
 
 def prepared(model, data, seed=0, **settings):
-    torch.manual_seed(seed)
+    reseed(seed)
     return prepare(model, data, dtype=torch.float64, **settings)
 
 
 def anywhere(program, seed=1):
     """Values inside the supports, far from any starting value; network weights are the model's own."""
-    torch.manual_seed(seed)
+    reseed(seed)
     values = {n: p.detach() for n, p in program.model.named_parameters() if n in program.networks}
     for site in (*program.latents, *program.parameters):
         values[site.name] = transform_to(site.support)(torch.randn(site.shape, dtype=AT)).detach()
@@ -273,7 +274,7 @@ def test_simulation_draws_what_the_model_says():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_is_the_one_asked_for_and_the_default_is_left(dtype):
-    torch.manual_seed(0)
+    reseed(0)
     program = prepare(zoo.GMM(components=2), ROWS, dtype=dtype)
     values = program.initial()
     assert {v.dtype for v in values.values()} == {dtype}
@@ -620,6 +621,7 @@ def test_a_site_used_in_two_plates_side_by_side_is_refused():
         program.log_joint(program.model.initial(**program.data.values))
 
 
+@pytest.mark.slow
 def test_hidden_markov_chain_over_many_steps():
     """posteriordb's hmm_example, 100 steps; its first state has no factor, so a uniform one takes log 2 off."""
     folder = references()
@@ -729,7 +731,7 @@ def test_one_row_is_enough_where_the_model_allows_it():
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", [CholeskyVector, PositiveDefiniteVector])
 def test_matrix_bijections_against_autograd(kind, size):
-    torch.manual_seed(size)
+    reseed(size)
     transform, row, column = kind(), *torch.tril_indices(size, size)
     u = torch.randn(size * (size + 1) // 2, dtype=AT)
     matrix = transform(u)
@@ -763,7 +765,7 @@ def test_matrix_bijections_against_autograd(kind, size):
     ids=str,
 )
 def test_other_bijections_against_autograd(support, length):
-    torch.manual_seed(0)
+    reseed(0)
     transform = bijection(support, "z")
     u = torch.randn(length, dtype=AT)
     value = transform(u)

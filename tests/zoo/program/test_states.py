@@ -17,6 +17,7 @@ from zoo.elimination.forward_backward import smooth
 from zoo.program.prepare import prepare
 from zoo.program.states import draw_path, draw_states
 from zoo.replay.evaluate import model_context
+from zoo.replay.random import reseed
 
 DRAWS = 20_000
 MU = 0.4
@@ -122,7 +123,7 @@ def frequencies(drawn, program, choices):
 )
 def test_every_assignment_comes_as_often_as_its_probability(name, weights):
     program = prepare(MODELS[name](), {"x": X.double()}, weights=weights)
-    torch.manual_seed(0)
+    reseed(0)
     values = {"mu": torch.full((DRAWS,), MU, dtype=torch.float64)}
     drawn = draw_states(program, values, DRAWS, 5000)
     for site in program.enumerated:
@@ -138,7 +139,7 @@ def test_every_assignment_comes_as_often_as_its_probability(name, weights):
 )
 def test_paths_have_the_moves_that_smoothing_expects(rows, states, sequences, forbid):
     table, evidence, first = chain(rows, states, sequences, forbid=forbid)
-    torch.manual_seed(1)
+    reseed(1)
     path = draw_path(table.expand(DRAWS, -1, -1), evidence.expand(DRAWS, -1, -1), first)
     _, smoothed, counts = smooth(table[None], evidence[None], first)
     for k in range(states):

@@ -23,6 +23,7 @@ from zoo.elimination.semirings import Logs, Scaled, arithmetic
 from zoo.program.prepare import prepare
 from zoo.replay.chain import stationary
 from zoo.replay.evaluate import model_context
+from zoo.replay.random import reseed
 from zoo.structure.discover import made_up
 
 
@@ -256,7 +257,7 @@ def test_paths_are_drawn_as_often_as_they_are_probable(start):
     """Each move's share of 40,000 paths is within five standard errors; no impossible move is ever made."""
     start = None if start is None else torch.tensor(start)
     law = MarkovChain(START, MOVES, start).expand([7])
-    torch.manual_seed(0)
+    reseed(0)
     drawn = law.sample((40_000,))
     assert drawn.shape == (40_000, 7)
     first = law.first
@@ -270,7 +271,7 @@ def test_paths_are_drawn_as_often_as_they_are_probable(start):
 
 
 def test_a_chain_without_plate_is_its_first_state():
-    torch.manual_seed(0)
+    reseed(0)
     drawn = MarkovChain(START, MOVES).sample((20_000,))
     assert drawn.shape == (20_000,)
     share = torch.bincount(drawn) / 20_000
@@ -573,7 +574,7 @@ hidden = pytest.mark.parametrize("case", range(len(HIDDEN)))
 def anywhere(program, seed=0):
     """Random values of the parameters, inside their supports."""
     with torch.random.fork_rng(), model_context(program.dtype, program.device):
-        torch.manual_seed(seed)
+        reseed(seed)
         return {s.name: made_up(s.support, s.shape, s.name) for s in program.parameters}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from zoo.replay import normals as densities
+from zoo.replay.random import reseed
 
 
 def normals(rows: int, columns: int, components: int, offset: float) -> dict[str, dist.Distribution]:
@@ -30,7 +31,7 @@ def normals(rows: int, columns: int, components: int, offset: float) -> dict[str
 @pytest.mark.parametrize("kind", ["full", "precision", "tied", "one", "diag", "spherical"])
 @pytest.mark.parametrize(("rows", "columns", "components"), [(5000, 3, 4), (40_000, 1, 2), (300, 30, 5)])
 def test_blocked_density_equals_the_distribution(monkeypatch, kind, offset, rows, columns, components) -> None:
-    torch.manual_seed(rows)
+    reseed(rows)
     monkeypatch.setattr(densities, "BLOCK", 1 << 12)  # several blocks, the last one short
     monkeypatch.setattr(densities, "FEW", 1)
     fn = normals(rows, columns, components, offset)[kind]

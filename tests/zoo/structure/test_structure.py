@@ -32,13 +32,14 @@ from zoo import Binary, Category, Count, DataError, MethodError, ModelError, Pos
 from zoo.catalogue import entries
 from zoo.program.explain import explain, legality
 from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
 
 METHODS = sorted(name.lower() for name in entries("method"))
 DENSITY = ("laplace", "nuts", "pathfinder")  # legal where every unknown has a prior and a density
 
 
 def prepared(model, data, seed=0, **settings):
-    torch.manual_seed(seed)
+    reseed(seed)
     return prepare(model, data, **settings)
 
 
@@ -561,11 +562,11 @@ def test_explain_names_sites_plates_feeds_and_data():
 
 
 def test_explain_leaves_the_random_state_alone_and_repeats_itself():
-    torch.manual_seed(5)
+    reseed(5)
     before = torch.get_rng_state()
     first = explain(zoo.GMM(), ROWS)
     assert torch.equal(before, torch.get_rng_state())
-    torch.manual_seed(6)
+    reseed(6)
     assert explain(zoo.GMM(), ROWS) == first
 
 
@@ -750,7 +751,7 @@ def test_sites_that_come_and_go_are_refused_or_never_met(body, seed):
     def use():
         program = prepared(mistaken(body), [0.5, 1.0, 2.0], seed)
         for k in range(40):
-            torch.manual_seed(k)
+            reseed(k)
             program.log_joint({"mu": torch.randn(()), **({"extra": torch.zeros(())} if k % 2 else {})})
 
     with pytest.raises(ModelError, match="extra"):

@@ -261,6 +261,7 @@ def test_a_fault_of_a_method(fault, check, words):
     assert words in said[check]
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_the_method_without_a_fault():
     assert "holds" in testing.check_method(Faulty(max_steps=20)).values()
 
