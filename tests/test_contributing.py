@@ -17,6 +17,8 @@ from tests.cases.sources import PACKAGES, ROOT
 
 USE = """
     import inspect
+    import pyro
+    import pyro.distributions as dist
     import guides, inference, zoo
     from inference.cli import app
     assert "Pebbles" in zoo.models() and "Pebbles" in dir(zoo) and zoo.Pebbles
@@ -32,6 +34,16 @@ USE = """
         inference.fit("Pebbles", [1.0, 2.0], method="em")
     except zoo.MethodError as error:
         assert "bestdraw" in str(error)
+    class Tries(zoo.Model):
+        x = zoo.Count("row")
+
+        def forward(self, x):
+            p = pyro.sample("p", dist.Beta(2.0, 3.0))
+            with pyro.plate("row", len(x)):
+                pyro.sample("x", dist.Geometric(p), obs=x)
+
+    q = inference.fit(Tries(), [3, 0, 1], method="exact", seed=0).approximation.distributions["p"]
+    assert (float(q.concentration1), float(q.concentration0)) == (2.0 + 3, 3.0 + 4)
     print(inference.__file__)
     app(["list"], standalone_mode=False)
 """
@@ -70,11 +82,11 @@ def run(house: Path, *command: str) -> str:
 
 def test_there_is_a_skeleton_of_each():
     folders = {str(Path(file).parent) for file in skeletons()}
-    assert folders == {"zoo", "guides", "inference/methods", "tests"}
+    assert folders == {"zoo", "guides", "inference/methods", "inference/conjugate", "tests"}
 
 
 @pytest.mark.slow
-def test_a_new_model_guide_or_method_is_one_new_file(house):
+def test_a_new_model_guide_method_or_family_is_one_new_file(house):
     """No edit elsewhere, and Python, explain, errors and the command line know it."""
     lines = run(house, "-c", textwrap.dedent(USE)).splitlines()
     assert Path(lines[0]).is_relative_to(house)
@@ -84,25 +96,33 @@ def test_a_new_model_guide_or_method_is_one_new_file(house):
 
 @pytest.mark.slow
 def test_the_skeletons_pass_the_suite(house):
-    """The test file as it is printed, and the guide and the method of the other skeletons."""
+    """The test file as it is printed, and the guide, the method and the family of the other skeletons."""
     (house / "tests" / "test_others.py").write_text(
         textwrap.dedent(
             """
+            import pyro.distributions as dist
+            import torch
+
             import guides, inference, zoo
-            from zoo.testing import check_guide, check_method
+            from inference.conjugate.geometric import Geometric
+            from zoo.testing import check_family, check_guide, check_method
 
             def test_logistic():
                 check_guide(guides.Logistic(), steps=20)
 
             def test_best_draw():
                 check_method(inference.BestDraw(draws=50), rising=True)
+
+            def test_geometric():
+                said = check_family(Geometric, dist.Geometric(torch.tensor([0.3, 0.6])))
+                assert set(said.values()) == {"holds"} and "update of probs" in said
             """
         ),
         encoding="utf-8",
     )
     shutil.copy(ROOT / "pyproject.toml", house)
     said = run(house, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
-    assert re.search(r"1[2-9] passed", said)
+    assert re.search(r"1[3-9] passed", said)
 
 
 def test_the_skeletons_keep_the_style_of_the_house(house):

@@ -1,12 +1,16 @@
-"""What is promised of every model, method and guide: the conformance suite on everything that is registered."""
+"""What is promised of every model, method, guide and family: the conformance suite on everything that is registered."""
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import pytest
+import torch
 
 import zoo
 from guides import MeanField, Point
 from inference import Method
+from inference.conjugate import load
+from inference.conjugate.exponential_family import Likelihood
 from tests.cases.models import FLIPS, OWN_CASES, SCHOOLS, ZOO_CASES, EightSchools, NormalMean, coin
 from zoo import catalogue, testing
 from zoo.program.explain import legality
@@ -96,3 +100,53 @@ def test_every_guide_keeps_its_promises(name):
     testing.check_guide(GUIDES[name](), steps=STEPS, skip=("svi weights", "svi storage"))
     if name in GUIDE_CASES:
         testing.check_guide(GUIDES[name](), *GUIDE_CASES[name], steps=STEPS)
+
+
+# -- families ----------------------------------------------------------------------------------------------------------
+
+T = torch.tensor
+TRIL, SHARES = T([[1.0, 0.0], [0.4, 0.7]]), T([0.2, 0.3, 0.5])
+DISTRIBUTIONS = {  # of each family, alone and in a batch; those of a prior have a mode inside their support
+    "Bernoulli": [dist.Bernoulli(T([0.3, 0.6])), dist.Binomial(5, T(0.4))],
+    "Beta": [dist.Beta(2.0, 3.0), dist.Beta(T([1.5, 40.0]), T([2.5, 1.2]))],
+    "Categorical": [dist.Categorical(SHARES), dist.Categorical(torch.stack([SHARES, SHARES.flip(0)]))],
+    "Multinomial": [dist.Multinomial(6, SHARES), dist.OneHotCategorical(SHARES)],
+    "Dirichlet": [dist.Dirichlet(T([2.0, 3.0, 1.5])), dist.Dirichlet(T([[2.0, 3.0, 1.5], [50.0, 1.2, 2.0]]))],
+    "Gamma": [dist.Gamma(2.0, 3.0), dist.Gamma(T([3.0, 0.8]), T([1.0, 20.0]))],
+    "InverseGamma": [dist.InverseGamma(3.0, 2.0), dist.InverseGamma(T([4.0, 6.0]), T([1.0, 20.0]))],
+    "Laplace": [dist.Laplace(1.0, 2.0), dist.Laplace(T([0.0, 30.0]), T([1.0, 0.2]))],
+    "MultivariateNormal": [
+        dist.MultivariateNormal(T([1.0, -2.0]), scale_tril=TRIL),
+        dist.MultivariateNormal(T([[1.0, -2.0], [0.0, 30.0]]), precision_matrix=TRIL @ TRIL.mT),
+    ],
+    "NegativeBinomial": [dist.NegativeBinomial(3.0, T(0.4)), dist.NegativeBinomial(T([2.0, 5.0]), T([0.4, 0.7]))],
+    "Normal": [dist.Normal(1.0, 2.0), dist.Normal(T([0.0, 30.0]), T([1.0, 0.2]))],
+    "Poisson": [dist.Poisson(2.0), dist.Poisson(T([1.0, 8.0]))],
+    "Exponential": [dist.Exponential(2.0), dist.Exponential(T([1.0, 8.0]))],
+    "Wishart": [
+        dist.Wishart(T(5.0), scale_tril=TRIL),
+        dist.Wishart(T([5.0, 7.0]), scale_tril=torch.stack([TRIL, 2 * TRIL])),
+    ],
+}
+IN_A_MODEL = {"Chain"}  # its entries are a program's: the cases with a hidden Markov chain are its checks
+
+
+def registered_families(of=Likelihood):
+    """Families of the library that are of some distribution: not those that stand in tests, or are made for a site."""
+    load()
+    below = {c for one in of.__subclasses__() for c in (one, *registered_families(one).values())}
+    return {c.__name__: c for c in below if c.distributions and c.__module__.startswith("inference.conjugate.")}
+
+
+def test_every_registered_family_has_distributions():
+    missing = set(registered_families()) - set(DISTRIBUTIONS) - IN_A_MODEL
+    assert not missing, f"add a distribution of {sorted(missing)} to DISTRIBUTIONS in tests/test_invariants.py"
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_every_family_keeps_its_promises(name):
+    family = registered_families()[name]
+    said = testing.check_family(family, *DISTRIBUTIONS[name])
+    assert set(said.values()) <= {"holds", "a constant must not multiply the value"}
+    of = {type(fn).__name__ for fn in DISTRIBUTIONS[name]}
+    assert of == {law.__name__ for law in family.distributions}

@@ -7,15 +7,18 @@ the user's own. The library's own tests run them over everything that is registe
 from __future__ import annotations
 
 from zoo.testing.checks import CheckError, nothing_global_changes
+from zoo.testing.families import check_family, family_checks
 from zoo.testing.guides import check_guide, guide_checks
 from zoo.testing.methods import check_method, method_checks
 from zoo.testing.models import check_model, model_checks, quick_methods
 
 __all__ = [
     "CheckError",
+    "check_family",
     "check_guide",
     "check_method",
     "check_model",
+    "family_checks",
     "guide_checks",
     "method_checks",
     "model_checks",

@@ -15,6 +15,10 @@ import zoo
 from guides import MeanField
 from guides.variational import Variational
 from inference import CAVI, EM, SVI, Exact, Fit
+from inference.conjugate.gamma import Gamma
+from inference.conjugate.laplace import Laplace
+from inference.conjugate.normal import Normal as NormalFamily
+from inference.conjugate.poisson import Poisson
 from zoo import Count, Real, testing
 from zoo.program.program import Program
 from zoo.program.view import View
@@ -413,6 +417,68 @@ def test_a_guide_whose_settings_are_others():
 @pytest.mark.slow
 def test_nothing_is_wrong_with_the_guide_without_a_fault():
     assert "holds" in testing.check_guide(Wrong(), steps=20).values()
+
+
+# -- families ----------------------------------------------------------------------------------------------------------
+
+GAMMA, NORMAL, EVENTS = dist.Gamma(2.0, 3.0), dist.Normal(1.0, 2.0), dist.Poisson(2.0)
+
+
+def plus(by):
+    """A fault: a number is off."""
+    return lambda said: said + by
+
+
+def first_plus(by):
+    """A fault: the first of several numbers is off."""
+    return lambda said: (said[0] + by, *said[1:])
+
+
+@pytest.mark.parametrize(
+    ("family", "fn", "method", "change", "check", "words"),
+    [
+        (Poisson, EVENTS, "base", plus(0.1), "density", "log_density against log_prob"),
+        (Poisson, EVENTS, "statistics", lambda t: (t[0][..., None],), "statistics", "statistic 0 has 1 dimensions"),
+        (Poisson, EVENTS, "statistics", lambda t: (*t, *t), "statistics", "2 statistics, and `dims` has 1"),
+        (Poisson, EVENTS, "natural", lambda n: (n[0], n[1] + 1), "statistics", "<T, eta> - A + log h"),
+        (Poisson, EVENTS, "message", first_plus(0.1), "update of rate", "by the message of each value"),
+        (Gamma, GAMMA, "message", lambda m: (m[0], 1.1 * m[1]), "update of rate", "log prior + log likelihood"),
+        (NormalFamily, NORMAL, "deviations", plus(1.0), "update of variance", "log posterior of 'variance'"),
+        (Laplace, dist.Laplace(1.0, 2.0), "message", lambda m: (m[0], 0.5 * m[1]), "update of loc", "is no bound"),
+        (Gamma, GAMMA, "make", lambda fn: dist.Gamma(fn.concentration + 1, fn.rate), "made", "concentration of a"),
+        (Gamma, GAMMA, "moments", lambda m: {**m, "log": m["log"] + 0.1}, "moments", r"E[T_0] against the slope of A"),
+        (NormalFamily, NORMAL, "sample", plus(0.5), "moments", "draws have mean"),
+        (Gamma, GAMMA, "entropy", plus(0.2), "entropy", "entropy: expected"),
+        (Gamma, GAMMA, "entropy", plus(0.2), "divergence", "divergence is -"),
+        (Gamma, GAMMA, "cross", plus(-0.2), "divergence", "E_q[log p]: expected"),
+        (Gamma, GAMMA, "blend", lambda fn: dist.Gamma(fn.concentration, fn.rate + 1), "blend", "blended by 0"),
+        (Gamma, GAMMA, "mode", plus(0.1), "mode", "at the mode and higher elsewhere"),
+    ],
+)
+def test_a_fault_of_a_family(monkeypatch, family, fn, method, change, check, words):
+    right = getattr(family, method)
+    monkeypatch.setattr(family, method, lambda self, *args, **more: change(right(self, *args, **more)))
+    assert words in failing(testing.family_checks(family, fn))[check]
+
+
+def test_a_family_that_says_of_itself_what_is_not(monkeypatch):
+    monkeypatch.setattr(Gamma, "powers", (0, -1))
+    assert "statistic 1 of c u less c^-1 T" in failing(testing.family_checks(Gamma, GAMMA))["powers"]
+    said = failing(testing.family_checks(Poisson, dist.Exponential(1.0)))
+    assert "is of the family Exponential, not Poisson" in said["registration"]
+    with pytest.raises(CheckError, match="has 1 event dimensions"):
+        testing.check_family(Gamma, dist.Dirichlet(torch.ones(2)))
+
+
+def test_a_prior_that_is_not_of_the_library(monkeypatch):
+    monkeypatch.setattr("zoo.testing.families.PRIORS", {})
+    assert "say in `priors`" in failing(testing.family_checks(Poisson, EVENTS))["update of rate"]
+    given = {"Gamma": lambda rate: dist.Gamma(1.0 + rate, 2.0)}
+    assert testing.check_family(Poisson, EVENTS, values=COUNTS, priors=given)["update of rate"] == "holds"
+
+
+def test_nothing_is_wrong_with_the_family_without_a_fault():
+    assert set(testing.check_family(Gamma, GAMMA, values=[0.3, 2.0]).values()) == {"holds"}
 
 
 # -- how it is used ----------------------------------------------------------------------------------------------------
