@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate.exponential_family import Arguments, Entries, Moments
-from inference.conjugate.location_scale import FLOOR, LocationScale, Scale
-
-NEAR = 1e-10  # smallest distance from the location, in units of the scale: there the mixture has no finite precision
+from inference.conjugate.location_scale import NEAR, LocationScale, Scale
 
 
 class Laplace(LocationScale):
@@ -21,7 +19,7 @@ class Laplace(LocationScale):
     -E[log 2 b] - d E[1/b]. Given m, b ~ InverseGamma(a, s) becomes InverseGamma(a + sum w, s + sum w d).
     """
 
-    distributions, dims = (dist.Laplace,), (0, 0)
+    distributions, dims, degree = (dist.Laplace,), (0, 0), 1
     conjugate: ClassVar = {"loc": "Normal", "scale": "InverseGamma"}
     scales: ClassVar = {"scale": Scale(-1, torch.clone, torch.clone)}
     prior, by_bound, summable = "Normal", ("loc",), False  # each entry's square has a precision of its own
@@ -53,10 +51,6 @@ class Laplace(LocationScale):
         """Weights times d."""
         mean, variance = (total / torch.where(entries.count > 0, entries.count, 1.0) for total in entries.sums)
         return entries.count * _distance(entries.argument, {"mean": mean, "var": variance})
-
-    def least(self, spread: Tensor) -> Tensor:
-        """Smallest scale: that of the smallest variance."""
-        return (FLOOR * spread).sqrt()
 
 
 def _distance(argument: Arguments, value: Moments) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.conjugate.exponential_family import Current, Entries, ExponentialFamily, Likelihood, Moments
 
 FLOOR = 1e-6  # smallest variance, as a share of the data's own along the same column
+NEAR = 1e-10  # smallest distance from the location, in units of the scale: the weight of what is nearer has no bound
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,16 @@ class LocationScale(Likelihood):
     ----------
     scales
         Arguments that are the scale, each in its parameterization.
+    degree
+        Power of the distance that deviations are: 2 of Normals.
     """
 
     scales: ClassVar[Mapping[str, Scale]]
+    degree: ClassVar[int] = 2
 
     @abstractmethod
     def deviations(self, entries: Entries) -> Tensor:
-        """Weights times the expected deviation from the location, squared for Normals: its mean is the dispersion."""
+        """Weights times the expected distance from the location to that degree: its mean is the dispersion."""
 
     def count(self, entries: Entries) -> Tensor:
         """Weights of the deviations."""
@@ -54,7 +58,7 @@ class LocationScale(Likelihood):
 
     def least(self, spread: Tensor) -> Tensor:
         """Smallest dispersion where data have this variance."""
-        return FLOOR * spread
+        return (FLOOR * spread) ** (0.5 * self.degree)
 
     def bounded(self, dispersion: Tensor, spread: Tensor) -> Tensor:
         """Maximum of the likelihood over dispersions that are not below the least."""
