@@ -64,7 +64,12 @@ CASES = {
     ),
 }
 MIXTURES = [n for n in CASES if n.startswith(("gmm", "bayesian"))]
+LONGEST = ("profiles-em", "bayesian-em", "bayesian-map", "bayesian-svi", "vae-gaussian-svi", "schools-svi", "lines-em")
 every = pytest.mark.parametrize("name", CASES)
+mostly = pytest.mark.parametrize(
+    "name", [pytest.param(c, marks=pytest.mark.slow) if c in LONGEST else c for c in CASES]
+)
+few = pytest.mark.parametrize("name", ["gmm-em", pytest.param("vae-svi", marks=pytest.mark.slow)])
 some = pytest.mark.parametrize("name", ["coin-exact", "schools-map", "gmm-em", "vae-svi"])
 
 
@@ -139,7 +144,7 @@ def test_one_bad_cell_in_new_rows(name, cell):
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, pd.NA], ids=repr)
-@every
+@mostly
 def test_one_missing_cell(name, value):
     """What a site observes is summed over, and the fit says so; covariates are refused."""
     table = with_cell(CASES[name][1], value)
@@ -252,7 +257,7 @@ NOT_DATA = {
 
 
 @pytest.mark.parametrize("what", NOT_DATA)
-@some
+@few
 def test_what_is_no_data(name, what):
     model, good, method = CASES[name]
     refused(lambda: fit(model, NOT_DATA[what], method=method, seed=0))
@@ -729,7 +734,7 @@ def prepared(name: str):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@every
+@mostly
 def test_an_illegal_method_says_why_and_what_would_work(name, method):
     model, data, _ = CASES[name]
     program = prepared(name)

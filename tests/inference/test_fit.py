@@ -702,7 +702,13 @@ def test_a_seed_is_drawn_and_recorded(method):
     pd.testing.assert_frame_equal(again.summary(), first.summary())
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(c, marks=pytest.mark.slow) if c in ("profiles-svi", "bayesian-svi", "schools-svi") else c
+        for c in CASES
+    ],
+)
 def test_global_state_is_left_as_it_was(name):
     model, data, method = CASES[name]
     method = SVI(guide=method.guide, steps=20) if isinstance(method, SVI) else method

@@ -387,7 +387,9 @@ def test_the_evidence_is_the_marginal_density(name, model, data):
 
 @pytest.mark.parametrize(("given", "shift"), [(2.0**-20, 0.0), (2.0**10, 1e9)], ids=["small", "far"])
 @pytest.mark.parametrize("method", ["em", "exact"])
-@every_model
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "FactorAnalysis" else n for n in DENSITIES]
+)
 def test_the_units_of_the_data_do_not_matter(name, method, given, shift):
     """In units c times as small, n numbers have a density c^n times as small: default priors and starts go along."""
     model, data = ZOO_CASES[name][0]

@@ -521,7 +521,7 @@ def test_a_weight_repeats_a_row_and_zero_drops_it(model, data):
 DUPLICATES = np.r_[np.random.default_rng(0).normal(size=(20, 2)), np.repeat([[0.3, 0.2]], 6, axis=0)]
 
 
-@pytest.mark.parametrize("components", [3, 6, 8])
+@pytest.mark.parametrize("components", [3, 6, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_components_that_close_in_on_a_point_stay_finite(covariance, components):
     found = fit(zoo.GMM(components=components, covariance=covariance), DUPLICATES, method=EM(restarts=6), seed=0)
@@ -534,7 +534,8 @@ def test_components_that_close_in_on_a_point_stay_finite(covariance, components)
     assert never_falls(found)
 
 
-@pytest.mark.parametrize(("covariance", "components"), [(c, k) for c in COVARIANCES for k in (3, 6, 8)])
+@pytest.mark.parametrize("components", [3, 6, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("covariance", COVARIANCES)
 def test_a_component_on_one_point_is_warned_about(covariance, components):
     found = fit(zoo.GMM(components=components, covariance=covariance), DUPLICATES, method=EM(restarts=6), seed=0)
     smallest = np.linalg.eigvalsh(covariance_matrices(found)).min()

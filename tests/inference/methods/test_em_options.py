@@ -311,7 +311,7 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("hard", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TOGETHER)
 def test_starts_together_are_starts_one_by_one(name, hard):
     model, data = TOGETHER[name]
@@ -604,7 +604,9 @@ def test_constant_columns_are_refused(method):
 
 
 @pytest.mark.parametrize(
-    "method", [EM(), EM(restarts=3), EM(hard=True), EM(batch_size=100)], ids=["plain", "restarts", "hard", "batches"]
+    "method",
+    [EM(), EM(restarts=3), EM(hard=True), pytest.param(EM(batch_size=100), marks=pytest.mark.slow)],
+    ids=["plain", "restarts", "hard", "batches"],
 )
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_single_precision_far_from_zero(covariance, method):

@@ -46,7 +46,7 @@ CASES = {
 }
 
 
-QUICKEST = ("eight_schools_noncentered", "kidscore_momiq")
+QUICKEST = ("kidscore_momiq",)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICKEST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])

@@ -70,7 +70,9 @@ def near(objective, best):
 # -- known posteriors --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "site", "seed"), [(coin, "heads", 0), (zoo.BetaBernoulli(), "p", 1)])
+@pytest.mark.parametrize(
+    ("model", "site", "seed"), [(coin, "heads", 0), pytest.param(zoo.BetaBernoulli(), "p", 1, marks=pytest.mark.slow)]
+)
 def test_mean_field_on_coin_flips_is_close_to_exact(model, site, seed):
     found = fit(model, FLIPS, method=SVI(guide=MeanField()), seed=seed)
     p = draws(found, site)

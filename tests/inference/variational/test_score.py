@@ -246,6 +246,7 @@ def shared_fit():
     return fit(shared_count, X, method=SVI(), seed=0)
 
 
+@pytest.mark.slow
 def test_a_global_count_has_its_exact_posterior(shared_fit):
     evidence = SHARED.logsumexp(0)
     posterior = (SHARED - evidence).exp()

@@ -386,7 +386,8 @@ STEPS = {
     "factors of covariances": (TrilMixture(), BLANK),
     "by gradient": (SumMixture(), BLANK[:40]),
 }
-steps = pytest.mark.parametrize("case", STEPS)
+LONGEST = ("by gradient",)
+steps = pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONGEST else c for c in STEPS])
 
 
 def check_monotone(found):

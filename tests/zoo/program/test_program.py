@@ -30,7 +30,12 @@ from zoo.replay.evaluate import many
 from zoo.replay.random import reseed
 
 CASES = [
-    pytest.param(model, data, id=f"{type(model).__name__}-{i}")
+    pytest.param(
+        model,
+        data,
+        id=f"{type(model).__name__}-{i}",
+        marks=[pytest.mark.slow] if isinstance(model, zoo.MixtureOfRegressions) and i % 2 else [],
+    )
     for i, (model, data) in enumerate([*(c for cases in ZOO_CASES.values() for c in cases), *OWN_CASES])
 ]
 AT = torch.float64

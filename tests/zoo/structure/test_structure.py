@@ -160,6 +160,7 @@ def test_padding_is_told():
     assert (x.args["variance"].broadcast_dims, x.args["loc"].broadcast_dims) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data"),
     [*(case for cases in ZOO_CASES.values() for case in cases), *OWN_CASES],
