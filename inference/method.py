@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self, TypeVar
 
@@ -65,6 +65,8 @@ class Outcome:
         Values of the parameters and network weights.
     objective, trace, steps, converged, reason, warnings, memory, diagnostics, verdict
         As in `Fit`.
+    shifts
+        Statistic -> site -> array in the shape of the site: how far q is from its weighted draws.
     """
 
     approximation: Approximation
@@ -78,6 +80,7 @@ class Outcome:
     memory: Memory | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
+    shifts: Mapping[str, Values] = field(default_factory=dict)
 
 
 class Fitted(Protocol):

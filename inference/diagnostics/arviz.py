@@ -152,7 +152,8 @@ def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
 def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
     stats = data["sample_stats"]
     name = next(iter(data["log_likelihood"].data_vars))
-    if float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
+    corrected = "weight" in stats  # draws that were resampled by p / q are not to be weighed by it again
+    if not corrected and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
         loo = azs.loo_approximate_posterior(
             data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
         )

@@ -1,21 +1,25 @@
-"""How far a fitted q can be trusted: its draws are weighed against the posterior."""
+"""How far a fitted q can be trusted: its draws are weighed against the posterior, and corrected where that can be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
-from inference.approximations.rows import chunk_for, local_draws, log_mean_exp, pointwise
+from inference.approximations.corrected import Corrected
+from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
 from inference.diagnostics.agreement import RHAT_GOOD, rhat_of_starts
-from inference.diagnostics.pareto import KHAT_GOOD, khat, khat_note
-from inference.diagnostics.verdict import verdict
+from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
+from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, scalars, shifts
+from inference.diagnostics.survey import Survey, survey
+from inference.diagnostics.verdict import CARE, Evidence, verdict
 from inference.method import Objective
 from zoo.errors import FitError
 from zoo.program.program import Program
@@ -24,13 +28,13 @@ from zoo.replay.evaluate import Values, many
 DRAWS = 10_000  # Pareto shapes from fewer are noisy
 FEWEST_DRAWS = 10  # for a bound with an error, however large the data
 FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
-CELLS = 20_000_000  # entries of the data times draws that are evaluated: some seconds of work
-ROW_DRAWS = 1000  # for the Pareto shape of a row
-ROWS = 1000  # whose shapes are estimated, at most: the median and the share above 0.7 are known well enough
-ERROR_GOOD = 0.3  # of a log evidence: beyond it some ten draws have all the weight
-FAR, FAR_EACH = 3.0, 0.3  # nats below the evidence, and more for each coordinate, at which an ELBO is far
-
-Weighed = tuple[Objective, dict[str, float], list[str]]  # the bound, the diagnostics, and what to warn of
+CELLS = 50_000_000  # entries of the data times draws that are evaluated: some seconds of work
+COLUMNS = 8  # of a linear predictor, which cost as much as one entry of what is observed
+KEPT = 1000  # draws that are handed out
+SAMPLES, BALANCED = 64, 200  # of which the best is taken, where there are at most so many scalars to balance
+LARGEST = 20_000_000  # numbers of all of these, or draws times rows, beyond which there are fewer
+FEWEST_KEPT = 200
+MASS = 0.1  # nats by which a wider look may find more evidence than draws of q, beyond errors
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,60 @@ class Judgement:
 
     Attributes
     ----------
+    approximation
+        What is to be handed out: q, or its draws as they are corrected.
     objective
         The ELBO, or the importance-weighted bound of several particles.
     diagnostics
-        "khat", "evidence" and "evidence_error"; of rows also "khat_rows", "khat_rows_above" and "khat_rows_max".
+        "khat", "evidence" and "evidence_error"; "mean_shift" and "sd_ratio" of q, the largest; "ess", the draws in
+        effect after weighing; of rows also "khat_rows", "khat_rows_above" and "khat_rows_max".
     warnings
         Where q is far from the posterior.
     verdict
-        In words, whether q can be trusted.
+        In words, whether what is handed out can be trusted.
+    shifts
+        Statistic -> site -> array: "mean_shift" of q from its weighted draws in posterior sds, "sd_ratio", and their
+        Monte Carlo errors.
     """
 
+    approximation: Approximation
     objective: Objective
     diagnostics: dict[str, float]
     warnings: list[str]
     verdict: str
+    shifts: Mapping[str, Values] = field(default_factory=dict)
 
 
-def judge(program: Program, q: Approximation, points: Values, *, converged: bool, particles: int = 1) -> Judgement:
-    """Weigh draws of a fitted q against the posterior.
+class Pool(NamedTuple):
+    """Draws of q, with log p(x, z) and log q(z) of each, shape (draws,)."""
+
+    values: Values
+    log_p: Tensor
+    log_q: Tensor
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log p - log q, in float64 on the CPU."""
+        return (self.log_p - self.log_q).double().cpu()
+
+
+def judge(
+    program: Program,
+    q: Approximation,
+    points: Values,
+    *,
+    converged: bool,
+    particles: int = 1,
+    corrected: bool = True,
+    holes: bool = False,
+    keep: int | None = None,
+) -> Judgement:
+    """Weigh draws of a fitted q against the posterior, and correct them by their weights where these allow it.
 
     The ELBO is the mean of log p - log q over fresh draws; log p(x) is estimated by the log of the mean of p / q, with
-    its standard error; the Pareto shape k-hat of p / q says whether that error, and q itself, can be believed (Yao et
-    al. 2018). With local latents only, all of this is done row by row.
+    its standard error; the Pareto shape k-hat of p / q says whether that error, and the weights, can be believed (Yao
+    et al. 2018). Where they can, the draws that are handed out are resampled by Pareto-smoothed weights. How far they
+    are from the posterior is judged by a second estimate of its means and standard deviations, where there is one.
 
     Parameters
     ----------
@@ -72,32 +108,107 @@ def judge(program: Program, q: Approximation, points: Values, *, converged: bool
         Whether the fit came to its end, for the verdict.
     particles
         Draws of the importance-weighted bound to report; 1 for the ELBO.
+    corrected
+        Whether draws are to be corrected.
+    holes
+        Whether q may have draws where the density of the model is zero.
+    keep
+        How many corrected draws to hand out; None: 1000, fewer of large models.
 
     Raises
     ------
     FitError
         If the log density is not finite at draws of q.
     """
-    by_row = not program.globals and not program.chained and not program.shared
-    weigh = _weigh_rows if by_row and q.propose(program, points, 1) is not None else _weigh_draws
-    objective, diagnostics, warnings = weigh(program, q, points, particles)
-    evidence, error, shape = (diagnostics[n] for n in ("evidence", "evidence_error", "khat"))
-    if shape > KHAT_GOOD:
-        warnings = [*warnings, khat_note(shape)]
+    pool = drawn(program, q, points, draws_for(program))
+    ratio = pool.log_ratio if holes else finite(pool.log_ratio, pool.log_ratio.isfinite())
+    weights, shape = smoothed(ratio.numpy())
+    many_draws = len(ratio) >= FEWEST_FOR_KHAT
+    shape = shape if many_draws else math.nan
+    value, error = (float(v) for v in log_mean_exp(ratio))
     fixed = q.guide.points(program) if isinstance(q, Trained) else ()
-    if fixed:  # all of this is about the other latents, and log p(x, z*)
-        objective = replace(objective, kind=f"{objective.kind}_at_point")
-    gap = evidence - objective.value if particles == 1 else 0.0
-    words = verdict(
-        shape,
-        converged,
-        evidence,
-        error,
-        ", ".join(("x", *fixed)),
-        far=gap if gap > FAR + FAR_EACH * coordinates(program) else 0.0,
-        few=error > ERROR_GOOD and "khat_rows" not in diagnostics and draws_for(program) >= FEWEST_FOR_KHAT,
+    bound = _objective(ratio[ratio.isfinite()], particles)
+    bound = replace(bound, kind=f"{bound.kind}_at_point") if fixed else bound
+    sound = many_draws and not shape > most_shape(len(ratio))
+    obstacle = _obstacle(program) if corrected else ""
+    given: Approximation = q
+    x, shapes = scalars(program, points, pool.values, len(ratio))
+    if sound and corrected and not obstacle and not math.isnan(shape):
+        given = resampled(program, q, pool, weights, x, kept_for(program) if keep is None else keep)
+    off, names = shifts(x, weights), [name_of(i, shapes) for i in range(x.shape[1])]
+    diagnostics = {
+        "khat": shape,
+        "evidence": value,
+        "evidence_error": error,
+        "mean_shift": float(off.mean[np.abs(off.mean).argmax()]),
+        "sd_ratio": float(off.sd[np.abs(np.log(off.sd.clip(1e-300))).argmax()]),
+        "ess": float(1 / np.square(weights).sum()),
+    }
+    log_p = f"log p({', '.join(('x', *fixed))}) = {value:.3f} +- {error:.2g} by importance weighting"
+    words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
+    if many_draws:
+        held = given.values if isinstance(given, Corrected) else pool.values
+        wide = survey(program, points, held, len(ratio)) if sound and not fixed and not _obstacle(program) else None
+        target = moments(x, weights)
+        plain = target if given is not q else moments(x, np.full(len(x), 1 / len(x)))
+        words = verdict(
+            Evidence(
+                shape=shape,
+                count=len(ratio),
+                worth=diagnostics["ess"],
+                corrected=given is not q,
+                away=_away(plain, target, off, wide, corrected=given is not q),
+                names=names,
+                confirmed=wide is not None and wide.moments is not None,
+                missed=_missed(wide, value, error),
+                converged=converged,
+                log_p=log_p,
+                uncorrected=obstacle,
+            )
+        )
+        if fixed and words.startswith("trust"):
+            words = f"{CARE}: {', '.join(fixed)} at a point without spread, and given that {words}"
+    told = {"mean_shift": off.mean, "sd_ratio": off.sd, "mean_error": off.mean_error, "sd_error": off.sd_error}
+    return Judgement(
+        approximation=given,
+        objective=bound,
+        diagnostics=diagnostics,
+        warnings=[khat_note(shape)] if shape > KHAT_GOOD else [],
+        verdict=words,
+        shifts={n: {s: torch.from_numpy(v) for s, v in by_site(row, shapes).items()} for n, row in told.items()},
     )
-    return Judgement(objective, diagnostics, warnings, words)
+
+
+def _away(plain: Moments, target: Moments, off: Shifts, wide: Survey | None, *, corrected: bool) -> Shifts:
+    """How far what is handed out is from the best estimate of the posterior's moments."""
+    if wide is not None and wide.moments is not None:
+        return plain.off(wide.moments)
+    if not corrected:
+        return off
+    scale = np.where(target.sd > 0, target.sd, 1.0)
+    nothing = np.zeros_like(target.mean)
+    return Shifts(nothing, nothing + 1, target.mean_error / scale, target.sd_error / scale)
+
+
+def _missed(wide: Survey | None, evidence: float, error: float) -> str:
+    """Say what a wider look has found that draws of q have not; empty if nothing."""
+    if wide is None or not wide.evidence - evidence > MASS + 3 * math.hypot(error, wide.error):
+        return ""
+    share = -math.expm1(evidence - wide.evidence)
+    where = "in tails for which it is too narrow" if not wide.modes else f"also at {wide.modes} other mode(s)"
+    return (
+        f"the approximation misses {share:.0%} of the posterior, {where}: a wider look finds log p(x) = "
+        f"{wide.evidence:.3f} +- {wide.error:.2g}. Try restarts, more paths, a richer guide, or nuts"
+    )
+
+
+def _obstacle(program: Program) -> str:
+    """Say why draws of all latents together cannot be corrected by weights; empty if they can."""
+    if program.locals and program.data.weights is not None:
+        return "rows with latents of their own have weights"
+    if any(s.countable for s in program.latents):
+        return "some latents are counts"
+    return ""
 
 
 def coordinates(program: Program) -> int:
@@ -107,23 +218,32 @@ def coordinates(program: Program) -> int:
 
 def draws_for(program: Program, cells: int = CELLS) -> int:
     """How many draws to evaluate on all rows."""
-    entries = max(1, sum(v.numel() for v in program.data.values.values()))
-    return max(FEWEST_DRAWS, min(DRAWS, cells // entries))
+    entries = sum(v.numel() for v in program.data.values.values())
+    if not program.networks:  # columns enter by a product with a few coefficients
+        states = math.prod(s.cardinality for s in program.enumerated)
+        entries = max(entries // COLUMNS, len(program.data) * states * max(1, len(program.observed)))
+    return max(FEWEST_DRAWS, min(DRAWS, cells // max(1, entries, coordinates(program))))
 
 
-def ratios(program: Program, approximation: Approximation, points: Values, count: int) -> Tensor:
-    """log p(x, z) - log q(z) at `count` draws of all latents, shape (count,), in float64."""
-    draws, log_q = approximation.draw(program, count)
+def drawn(program: Program, q: Approximation, points: Values, count: int) -> Pool:
+    """Draw q `count` times, with the log densities of all draws."""
+    draws, log_q = q.draw(program, count)
 
     def joint(values: Values) -> Tensor:
         return program.log_joint({**points, **values}).total(program.data.weights)
 
-    ratio: Tensor = (many(joint, draws, count, chunk_for(program)) - log_q).double()
-    return _finite(ratio, ratio.isfinite())
+    with torch.no_grad():
+        return Pool(draws, many(joint, draws, count, chunk_for(program)), log_q)
 
 
-def _finite(ratio: Tensor, good: Tensor) -> Tensor:
-    """Return log ratios as they are, or raise if they are not `good`, shape (draws,), at all draws."""
+def finite(ratio: Tensor, good: Tensor) -> Tensor:
+    """Return log ratios as they are, or raise if they are not `good`, shape (draws,), at all draws.
+
+    Raises
+    ------
+    FitError
+        Saying at how many they are not.
+    """
     bad = int((~good).sum())
     if bad:
         raise FitError(
@@ -133,14 +253,35 @@ def _finite(ratio: Tensor, good: Tensor) -> Tensor:
     return ratio
 
 
-def _weigh_draws(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
-    """Weigh draws of all latents together."""
-    count = draws_for(program)
-    ratio = ratios(program, q, points, count)
-    shape = khat(ratio.cpu().numpy()) if count >= FEWEST_FOR_KHAT else math.nan
-    value, error = log_mean_exp(ratio)
-    diagnostics = {"khat": shape, "evidence": float(value), "evidence_error": float(error)}
-    return _objective(ratio, particles), diagnostics, []
+def resampled(program: Program, q: Approximation, pool: Pool, weights: np.ndarray, x: np.ndarray, keep: int) -> Corrected:
+    """Take draws by their weights (draws,), summing to 1: systematic resampling in random order (Kitagawa 1996).
+
+    Of several such samples the one whose means and variances are nearest to those of all weighted draws, over the
+    scalars `x` (draws, scalars): rerandomization, which takes error from means and does not shift them (Morgan and
+    Rubin 2012).
+    """
+    scale = moments(x, weights)
+    z = (x - scale.mean) / np.where(scale.sd > 0, scale.sd, 1.0)
+    samples = [_systematic(weights, keep) for _ in range(SAMPLES if x.shape[1] <= BALANCED else 1)]
+    off = [max(np.abs(z[at].mean(0)).max(), 0.5 * np.abs(np.square(z[at]).mean(0) - 1).max()) for at in samples]
+    at = torch.from_numpy(samples[int(np.argmin(off))]).to(pool.log_p.device)
+    weight = torch.from_numpy(weights * len(weights)).to(pool.log_p)
+    return Corrected(q, {n: v[at] for n, v in pool.values.items()}, pool.log_p[at], pool.log_q[at], weight[at])
+
+
+def _systematic(weights: np.ndarray, keep: int) -> np.ndarray:
+    """Indices of `keep` draws in random order, each as often as its weight says, rounded up or down."""
+    order = torch.randperm(len(weights)).numpy()
+    edges = np.cumsum(weights[order])
+    places = (np.arange(keep) + float(torch.rand((), dtype=torch.float64))) / keep * edges[-1]
+    at: np.ndarray = order[np.searchsorted(edges, places).clip(max=len(weights) - 1)]
+    return at[torch.randperm(keep).numpy()]
+
+
+def kept_for(program: Program) -> int:
+    """How many draws to hand out: as many as of q itself."""
+    size = sum(int(np.prod(program.site_shape(s))) for s in program.latents)
+    return max(FEWEST_KEPT, min(KEPT, LARGEST // max(1, size), LARGEST // len(program.data)))
 
 
 def _objective(ratio: Tensor, particles: int) -> Objective:
@@ -148,66 +289,6 @@ def _objective(ratio: Tensor, particles: int) -> Objective:
     bound = torch.logsumexp(ratio[: groups * particles].reshape(groups, particles), 1) - math.log(particles)
     error = float(bound.std() / math.sqrt(groups)) if groups > 1 else math.inf
     return Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", error)
-
-
-def _weigh_rows(program: Program, q: Approximation, points: Values, particles: int) -> Weighed:
-    """Weigh draws of each row's locals by themselves."""
-    count = -(-max(draws_for(program), particles) // particles) * particles
-    weights = program.data.weights
-    one = torch.ones(len(program.data), dtype=torch.float64, device=program.device)
-    one = one if weights is None else weights.double()
-    parts, logs = [], []
-    chunk = max(particles, CELLS // 4 // max(1, len(program.data)) // particles * particles)
-    for start in range(0, count, chunk):
-        size = min(chunk, count - start)
-        rows = _row_ratios(program, q, points, size)
-        grouped = rows.reshape(size // particles, particles, -1).logsumexp(1) - math.log(particles)
-        parts.append(grouped @ one)
-        logs.append(torch.stack([rows.logsumexp(0), (2 * rows).logsumexp(0)]))
-    bound = torch.cat(parts)
-    first, second = torch.stack(logs).logsumexp(0)
-    log_mean, relative = first - math.log(count), (second - 2 * first + math.log(count)).exp() - 1
-    error = float((one.square() * relative.clamp_min(0) / max(1, count - 1)).sum().sqrt())
-    spread = float(bound.std() / math.sqrt(len(bound))) if len(bound) > 1 else math.inf
-    objective = Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", spread)
-    shapes = _row_shapes(program, q, points)
-    share = float(np.mean(shapes > KHAT_GOOD))
-    diagnostics = {
-        "khat": float(np.median(shapes)),
-        "khat_rows": float((~np.isnan(shapes)).sum()),
-        "khat_rows_above": share,
-        "khat_rows_max": float(shapes.max()),
-        "evidence": float(one @ log_mean),
-        "evidence_error": error,
-    }
-    note = (
-        f"khat > {KHAT_GOOD} for {share:.0%} of {len(shapes)} rows looked at (largest {shapes.max():.2f}): for "
-        "these the guide is far from the posterior of their locals"
-    )
-    return objective, diagnostics, [note] if share > 0 else []
-
-
-def _row_ratios(program: Program, q: Approximation, points: Values, count: int) -> Tensor:
-    """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64."""
-    locals_ = local_draws(program, q, points, {}, count)
-    ratio = pointwise(program, points, {}, locals_).double()
-    return _finite(ratio, ratio.isfinite().all(1))
-
-
-def _row_shapes(program: Program, q: Approximation, points: Values) -> np.ndarray:
-    """Pareto shapes of some of the rows, spread evenly."""
-    entries = max(1, sum(v.numel() for v in program.data.values.values()) // len(program.data))
-    size = max(1, min(len(program.data), ROWS, 2 * CELLS // (entries * ROW_DRAWS)))
-    whole = program
-    if size < len(program.data) and not q.covers_new_rows:
-        if len(program.data) * entries * ROW_DRAWS > 4 * CELLS:
-            return np.full(1, np.nan)  # q draws all of its rows together, and these are too many
-    elif size < len(program.data):
-        at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
-        whole = program.rebind(program.data.take(at))
-    log_ratios = _row_ratios(whole, q, points, ROW_DRAWS).cpu().numpy()
-    shapes = np.array([khat(column) for column in log_ratios.T[:size]])
-    return np.where(np.isnan(shapes), 0.0, shapes)  # no spread that matters: q is as good as the posterior there
 
 
 def with_agreement(program: Program, judgement: Judgement, ends: Sequence[tuple[Approximation, Values]]) -> Judgement:

@@ -44,6 +44,24 @@ def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     return weights / weights.sum(), shape
 
 
+def most_shape(count: int) -> float:
+    """Largest shape at which so many ratios can be trusted, min(1 - 1 / log10 S, 0.7) (Vehtari et al. 2024, eq. 13)."""
+    return min(1 - 1 / math.log10(max(count, 11)), KHAT_GOOD)
+
+
+def shape_error(shape: float, count: int) -> float:
+    """Standard error of a Pareto shape from so many ratios, (1 + k) / sqrt(M), M the number in the tail.
+
+    That of the maximum likelihood estimate (Smith 1987), where the variance of the ratios' tail exists at all.
+    """
+    return (1 + max(shape, 0.0)) / math.sqrt(tail(count))
+
+
+def tail(count: int) -> int:
+    """How many of so many ratios a Pareto distribution is fitted to (Vehtari et al. 2024, section 3)."""
+    return math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
+
+
 def khat_note(shape: float) -> str:
     """Say what a large Pareto shape of an approximation means."""
     return (
@@ -60,5 +78,5 @@ def _effective_share(log_ratio: np.ndarray) -> float:
 
 def _tied(log_ratio: np.ndarray) -> bool:
     """Whether the tail that a Pareto distribution is fitted to has few different values."""
-    count = math.ceil(min(0.2 * len(log_ratio), 3 * math.sqrt(len(log_ratio))))  # Vehtari et al. 2024, section 3
+    count = tail(len(log_ratio))
     return 2 * len(np.unique(np.sort(log_ratio)[-count:])) < count

@@ -1,44 +1,127 @@
-"""Whether a fitted q can be trusted, in words."""
+"""Whether the draws that a fit hands out can be trusted, in words that begin with one of three."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
-from inference.diagnostics.pareto import KHAT_GOOD
+import numpy as np
 
-KHAT_SMALL = 0.5  # below it the ratios have a variance (Vehtari et al. 2024)
+from inference.diagnostics.pareto import KHAT_GOOD, most_shape, shape_error
+from inference.diagnostics.shifts import Shifts
+
+TRUST, CARE, DISTRUST = "trust", "usable with care", "do not trust"  # what every verdict begins with
+MEAN_OFF, SD_OFF = 0.1, 0.1  # posterior standard deviations, and share of one, that a trusted answer may be off by
+FAR_OFF = 3.0  # times as far off is no answer any more
+SURE = 2.0  # Monte Carlo errors beyond which something is held to be off
+SHAPE_SURE = 1.64  # those by which a shape has to be below its limit if nothing else speaks for the draws
+FEWEST_WORTH = 100.0  # draws in effect below which a few have all the weight
 
 
-def verdict(
-    shape: float, converged: bool, evidence: float, error: float, of: str = "x", *, far: float = 0.0, few: bool = False
-) -> str:
-    """Say in words what k-hat means for the use of q.
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the draws that are handed out.
 
-    The evidence is log p of what `of` names; `far` is how far the ELBO is below it, if that is a lot; `few` whether a
-    few draws have all the weight.
+    Attributes
+    ----------
+    shape, count
+        Pareto shape of p / q, from so many draws of q; NaN where there is no spread.
+    worth
+        How many of them are left in effect when they are weighed.
+    corrected
+        Whether what is handed out is resampled by these weights.
+    uncorrected
+        Why it is not, if it was to be.
+    away
+        How far means and sds that are handed out are from the best estimate of the posterior's.
+    names
+        Of the scalars that `away` is of.
+    confirmed
+        Whether that estimate comes from draws that owe little to q.
+    missed
+        What q is known to lack; empty if nothing.
+    converged
+        Whether the fit came to its end.
+    log_p
+        The evidence in words.
     """
-    close = f"log p({of}) = {evidence:.3f} +- {error:.2g} by importance weighting"
-    if not math.isfinite(shape) and not math.isnan(shape):
-        text = "do not trust: the approximation misses part of the posterior (k-hat is infinite)"
-    elif shape > KHAT_GOOD:
-        text = (
-            f"do not trust: k-hat {shape:.2f} is above {KHAT_GOOD}, the approximation is far from the posterior where "
-            "that has mass; means may be right, spreads and the evidence are not. Try a richer guide, or nuts"
+
+    shape: float
+    count: int
+    worth: float
+    corrected: bool
+    away: Shifts
+    names: list[str] = field(repr=False)
+    confirmed: bool
+    missed: str
+    converged: bool
+    log_p: str
+    uncorrected: str = ""
+
+
+def verdict(known: Evidence) -> str:
+    """Say in words whether the draws that are handed out can be trusted.
+
+    They are trusted where their means are within 0.1 posterior standard deviations and their standard deviations
+    within 10 %, as far as is known, Monte Carlo errors included, and nothing else speaks against them.
+    """
+    level, why = _judged(known)
+    if not known.converged:
+        why = f"{why}. The climb has not converged, so this describes where it stopped"
+    return f"{level}: {why}; {known.log_p}"
+
+
+def _judged(known: Evidence) -> tuple[str, str]:
+    shape, limit = known.shape, most_shape(known.count)
+    if math.isinf(shape):
+        return DISTRUST, "the approximation misses part of the posterior (k-hat is infinite)"
+    if shape > limit:
+        return DISTRUST, (
+            f"k-hat {shape:.2f} is above {limit:.2g}, the approximation is far from the posterior where that has mass, "
+            "so its draws are handed out as they are; means may be right, spreads and the evidence are not. Try a "
+            "richer guide, or nuts"
         )
-    elif few:
-        text = (
-            f"do not trust: a few draws outweigh all others ({close}); the approximation misses where most of the "
-            "posterior is. Try a richer guide, restarts, or better starting values"
+    if known.worth < FEWEST_WORTH:
+        return DISTRUST, (
+            f"a few draws outweigh all others (of {known.count} draws {known.worth:.0f} are left in effect); the "
+            "approximation misses where most of the posterior is. Try a richer guide, restarts, or better starting "
+            "values"
         )
-    elif far and not math.isnan(shape):
-        text = (
-            f"usable with care: the ELBO is {far:.1f} nats below the evidence, so draws are right only when weighted, "
-            f"and their unweighted means and spreads are not; {close}"
-        )
-    elif shape > KHAT_SMALL:
-        text = f"usable with care: k-hat {shape:.2f} is between {KHAT_SMALL} and {KHAT_GOOD}; {close}"
-    elif math.isnan(shape):
-        text = f"trust, as far as can be told: p / q has no spread, or too few draws to see it; {close}"
-    else:
-        text = f"trust: k-hat {shape:.2f} is below {KHAT_SMALL}, the approximation is close to the posterior; {close}"
-    return text if converged else f"not converged, so this describes where it stopped. {text[0].upper()}{text[1:]}"
+    if known.missed:
+        return DISTRUST, known.missed
+    drawn = f"k-hat {shape:.2f} +- {shape_error(shape, known.count):.2f}" if shape == shape else "p / q has no spread"
+    if known.uncorrected:
+        drawn += f", uncorrected: {known.uncorrected}"
+    elif known.corrected:
+        drawn += f", draws resampled by weights, {known.worth:.0f} of {known.count} in effect"
+    return _by_shifts(known, drawn)
+
+
+def _by_shifts(known: Evidence, drawn: str) -> tuple[str, str]:
+    """Judge by how far means and sds are from the best estimates there are."""
+    scores, limits = _scores(known.away), {"mean": MEAN_OFF, "sd": SD_OFF}
+    near = {n: value + error for n, (value, error) in scores.items()}
+    sure = {n: value - SURE * error for n, (value, error) in scores.items()}
+    said = "; ".join(_worst(known, n, near[n]) for n in ("mean", "sd"))
+    if any(bool((sure[n] > FAR_OFF * limits[n]).any()) for n in limits):
+        return DISTRUST, f"{drawn}, but {said}. Try a richer guide, or nuts"
+    if any(bool((near[n] > limits[n]).any()) for n in limits):
+        off = any(bool((sure[n] > limits[n]).any()) for n in limits)
+        return CARE, f"{drawn}; {'off' if off else 'known only roughly'}: {said}"
+    if not known.confirmed and known.shape + SHAPE_SURE * shape_error(known.shape, known.count) > KHAT_GOOD:
+        return CARE, f"{drawn}: too near {KHAT_GOOD}, and no wider look at the posterior was possible; {said}"
+    seen = "a wider look at the posterior" if known.confirmed else "the weighted draws"
+    return TRUST, f"{drawn}; against {seen}, {said}"
+
+
+def _scores(away: Shifts) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How far each scalar is off, and the error of that."""
+    return {"mean": (np.abs(away.mean), away.mean_error), "sd": (np.abs(away.sd - 1), away.sd_error)}
+
+
+def _worst(known: Evidence, kind: str, near: np.ndarray) -> str:
+    at = int(np.argmax(np.nan_to_num(near, nan=np.inf)))
+    name = known.names[at]
+    if kind == "mean":
+        return f"means within {near[at]:.2f} posterior sds ({name})"
+    return f"sds within {100 * near[at]:.0f} % ({name})"

@@ -43,11 +43,14 @@ class Laplace(Method):
         Most steps of a climb.
     compile
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    corrected
+        Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out the Normal's own.
     """
 
     restarts: PositiveInt = 1
     steps: PositiveInt = 2000
     compile: Compile = "auto"
+    corrected: bool = True
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
@@ -76,9 +79,9 @@ class Laplace(Method):
         reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
         fitted = Trained(FullRank(), q.requires_grad_(False).eval(), program.data)
-        judgement = judge(program, fitted, {}, converged=True)
+        judgement = judge(program, fitted, {}, converged=True, corrected=self.corrected)
         return Outcome(
-            approximation=fitted,
+            approximation=judgement.approximation,
             points={},
             objective=judgement.objective,
             trace=monitor.trace,
@@ -88,6 +91,7 @@ class Laplace(Method):
             warnings=[*(note for note in (target.gradient.note,) if note), *judgement.warnings],
             diagnostics={"laplace_evidence": log_p, **judgement.diagnostics},
             verdict=judgement.verdict,
+            shifts=judgement.shifts,
         )
 
 

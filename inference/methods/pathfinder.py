@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from inference.approximations.corrected import Corrected
+from inference.approximations.normals import Normals
 from inference.approximations.rows import chunk_for
-from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
+from inference.diagnostics.importance import judge
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, smoothed
-from inference.diagnostics.verdict import verdict
-from inference.method import Method, Objective, Outcome, unsupported
+from inference.method import Method, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import Normal, along, climb, log_densities
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -25,13 +26,13 @@ from zoo.errors import FitError
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.program.states import draw_states
-from zoo.replay.evaluate import many
 
 PATHS = 4
 LARGEST = 1000  # coordinates: a covariance is kept for every step of a climb
 STEPS = 500
+EVEN = 0.2  # share of the draws that all paths have alike
 ELBO_DRAWS = 10  # for the bound of each approximation along a path
-POOL = 2000  # draws of each path that are weighed
+POOL = 2000  # draws of each path that starts of chains are taken from
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Pathfinder(Method):
     """Normals along L-BFGS climbs, the one with the best ELBO of each path, resampled toward the posterior.
 
     Each path climbs log p(x, z(u)) + log|dz/du| from a point around the starting values; its steps and gradients give
-    a Normal at each point, and draws the ELBO of each (Zhang, Carpenter, Gelman and Vehtari 2022). Draws of the best
-    Normal of every path are pooled and resampled by Pareto-smoothed importance weights p / q, q being the even mixture
-    of these Normals. The objective is the ELBO of that mixture; k-hat of the weights says whether the draws can stand
-    for the posterior. A matter of some hundred gradients, and a good start for `NUTS(start="pathfinder")`.
+    a Normal at each point, and draws the ELBO of each (Zhang, Carpenter, Gelman and Vehtari 2022). q is a
+    mixture of the best Normal of every path; its draws are resampled by Pareto-smoothed importance weights p / q where
+    k-hat allows it. The objective is the ELBO of that mixture. A matter of some hundred gradients, and a good start for
+    `NUTS(start="pathfinder")`.
 
     Parameters
     ----------
@@ -54,12 +55,15 @@ class Pathfinder(Method):
         Most steps of a climb.
     compile
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    corrected
+        Resample draws by these weights where k-hat allows it; False hands out draws of the mixture itself.
     """
 
     paths: PositiveInt = PATHS
     draws: PositiveInt = 1000
     steps: PositiveInt = STEPS
     compile: Compile = "auto"
+    corrected: bool = True
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
@@ -80,33 +84,28 @@ class Pathfinder(Method):
             for point in dispersed(target, centre, unit, self.paths):
                 paths.append(best_along(density, target, point, unit, self.steps))
                 monitor.record(len(paths), max(bound for _, bound in paths))
-        pool, ratio = pooled(density, [normal for normal, _ in paths])
-        weights, shape = smoothed(ratio.numpy())
-        # A draw may come twice: weights are all that tells how often the posterior would have it.
-        at = torch.multinomial(torch.from_numpy(weights), self.draws, replacement=True)
-        with torch.no_grad():
-            u, chunk = pool[at].to(program.device, program.dtype), chunk_for(program)
-            values = density.constrain_all(u)
-            log_p = many(lambda v: program.log_joint(v).total(program.data.weights), values, self.draws, chunk)
-            states = draw_states(program, values, self.draws, chunk) if program.enumerated else {}
-        finite = ratio[ratio.isfinite()]
-        value = float(ratio.logsumexp(0)) - math.log(len(ratio))
-        error = float((ratio - value).exp().std() / math.sqrt(len(ratio)))
+        q = balanced(density, Normals.of([normal for normal, _ in paths]))
+        judgement = judge(program, q, {}, converged=True, corrected=self.corrected, holes=True, keep=self.draws)
+        given, shape = judgement.approximation, judgement.diagnostics["khat"]
+        if isinstance(given, Corrected) and program.enumerated:
+            with torch.no_grad():
+                given = replace(given, states=draw_states(program, given.values, self.draws, chunk_for(program)))
         bounds = ", ".join(f"{bound:.2f}" for _, bound in paths)
         reason = f"{self.paths} climbs, ELBO {bounds}; {target.calls} gradients"
         good = shape <= KHAT_GOOD or math.isnan(shape)
         reason = reason if good else f"{reason}; {khat_note(shape)}"
         return Outcome(
-            approximation=Sampled(values, log_p, states, sampler="pathfinder"),
+            approximation=given,
             points={},
-            objective=Objective(float(finite.mean()), "elbo", float(finite.std() / math.sqrt(len(finite)))),
+            objective=judgement.objective,
             trace=monitor.trace,
             steps=target.calls,
             converged=good,
             reason=reason,
             warnings=[note for note in ("" if good else reason, target.gradient.note) if note],
-            diagnostics={"khat": shape, "evidence": value, "evidence_error": error},
-            verdict=verdict(shape, True, value, error),
+            diagnostics=judgement.diagnostics,
+            verdict=judgement.verdict,
+            shifts=judgement.shifts,
         )
 
 
@@ -133,6 +132,19 @@ def best_along(
         "pathfinder: a climb found no point around which the posterior is a Normal with a finite ELBO; the density may "
         "rise without bound, or be zero or no number near its mode. Try nuts or svi"
     )
+
+
+def balanced(density: Density, q: Normals) -> Normals:
+    """Give each Normal the share of the posterior that it stands for, and at least a part of an even one.
+
+    E_p[q_k / q] of an even mixture, by weighted draws: one step of population Monte Carlo (Cappé et al. 2008). Of eight
+    paths, seven may end at the smaller of two modes.
+    """
+    u, ratio = pooled(density, q.members)
+    weights = torch.from_numpy(smoothed(ratio.numpy())[0])
+    parts = q.log_parts(u)
+    shares = ((parts - parts.logsumexp(0)).exp() * weights).sum(1)
+    return replace(q, shares=(1 - EVEN) * shares + EVEN / len(shares))
 
 
 def pooled(density: Density, normals: list[Normal]) -> tuple[Tensor, Tensor]:

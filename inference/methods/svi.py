@@ -20,6 +20,7 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
+from inference.diagnostics.by_row import judge_rows, judged_by_row
 from inference.diagnostics.importance import Judgement, judge, with_agreement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
@@ -95,6 +96,9 @@ class SVI(Method):
         fit goes on from it, and ends at the same numbers as one that was never stopped.
     workers
         Processes that fetch mini-batches ahead of their use.
+    corrected
+        Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out draws of q itself.
+        Locals that are judged row by row (an encoder's) are never corrected.
     """
 
     guide: Guide = field(default_factory=MeanField)
@@ -114,6 +118,7 @@ class SVI(Method):
     checkpoint: str | None = None
     checkpoint_every: PositiveInt = 500
     workers: NonNegativeInt = 0
+    corrected: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings, and that they go together."""
@@ -270,14 +275,13 @@ class SVI(Method):
         points = {i: bound.points(climb.position, i) for i in ends}
         with torch.no_grad():
             if bound.point:
-                judgement = Judgement(self._at_point(program, q, points[best]), {}, [], "")
+                judgement = Judgement(q, self._at_point(program, q, points[best]), {}, [], "")
             else:
-                particles = draws if self.objective == "iwae" else 1
-                judgement = judge(program, q, points[best], converged=schedule.converged, particles=particles)
+                judgement = self._judged(program, q, points[best], schedule, draws if self.objective == "iwae" else 1)
                 if len(ends) > 1:
                     judgement = with_agreement(program, judgement, [(approximations[i], points[i]) for i in ends])
         return Outcome(
-            approximation=q,
+            approximation=judgement.approximation,
             points=points[best],
             objective=judgement.objective,
             trace=climb.monitors[best].trace,
@@ -287,7 +291,16 @@ class SVI(Method):
             warnings=warnings + judgement.warnings,
             diagnostics=judgement.diagnostics,
             verdict=judgement.verdict,
+            shifts=judgement.shifts,
         )
+
+    def _judged(
+        self, program: Program, q: Approximation, points: Values, schedule: Schedule, particles: int
+    ) -> Judgement:
+        """Weigh draws of the best end."""
+        if judged_by_row(program, q, points):
+            return judge_rows(program, q, points, converged=schedule.converged, particles=particles)
+        return judge(program, q, points, converged=schedule.converged, particles=particles, corrected=self.corrected)
 
     @staticmethod
     def _warnings(bound: Bound, climb: Climb, index: int, note: str) -> list[str]:

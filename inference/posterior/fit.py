@@ -19,7 +19,7 @@ from inference.method import Method, Outcome
 from inference.posterior import store
 from inference.posterior.answer import Answer
 from inference.posterior.assign import assign
-from inference.posterior.groups import arviz_groups, sample
+from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
 from inference.posterior.more_rows import joined, on_new_rows
@@ -58,11 +58,13 @@ class Fit(Answer):
     points
         Values of parameters and network weights.
     diagnostics
-        Numbers by name that say how far the answer can be trusted: after SVI "khat", "evidence" and "evidence_error"
-        (an importance-weighted estimate of log p(x)), of encoders "khat_rows_above" (share of rows), of several starts
-        "rhat_restarts".
+        Numbers by name that say how far the answer can be trusted: where draws of q were weighed "khat", "evidence" and
+        "evidence_error" (an importance-weighted estimate of log p(x)), "ess" (draws in effect after weighing),
+        "mean_shift" and "sd_ratio" (the largest of `shifts`), of encoders "khat_rows_above" (share of rows), of several
+        starts "rhat_restarts".
     verdict
-        In words, whether to trust it; empty where the method says nothing of the kind.
+        Whether to trust the draws that are handed out: "trust", "usable with care" or "do not trust", and why; empty
+        where the method says nothing of the kind.
     memory
         Expected statistics of all rows so far, where `EM.update` has gone on from another fit.
     """
@@ -118,6 +120,22 @@ class Fit(Answer):
                 "reason": self.reason,
             },
         )
+
+    @property
+    def shifts(self) -> pd.DataFrame:
+        """How far q is from its weighted draws, by scalar: one row per entry of each latent, as `summary` labels them.
+
+        mean_shift
+            Mean of q less that of its weighted draws, in posterior standard deviations.
+        sd_ratio
+            Standard deviation of q over that of its weighted draws.
+        mean_error, sd_error
+            Monte Carlo standard errors of the two.
+
+        Empty where no draws of q were weighed together. It is about q itself: what is handed out has been corrected
+        if `verdict` says so.
+        """
+        return shift_table(self.program, self.outcome.shifts)
 
     def summary(self) -> pd.DataFrame:
         """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from torch import Tensor
 
 from inference.approximations.rows import chunk_for, log_likelihood
-from inference.diagnostics.arviz import tree
+from inference.diagnostics.arviz import listed, tree
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.rows import event_names, labels_of
 from zoo.data.missing import with_nan
@@ -18,6 +19,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
 LARGEST = 200_000_000  # entries of the pointwise log likelihood beyond which it is left out: 1.6 GB
+SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error")
 INTEGRATION_SAMPLES = 100  # draws of the locals per draw of the globals in the pointwise log likelihood
 
 
@@ -44,6 +46,17 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
     dims = {s.name: event_names(program, s) for s in program.latents}
     arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
     return tree({"posterior": arrays}, dims, labels_of(program, dims), {})["posterior"].to_dataset()
+
+
+def shift_table(program: Program, shifts: Mapping[str, Values]) -> pd.DataFrame:
+    """Lay out numbers for each entry of some sites as columns of a table, rows labelled as ArviZ labels them."""
+    dims = {n: event_names(program, s) for n, s in program.sites.items()}
+    labels = labels_of(program, dims)
+    columns = {
+        statistic: listed(tree({"shifts": _numpy(by_site)}, dims, labels, {})["shifts"].to_dataset())["value"]
+        for statistic, by_site in shifts.items()
+    }
+    return pd.DataFrame(columns, columns=[n for n in SHIFTS if n in columns])
 
 
 def likelihood_name(program: Program) -> str:

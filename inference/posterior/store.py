@@ -36,6 +36,7 @@ from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.program.program import Program
+from zoo.replay.evaluate import Values
 from zoo.replay.random import reseed
 
 FORMAT = 4
@@ -71,6 +72,8 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         tensors["weights"] = data.weights
     if outcome.memory is not None:
         tensors.add("memory", _sums(outcome.memory))
+    for statistic, by_site in outcome.shifts.items():
+        tensors.add(f"shift.{statistic}", by_site)
     frame = closed_form(program).frame() if outcome.memory is None else outcome.memory.frame
     tensors.add("frame", frame.tensors())
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
@@ -190,6 +193,7 @@ def _rebuild(
         memory=_memory(tensors),
         diagnostics=described["diagnostics"],
         verdict=described["verdict"],
+        shifts=_shifts(tensors),
     )
     return Record(program, method, outcome, described["seed"], described["seconds"])
 
@@ -222,6 +226,12 @@ def _memory(tensors: TensorFolder) -> Memory | None:
     sites = {site: saved.folder(site) for site in saved.folders()}
     sums = {n: (own["0"], tuple(own[str(i)] for i in range(1, len(own)))) for n, own in sites.items()}
     return Memory(sums, Frame.read(tensors.folder("frame"))) if sums else None
+
+
+def _shifts(tensors: TensorFolder) -> dict[str, Values]:
+    """Read back how far q is from its weighted draws; nothing if that was not saved."""
+    saved = TensorFolder(tensors.folder("shift"))
+    return {statistic: saved.folder(statistic) for statistic in dict.fromkeys(n.partition(".")[0] for n in saved)}
 
 
 def _digest(path: Path) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.program.program import Program
+from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values, many
 
 CHUNK = 256  # draws that are mapped to values in one vectorized call
@@ -69,9 +70,14 @@ class Density:
         values, jacobian = self.view.constrain_globals(globals_)
         local, row_jacobian = self.view.constrain_locals(locals_)
         terms = self.program.log_joint({**self.points, **values, **local})
-        weights = self.program.data.weights
-        rows = terms.rows + row_jacobian
-        return terms.rest + jacobian + (rows.sum() if weights is None else (weights * rows).sum())
+        return Terms(terms.rest + jacobian, terms.rows + row_jacobian).total(self.program.data.weights)
+
+    def log_volume(self, u: Tensor) -> Tensor:
+        """log|dz/du| at one vector, that of each row's locals times its weight."""
+        globals_, locals_ = self.split(u)
+        _, jacobian = self.view.constrain_globals(globals_)
+        _, row_jacobian = self.view.constrain_locals(locals_)
+        return Terms(jacobian, row_jacobian).total(self.program.data.weights)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and its gradient at one vector (size,), or at each of several (chains, size)."""

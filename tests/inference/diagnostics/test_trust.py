@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import inference.diagnostics.by_row
 import inference.diagnostics.importance
 import zoo
 from guides import FullRank
 from inference import SVI, Exact, fit
-from inference.diagnostics.verdict import verdict
 from tests.cases import posteriordb
 from tests.cases.models import SCHOOLS, ZOO_CASES, EightSchools, LinearFactors
 from zoo.program.prepare import prepare
@@ -63,21 +63,6 @@ def test_mean_field_on_a_funnel_is_not_to_be_trusted():
     assert found.diagnostics["khat"] > 0.7
     assert found.verdict.startswith("do not trust")
     assert any("khat" in w for w in found.warnings)
-
-
-@pytest.mark.parametrize(
-    ("shape", "converged", "said"),
-    [
-        (0.3, True, "trust:"),
-        (0.6, True, "usable with care"),
-        (0.9, True, "do not trust"),
-        (float("inf"), True, "do not trust"),
-        (float("nan"), True, "as far as can be told"),
-        (0.3, False, "not converged"),
-    ],
-)
-def test_verdicts(shape, converged, said):
-    assert said in verdict(shape, converged, -3.0, 0.1)
 
 
 def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):

@@ -1,0 +1,182 @@
+"""A look around the draws of q: at tails they are too narrow for, and at modes they have none of.
+
+Weights p / q say nothing of where q has no draws: a q that is too narrow, or sits in one of two modes, may have the
+best Pareto shape. So the posterior is weighed once more, by draws of a proposal that owes little to q.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guides.curvature import hessian
+from inference.approximations.rows import chunk_for, log_mean_exp
+from inference.diagnostics.pareto import most_shape, smoothed
+from inference.diagnostics.shifts import Moments, moments, scalars
+from inference.sampling.climbs import climb_together
+from inference.sampling.paths import log_densities
+from inference.sampling.students import Students
+from zoo.errors import ModelError
+from zoo.program.flat_density import CHUNK, Density
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values, many
+
+LARGEST = 60  # coordinates up to which a Student mixture can be hoped to cover a posterior
+SAMPLE = 1000  # draws that the first proposal is fitted to
+PRIOR = 40  # draws of the prior that climbs are started from, and of wide draws around q
+RANKS = (0.0, 0.3, 0.6)  # shares of these with a higher density than those that are taken
+STEPS = 80  # evaluations of all climbs together
+WIDE = 4.0  # standard deviations of q that starts are spread by
+GUARD, GUARD_SHARE = 3.0, 0.15  # spread and share of the component that stays as wide as it is
+MODES = 4  # most that the proposal is given components for
+FLATTEST, STEEPEST = 1 / 9, 1e8  # curvatures at a mode, in those of q, beyond which they are not believed
+ROUNDS = (0.2, 0.3)  # shares of the draws after which the proposal is refitted
+ENOUGH = 400.0  # draws in effect from which its moments count
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What draws of a wide proposal say of the posterior.
+
+    Attributes
+    ----------
+    moments
+        Of the scalars, None where these draws cannot say.
+    evidence, error
+        The log of the mean of p / proposal, and its standard error.
+    modes
+        How many maxima of the density climbs have found outside of where q has its draws.
+    """
+
+    moments: Moments | None
+    evidence: float
+    error: float
+    modes: int
+
+
+def survey(program: Program, points: Values, values: Values, count: int) -> Survey | None:
+    """Climb from afar and from draws of the prior; weigh `count` draws around q and around what was found.
+
+    The proposal is a mixture of Student's t: one fitted to the draws, a wide one at the same place, one for each mode
+    found elsewhere. It is refitted twice to its own weighted draws (population Monte Carlo, Cappé et al. 2008).
+
+    Parameters
+    ----------
+    program, points
+        The program, and the values of parameters and network weights.
+    values
+        Draws of all latents, plain ones: those that are handed out.
+    count
+        How many draws to weigh.
+
+    Returns
+    -------
+    Survey or None
+        None where there are too many coordinates.
+    """
+    density = Density(program, points)
+    if density.size > LARGEST:
+        return None
+    total = len(next(iter(values.values())))
+    some = {n: v[torch.linspace(0, total - 1, min(SAMPLE, total)).long()] for n, v in values.items()}
+    u = many(lambda v: density.unconstrain(v), some, min(SAMPLE, total), CHUNK).double().cpu()
+    u = u[u.isfinite().all(1)]
+    if len(u) < 2 * density.size:
+        return None
+    centre, spread = u.mean(0), torch.cov(u.mT).reshape(density.size, density.size)
+    root, failed = torch.linalg.cholesky_ex(spread + 1e-10 * torch.diag(spread.diagonal().clamp_min(1e-30)))
+    if int(failed):
+        return None
+    found = _modes(density, centre, root)
+    ratio, u = _weighed(density, _around(density, centre, root, found), count)
+    evidence, error = log_mean_exp(ratio)
+    weights, shape = smoothed(ratio.numpy())
+    worth = 1 / np.square(weights).sum()
+    told = None
+    if worth >= ENOUGH and (math.isnan(shape) or shape <= most_shape(count)):
+        kept = weights > 1e-12 * weights.max()
+        drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
+        x, _ = scalars(program, points, drawn, int(kept.sum()))
+        told = moments(x, weights[kept] / weights[kept].sum())
+    return Survey(told, float(evidence), float(error), len(found))
+
+
+def _modes(density: Density, centre: Tensor, root: Tensor) -> Tensor:
+    """Distinct ends of climbs from afar that lie outside of the draws of q, the highest first, (modes, size)."""
+    size = len(centre)
+    wide = Students(torch.ones(1).double(), centre[None], WIDE * root[None], 1).draw(PRIOR)
+    starts = torch.cat([_ranked(density, wide), _ranked(density, _prior_draws(density))])
+    ends, height = climb_together(density, starts, centre, root, STEPS)
+    v = torch.linalg.solve_triangular(root, (ends - centre).mT, upper=False).mT
+    outside = (v.square().sum(1) > size + 6 * math.sqrt(2 * size) + 10) & height.isfinite()
+    kept: list[int] = []
+    for at in height.argsort(descending=True).tolist():
+        if bool(outside[at]) and all(float((v[at] - v[other]).norm()) > 1 for other in kept):
+            kept.append(at)
+    return ends[kept[:MODES]]
+
+
+def _ranked(density: Density, u: Tensor) -> Tensor:
+    """Some of these points: the highest, and some lower ones."""
+    height = log_densities(density, u, chunk_for(density.program))
+    order = height.argsort(descending=True)[: int(height.isfinite().sum())]
+    at = [order[int(rank * len(order))] for rank in RANKS if len(order)]
+    return u[torch.stack(at)] if at else u[:0]
+
+
+def _prior_draws(density: Density) -> Tensor:
+    """Draws of the prior as unconstrained vectors, (draws, size); none where it cannot be drawn from."""
+    program = density.program
+    u = []
+    try:
+        with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart
+            warnings.simplefilter("ignore", UserWarning)
+            draws = [program.simulate(density.points, observed=False) for _ in range(PRIOR)]
+    except ModelError:
+        draws = []
+    for drawn in draws:
+        try:
+            u.append(density.unconstrain({s.name: drawn[s.name] for s in program.latents}).double().cpu())
+        except RuntimeError:  # a matrix without a Cholesky factor
+            continue
+    stacked = torch.stack(u) if u else torch.empty(0, density.size).double()
+    return stacked[stacked.isfinite().all(1)]
+
+
+def _around(density: Density, centre: Tensor, root: Tensor, modes: Tensor) -> Students:
+    """The first proposal: around the draws of q, around each mode, and widely around the draws."""
+    trils = [root, *(_curved(density, mode, root) for mode in modes), GUARD * root]
+    each = 0.4 / max(1, len(modes))
+    shares = torch.tensor([1.0, *[each] * len(modes)], dtype=torch.float64)
+    shares = torch.cat([shares / shares.sum() * (1 - GUARD_SHARE), torch.full((1,), GUARD_SHARE).double()])
+    return Students(shares, torch.cat([centre[None], modes, centre[None]]), torch.stack(trils), fixed=1)
+
+
+def _curved(density: Density, mode: Tensor, root: Tensor) -> Tensor:
+    """Cholesky factor of the covariance that the curvature at a mode stands for, within bounds."""
+    second = root.mT @ hessian(density, mode.to(density.like)) @ root
+    if not bool(second.isfinite().all()):
+        return root
+    values, vectors = torch.linalg.eigh(-second)
+    scaled = root @ vectors * values.clamp(FLATTEST, STEEPEST).rsqrt()
+    tril: Tensor = torch.linalg.cholesky(scaled @ scaled.mT)
+    return tril
+
+
+def _weighed(density: Density, proposal: Students, count: int) -> tuple[Tensor, Tensor]:
+    """Refit the proposal, and weigh draws of the last: log p - log proposal (count,), and the draws (count, size)."""
+    chunk = chunk_for(density.program)
+    for share in ROUNDS:
+        u = proposal.draw(int(share * count))
+        ratio = log_densities(density, u, chunk) - proposal.log_prob(u)
+        if not bool(ratio.isfinite().any()):
+            break
+        weights, _ = smoothed(ratio.numpy())
+        proposal = proposal.refitted(u, torch.from_numpy(weights))
+    u = proposal.draw(count)
+    return log_densities(density, u, chunk) - proposal.log_prob(u), u

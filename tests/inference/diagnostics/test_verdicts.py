@@ -1,0 +1,209 @@
+"""Verdicts about the draws that are handed out, against exact posteriors: skewed, narrow, bimodal, heavy-tailed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import stats
+
+import zoo
+from inference import SVI, Fit, Laplace, Pathfinder, fit
+from inference.approximations.corrected import Corrected
+from inference.approximations.normals import Normals
+from inference.diagnostics.importance import judge
+from inference.diagnostics.shifts import Shifts, moments, shifts
+from inference.diagnostics.verdict import Evidence, verdict
+from inference.sampling.paths import Normal
+from tests.cases.models import FLIPS, SCHOOLS, NonCentred, NormalMean, coin
+from zoo import Positive, Real
+from zoo.program.prepare import prepare
+from zoo.replay.random import reseed
+
+WAITS = [0.4, 1.9, 0.7]
+
+
+@zoo.model(wait=Positive("row"))
+def skewed(wait):
+    """Gamma(1.5 + 3, 1 + 3): its density over log rate is skewed."""
+    rate = pyro.sample("rate", dist.Gamma(1.5, 1.0))
+    with pyro.plate("row", len(wait)):
+        pyro.sample("wait", dist.Exponential(rate), obs=wait)
+
+
+EXACT = stats.gamma(4.5, scale=1 / (1 + sum(WAITS)))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Laplace(), Pathfinder(), pytest.param(SVI(), marks=pytest.mark.slow)],
+    ids=lambda m: type(m).__name__,
+)
+def test_corrected_draws_are_of_the_posterior(method):
+    """A Normal over log rate has a mean too low; weighted it has not."""
+    found = fit(skewed(), WAITS, method=method, seed=0, progress=False)
+    stats_of = found.posterior["sample_stats"]
+    draws, weight = found.posterior["posterior"]["rate"].to_numpy()[0], stats_of["weight"].to_numpy()[0]
+    assert len(draws) == found.draw_count == 1000
+    worth = 1 / (1 / 1000 + 1 / found.diagnostics["ess"])
+    assert abs(draws.mean() - EXACT.mean()) < 4 * EXACT.std() / np.sqrt(worth)
+    assert draws.std() == pytest.approx(EXACT.std(), rel=4 * np.sqrt(1.2 / worth))  # kurtosis 3 + 6 / 4.5
+    np.testing.assert_allclose(np.quantile(draws, [0.05, 0.5, 0.95]), EXACT.ppf([0.05, 0.5, 0.95]), rtol=0.09)
+    assert found.verdict.startswith("trust: ")
+    # Each density is of its own: the weight is exp(log p - log q), smoothed in its tail.
+    ratio = stats_of["log_p"].to_numpy()[0] - stats_of["log_q"].to_numpy()[0]
+    low = ratio < np.quantile(ratio, 0.5)
+    assert np.ptp(np.log(weight[low]) - ratio[low]) < 1e-6
+    assert abs(found.diagnostics["evidence"] - fit(skewed(), WAITS, method="exact").objective.value) < 0.02
+    assert found.sample(7).sizes["draw"] == 7
+
+
+def test_uncorrected_draws_are_those_of_q():
+    found = fit(skewed(), WAITS, method=Laplace(corrected=False), seed=0, progress=False)
+    shape, rate = 4.5, 1 + sum(WAITS)
+    q = stats.lognorm(shape**-0.5, scale=shape / rate)  # the mode over log rate, with the curvature there
+    draws = found.posterior["posterior"]["rate"].to_numpy()[0]
+    assert draws.mean() == pytest.approx(q.mean(), rel=0.02)
+    row = found.shifts.loc["rate"]
+    assert row["mean_shift"] == pytest.approx((q.mean() - EXACT.mean()) / EXACT.std(), abs=5 * row["mean_error"])
+    assert row["sd_ratio"] == pytest.approx(q.std() / EXACT.std(), abs=5 * row["sd_error"])
+    assert found.diagnostics["mean_shift"] == row["mean_shift"]
+    assert found.diagnostics["sd_ratio"] == row["sd_ratio"]
+    assert not found.verdict.startswith("trust")
+    assert "weight" not in found.posterior["sample_stats"]
+
+
+def test_shifts_are_labelled_as_summaries_are():
+    found = fit(NonCentred(), SCHOOLS, method=Laplace(), seed=0, progress=False)
+    assert list(found.shifts.index) == list(found.summary().index)
+
+
+def test_corrected_draws_are_saved_and_read(tmp_path):
+    found = fit(skewed(), WAITS, method=Laplace(), seed=0, progress=False)
+    again = Fit.load(found.save(tmp_path / "fit"), skewed)
+    assert isinstance(again.approximation, Corrected)
+    assert repr(again) == repr(found)
+    assert again.shifts.equals(found.shifts)
+    assert again.log_prob().equals(found.log_prob())
+    for group in ("posterior", "sample_stats", "log_likelihood"):
+        assert again.posterior[group].to_dataset().identical(found.posterior[group].to_dataset())
+
+
+def test_a_weight_of_two_is_the_row_twice():
+    weights = [2, 1, 3]
+    found = fit(skewed(), WAITS, method=Laplace(), seed=0, weights=weights, progress=False)
+    twice = fit(skewed(), np.repeat(WAITS, weights), method=Laplace(), seed=0, progress=False)
+    exact = stats.gamma(1.5 + 6, scale=1 / (1 + np.dot(weights, WAITS)))
+    for each in (found, twice):
+        assert abs(float(each.draws.values["rate"].mean()) - exact.mean()) < 4 * exact.std() / np.sqrt(900)
+        assert each.verdict.startswith("trust")
+    errors = np.hypot(found.diagnostics["evidence_error"], twice.diagnostics["evidence_error"])
+    assert abs(found.diagnostics["evidence"] - twice.diagnostics["evidence"]) < 4 * errors
+    assert found.diagnostics["laplace_evidence"] == pytest.approx(twice.diagnostics["laplace_evidence"])
+
+
+def judged(model, data, *normals, **settings):
+    """Verdict on a mixture of Normals over the unconstrained vector, given by means and standard deviations."""
+    members = [
+        Normal(torch.tensor(m, dtype=torch.float64), torch.diag(torch.tensor(s, dtype=torch.float64)))
+        for m, s in normals
+    ]
+    program = prepare(model, data, device="cpu")
+    reseed(0)
+    return judge(program, Normals.of(members), {}, converged=True, holes=True, **settings)
+
+
+@zoo.model(x=Real("row"))
+def either(x):
+    """Two peaks, at about -3 and 3, the right one with 9 times the mass."""
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(a.abs() + 0.35 * torch.sigmoid(-5 * a), 0.5), obs=x)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+def test_a_narrow_approximation_is_not_handed_out_with_trust(share):
+    """NormalMean's posterior is a Normal; one that is narrower has a fine k-hat up to 1 - share^2."""
+    x = np.array([1.0, 2.5, -0.3, 4.0])
+    precision = 1 / 100 + len(x) / 4
+    mean, sd = sum(x) / 4 / precision, precision**-0.5
+    found = judged(NormalMean(), x, ([mean], [share * sd]), corrected=False)
+    assert not found.verdict.startswith("trust") or share >= 0.9
+    assert found.diagnostics["sd_ratio"] < 0.97
+    exact = judged(NormalMean(), x, ([mean], [sd]))
+    assert exact.verdict.startswith("trust")
+
+
+def test_one_mode_of_two_is_not_trusted():
+    """A Normal at one mode has ratios without any spread to speak of there; the other mode is found from afar."""
+    x = [3.2, 2.9, 3.1]
+    sd = (3 / 0.25 + 1 / 25) ** -0.5
+    centre = np.mean(x) / (1 + 0.25 / 3 / 25)
+    one = judged(either(), x, ([centre], [sd]))
+    assert one.diagnostics["khat"] < 0.5 or np.isnan(one.diagnostics["khat"])
+    assert one.verdict.startswith("do not trust")
+    assert "other mode" in one.verdict
+    both = judged(either(), x, ([centre], [sd]), ([-centre + 0.35], [sd]))
+    assert both.verdict.startswith("trust")
+
+
+def test_moments_of_weighted_draws_have_the_errors_they_say():
+    """z-scores of means and sds, and of their shifts, over many pools of a t weighted to a Normal."""
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(300):
+        x = rng.standard_t(5, size=(600, 1))
+        ratio = (stats.norm.logpdf(x) - stats.t(5).logpdf(x))[:, 0]
+        weights = np.exp(ratio) / np.exp(ratio).sum()
+        found, off = moments(x, weights), shifts(x, weights)
+        scores.append(
+            [
+                found.mean[0] / found.mean_error[0],
+                (found.sd[0] - 1) / found.sd_error[0],
+                off.mean[0] / off.mean_error[0],
+                (off.sd[0] - np.sqrt(5 / 3)) / off.sd_error[0],
+            ]
+        )
+    spread = np.std(scores, 0)
+    assert (np.abs(np.mean(scores, 0)) < 0.5).all()  # the sd of a t with 5 degrees of freedom hardly has an error
+    assert (spread > 0.8).all()
+    assert (spread < 1.25).all()
+
+
+NEAR = Shifts(np.array([0.01]), np.array([1.01]), np.array([0.01]), np.array([0.01]))
+GOOD = Evidence(0.3, 10_000, 6000.0, True, NEAR, ["a"], True, "", True, "log p(x) = -3.0 +- 0.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "trust: k-hat 0.30"),
+        ({"shape": float("nan")}, "trust: p / q has no spread"),
+        ({"shape": 0.9}, "do not trust: k-hat 0.90 is above 0.7"),
+        ({"shape": 0.67, "confirmed": False}, "usable with care"),
+        ({"shape": 0.67}, "trust"),
+        ({"shape": 0.62, "count": 300}, "do not trust: k-hat 0.62 is above 0.6"),
+        ({"shape": float("inf")}, "do not trust"),
+        ({"worth": 12.0}, "do not trust: a few draws outweigh"),
+        ({"missed": "it misses a mode"}, "do not trust: it misses a mode"),
+        ({"away": replace(NEAR, mean=np.array([-0.2]))}, "usable with care"),
+        ({"away": replace(NEAR, mean=np.array([-0.5]))}, "do not trust"),
+        ({"away": replace(NEAR, sd=np.array([0.8]))}, "usable with care"),
+        ({"away": replace(NEAR, sd=np.array([0.5]))}, "do not trust"),
+        ({"away": replace(NEAR, mean_error=np.array([0.2]))}, "usable with care"),
+    ],
+)
+def test_what_is_said(change, said):
+    assert verdict(replace(GOOD, **change)).startswith(said)
+
+
+def test_a_climb_that_has_not_come_to_its_end_is_said():
+    assert "not converged" in verdict(replace(GOOD, converged=False))
+
+
+def test_a_coin_is_trusted():
+    assert fit(coin(a=2.0), FLIPS, method=Laplace(), seed=0, progress=False).verdict.startswith("trust")
