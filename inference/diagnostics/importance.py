@@ -253,7 +253,9 @@ def finite(ratio: Tensor, good: Tensor) -> Tensor:
     return ratio
 
 
-def resampled(program: Program, q: Approximation, pool: Pool, weights: np.ndarray, x: np.ndarray, keep: int) -> Corrected:
+def resampled(
+    program: Program, q: Approximation, pool: Pool, weights: np.ndarray, x: np.ndarray, keep: int
+) -> Corrected:
     """Take draws by their weights (draws,), summing to 1: systematic resampling in random order (Kitagawa 1996).
 
     Of several such samples the one whose means and variances are nearest to those of all weighted draws, over the
@@ -274,8 +276,9 @@ def _systematic(weights: np.ndarray, keep: int) -> np.ndarray:
     order = torch.randperm(len(weights)).numpy()
     edges = np.cumsum(weights[order])
     places = (np.arange(keep) + float(torch.rand((), dtype=torch.float64))) / keep * edges[-1]
-    at: np.ndarray = order[np.searchsorted(edges, places).clip(max=len(weights) - 1)]
-    return at[torch.randperm(keep).numpy()]
+    at = order[np.searchsorted(edges, places).clip(max=len(weights) - 1)]
+    shuffled: np.ndarray = at[torch.randperm(keep).numpy()]
+    return shuffled
 
 
 def kept_for(program: Program) -> int:
