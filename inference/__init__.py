@@ -4,10 +4,12 @@ from zoo import catalogue as _catalogue
 
 # Beside the methods, which are found in their files; after a change here: python -m zoo.stubs
 _EXPORTS = {
+    "Calibration": "inference.calibration",
     "Comparison": "inference.comparison",
     "Fit": "inference.posterior.fit",
     "Method": "inference.method",
     "az": "inference.diagnostics.arviz",
+    "calibrate": "inference.calibration",
     "compare": "inference.comparison",
     "fit": "inference.fitting",
     "update": "inference.fitting",

@@ -1,5 +1,7 @@
 """Inference: methods that climb the bound, one per file, and what a fit can do."""
 
+from inference.calibration import Calibration as Calibration
+from inference.calibration import calibrate as calibrate
 from inference.comparison import Comparison as Comparison
 from inference.comparison import compare as compare
 from inference.diagnostics.arviz import az as az

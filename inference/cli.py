@@ -1,4 +1,4 @@
-"""The command line: zoo list, show, explain, fit, compare, summary."""
+"""The command line: zoo list, show, explain, fit, compare, calibrate, summary."""
 
 from __future__ import annotations
 
@@ -140,6 +140,34 @@ def compare(
     typer.echo(str(result))
     if out is not None:
         typer.echo(f"\nsaved to {result.save(out)}")
+
+
+@app.command()
+def calibrate(
+    model: MODEL,
+    data: DATA,
+    method: Annotated[str, typer.Option("--method", "-m", help="exact, cavi, svi, laplace, nuts, ...")],
+    simulations: Annotated[int, typer.Option("--simulations", "-n", min=2, help="How many data sets")] = 200,
+    guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, full_rank, ...")] = None,
+    set_: SET = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
+    ] = None,
+    seed: SEED = None,
+    weights: WEIGHTS = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
+) -> None:
+    """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
+    made, chosen = _model(model, set_), _method(method, guide, option)
+    from inference.calibration import calibrate as calibrate_method
+
+    result = calibrate_method(
+        made, chosen, like=_data(data), simulations=simulations, seed=seed, weights=weights, folder=out
+    )
+    typer.echo(str(result))
+    if out is not None:
+        typer.echo(f"\nsaved to {out}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self, TypeVar
 
@@ -16,7 +16,7 @@ from inference.coordinate.memory import Memory
 from inference.runtime.settings import settings_of
 from zoo import catalogue
 from zoo.data.bind import Source
-from zoo.errors import FitError, MethodError, UnknownNameError
+from zoo.errors import FitError, MethodError, UnknownNameError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -125,9 +125,12 @@ class Method(ABC):
         Whether it can read rows in chunks from a file.
     of_starts
         Settings of how a first fit is found, which mean nothing when a fit is continued.
+    together
+        How many programs `run_each` is best given at once.
     """
 
     streams: ClassVar[bool] = False
+    together: ClassVar[int] = 1
     of_starts: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -141,6 +144,24 @@ class Method(ABC):
     @abstractmethod
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Fit the program. The global RNG has been seeded by the caller."""
+
+    def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
+        """Fit programs that differ in what is observed only, or say what broke down; nobody looks at one of the fits.
+
+        A method may do this in one tensor program for all, and leave out what is for readers: traces and verdicts. What
+        it hands out has to be distributed as `run` would have it.
+        """
+        outcomes: list[Outcome | ZooError] = []
+        for program in programs:
+            try:
+                outcomes.append(self.run(program))
+            except ZooError as error:
+                outcomes.append(error)
+            except RuntimeError as error:
+                if "linalg" not in str(error):
+                    raise
+                outcomes.append(FitError(str(error).partition("\n")[0]))
+        return outcomes
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Go on from a fit with more rows.

@@ -54,7 +54,14 @@ def tree(
     attrs
         Noted on the tree.
     """
-    sampled = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive")
+    sampled = (
+        "posterior",
+        "sample_stats",
+        "log_likelihood",
+        "posterior_predictive",
+        "prior_sbc",
+        "posterior_sbc",
+    )
     datasets = {}
     for group, variables in groups.items():
         lead = ("chain", "draw") if group in sampled else ()
@@ -76,6 +83,12 @@ def read_tree_summary(path: Path) -> pd.DataFrame:
     """Summarize the draws or the point of a NetCDF file."""
     with xr.open_datatree(path, engine="h5netcdf") as data:
         return summarize(data.load())
+
+
+def read_tree(path: Path) -> xr.DataTree:
+    """Read a NetCDF file into memory."""
+    with xr.open_datatree(path, engine="h5netcdf") as data:
+        return data.load()
 
 
 def summarize(data: xr.DataTree) -> pd.DataFrame:
@@ -168,3 +181,8 @@ def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
     """Draw intervals of several fits side by side; return ArviZ's `PlotCollection`."""
     trees = {label: xr.DataTree.from_dict({"/posterior": dataset}) for label, dataset in data.items()}
     return _arviz().plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")
+
+
+def ecdf_plot(data: xr.DataTree, group: str) -> Any:
+    """Draw ECDFs of numbers that should be uniform, less theirs, in their envelope; return a `PlotCollection`."""
+    return _arviz().plot_ecdf_pit(data, group=group, backend="matplotlib")
