@@ -16,6 +16,7 @@ from inference.approximations.corrected import Corrected
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
 from inference.diagnostics.agreement import RHAT_GOOD, rhat_of_starts
+from inference.diagnostics.labelling import labelling_of, restricted
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
 from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
@@ -49,7 +50,9 @@ class Judgement:
         The ELBO, or the importance-weighted bound of several particles.
     diagnostics
         "khat", "evidence" and "evidence_error"; "mean_shift" and "sd_ratio" of q, the largest; "ess", the draws in
-        effect after weighing; of rows also "khat_rows", "khat_rows_above" and "khat_rows_max".
+        effect after weighing; of exchangeable states "log_labellings", log K!, which is part of the evidence, and
+        "own_labelling", the share of q's draws that are of one labelling; of rows also "khat_rows", "khat_rows_above"
+        and "khat_rows_max".
     warnings
         Where q is far from the posterior.
     verdict
@@ -122,10 +125,12 @@ def judge(
     """
     pool = drawn(program, q, points, draws_for(program))
     ratio = pool.log_ratio if holes else finite(pool.log_ratio, pool.log_ratio.isfinite())
-    weights, shape = smoothed(ratio.numpy())
+    labelling = labelling_of(program, pool.values)
+    target_ratio = restricted(ratio, pool.values, labelling)
+    weights, shape = smoothed(target_ratio.numpy())
     many_draws = len(ratio) >= FEWEST_FOR_KHAT
     shape = shape if many_draws else math.nan
-    value, error = (float(v) for v in log_mean_exp(ratio))
+    value, error = (float(v) for v in log_mean_exp(target_ratio))
     fixed = q.guide.points(program) if isinstance(q, Trained) else ()
     bound = _objective(ratio[ratio.isfinite()], particles)
     bound = replace(bound, kind=f"{bound.kind}_at_point") if fixed else bound
@@ -145,10 +150,18 @@ def judge(
         "ess": float(1 / np.square(weights).sum()),
     }
     log_p = f"log p({', '.join(('x', *fixed))}) = {value:.3f} +- {error:.2g} by importance weighting"
+    if labelling is not None:
+        diagnostics["log_labellings"] = labelling.log_modes
+        diagnostics["own_labelling"] = float(target_ratio.isfinite().double().mean())
+        log_p += f", {labelling.log_modes:.3f} of it for the {labelling}, of which draws are of one"
     words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
+
+    def look(values: Values) -> Survey | None:
+        return survey(program, points, values, len(ratio), labelling)
+
     if many_draws:
         held = given.values if isinstance(given, Corrected) else pool.values
-        wide = survey(program, points, held, len(ratio)) if sound and not fixed and not _obstacle(program) else None
+        wide = look(held) if sound and not fixed and not _obstacle(program) else None
         target = moments(x, weights)
         plain = target if given is not q else moments(x, np.full(len(x), 1 / len(x)))
         words = verdict(

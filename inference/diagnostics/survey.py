@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guides.curvature import hessian
 from inference.approximations.rows import chunk_for, log_mean_exp
+from inference.diagnostics.labelling import Labelling, restricted
 from inference.diagnostics.pareto import most_shape, smoothed
 from inference.diagnostics.shifts import Moments, moments, scalars
 from inference.sampling.climbs import climb_together
@@ -59,7 +60,9 @@ class Survey:
     modes: int
 
 
-def survey(program: Program, points: Values, values: Values, count: int) -> Survey | None:
+def survey(
+    program: Program, points: Values, values: Values, count: int, labelling: Labelling | None = None
+) -> Survey | None:
     """Climb from afar and from draws of the prior; weigh `count` draws around q and around what was found.
 
     The proposal is a mixture of Student's t: one fitted to the draws, a wide one at the same place, one for each mode
@@ -73,6 +76,8 @@ def survey(program: Program, points: Values, values: Values, count: int) -> Surv
         Draws of all latents, plain ones: those that are handed out.
     count
         How many draws to weigh.
+    labelling
+        Of exchangeable states, the part of the posterior that is looked at.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def survey(program: Program, points: Values, values: Values, count: int) -> Surv
         return None
     total = len(next(iter(values.values())))
     some = {n: v[torch.linspace(0, total - 1, min(SAMPLE, total)).long()] for n, v in values.items()}
-    u = many(lambda v: density.unconstrain(v), some, min(SAMPLE, total), CHUNK).double().cpu()
+    u = _unconstrained(density, some)
     u = u[u.isfinite().all(1)]
     if len(u) < 2 * density.size:
         return None
@@ -92,8 +97,8 @@ def survey(program: Program, points: Values, values: Values, count: int) -> Surv
     root, failed = torch.linalg.cholesky_ex(spread + 1e-10 * torch.diag(spread.diagonal().clamp_min(1e-30)))
     if int(failed):
         return None
-    found = _modes(density, centre, root)
-    ratio, u = _weighed(density, _around(density, centre, root, found), count)
+    found = _modes(density, centre, root, labelling)
+    ratio, u = _weighed(density, _around(density, centre, root, found), count, labelling)
     evidence, error = log_mean_exp(ratio)
     weights, shape = smoothed(ratio.numpy())
     worth = 1 / np.square(weights).sum()
@@ -106,12 +111,22 @@ def survey(program: Program, points: Values, values: Values, count: int) -> Surv
     return Survey(told, float(evidence), float(error), len(found))
 
 
-def _modes(density: Density, centre: Tensor, root: Tensor) -> Tensor:
+def _unconstrained(density: Density, values: Values) -> Tensor:
+    """Vectors of several draws, (draws, size)."""
+    count = len(next(iter(values.values())))
+    u: Tensor = many(density.unconstrain, values, count, CHUNK)
+    return u.double().cpu()
+
+
+def _modes(density: Density, centre: Tensor, root: Tensor, labelling: Labelling | None) -> Tensor:
     """Distinct ends of climbs from afar that lie outside of the draws of q, the highest first, (modes, size)."""
     size = len(centre)
     wide = Students(torch.ones(1).double(), centre[None], WIDE * root[None], 1).draw(PRIOR)
     starts = torch.cat([_ranked(density, wide), _ranked(density, _prior_draws(density))])
     ends, height = climb_together(density, starts, centre, root, STEPS)
+    if labelling is not None and bool(height.isfinite().any()):
+        ends, height = ends[height.isfinite()], height[height.isfinite()]
+        ends = _unconstrained(density, labelling.moved(density.constrain_all(ends.to(density.like))))
     v = torch.linalg.solve_triangular(root, (ends - centre).mT, upper=False).mT
     outside = (v.square().sum(1) > size + 6 * math.sqrt(2 * size) + 10) & height.isfinite()
     kept: list[int] = []
@@ -168,15 +183,20 @@ def _curved(density: Density, mode: Tensor, root: Tensor) -> Tensor:
     return tril
 
 
-def _weighed(density: Density, proposal: Students, count: int) -> tuple[Tensor, Tensor]:
+def _weighed(density: Density, proposal: Students, count: int, labelling: Labelling | None) -> tuple[Tensor, Tensor]:
     """Refit the proposal, and weigh draws of the last: log p - log proposal (count,), and the draws (count, size)."""
-    chunk = chunk_for(density.program)
     for share in ROUNDS:
         u = proposal.draw(int(share * count))
-        ratio = log_densities(density, u, chunk) - proposal.log_prob(u)
+        ratio = _heights(density, u, labelling) - proposal.log_prob(u)
         if not bool(ratio.isfinite().any()):
             break
         weights, _ = smoothed(ratio.numpy())
         proposal = proposal.refitted(u, torch.from_numpy(weights))
     u = proposal.draw(count)
-    return log_densities(density, u, chunk) - proposal.log_prob(u), u
+    return _heights(density, u, labelling) - proposal.log_prob(u), u
+
+
+def _heights(density: Density, u: Tensor, labelling: Labelling | None) -> Tensor:
+    """Log densities (count,) of vectors in the part of the posterior that is looked at."""
+    log_p = log_densities(density, u, chunk_for(density.program))
+    return log_p if labelling is None else restricted(log_p, density.constrain_all(u.to(density.like)), labelling)

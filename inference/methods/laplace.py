@@ -16,6 +16,7 @@ from guides.variational import Variational
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import judge
+from inference.diagnostics.labelling import APART
 from inference.method import Method, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import climb
@@ -33,7 +34,8 @@ class Laplace(Method):
     u* maximizes log p(x, z(u)) + log|dz/du| over unconstrained vectors, enumerated sites summed out, by L-BFGS and
     Newton steps; H is the Hessian there (Tierney and Kadane 1986; MacKay 2003, chapter 27). Exact for a Normal
     posterior. The objective is its ELBO; its own estimate of the evidence, log p(x, u*) + d/2 log 2 pi - 1/2 log|-H|,
-    is the diagnostic "laplace_evidence". Pareto k-hat says whether the posterior is close to Normal.
+    is the diagnostic "laplace_evidence", with log K! more where K exchangeable states have as many modes that lie
+    apart. Pareto k-hat says whether the posterior is close to Normal.
 
     Parameters
     ----------
@@ -74,12 +76,15 @@ class Laplace(Method):
         q = normal_guide(program, start, mode, triangular_of_inverse(root))
         height = float(density.log_prob(mode.to(program.device, program.dtype)))
         log_p = height + 0.5 * len(mode) * math.log(2 * math.pi) - float(root.diagonal().log().sum())
+        fitted = Trained(FullRank(), q.requires_grad_(False).eval(), program.data)
+        judgement = judge(program, fitted, {}, converged=True, corrected=self.corrected)
+        modes = judgement.diagnostics.get("log_labellings", 0.0)
+        if modes and judgement.diagnostics["own_labelling"] > APART:
+            log_p += modes
         same = sum(e.value > best.value - 0.1 for e in ends)
         reason = f"mode with log density {height:.4f}, {distance:.1e} standard deviations away at the end; "
         reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
-        fitted = Trained(FullRank(), q.requires_grad_(False).eval(), program.data)
-        judgement = judge(program, fitted, {}, converged=True, corrected=self.corrected)
         return Outcome(
             approximation=judgement.approximation,
             points={},

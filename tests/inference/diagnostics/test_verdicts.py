@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 import zoo
 from inference import SVI, Fit, Laplace, Pathfinder, fit
@@ -207,3 +208,53 @@ def test_a_climb_that_has_not_come_to_its_end_is_said():
 
 def test_a_coin_is_trusted():
     assert fit(coin(a=2.0), FLIPS, method=Laplace(), seed=0, progress=False).verdict.startswith("trust")
+
+
+# -- exchangeable states -----------------------------------------------------------------------------------------------
+
+
+def mixture(components):
+    """A mixture of unit Normals with means ~ Normal(0, 3), all states alike."""
+
+    @zoo.model(x=Real("row"))
+    def alike(x):
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(components)))
+        with pyro.plate("component", components):
+            mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+    return alike()
+
+
+def evidence_of(x, components):
+    """Sum over all assignments: each component's rows have a Normal density, assignments a Dirichlet-multinomial."""
+    parts = []
+    for states in itertools.product(range(components), repeat=len(x)):
+        sizes = np.bincount(states, minlength=components)
+        value = special.gammaln(components) - special.gammaln(components + len(x)) + special.gammaln(sizes + 1).sum()
+        for k in range(components):
+            own = x[np.array(states) == k]
+            if len(own):
+                value += stats.multivariate_normal(np.zeros(len(own)), np.eye(len(own)) + 9).logpdf(own)
+        parts.append(value)
+    return special.logsumexp(parts)
+
+
+@pytest.mark.parametrize(("gap", "components"), [(6.0, 2), (1.5, 2), (9.0, 3)], ids=["apart", "overlapping", "three"])
+@pytest.mark.parametrize("method", [Laplace(), Pathfinder()], ids=lambda m: type(m).__name__)
+def test_the_evidence_counts_every_labelling(gap, components, method):
+    rng = np.random.default_rng(components)
+    x = np.concatenate([rng.normal(gap * k, 0.7, 8 // components) for k in range(components)])
+    exact = evidence_of(x, components)
+    found = fit(mixture(components), x, method=method, seed=0, progress=False)
+    if found.verdict.startswith("trust"):
+        assert abs(found.diagnostics["evidence"] - exact) < 4 * found.diagnostics["evidence_error"] + 0.02
+    assert f"{components}! labellings of z" in found.verdict
+    assert found.diagnostics["log_labellings"] == pytest.approx(special.gammaln(components + 1))
+    if gap > 5:
+        assert found.verdict.startswith("trust")
+        assert found.diagnostics["own_labelling"] > 0.99
+        if isinstance(method, Laplace):
+            assert abs(found.diagnostics["laplace_evidence"] - exact) < 0.4
