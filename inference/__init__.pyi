@@ -15,5 +15,6 @@ from inference.methods.laplace import Laplace as Laplace
 from inference.methods.map import MAP as MAP
 from inference.methods.nuts import NUTS as NUTS
 from inference.methods.pathfinder import Pathfinder as Pathfinder
+from inference.methods.smc import SMC as SMC
 from inference.methods.svi import SVI as SVI
 from inference.posterior.fit import Fit as Fit

@@ -27,7 +27,7 @@ class BetaBernoulli(Model):
     ===========  ===========  ==========================
 
     Methods: ``exact`` (the posterior is Beta(a + sum x, b + n - sum x)); also ``cavi``, ``svi``, ``map``, ``laplace``,
-    ``pathfinder`` and ``nuts``.
+    ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: the zeros and ones are exchangeable; for groups with probabilities of their own declare a plate of groups.
 

@@ -29,7 +29,7 @@ class GammaPoisson(Model):
     ===========  ===========  ==========================
 
     Methods: ``exact`` (the posterior is Gamma(a + sum counts, b + n)); also ``cavi``, ``svi``, ``map``, ``laplace``,
-    ``pathfinder`` and ``nuts``.
+    ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: one rate for all rows, and variance equal to the mean; for counts that vary more than that use
     `PoissonMixture`. Every row stands for the same exposure.

@@ -28,6 +28,7 @@ from zoo.testing.methods import method_checks
 QUICK = {
     **{"steps": 20, "max_steps": 20},
     **{"paths": 2, "draws": 10, "chains": 2, "warmup": 5, "max_tree_depth": 2, "compile": False},
+    **{"populations": 4, "moves": 3},
 }
 SIMULATED = 1000  # rows
 STEP = 1e-3  # of finite differences, along a random direction of all unknowns

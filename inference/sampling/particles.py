@@ -1,0 +1,279 @@
+"""Tempered sequential Monte Carlo: populations of particles carried from the prior to the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.runtime.monitor import Monitor
+from inference.sampling.tempered import Tempered
+from zoo.errors import FitError
+
+LENGTH = 1.5  # of a trajectory, in standard deviations of the particles: a quarter of a Normal's orbit is pi / 2
+MOST_STEPS = 10  # leapfrog steps of a trajectory
+ACCEPTANCE = 0.8  # mean acceptance that the step size is adapted to
+HASTE = 1.5  # log step size moves by this times what the acceptance is off; its mean over particles has little noise
+JITTER = 0.5  # log step sizes of particles differ by so much: necks need small ones, and no one length is periodic
+FORGOTTEN = 0.2  # largest correlation with where particles began at which they have moved enough
+PROGRESS = 0.02  # by which a further move has to lower the mean correlation
+FEWEST_MOVES = 3
+CLIP = 6.0  # particles further out than so many robust standard deviations say nothing more of the scale
+SMALLEST_STEP = 1e-8  # in the temperature, relative to where it is: below it the prior hardly meets the posterior
+HALVINGS = 60  # of an interval of temperatures
+MOST_TEMPERATURES = 1000
+
+
+@dataclass
+class Particles:
+    """Where the particles are.
+
+    Attributes
+    ----------
+    u
+        Unconstrained vectors, shape (populations * particles, size), population after population.
+    prior, joint, gradient
+        log p_0 and log p_1 at each, shape (count,), and the gradient of the tempered density, (count, size).
+    """
+
+    u: Tensor
+    prior: Tensor
+    joint: Tensor
+    gradient: Tensor
+
+    def take(self, at: Tensor) -> Particles:
+        """Return those at the given places."""
+        return Particles(self.u[at], self.prior[at], self.joint[at], self.gradient[at])
+
+    def tempered(self, temperature: float) -> Tensor:
+        """Log density on the way; -inf where the data are impossible or the density is no number."""
+        return self.prior + temperature * (self.joint - self.prior)
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    particles
+        Draws of the posterior.
+    log_evidence
+        Estimate by each population, shape (populations,).
+    temperatures
+        From 0 to 1.
+    acceptance
+        Of the moves at each temperature but the first.
+    moves
+        How many of these there were.
+    correlation
+        Of the particles with where they stood before the last moves: mean over coordinates.
+    ancestors
+        How many of the prior draws have descendants, the fewest of a population.
+    impossible
+        Share of the prior draws at which the density is zero or no number.
+    """
+
+    particles: Particles
+    log_evidence: Tensor
+    temperatures: list[float]
+    acceptance: list[float] = field(default_factory=list)
+    moves: list[int] = field(default_factory=list)
+    correlation: float = 1.0
+    ancestors: int = 0
+    impossible: float = 0.0
+
+
+def carry(target: Tempered, start: Tensor, populations: int, share: float, most: int, monitor: Monitor) -> Run:
+    """Carry particles from the prior to the posterior (Del Moral, Doucet and Jasra 2006).
+
+    At each temperature b the next is the one at which weights exp((b' - b) (log p_1 - log p_0)) leave `share` of the
+    particles in effect; their mean is the factor by which the normalizing constant grows; each population is resampled
+    by them, and moved by Hamiltonian trajectories that leave p_b' as it is, whose metric is the particles' own
+    covariance and whose step size follows the acceptance (Buchholz, Chopin and Jacob 2021). Schedule and kernels are
+    shared by all populations; weights and ancestors are not, so that their estimates are independent but for that.
+
+    Parameters
+    ----------
+    target
+        The densities.
+    start
+        Draws of the prior, shape (populations * particles, size).
+    populations
+        How many populations they are.
+    share
+        Between 0 and 1.
+    most
+        Most moves at a temperature.
+    monitor
+        Notes the log evidence so far after each temperature.
+
+    Raises
+    ------
+    FitError
+        If the data are impossible at all draws of the prior, or the temperature gets stuck.
+    """
+    size = len(start) // populations
+    bad = ~start.isfinite().all(1)  # where the prior underflows: a precision of exactly 0
+    now = Particles(start, *target(torch.where(bad[:, None], torch.zeros_like(start), start), 0.0))
+    now.joint[bad] = -math.inf
+    run = Run(now, start.new_zeros(populations, dtype=torch.float64), [0.0])
+    run.impossible = float((~now.joint.isfinite()).double().mean())
+    if run.impossible == 1.0:
+        raise FitError(
+            "smc: the data have density zero, or none that is a number, at all draws of the prior; narrow the priors, "
+            "or use nuts, which begins at starting values"
+        )
+    eve, kernel = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1])
+    while run.temperatures[-1] < 1.0:
+        before = run.temperatures[-1]
+        gain = (now.joint - now.prior).double()
+        after = next_temperature(gain, before, share)
+        if after - before < SMALLEST_STEP * before or len(run.temperatures) > MOST_TEMPERATURES:
+            raise FitError(
+                f"smc: stuck at temperature {before:.2g} on the way from the prior to the posterior; the likelihood "
+                "varies too sharply among the particles. Take more particles, or priors nearer to the data"
+            )
+        logs = ((after - before) * gain).reshape(populations, size)
+        run.log_evidence += logs.logsumexp(1) - math.log(size)
+        if bool(run.log_evidence.isneginf().any()):
+            raise FitError("smc: the data are impossible at all particles of a population; take more particles")
+        at = systematic(logs)
+        now, eve = now.take(at), eve[at]
+        now.gradient = target(now.u, after)[2]
+        run.temperatures.append(after)
+        now = kernel.move(now, after, populations, most, run)
+        monitor.record(len(run.temperatures) - 1, float(run.log_evidence.logsumexp(0)) - math.log(populations))
+    run.particles = now
+    run.ancestors = min(len(of.unique()) for of in eve.reshape(populations, size))
+    return run
+
+
+def next_temperature(gain: Tensor, before: float, share: float) -> float:
+    """Largest b <= 1 at which weights exp((b - before) gain) leave `share` of the particles: ESS / n >= share.
+
+    ESS = (sum w)^2 / sum w^2 (Jasra et al. 2011), over the particles that the data are possible at. By bisection, in
+    the logarithm of the step, because a wide prior needs first steps of 1e-10.
+    """
+    gain = gain[gain.isfinite()]
+
+    def remaining(step: float) -> float:
+        logs = step * gain
+        return float((2 * logs.logsumexp(0) - (2 * logs).logsumexp(0)).exp()) / len(gain)
+
+    if remaining(1.0 - before) >= share:
+        return 1.0
+    low, high = -300.0, math.log(1.0 - before)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if remaining(math.exp(middle)) >= share else (low, middle)
+    return before + math.exp(low)
+
+
+def systematic(logs: Tensor) -> Tensor:
+    """Resample each population by its log weights (populations, particles); positions in the flat order (count,).
+
+    Systematic resampling: one uniform number a population; every particle comes as often as expected, to the next
+    whole number below or above (Carpenter, Clifford and Fearnhead 1999). Descendants stay together.
+    """
+    populations, size = logs.shape
+    edges = logs.softmax(1).cumsum(1)
+    edges = edges / edges[:, -1:]
+    grid = torch.arange(size, dtype=logs.dtype, device=logs.device)
+    points = (torch.rand(populations, 1, dtype=logs.dtype, device=logs.device) + grid) / size
+    at = torch.searchsorted(edges, points).clamp_max(size - 1)
+    first = size * torch.arange(populations, device=logs.device)[:, None]
+    return (at + first).reshape(-1)
+
+
+class Kernel:
+    """Hamiltonian trajectories of all particles at once, adapted to where the particles are.
+
+    Parameters
+    ----------
+    target
+        The densities.
+    size
+        Number of coordinates.
+    """
+
+    def __init__(self, target: Tempered, size: int) -> None:
+        self.target, self.log_step = target, math.log(1.0 / size**0.25)
+
+    def move(self, now: Particles, temperature: float, populations: int, most: int, run: Run) -> Particles:
+        """Move until particles have forgotten where they stood, or further moves do not help, at most `most` times."""
+        root = metric(now.u)
+        begin = centred(now.u, populations)
+        # Wide coordinates of a population that has collapsed to one point have no correlation; they need moves too.
+        scale = begin.square().mean(0)
+        accepted, correlation, count = 0.0, 1.0, 0
+        while count < most:
+            now, acceptance = self._trajectory(now, temperature, root)
+            accepted, count = accepted + acceptance, count + 1
+            here = centred(now.u, populations)
+            each = (begin * here).mean(0) / (scale * here.square().mean(0)).sqrt().clamp_min(1e-300)
+            last, correlation = correlation, float(each.mean())
+            if count >= FEWEST_MOVES and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
+                break
+        run.acceptance.append(accepted / count)
+        run.moves.append(count)
+        run.correlation = correlation
+        return now
+
+    def _trajectory(self, now: Particles, temperature: float, root: Tensor) -> tuple[Particles, float]:
+        """One trajectory of each particle, accepted or not; and the mean acceptance.
+
+        Momenta are Normal in coordinates v with u = root v: (count, size) each.
+        """
+        steps = max(1, min(MOST_STEPS, math.ceil(LENGTH / math.exp(self.log_step))))
+        steps = int(torch.randint((steps + 1) // 2, steps + 1, ()))
+        step = (self.log_step + JITTER * (2 * torch.rand_like(now.u[:, :1]) - 1)).exp()
+        momentum = torch.randn_like(now.u)
+        energy = 0.5 * momentum.square().sum(1) - now.tempered(temperature)
+        then = now
+        for _ in range(steps):
+            momentum = momentum + 0.5 * step * (then.gradient @ root)
+            u = then.u + step * (momentum @ root.mT)
+            then = Particles(u, *self.target(u, temperature))
+            momentum = momentum + 0.5 * step * (then.gradient @ root)
+        change = energy - (0.5 * momentum.square().sum(1) - then.tempered(temperature))
+        chance = change.clamp_max(0.0).exp().nan_to_num(0.0)
+        good = torch.rand_like(chance) < chance
+        mean = float(chance.mean())
+        self.log_step = min(1.0, self.log_step + HASTE * (mean - ACCEPTANCE))
+
+        def kept(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(good if new.ndim == 1 else good[:, None], new, old)
+
+        pairs = zip(vars(then).values(), vars(now).values(), strict=True)
+        return Particles(*(kept(new, old) for new, old in pairs)), mean
+
+
+def centred(u: Tensor, populations: int) -> Tensor:
+    """Particles about the mean of their population, shape (count, size)."""
+    by_population = u.reshape(populations, -1, u.shape[1])
+    return (by_population - by_population.mean(1, keepdim=True)).reshape(u.shape)
+
+
+def metric(u: Tensor) -> Tensor:
+    """Root L of the particles' covariance L L^T, shape (size, size).
+
+    Particles far out are clipped; the covariance of `count` particles is shrunk towards its diagonal by size / (size +
+    count), so that it has full rank however few there are.
+    """
+    count, size = u.shape
+    quarters = torch.quantile(u, torch.tensor([0.25, 0.5, 0.75], dtype=u.dtype, device=u.device), dim=0)
+    spread = (quarters[2] - quarters[0]) / 1.349
+    spread = torch.where(spread > 0, spread, u.std(0))
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    scaled = ((u - quarters[1]) / spread).clamp(-CLIP, CLIP)
+    scaled = scaled - scaled.mean(0)
+    covariance = scaled.mT @ scaled / count
+    diagonal = covariance.diagonal().clamp_min(1e-6)
+    shrink = size / (size + count)
+    covariance = (1 - shrink) * covariance + shrink * torch.diag(diagonal)
+    covariance = covariance + torch.diag(1e-9 * diagonal)
+    root: Tensor = spread[:, None] * torch.linalg.cholesky(covariance)
+    return root

@@ -1,0 +1,257 @@
+"""SMC: exact evidences, masses of modes, errors that are what they say, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import stats
+from scipy.integrate import quad
+
+import zoo
+from inference import NUTS, SMC, Fit, fit
+from inference.diagnostics.agreement import mean_error
+from inference.sampling.particles import metric, next_temperature, systematic
+from inference.sampling.tempered import Tempered, prior_draws
+from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, coin
+from zoo import Real
+from zoo.program.flat_density import Density
+from zoo.program.prepare import prepare
+
+QUICK = SMC(compile=False)
+
+
+def found_by(model, data, method=QUICK, seed=0, **options):
+    return fit(model, data, method=method, seed=seed, progress=False, **options)
+
+
+def z_of(found, exact):
+    return (found.objective.value - exact) / found.objective.error
+
+
+@zoo.model(x=Real("row"))
+def two_sided(x):
+    """The sign of a is nearly lost: x is a with probability 0.2 and -a with 0.8."""
+    a = pyro.sample("a", dist.Normal(0.0, 10.0))
+    with pyro.plate("row", len(x)):
+        side = pyro.sample("side", dist.Categorical(torch.tensor([0.2, 0.8])))
+        pyro.sample("x", dist.Normal(torch.stack([a, -a])[side], 0.5), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def clusters(x):
+    """Each row has a mean of its own, and may be off by 4."""
+    centre = pyro.sample("centre", dist.Normal(0.0, 3.0))
+    with pyro.plate("row", len(x)):
+        side = pyro.sample("side", dist.Bernoulli(0.3))
+        mean = pyro.sample("mean", dist.Normal(centre, 1.0))
+        pyro.sample("x", dist.Normal(mean + 4.0 * side, 0.5), obs=x)
+
+
+# -- evidence ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [EightSchools(), NonCentred()], ids=lambda m: type(m).__name__)
+def test_eight_schools_have_the_evidence_and_the_posterior_of_quadrature(reference, model):
+    exact = reference("small_exact.json")["eight_schools_posteriordb"]
+    found = found_by(model, SCHOOLS)
+    assert found.converged
+    assert found.objective.kind == "log_evidence"
+    assert found.objective.error < 0.04
+    assert abs(z_of(found, exact["log_evidence"])) < 3
+    for name in ("mu", "tau"):
+        draws = found.posterior["posterior"][name].to_numpy()
+        assert abs(draws.mean() - exact[f"{name}_mean"]) < 5 * mean_error(draws)
+        assert draws.std() == pytest.approx(exact[f"{name}_sd"], rel=0.1)
+
+
+def test_errors_are_what_they_say():
+    """z-scores against log B(6, 6) over seeds have the unit spread of errors that are neither small nor large."""
+    exact = math.log(math.gamma(6) ** 2 / math.gamma(12))
+    z = np.array([z_of(found_by(coin, FLIPS, seed=seed), exact) for seed in range(20)])
+    assert stats.chi2(20).ppf(0.001) < (z**2).sum() < stats.chi2(20).ppf(0.999)
+
+
+def test_modes_far_apart_have_their_masses():
+    """At a = 6 and a = -6, with 0.2 and 0.8 of the mass; a chain stays in one of them."""
+    found = found_by(two_sided, [6.0])
+    values = found.approximation.values["a"].reshape(-1, 128)  # by population
+    share = (values > 0).double().mean(1)
+    assert abs(float(share.mean()) - 0.2) < 4 * float(share.std()) / math.sqrt(len(share))
+    assert float(share.std()) / math.sqrt(len(share)) < 0.02
+
+    def density(a):
+        return stats.norm(0, 10).pdf(a) * (0.2 * stats.norm(6.0, 0.5).pdf(a) + 0.8 * stats.norm(-6.0, 0.5).pdf(a))
+
+    exact = math.log(quad(density, -12, 12, points=[-6, 6])[0])
+    assert abs(z_of(found, exact)) < 3
+    states = found.approximation.states["side"][:, 0]
+    assert torch.equal(states == 0, found.approximation.values["a"] > 0)  # drawn from p(side | a, x)
+    assert found.converged
+
+
+@pytest.mark.slow
+def test_enumerated_states_beside_latents_of_rows_have_the_evidence_of_quadrature():
+    rows = [0.3, 4.1, -0.8]
+
+    def given(centre):
+        spread = math.sqrt(1.25)
+        return stats.norm(0, 3).pdf(centre) * math.prod(
+            0.7 * stats.norm(centre, spread).pdf(x) + 0.3 * stats.norm(centre + 4, spread).pdf(x) for x in rows
+        )
+
+    exact = math.log(quad(given, -20, 20)[0])
+    assert abs(z_of(found_by(clusters, rows), exact)) < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BetaBernoulli", "GammaPoisson", "DirichletMultinomial", "NormalNormal"])
+def test_closed_forms(name):
+    from tests.cases.models import ZOO_CASES
+
+    for model, data in ZOO_CASES[name]:
+        exact = found_by(model, data, "exact").objective.value
+        assert abs(z_of(found_by(model, data), exact)) < 3.5
+
+
+def test_weights_are_rows_that_come_again():
+    weights = [2.0] * 4 + [1.0] * 6
+    exact = found_by(coin, FLIPS[:4] + FLIPS, "exact").objective.value
+    assert abs(z_of(found_by(coin, FLIPS, weights=weights), exact)) < 3
+
+
+def test_units_do_not_matter():
+    """Data in millionths and millions, with priors in the same units: the same posterior in these units."""
+
+    @zoo.model(x=Real("row"))
+    def plain(x, *, unit: float = 1.0):
+        mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 10 * unit))
+        scale = pyro.sample("scale", dist.LogNormal(math.log(unit), 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(mean, scale), obs=x)
+
+    x = np.array([3.1, 2.2, 4.0, 2.7, 3.3, 1.9])
+    values = {unit: found_by(plain(unit=unit), x * unit) for unit in (1.0, 1e-6, 1e6)}
+    for unit, found in values.items():
+        away = found.objective.value + len(x) * math.log(unit) - values[1.0].objective.value
+        assert abs(away) < 3 * math.hypot(found.objective.error, values[1.0].objective.error)
+        assert found.converged
+
+
+# -- what it says and refuses -----------------------------------------------------------------------------------
+
+
+def test_it_is_a_fit_like_others(tmp_path):
+    found = found_by(coin, FLIPS)
+    assert found.verdict.startswith("trust")
+    assert {"evidence", "evidence_error", "temperatures", "acceptance", "ancestors", "rhat", "ess"} <= set(
+        found.diagnostics
+    )
+    groups = found.posterior
+    assert groups["posterior"]["heads"].shape == (4, 1024)
+    assert np.unique(groups["sample_stats"]["population"]).tolist() == list(range(32))
+    assert found.trace["value"].iloc[-1] == pytest.approx(found.objective.value, abs=1e-9)
+    again = found_by(coin, FLIPS)
+    assert torch.equal(again.approximation.values["heads"], found.approximation.values["heads"])
+    found.save(tmp_path / "fit")
+    assert Fit.load(tmp_path / "fit").objective == found.objective
+
+
+def test_populations_that_disagree_are_reported():
+    found = found_by(two_sided, [60.0], SMC(populations=4, particles=20, moves=1, compile=False))
+    assert not found.converged
+    assert found.verdict.startswith("do not trust")
+    assert found.reason in found.warnings
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "reason"),
+    [
+        (PoissonMixture(), [1, 2], {}, "has no prior"),
+        (EightSchools(), SCHOOLS, {"weights": [2.0] * 8}, "repeat the rows"),
+    ],
+)
+def test_what_it_cannot_do_it_refuses(model, data, options, reason):
+    with pytest.raises(zoo.MethodError, match=reason):
+        found_by(model, data, **options)
+
+
+def test_an_improper_prior_is_refused():
+    @zoo.model(x=Real("row"))
+    def flat(x):
+        mean = pyro.sample("mean", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    with pytest.raises(zoo.MethodError, match="'mean' cannot be drawn"):
+        found_by(flat, [1.0, 2.0])
+
+
+def test_data_that_the_prior_makes_impossible_are_an_error():
+    @zoo.model(x=Real("row"))
+    def narrow(x):
+        low = pyro.sample("low", dist.Normal(0.0, 0.1))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Uniform(low, low + 1.0, validate_args=False), obs=x)
+
+    with pytest.raises((zoo.FitError, zoo.ModelError, zoo.DataError)):
+        found_by(narrow, [40.0])
+
+
+# -- its parts --------------------------------------------------------------------------------------------------
+
+
+def test_the_path_leads_from_prior_to_posterior():
+    program = prepare(clusters, [0.3, 4.1])
+    density = Density(program)
+    u = prior_draws(density, 5, 5)
+    target = Tempered(program, 5, 5, False, 1)
+    prior, joint, gradient = target(u, 1.0)
+    expected = density.gradient(u)
+    torch.testing.assert_close(joint, expected[0])
+    torch.testing.assert_close(gradient, expected[1])
+    for i in range(5):
+        centre, means = float(u[i, 0]), u[i, 1:].numpy()
+        by_hand = stats.norm(0, 3).logpdf(centre) + stats.norm(centre, 1).logpdf(means).sum()
+        assert float(prior[i]) == pytest.approx(by_hand)
+
+
+def test_the_temperature_leaves_the_share_of_particles():
+    gain = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e6
+    step = next_temperature(gain, 0.0, 0.5)
+    weights = (step * gain).softmax(0)
+    assert 1 / float(weights.square().sum()) == pytest.approx(250, rel=1e-6)
+    assert next_temperature(gain * 1e-9, 0.3, 0.5) == 1.0
+
+
+def test_systematic_resampling_takes_the_expected_number_to_the_next_whole_one():
+    logs = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+    at = systematic(logs).reshape(3, 50)
+    for row in range(3):
+        counts = torch.bincount(at[row] - 50 * row, minlength=50)
+        assert (counts - 50 * logs[row].softmax(0)).abs().max() < 1
+
+
+def test_the_metric_is_the_covariance_whatever_the_units_and_outliers():
+    z = torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    u = torch.stack([1e6 * z[:, 0], 1e-3 * (0.8 * z[:, 0] + 0.6 * z[:, 1])], 1)
+    u[0] = 1e12
+    root = metric(u)
+    covariance = root @ root.mT / torch.outer(torch.tensor([1e6, 1e-3]), torch.tensor([1e6, 1e-3]))
+    np.testing.assert_allclose(covariance, [[1.0, 0.8], [0.8, 1.0]], atol=0.08)
+
+
+@pytest.mark.slow
+def test_draws_agree_with_nuts_on_correlated_latents():
+    chains = found_by(NonCentred(), SCHOOLS, NUTS(chains=4, warmup=150, draws=250, compile=False))
+    particles = found_by(NonCentred(), SCHOOLS)
+    for name in ("mu", "tau", "standard"):
+        ours, theirs = (f.posterior["posterior"][name].to_numpy() for f in (particles, chains))
+        ours, theirs = ours.reshape(4, ours.shape[1], -1), theirs.reshape(4, theirs.shape[1], -1)
+        for i in range(ours.shape[-1]):
+            error = math.hypot(mean_error(ours[..., i]), mean_error(theirs[..., i]))
+            assert abs(ours[..., i].mean() - theirs[..., i].mean()) < 4 * error
