@@ -189,6 +189,10 @@ class Method(ABC):
             "all rows at once"
         )
 
+    def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
+        """Return an outcome whose states have other labels than `before`, judged anew where the judgement sees labels."""
+        return outcome
+
     def update(self, fit: AnyFit, new_data: Source) -> AnyFit:
         """Go on from a fit with more rows.
 

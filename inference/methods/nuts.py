@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
+from inference.diagnostics import relabelling
+from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
@@ -30,6 +33,7 @@ from zoo.replay.evaluate import Values, many
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
+SWITCHED = 0.01  # share of draws under other labels from which they are said to switch
 LARGEST_STATES = 50_000_000  # draws of enumerated sites beyond which they are left out
 
 
@@ -94,28 +98,55 @@ class NUTS(Method):
             chains = run(target, starts, settings, monitor)
             monitor.rows = chains.trace
         sampled, notes = posterior_of(density, chains)
-        check = check_chains({n: _by_chain(v, chains) for n, v in sampled.values.items()})
-        complaints = complaints_of(chains, check, self.max_tree_depth)
-        error = mean_error(_by_chain(sampled.log_p, chains))
-        reason = f"{chains.sampler}, {self.chains} chains of {self.draws} draws"
-        reason += f": {complaints[0]}" if complaints else f": {check.praise}"
         notes = [*notes, *([gradient.note] if gradient.note else [])]
-        return Outcome(
+        outcome = Outcome(
             approximation=sampled,
             points={},
-            objective=Objective(float(sampled.log_p.mean()), "log_posterior", error),
+            objective=Objective(float(sampled.log_p.mean()), "log_posterior", mean_error(_by_chain(sampled.log_p, sampled))),
             trace=monitor.trace,
             steps=chains.gradients,
+            converged=False,
+            reason="",
+        )
+        return self._judged(program, outcome, notes)
+
+    def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
+        """Judge the chains under their new labels."""
+        said = self._judged(program, before, []).warnings
+        return self._judged(program, outcome, [w for w in before.warnings if w not in said])
+
+    def _judged(self, program: Program, outcome: Outcome, notes: list[str]) -> Outcome:
+        """Say of an outcome whether its chains can be trusted; `notes` come last among the warnings."""
+        q = outcome.approximation
+        assert isinstance(q, Sampled)
+        draws = {n: _by_chain(v, q) for n, v in q.values.items()}
+        labels = relabel(program, {}, q.values, rows=rows_for(program, len(q.log_p)), pivot=q.log_p)
+        drawn = check = check_chains(draws)
+        if labels:  # judged by what no labels change, and by the rest under labels that agree
+            agreeing = {n: _by_chain(v, q) for n, v in relabelling.relabelled(q.values, labels).items()}
+            check = check_chains({**agreeing, "the log joint": _by_chain(q.log_p, q)})
+        switching = switching_of(labels, drawn, check)
+        complaints = complaints_of(q.stats, check, self.max_tree_depth, relabelled=bool(labels))
+        reason = f"{q.sampler}, {self.chains} chains of {self.draws} draws"
+        reason += f": {complaints[0]}" if complaints else f": {check.praise}{' after relabelling' if switching else ''}"
+        verdict = f"trust: {check.praise}"
+        if complaints:
+            verdict = f"do not trust without a look at this: {complaints[0]}"
+        elif switching:
+            verdict = f"trust after fit.relabelled(): {check.praise} there, but labels switch between these draws"
+        return replace(
+            outcome,
             converged=not complaints,
             reason=reason,
-            warnings=[*([reason] if complaints else []), *complaints[1:], *notes],
+            warnings=[*([reason] if complaints else []), *complaints[1:], *([switching] if switching else []), *notes],
             diagnostics={
                 "rhat": check.rhat,
                 "ess": check.ess,
-                "divergences": float(chains.stats["diverging"].sum()),
-                "ebfmi": float(energy_fraction(chains.stats["energy"]).min()),
+                **({"rhat_as_drawn": drawn.rhat, "ess_as_drawn": drawn.ess} if labels else {}),
+                "divergences": float(q.stats["diverging"].sum()),
+                "ebfmi": float(energy_fraction(q.stats["energy"]).min()),
             },
-            verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {check.praise}",
+            verdict=verdict,
         )
 
 
@@ -139,13 +170,36 @@ def posterior_of(density: Density, chains: Chains) -> tuple[Sampled, list[str]]:
     return Sampled(values, log_p, states, chains.stats, chains.sampler, len(chains.u)), notes
 
 
-def _by_chain(draws: Tensor, chains: Chains) -> np.ndarray:
-    return draws.reshape(*chains.u.shape[:2], *draws.shape[1:]).double().cpu().numpy()
+def _by_chain(draws: Tensor, q: Sampled) -> np.ndarray:
+    return draws.reshape(q.chains, -1, *draws.shape[1:]).double().cpu().numpy()
 
 
-def complaints_of(chains: Chains, check: ChainCheck, max_tree_depth: int) -> list[str]:
-    """Say what makes the draws less trustworthy."""
-    stats, complaints = chains.stats, []
+def switching_of(labels: Sequence[Relabelling], drawn: ChainCheck, check: ChainCheck) -> str:
+    """Say that labels of states switch between draws; empty if they do not.
+
+    Parameters
+    ----------
+    labels
+        Labels under which the draws agree best.
+    drawn, check
+        R-hat of the draws as they are, and under those labels.
+    """
+    share = max([0.0, *(each.switched for each in labels)])
+    if share < SWITCHED or not drawn.rhat > check.rhat:
+        return ""
+    sites = ", ".join(n for each in labels if each.switched >= SWITCHED for n in each.group.sites)
+    return (
+        f"label switching: {share:.0%} of the draws have the states of {sites} under other labels than the rest (R-hat "
+        f"{drawn.rhat:.3f} for {drawn.worst_rhat} as drawn, at most {check.rhat:.3f} relabelled); means of what the states "
+        "index say nothing as they are, and longer chains do not help: use fit.relabelled()"
+    )
+
+
+def complaints_of(
+    stats: Mapping[str, np.ndarray], check: ChainCheck, max_tree_depth: int, *, relabelled: bool = False
+) -> list[str]:
+    """Say what makes draws less trustworthy; `relabelled` if states had got labels that agree before they were checked."""
+    complaints = []
     divergences, deep = int(stats["diverging"].sum()), int((stats["tree_depth"] >= max_tree_depth).sum())
     total = stats["diverging"].size
     if divergences:
@@ -165,11 +219,14 @@ def complaints_of(chains: Chains, check: ChainCheck, max_tree_depth: int) -> lis
             "are explored slowly, as with heavy tails; reparameterize"
         )
     if not check.rhat <= RHAT_GOOD:
-        complaints.append(
-            f"R-hat {check.rhat:.3f} > {RHAT_GOOD} for {check.worst_rhat}: the chains disagree; run longer, or look "
-            "for several modes"
-        )
-    enough = ESS_GOOD * len(chains.u)
+        chains = "the chains disagree; run longer, or look for several modes"
+        if relabelled:
+            chains = (
+                "the chains disagree under any labels, so this is not label switching: they are in different modes, or "
+                "too short"
+            )
+        complaints.append(f"R-hat {check.rhat:.3f} > {RHAT_GOOD} for {check.worst_rhat}: {chains}")
+    enough = ESS_GOOD * len(stats["diverging"])
     if not check.ess >= enough:
         complaints.append(f"effective sample size {check.ess:.0f} < {enough} for {check.worst_ess}; take more draws")
     return complaints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
 from inference.posterior.more_rows import joined, on_new_rows
+from inference.posterior.relabelled import with_labels
 from inference.posterior.simulate import generate, predict
 from inference.posterior.store import Record
 from inference.runtime.random import seeded
@@ -257,6 +259,40 @@ class Fit(Answer):
                 "use `posterior['point_estimate']`, or fit with svi"
             )
         return sample(self, _positive("sample(n)", n), seed)
+
+    def relabelled(self, reference: Fit | Mapping[str, Any] | None = None) -> Fit:
+        """Return the fit with its exchangeable states under labels that agree: in all draws, and with a reference.
+
+        The posterior of a mixture has as many equal modes as its components have orders. Draws of Markov chains get
+        labels one by one, by minimal divergence of allocations (Stephens 2000); of any other q all draws get the same,
+        so that it can be drawn from as before. The log joint, and all that does not depend on labels, stays as it was.
+
+        Parameters
+        ----------
+        reference
+            A fit to the same rows whose labels to take, as near as the rows that states hold allow; or a point, values
+            of latents and parameters by name (some of those that the states index suffice). None: states in falling
+            order of the rows they hold.
+
+        Raises
+        ------
+        FitError
+            If no states are exchangeable, the reference does not fit, or the fit has gone on with more rows.
+
+        Examples
+        --------
+        ``nuts.relabelled().summary()``; ``em.relabelled(reference=nuts)``.
+        """
+        if self.memory is not None:
+            raise FitError("this fit has gone on with more rows, of which it keeps sums by state; fit all rows to relabel")
+        approximation, points, renamed = with_labels(self, reference)
+        warnings = list(self.outcome.warnings)
+        if renamed and warnings:
+            warnings.append(f"states were renamed, and the warnings above use their old numbers: {renamed}")
+        outcome = replace(self.outcome, approximation=approximation, points=points, warnings=warnings)
+        with threads_for(self.program):
+            outcome = self.method.relabelled(self.program, self.outcome, outcome)
+        return Fit(self.program, self.method, outcome, self.seed, self.seconds)
 
     def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Fit:
         """Go on with more rows by a method; `inference.update(fit, new_data)` says how."""

@@ -215,6 +215,8 @@ class _Factors:
         """Log densities of all sites at each of several values."""
         if not values:
             return []
+        if len(self.points) == 1:  # of all rows, where blocks of them are faster than a vectorized call
+            return [self.program.log_probs(v) for v in values]
 
         def densities(v: Values) -> tuple[Tensor, ...]:
             by_site = self.program.log_probs(v)

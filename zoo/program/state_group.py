@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,13 @@ class StateGroup:
     def log_modes(self) -> float:
         """Log of the number of permutations, log K!: as many equal modes has a posterior whose modes lie apart."""
         return math.lgamma(len(self.states) + 1)
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> StateGroup:
+        """Make it again from what `dataclasses.asdict` returned, by way of JSON."""
+        axes = {n: tuple(a) for n, a in described["axes"].items()}
+        sites, states = tuple(described["sites"]), tuple(described["states"])
+        return cls(sites, described["count"], states, axes, described["reflected"])
 
     def permute(self, values: Mapping[str, Tensor], permutation: Tensor) -> Values:
         """Give states other labels: state j of the result is state ``permutation[j]`` of the values.

@@ -19,7 +19,6 @@ from inference.diagnostics import agreement
 from inference.diagnostics.agreement import check_chains, mean_error
 from inference.methods.nuts import complaints_of, energy_fraction
 from inference.sampling import chains
-from inference.sampling.chains import Chains
 from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, RandomEffects, coin
 from tests.cases.posteriordb import HMMExample, case, low_dim_gauss_mix
 from zoo import Real
@@ -274,8 +273,7 @@ def test_what_is_wrong_is_said():
     draws["b"][1, :, 2] += 5
     check = check_chains(draws)
     assert check.worst_rhat == check.worst_ess == "b[2]"
-    found = Chains(np.zeros((2, 100, 1)), said, "none", 0, [])
-    told = complaints_of(found, check, 6)
+    told = complaints_of(said, check, 6)
     assert f"{said['diverging'].sum()} of 200 draws" in told[0]
     assert "200 of 200 trajectories" in told[1]
     assert "in chain 0:" in told[2]
@@ -284,9 +282,9 @@ def test_what_is_wrong_is_said():
     quiet = {"diverging": np.zeros((2, 100), bool), "tree_depth": np.full((2, 100), 3), "energy": slow * 0}
     quiet["energy"] = rng.standard_normal((2, 100))
     good = check_chains({"a": rng.standard_normal((2, 1000))})
-    assert complaints_of(Chains(np.zeros((2, 100, 1)), quiet, "none", 0, []), good, 6) == []
+    assert complaints_of(quiet, good, 6) == []
     few = check_chains({"a": draws["a"][:, :4]})
-    assert "nan" in complaints_of(Chains(np.zeros((2, 4, 1)), quiet, "none", 0, []), few, 6)[0]
+    assert "nan" in complaints_of(quiet, few, 6)[0]
 
 
 def test_energies_that_are_independent_have_a_fraction_of_two():

@@ -1,0 +1,169 @@
+"""Labels by minimal divergence of allocations: against brute force, and on draws whose labels were shuffled."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from inference import NUTS, fit
+from inference.approximations.sampled import Sampled
+from inference.diagnostics.relabelling import LARGEST, relabel, relabelled, rows_for, stephens
+from inference.method import Objective, Outcome
+from tests.zoo.program.test_exchangeable import mixture
+from zoo.program.exchangeable import exchangeable
+from zoo.program.prepare import prepare
+from zoo.program.state_group import StateGroup
+
+WAITS = zoo.datasets.load("faithful")["waiting"]
+
+
+def group_of(count: int, states: tuple[int, ...] | None = None) -> StateGroup:
+    return StateGroup(("z",), count, states or tuple(range(count)), {}, {})
+
+
+def divergence(allocations: torch.Tensor, permutations: torch.Tensor) -> float:
+    """The sum that Stephens minimizes, as he writes it; allocations (draws, states, cells)."""
+    p = torch.stack([a[order] for a, order in zip(allocations, permutations, strict=True)])
+    return float((p * (p / p.mean(0)).log()).sum())
+
+
+@pytest.mark.parametrize(("draws", "states", "seed"), [(4, 2, 0), (4, 2, 1), (3, 3, 2), (4, 3, 3), (4, 3, 4)])
+def test_no_permutations_have_a_smaller_divergence(draws, states, seed):
+    """All K!^draws of them are tried, on draws around one set of allocations, each under labels of its own."""
+    rng = np.random.default_rng(seed)
+    mean = rng.dirichlet(np.ones(states), 6)
+    near = np.stack([[rng.dirichlet(4 * row + 0.2) for row in mean] for _ in range(draws)]).clip(1e-9)
+    mixed = torch.from_numpy(np.stack([a[:, rng.permutation(states)].T for a in near]))
+    found = divergence(mixed, stephens(mixed, group_of(states)))
+    every = itertools.product(itertools.permutations(range(states)), repeat=draws)
+    assert found == pytest.approx(min(divergence(mixed, torch.tensor(some)) for some in every), rel=1e-12)
+
+
+def test_states_outside_the_group_keep_their_labels():
+    allocations = torch.rand(20, 4, 9, dtype=torch.float64).softmax(1)
+    permutations = stephens(allocations, group_of(4, (1, 3)))
+    assert bool((permutations[:, [0, 2]] == torch.tensor([0, 2])).all())
+    assert {tuple(p) for p in permutations[:, [1, 3]].tolist()} <= {(1, 3), (3, 1)}
+
+
+def test_shuffled_labels_are_found_again():
+    program, draws, orders = shuffled(3, 400)
+    (labels,) = relabel(program, {}, draws)
+    (group,) = exchangeable(program)
+    together = orders.gather(1, labels.permutations)  # what was state j before the shuffle, for all draws the same
+    assert len(together.unique(dim=0)) == 1
+    assert labels.switched == pytest.approx(1 - float(labels.permutations.unique(dim=0, return_counts=True)[1].max()) / 400)
+    sizes = labels.sorted().allocations.sum(1)
+    assert bool((sizes.diff() <= 0).all())
+    assert float(sizes.sum()) == pytest.approx(len(WAITS))
+    moved = relabelled(draws, [labels.sorted()])
+    assert bool((moved["share"].mean(0).diff() < 0).all())
+    spread = moved["level"].std(0)
+    assert float(spread.max()) < 0.2
+    assert float(draws["level"].std(0).min()) > 5
+    before, after = (program.log_joint({n: v[7] for n, v in d.items()}).total() for d in (draws, moved))
+    assert torch.allclose(before, after, rtol=1e-12)
+    assert group.count == 3
+
+
+def test_rows_are_left_out_where_memory_would_be_short():
+    program, draws, _ = shuffled(3, 50)
+    assert rows_for(program, 50) is None
+    rows = rows_for(program, LARGEST // 400)
+    assert rows is not None
+    assert len(rows) == LARGEST // (3 * (LARGEST // 400)) == 133
+    (some,), (every,) = relabel(program, {}, draws, rows=rows), relabel(program, {}, draws)
+    assert torch.equal(some.permutations, every.permutations)
+    assert some.allocations.shape == (3, 133)
+
+
+def test_chains_whose_labels_switch_are_judged_by_relabelled_draws():
+    """Draws around one mode, chain by chain under labels of their own: to R-hat they are in different modes."""
+    program, draws, _ = shuffled(3, 2000, chains=4)
+    judged = judge(program, draws)
+    assert judged.converged
+    assert judged.diagnostics["rhat"] < 1.01 < 2 < judged.diagnostics["rhat_as_drawn"]
+    assert judged.verdict.startswith("trust after fit.relabelled(): R-hat at most 1.0")
+    (note,) = judged.warnings
+    assert note.startswith("label switching: 75% of the draws have the states of which under other labels than the rest")
+    assert "longer chains do not help: use fit.relabelled()" in note
+    values = relabelled(draws, [each.sorted() for each in relabel(program, {}, draws)])
+    after = NUTS().relabelled(program, judged, judged_outcome(program, values))
+    assert after.warnings == []
+    assert after.verdict == f"trust: {after.reason.partition(': ')[2]}"
+
+
+def test_chains_in_really_different_modes_are_not_label_switching():
+    program, draws, _ = shuffled(3, 2000, chains=4)
+    draws["spread"] = draws["spread"] * torch.tensor([1.0, 1.0, 1.0, 1.3]).double().repeat_interleave(500)
+    judged = judge(program, draws)
+    assert not judged.converged
+    assert "R-hat" in judged.reason
+    assert "disagree under any labels, so this is not label switching" in judged.verdict
+
+
+def test_where_labels_mean_something_nothing_is_relabelled():
+    program = prepare(mixture(components=3, prior="ordered"), {"y": WAITS[:20].tolist()})
+    assert relabel(program, {}, {}) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("components", [2, 3])
+def test_a_sampled_mixture_whose_modes_are_permutations_converges_relabelled(components):
+    """Well separated groups, dispersed starts: chains end under different labels, and agree when relabelled."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([rng.normal(8.0 * k, 1.0, 20 + 10 * k) for k in range(components)])
+    made = fit(mixture(components=components), {"y": y}, method=NUTS(start="pathfinder"), seed=3, progress=False)
+    again = made.relabelled()
+    table = again.summary()
+    assert float(table["r_hat"].max()) < 1.01
+    assert again.converged
+    levels = table.loc[[f"level[{k}]" for k in range(components)], "mean"].to_numpy()
+    np.testing.assert_allclose(levels, [8.0 * k for k in reversed(range(components))], atol=1.0)
+
+
+def shuffled(components: int, count: int, chains: int = 0):
+    """Draws around one mode of a mixture of waiting times, each draw (or chain) under labels of its own."""
+    program = prepare(mixture(components=components), {"y": WAITS.tolist()})
+    (group,) = exchangeable(program)
+    generator = torch.Generator().manual_seed(5)
+    noise = {n: torch.randn(count, components, generator=generator, dtype=torch.float64) for n in ("share", "level")}
+    share = (torch.tensor([0.5, 0.3, 0.2]).double()[:components].log() + 0.05 * noise["share"]).softmax(-1)
+    level = torch.tensor([80.0, 55.0, 67.0]).double()[:components] + 0.1 * noise["level"]
+    spread = 4 + 0.1 * torch.randn(count, generator=generator, dtype=torch.float64)
+    some = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 0, 2], [1, 2, 0]])[:, :components]
+    if chains:
+        orders = some.repeat_interleave(count // chains, 0)
+    else:
+        orders = torch.stack([torch.randperm(components, generator=generator) for _ in range(count)])
+    return program, group.permute({"share": share, "level": level, "spread": spread}, orders), orders
+
+
+def judged_outcome(program, draws) -> Outcome:
+    """What chains hand back before they are judged; their energies and trees are in order."""
+    generator = torch.Generator().manual_seed(1)
+    log_p = torch.randn(2000, generator=generator, dtype=torch.float64)
+    stats = {
+        "diverging": np.zeros((4, 500), bool),
+        "tree_depth": np.full((4, 500), 3),
+        "energy": np.random.default_rng(0).standard_normal((4, 500)),
+    }
+    sampled = Sampled(draws, log_p, {}, stats, "none", 4)
+    return Outcome(
+        approximation=sampled,
+        points={},
+        objective=Objective(0.0, "log_posterior"),
+        trace=None,
+        steps=1,
+        converged=False,
+        reason="",
+    )
+
+
+def judge(program, draws) -> Outcome:
+    return NUTS(draws=500).relabelled(program, judged_outcome(program, draws), judged_outcome(program, draws))
+
