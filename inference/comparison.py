@@ -19,6 +19,7 @@ from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.errors import MethodError, UnknownNameError, ZooError
+from zoo.program.exchangeable import exchangeable
 from zoo.program.prepare import prepare
 
 COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
@@ -37,11 +38,14 @@ class Comparison:
         Label -> fit, for the methods that ran.
     errors
         Label -> what stopped the others.
+    labels
+        Whose labels exchangeable states have in all fits, in words; empty if nothing was relabelled.
     """
 
     table: pd.DataFrame
     fits: dict[str, Fit] = field(default_factory=dict)
     errors: dict[str, ZooError | Exception] = field(default_factory=dict)
+    labels: str = ""
 
     def __getitem__(self, label: str) -> Fit:
         """Return the fit of one method."""
@@ -55,6 +59,7 @@ class Comparison:
         """The table as text, notes below it."""
         shown = self._shown().drop(columns="note")
         notes = [f"{label}: {note}" for label, note in self.table["note"].items() if note]
+        notes += [self.labels] if self.labels else []
         return "\n".join([shown.to_string(), *(["", *notes] if notes else [])])
 
     __repr__ = __str__
@@ -91,6 +96,7 @@ def compare(
     methods: Sequence[Any] | Mapping[str, Any],
     seed: int | None = None,
     progress: bool = True,
+    relabel: bool = True,
     **options: Any,
 ) -> Comparison:
     """Fit one model to one set of data by several methods.
@@ -105,6 +111,9 @@ def compare(
         Used by every method; None draws one.
     progress
         Show progress bars on a terminal.
+    relabel
+        Where states are exchangeable, give them the labels of one fit in all of them (`Fit.relabelled`), so that
+        parameters can be compared one by one. The table is about what labels do not change.
     **options
         `device`, `dtype` and `weights`, as for `fit`.
 
@@ -133,8 +142,31 @@ def compare(
             result.errors[label] = error
             note = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
             rows[label] = {"kind": "", "note": note.partition("\n")[0]}
+    if relabel:
+        result.fits, result.labels = _matched(result.fits)
     result.table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
     return result
+
+
+def _matched(fits: dict[str, Fit]) -> tuple[dict[str, Fit], str]:
+    """Return the fits with exchangeable states under the labels of one, and in words whose.
+
+    The reference is the first fit that has converged to draws of the posterior itself, else to anything, else the first
+    of all.
+    """
+    able = {label: fitted for label, fitted in fits.items() if exchangeable(fitted.program)}
+    if not able:
+        return fits, ""
+    best = max(
+        able, key=lambda label: able[label].converged + 2 * (able[label].converged and able[label].approximation.exact)
+    )
+    reference = able[best].relabelled()
+    matched = {label: reference if label == best else fitted.relabelled(reference) for label, fitted in able.items()}
+    sites = ", ".join(dict.fromkeys(n for g in exchangeable(reference.program) for n in g.sites))
+    return {
+        **fits,
+        **matched,
+    }, f"states of {sites} have the labels of {best} in all fits; relabel=False leaves their own"
 
 
 def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:

@@ -190,7 +190,7 @@ class Method(ABC):
         )
 
     def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
-        """Return an outcome whose states have other labels than `before`, judged anew where the judgement sees labels."""
+        """Return an outcome whose states have other labels than before, judged anew if the judgement sees labels."""
         return outcome
 
     def update(self, fit: AnyFit, new_data: Source) -> AnyFit:

@@ -54,8 +54,14 @@ class Relabelling:
     @property
     def switched(self) -> float:
         """Share of draws that have other labels than most."""
-        _, counts = self.permutations.unique(dim=0, return_counts=True)
-        return 1.0 - float(counts.max()) / len(self.permutations)
+        return 1.0 - float((self.permutations == self.most).all(1).double().mean())
+
+    @property
+    def most(self) -> Tensor:
+        """The permutation that most draws have, shape (states,)."""
+        orders, counts = self.permutations.unique(dim=0, return_counts=True)
+        most: Tensor = orders[counts.argmax()]
+        return most
 
     def aligned(self, reference: Tensor) -> Relabelling:
         """Permute all draws alike, so that the mean allocations are nearest to others, shape (states, cells)."""
@@ -63,8 +69,7 @@ class Relabelling:
 
     def kept(self) -> Relabelling:
         """Permute all draws alike, so that as many as can be keep their labels."""
-        orders, counts = self.permutations.unique(dim=0, return_counts=True)
-        return self.after(orders[counts.argmax()].argsort())
+        return self.after(self.most.argsort())
 
     def sorted(self) -> Relabelling:
         """Permute all draws alike, so that states stand in falling order of the cells they hold."""
@@ -127,7 +132,8 @@ def rows_for(program: Program, draws: int) -> Tensor | None:
     width = sum(s.cardinality for s in program.enumerated) * draws
     if not program.row or width * len(program.data) <= LARGEST:
         return None
-    return torch.linspace(0, len(program.data) - 1, max(FEWEST, LARGEST // width)).long().unique()
+    rows: Tensor = torch.linspace(0, len(program.data) - 1, max(FEWEST, LARGEST // width)).long().unique()
+    return rows
 
 
 def relabelled(values: Mapping[str, Tensor], labels: Sequence[Relabelling]) -> Values:

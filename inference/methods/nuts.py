@@ -15,8 +15,8 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
-from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.diagnostics import relabelling
+from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
@@ -102,7 +102,9 @@ class NUTS(Method):
         outcome = Outcome(
             approximation=sampled,
             points={},
-            objective=Objective(float(sampled.log_p.mean()), "log_posterior", mean_error(_by_chain(sampled.log_p, sampled))),
+            objective=Objective(
+                float(sampled.log_p.mean()), "log_posterior", mean_error(_by_chain(sampled.log_p, sampled))
+            ),
             trace=monitor.trace,
             steps=chains.gradients,
             converged=False,
@@ -190,15 +192,15 @@ def switching_of(labels: Sequence[Relabelling], drawn: ChainCheck, check: ChainC
     sites = ", ".join(n for each in labels if each.switched >= SWITCHED for n in each.group.sites)
     return (
         f"label switching: {share:.0%} of the draws have the states of {sites} under other labels than the rest (R-hat "
-        f"{drawn.rhat:.3f} for {drawn.worst_rhat} as drawn, at most {check.rhat:.3f} relabelled); means of what the states "
-        "index say nothing as they are, and longer chains do not help: use fit.relabelled()"
+        f"{drawn.rhat:.3f} for {drawn.worst_rhat} as drawn, at most {check.rhat:.3f} relabelled); means of what the "
+        "states index say nothing as they are, and longer chains do not help: use fit.relabelled()"
     )
 
 
 def complaints_of(
     stats: Mapping[str, np.ndarray], check: ChainCheck, max_tree_depth: int, *, relabelled: bool = False
 ) -> list[str]:
-    """Say what makes draws less trustworthy; `relabelled` if states had got labels that agree before they were checked."""
+    """Say what makes draws less trustworthy; `relabelled` if states had labels that agree when they were checked."""
     complaints = []
     divergences, deep = int(stats["diverging"].sum()), int((stats["tree_depth"] >= max_tree_depth).sum())
     total = stats["diverging"].size

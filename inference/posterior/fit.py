@@ -264,8 +264,9 @@ class Fit(Answer):
         """Return the fit with its exchangeable states under labels that agree: in all draws, and with a reference.
 
         The posterior of a mixture has as many equal modes as its components have orders. Draws of Markov chains get
-        labels one by one, by minimal divergence of allocations (Stephens 2000); of any other q all draws get the same,
-        so that it can be drawn from as before. The log joint, and all that does not depend on labels, stays as it was.
+        labels one by one, by minimal divergence of allocations (Stephens 2000), and so do draws that importance weights
+        have corrected; of any other q all draws get the same, so that it can be drawn from as before. The log joint,
+        and all that does not depend on labels, stays as it was.
 
         Parameters
         ----------
@@ -284,12 +285,14 @@ class Fit(Answer):
         ``nuts.relabelled().summary()``; ``em.relabelled(reference=nuts)``.
         """
         if self.memory is not None:
-            raise FitError("this fit has gone on with more rows, of which it keeps sums by state; fit all rows to relabel")
-        approximation, points, renamed = with_labels(self, reference)
+            raise FitError(
+                "this fit has gone on with more rows, of which it keeps sums by state; fit all rows to relabel"
+            )
+        approximation, points, shifts, words = with_labels(self, self.outcome.shifts, reference)
         warnings = list(self.outcome.warnings)
-        if renamed and warnings:
-            warnings.append(f"states were renamed, and the warnings above use their old numbers: {renamed}")
-        outcome = replace(self.outcome, approximation=approximation, points=points, warnings=warnings)
+        if words and warnings:
+            warnings.append(f"states were renamed, and the warnings above use their old numbers: {words}")
+        outcome = replace(self.outcome, approximation=approximation, points=points, shifts=shifts, warnings=warnings)
         with threads_for(self.program):
             outcome = self.method.relabelled(self.program, self.outcome, outcome)
         return Fit(self.program, self.method, outcome, self.seed, self.seconds)

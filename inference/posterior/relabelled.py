@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
+from inference.approximations.corrected import Corrected
 from inference.approximations.permuted import Permuted
 from inference.approximations.point import PointMass
 from inference.approximations.sampled import Sampled
@@ -23,8 +24,25 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
 
-def with_labels(answer: Answer, reference: Answer | Mapping[str, Any] | None) -> tuple[Approximation, Values, str]:
-    """Return q and the parameters under other labels, and in words what was renamed in all draws alike, if anything.
+class Renamed(NamedTuple):
+    """What has changed of an outcome with the labels of its states.
+
+    Attributes
+    ----------
+    approximation, points, shifts
+        As in `Outcome`.
+    words
+        Which states have other numbers in all draws alike; empty if none.
+    """
+
+    approximation: Approximation
+    points: Values
+    shifts: Mapping[str, Values]
+    words: str
+
+
+def with_labels(answer: Answer, shifts: Mapping[str, Values], reference: Answer | Mapping[str, Any] | None) -> Renamed:
+    """Return q, the parameters and the shifts of an answer under other labels.
 
     Raises
     ------
@@ -39,19 +57,34 @@ def with_labels(answer: Answer, reference: Answer | Mapping[str, Any] | None) ->
         count = max(_count(answer), _count(reference) if isinstance(reference, Answer) else 1)
         rows = rows_for(program, count)
         labels = _matched(answer, _labels(answer, rows), reference, rows)
-        if isinstance(q, Sampled):
-            values = relabelled({**q.values, **q.states}, labels)
-            moved = replace(
-                q, values={n: values[n] for n in q.values}, states={n: values[n] for n in q.states}
-            )
-            return moved, answer.points, ""
-        orders = tuple(each.permutations[0] for each in labels)
-        permuted = Permuted(q, groups, orders)
-        points = permuted.forth(answer.points)
-        renamed = _renamed(labels)
+        most = Permuted(q, groups, tuple(each.most for each in labels))
+        moved = {n: _shifted(most, n, by_site) for n, by_site in shifts.items()}
+        points, words = most.forth(answer.points), _renamed(labels)
         if isinstance(q, PointMass):
-            return PointMass(permuted.forth(q.values)), points, renamed
-        return permuted, points, renamed
+            return Renamed(PointMass(most.forth(q.values)), points, moved, words)
+        if not (isinstance(q, Sampled | Corrected) and _one_by_one(answer)):
+            return Renamed(most, points, moved, words)
+        values = relabelled({**q.values, **q.states}, labels)
+        draws, states = {n: values[n] for n in q.values}, {n: values[n] for n in q.states}
+        if isinstance(q, Corrected):
+            before = replace(most, q=q.uncorrected)
+            return Renamed(replace(q, values=draws, states=states, uncorrected=before), points, moved, words)
+        return Renamed(replace(q, values=draws, states=states), points, moved, words)
+
+
+def _one_by_one(answer: Answer) -> bool:
+    """Whether draws get labels of their own: where q consists of them, and no parameter is indexed by the states."""
+    indexed = {n for g in exchangeable(answer.program) for n in (*g.axes, *g.reflected)}
+    return isinstance(answer.approximation, Sampled | Corrected) and not indexed.intersection(answer.points)
+
+
+def _shifted(most: Permuted, statistic: str, by_site: Values) -> Values:
+    """Numbers for each entry of some sites under other labels; a mean that is reflected moves the other way."""
+    zero = 0.0 if statistic == "mean_shift" else None
+    groups = tuple(
+        replace(g, reflected=dict.fromkeys(g.reflected, zero) if zero is not None else {}) for g in most.groups
+    )
+    return replace(most, groups=groups).forth(by_site)
 
 
 def why_not(program: Program) -> str:
@@ -61,8 +94,8 @@ def why_not(program: Program) -> str:
         return f"{name} has no enumerated site, so there are no labels of states that could be permuted"
     sites = ", ".join(repr(s.name) for s in program.enumerated)
     return (
-        f"{name}: the states of {sites} are not exchangeable, so their labels mean something and stay: permuting states "
-        "with all that they index changes the log joint"
+        f"{name}: the states of {sites} are not exchangeable, so their labels mean something and stay: permuting "
+        "states with all that they index changes the log joint"
     )
 
 
@@ -71,15 +104,15 @@ def _count(answer: Answer) -> int:
 
 
 def _labels(answer: Answer, rows: Tensor | None) -> list[Relabelling]:
-    """Labels draw by draw where q consists of its draws; else the same for all, so that q can be drawn from as it was."""
-    program, q = answer.program, answer.approximation
+    """Labels of draws one by one where that can be; else the same for all, so that q can be drawn from as it was."""
+    program = answer.program
     if not program.latents:
         return relabel(program, answer.points, {}, rows=rows)
     if answer.is_point:
         return relabel(program, {**answer.points, **_point(answer)}, {}, rows=rows)
     draws = answer.draws
     pivot = torch.from_numpy(draws.log_p)
-    return relabel(program, answer.points, draws.values, rows=rows, pivot=pivot, together=not isinstance(q, Sampled))
+    return relabel(program, answer.points, draws.values, rows=rows, pivot=pivot, together=not _one_by_one(answer))
 
 
 def _point(answer: Answer) -> Values:
@@ -110,13 +143,13 @@ def _check_reference(program: Program, other: Program) -> None:
     mine, theirs = ([(g.count, g.states) for g in exchangeable(p)] for p in (program, other))
     if mine != theirs:
         raise FitError(
-            f"the reference is a fit of {type(other.model).__name__} with exchangeable states {theirs}, and this one of "
-            f"{type(program.model).__name__} with {mine} (number of states, which of them); give a fit of the same model"
+            f"the reference is a fit of {type(other.model).__name__} with exchangeable states {theirs}, and this one "
+            f"of {type(program.model).__name__} with {mine} (number of states, which of them); give one of the same"
         )
     if len(program.data) != len(other.data):
         raise FitError(
-            f"the reference was fitted to {len(other.data)} rows and this fit to {len(program.data)}; labels are matched "
-            "by the rows that states hold, so give a fit of the same rows"
+            f"the reference was fitted to {len(other.data)} rows and this fit to {len(program.data)}; labels are "
+            "matched by the rows that states hold, so give a fit of the same rows"
         )
 
 
@@ -126,11 +159,17 @@ def _values(program: Program, reference: Mapping[str, Any]) -> Values:
     values = {}
     for name, given in reference.items():
         if name not in sites:
-            raise FitError(f"the reference point has {name!r}, which is no latent or parameter; there are {', '.join(sites)}")
-        value = (given if isinstance(given, Tensor) else torch.tensor(np.array(given))).to(program.device, program.dtype)
+            raise FitError(
+                f"the reference point has {name!r}, which is no latent or parameter; there are {', '.join(sites)}"
+            )
+        value = (given if isinstance(given, Tensor) else torch.tensor(np.array(given))).to(
+            program.device, program.dtype
+        )
         shape = program.site_shape(sites[name])
         if tuple(value.shape) != tuple(shape):
-            raise FitError(f"the reference point's {name!r} has shape {tuple(value.shape)}, where {tuple(shape)} is expected")
+            raise FitError(
+                f"the reference point's {name!r} has shape {tuple(value.shape)}, where {tuple(shape)} is expected"
+            )
         values[name] = value
     return values
 
@@ -144,9 +183,11 @@ def _nearest(answer: Answer, labels: Relabelling, values: Values) -> Relabelling
             f"the reference point has no site that the states of {', '.join(group.sites)} index; give one of "
             f"{', '.join(n for n, axes in group.axes.items() if len(axes) == 1)}"
         )
-    draws = {n: v[None] for n, v in {**answer.points, **_point(answer)}.items()} if answer.is_point else {
-        **{n: v[None] for n, v in answer.points.items()}, **answer.draws.values
-    }
+    draws = (
+        {n: v[None] for n, v in {**answer.points, **_point(answer)}.items()}
+        if answer.is_point
+        else {**{n: v[None] for n, v in answer.points.items()}, **answer.draws.values}
+    )
     cost = labels.allocations.new_zeros(group.count, group.count)  # (new label, old label)
     moved = group.permute({n: draws[n] for n in known}, labels.permutations)
     for name, value in known.items():
@@ -162,8 +203,10 @@ def _renamed(labels: list[Relabelling]) -> str:
     """Say which states have other names now."""
     parts = []
     for each in labels:
-        order = each.permutations[0].tolist()
-        moved = ", ".join(f"{old} is now {new}" for new, old in sorted(enumerate(order), key=lambda p: p[1]) if old != new)
+        order = each.most.tolist()
+        moved = ", ".join(
+            f"{old} is now {new}" for new, old in sorted(enumerate(order), key=lambda p: p[1]) if old != new
+        )
         if moved:
             parts.append(f"state {moved} of {', '.join(each.group.sites)}")
     return "; ".join(parts)

@@ -15,7 +15,7 @@ from scipy import stats
 
 import zoo
 from guides import Encoder, Point
-from inference import EM, MAP, SVI, Comparison, Exact, Fit, compare, fit
+from inference import CAVI, EM, MAP, SVI, Comparison, Exact, Fit, compare, fit
 from inference.method import Method, Outcome
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, Rate, coin
 
@@ -409,3 +409,23 @@ def test_any_label_stays_inside_the_folder(label, tmp_path):
     assert len(inside) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}
     assert (place / "table.csv").is_file()
+
+
+def test_fits_of_a_mixture_have_the_labels_of_one():
+    """Two restarts that end under different labels; the table does not change, the parameters can be compared."""
+    model, x = zoo.BayesianGMM(components=3), zoo.datasets.load("faithful")
+    methods = {"one": CAVI(start="random"), "two": CAVI(start="random", restarts=2), "em": EM()}
+    matched = compare(model, x, methods=methods, seed=1, progress=False)
+    as_they_are = compare(model, x, methods=methods, seed=1, progress=False, relabel=False)
+    numbers = ["objective", "elpd_loo", "khat", "note"]
+    pd.testing.assert_frame_equal(matched.table[numbers], as_they_are.table[numbers])
+    assert "states of z have the labels of one in all fits" in str(matched)
+    assert as_they_are.labels == ""
+    weights = [
+        matched["one"].posterior["posterior"]["weights"].mean(("chain", "draw")).to_numpy(),
+        matched["two"].posterior["posterior"]["weights"].mean(("chain", "draw")).to_numpy(),
+        matched["em"].posterior["point_estimate"]["weights"].to_numpy(),
+    ]
+    assert (np.diff(weights[0]) < 0).all()
+    np.testing.assert_allclose(weights[1], weights[0], atol=0.05)
+    np.testing.assert_allclose(weights[2], weights[0], atol=0.1)

@@ -56,7 +56,9 @@ def test_shuffled_labels_are_found_again():
     (group,) = exchangeable(program)
     together = orders.gather(1, labels.permutations)  # what was state j before the shuffle, for all draws the same
     assert len(together.unique(dim=0)) == 1
-    assert labels.switched == pytest.approx(1 - float(labels.permutations.unique(dim=0, return_counts=True)[1].max()) / 400)
+    assert labels.switched == pytest.approx(
+        1 - float(labels.permutations.unique(dim=0, return_counts=True)[1].max()) / 400
+    )
     sizes = labels.sorted().allocations.sum(1)
     assert bool((sizes.diff() <= 0).all())
     assert float(sizes.sum()) == pytest.approx(len(WAITS))
@@ -89,7 +91,9 @@ def test_chains_whose_labels_switch_are_judged_by_relabelled_draws():
     assert judged.diagnostics["rhat"] < 1.01 < 2 < judged.diagnostics["rhat_as_drawn"]
     assert judged.verdict.startswith("trust after fit.relabelled(): R-hat at most 1.0")
     (note,) = judged.warnings
-    assert note.startswith("label switching: 75% of the draws have the states of which under other labels than the rest")
+    assert note.startswith(
+        "label switching: 75% of the draws have the states of which under other labels than the rest"
+    )
     assert "longer chains do not help: use fit.relabelled()" in note
     values = relabelled(draws, [each.sorted() for each in relabel(program, {}, draws)])
     after = NUTS().relabelled(program, judged, judged_outcome(program, values))
@@ -166,4 +170,3 @@ def judged_outcome(program, draws) -> Outcome:
 
 def judge(program, draws) -> Outcome:
     return NUTS(draws=500).relabelled(program, judged_outcome(program, draws), judged_outcome(program, draws))
-
