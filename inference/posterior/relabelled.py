@@ -144,7 +144,7 @@ def _check_reference(program: Program, other: Program) -> None:
     if mine != theirs:
         raise FitError(
             f"the reference is a fit of {type(other.model).__name__} with exchangeable states {theirs}, and this one "
-            f"of {type(program.model).__name__} with {mine} (number of states, which of them); give one of the same"
+            f"of {type(program.model).__name__} with {mine}; give a fit of the same model"
         )
     if len(program.data) != len(other.data):
         raise FitError(
