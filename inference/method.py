@@ -125,12 +125,9 @@ class Method(ABC):
         Whether it can read rows in chunks from a file.
     of_starts
         Settings of how a first fit is found, which mean nothing when a fit is continued.
-    together
-        How many programs `run_each` is best given at once.
     """
 
     streams: ClassVar[bool] = False
-    together: ClassVar[int] = 1
     of_starts: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -145,16 +142,23 @@ class Method(ABC):
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Fit the program. The global RNG has been seeded by the caller."""
 
+    def fit_unjudged(self, program: Program) -> Outcome:
+        """Fit the program for its draws alone: what `run` hands out, without what is said of it."""
+        return self.run(program)
+
+    def together(self, program: Program) -> int:
+        """How many programs like this one `run_each` is best given at once."""
+        return 1
+
     def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
         """Fit programs that differ in what is observed only, or say what broke down; nobody looks at one of the fits.
 
-        A method may do this in one tensor program for all, and leave out what is for readers: traces and verdicts. What
-        it hands out has to be distributed as `run` would have it.
+        A method may do this in one tensor program for all. What it hands out has to be distributed as `run` has it.
         """
         outcomes: list[Outcome | ZooError] = []
         for program in programs:
             try:
-                outcomes.append(self.run(program))
+                outcomes.append(self.fit_unjudged(program))
             except ZooError as error:
                 outcomes.append(error)
             except RuntimeError as error:

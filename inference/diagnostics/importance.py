@@ -27,6 +27,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
 DRAWS = 10_000  # Pareto shapes from fewer are noisy
+UNJUDGED = 2000  # that are weighed where nothing is said of them
 FEWEST_DRAWS = 10  # for a bound with an error, however large the data
 FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
 CELLS = 50_000_000  # entries of the data times draws that are evaluated: some seconds of work
@@ -190,6 +191,25 @@ def judge(
         verdict=words,
         shifts={n: {s: torch.from_numpy(v) for s, v in by_site(row, shapes).items()} for n, row in told.items()},
     )
+
+
+def handed_out(program: Program, q: Approximation, points: Values, *, corrected: bool) -> Approximation:
+    """What `judge` hands out, from fewer draws and without judging it: for fits that nobody looks at one by one.
+
+    Raises
+    ------
+    FitError
+        If the log density is not finite at draws of q.
+    """
+    if not corrected or _obstacle(program):
+        return q
+    pool = drawn(program, q, points, min(UNJUDGED, draws_for(program)))
+    ratio = finite(pool.log_ratio, pool.log_ratio.isfinite())
+    weights, shape = smoothed(restricted(ratio, pool.values, labelling_of(program, pool.values)).numpy())
+    if len(ratio) < FEWEST_FOR_KHAT or not shape <= most_shape(len(ratio)):  # NaN: q is exact
+        return q
+    x, _ = scalars(program, points, pool.values, len(ratio))
+    return resampled(program, q, pool, weights, x, kept_for(program))
 
 
 def _away(plain: Moments, target: Moments, off: Shifts, wide: Survey | None, *, corrected: bool) -> Shifts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -15,16 +16,40 @@ from guides.start import Start
 from guides.variational import Variational
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
-from inference.diagnostics.importance import judge
+from inference.diagnostics.importance import handed_out, judge
 from inference.diagnostics.labelling import APART
-from inference.method import Method, Outcome, unsupported
+from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
-from inference.sampling.paths import climb
+from inference.sampling.paths import Path, climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.natural import natural_start
 from inference.starts.values import starting_values
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
+
+
+class Mode(NamedTuple):
+    """A mode and the Normal there.
+
+    Attributes
+    ----------
+    q
+        The Normal.
+    height, evidence
+        Log density at the mode, and Laplace's estimate of log p(x).
+    distance
+        Of the end from the mode, in standard deviations.
+    same, calls, note
+        How many climbs end there, gradients of all, and why they were not compiled.
+    """
+
+    q: Trained
+    height: float
+    evidence: float
+    distance: float
+    same: int
+    calls: int
+    note: str
 
 
 @dataclass(frozen=True)
@@ -60,43 +85,65 @@ class Laplace(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb to the mode and take the curvature there."""
-        density = Density(program)
-        target = Target(lower_gradient(density, self.compile, 100 * self.restarts), program)
-        values = starting_values(program)
-        start = natural_start(program, values)
-        centre, unit = centre_of(start)
-        points = [centre, *dispersed(target, centre, unit, self.restarts - 1)]
         with Monitor("laplace", self.restarts, show=progress) as monitor:
-            ends = []
-            for i, point in enumerate(points):
-                ends.append(climb(target, point, unit, self.steps))
-                monitor.record(i + 1, max(e.value for e in ends))
-        best = max(ends, key=lambda e: e.value)
-        mode, root, distance = polish(density, torch.from_numpy(best.end))
-        q = normal_guide(program, start, mode, triangular_of_inverse(root))
-        height = float(density.log_prob(mode.to(program.device, program.dtype)))
-        log_p = height + 0.5 * len(mode) * math.log(2 * math.pi) - float(root.diagonal().log().sum())
-        fitted = Trained(FullRank(), q.requires_grad_(False).eval(), program.data)
-        judgement = judge(program, fitted, {}, converged=True, corrected=self.corrected)
+            mode = self._mode(program, monitor)
+        judgement = judge(program, mode.q, {}, converged=True, corrected=self.corrected)
         modes = judgement.diagnostics.get("log_labellings", 0.0)
-        if modes and judgement.diagnostics["own_labelling"] > APART:
-            log_p += modes
-        same = sum(e.value > best.value - 0.1 for e in ends)
-        reason = f"mode with log density {height:.4f}, {distance:.1e} standard deviations away at the end; "
-        reason += f"{same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
-        reason += f"Laplace's estimate of log p(x) is {log_p:.4f}"
+        apart = bool(modes) and judgement.diagnostics["own_labelling"] > APART
+        evidence = mode.evidence + (modes if apart else 0.0)
+        reason = f"mode with log density {mode.height:.4f}, {mode.distance:.1e} standard deviations away at the end; "
+        reason += f"{mode.same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
+        reason += f"Laplace's estimate of log p(x) is {evidence:.4f}"
         return Outcome(
             approximation=judgement.approximation,
             points={},
             objective=judgement.objective,
             trace=monitor.trace,
-            steps=target.calls,
+            steps=mode.calls,
             converged=True,
             reason=reason,
-            warnings=[*(note for note in (target.gradient.note,) if note), *judgement.warnings],
-            diagnostics={"laplace_evidence": log_p, **judgement.diagnostics},
+            warnings=[*(note for note in (mode.note,) if note), *judgement.warnings],
+            diagnostics={"laplace_evidence": evidence, **judgement.diagnostics},
             verdict=judgement.verdict,
             shifts=judgement.shifts,
+        )
+
+    def fit_unjudged(self, program: Program) -> Outcome:
+        """The draws that `run` hands out, without a verdict on them."""
+        with Monitor("laplace", self.restarts, show=False) as monitor:
+            mode = self._mode(program, monitor)
+        return Outcome(
+            approximation=handed_out(program, mode.q, {}, corrected=self.corrected),
+            points={},
+            objective=Objective(mode.height, "log_posterior"),
+            trace=monitor.trace,
+            steps=mode.calls,
+            converged=True,
+            reason="a mode",
+        )
+
+    def _mode(self, program: Program, monitor: Monitor) -> Mode:
+        """The highest end of all climbs, and the Normal there."""
+        density = Density(program)
+        target = Target(lower_gradient(density, self.compile, 100 * self.restarts), program)
+        start = natural_start(program, starting_values(program))
+        centre, unit = centre_of(start)
+        ends: list[Path] = []
+        for i, point in enumerate([centre, *dispersed(target, centre, unit, self.restarts - 1)]):
+            ends.append(climb(target, point, unit, self.steps))
+            monitor.record(i + 1, max(e.value for e in ends))
+        best = max(ends, key=lambda e: e.value)
+        mode, root, distance = polish(density, torch.from_numpy(best.end))
+        q = normal_guide(program, start, mode, triangular_of_inverse(root))
+        height = float(density.log_prob(mode.to(program.device, program.dtype)))
+        return Mode(
+            q=Trained(FullRank(), q.requires_grad_(False).eval(), program.data),
+            height=height,
+            evidence=height + 0.5 * len(mode) * math.log(2 * math.pi) - float(root.diagonal().log().sum()),
+            distance=distance,
+            same=sum(e.value > best.value - 0.1 for e in ends),
+            calls=target.calls,
+            note=target.gradient.note,
         )
 
 

@@ -6,8 +6,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.by_row import judge_rows, judged_by_row
-from inference.diagnostics.importance import Judgement, judge, with_agreement
+from inference.diagnostics.importance import Judgement, handed_out, judge, with_agreement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
@@ -29,10 +29,11 @@ from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
 from inference.variational.checkpoint import Checkpoint
+from inference.variational.each import BoundOfEach, together
 from inference.variational.last_step import finished
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Kind, Schedule
-from zoo.errors import FitError, MethodError
+from zoo.errors import FitError, MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -189,6 +190,15 @@ class SVI(Method):
         if bound.asleep and not bound.q.amortized:
             raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
         self._check_scored(bound)
+        file = None
+        if self.checkpoint is not None:
+            file = Checkpoint(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
+        climb, note, draws = self._climbed(bound, self.restarts, file, progress=progress)
+        return self._outcome(program, bound, climb, note, draws)
+
+    def _climbed(self, bound: Bound, starts: int, file: Checkpoint | None, *, progress: bool) -> tuple[Climb, str, int]:
+        """Climb from all starts; return what is there at the end, why it was not compiled, and draws per step."""
+        program = bound.program
         program.model.train()
         batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
         exact = self._still(program) and batches.whole
@@ -201,19 +211,68 @@ class SVI(Method):
                 hold=self.warm_up,
                 kind=self.schedule,
             )
-            for _ in range(self.restarts)
+            for _ in range(starts)
         ]
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
         draws = self._draws(bound, batches.rows)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
-        file = None
-        if self.checkpoint is not None:
-            file = Checkpoint(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
         with Monitor("svi", self.steps, show=progress) as shown:
             climb.run(step, batches, draws, shown, warm_up=self.warm_up, file=file)
         program.model.eval()
-        return self._outcome(program, bound, climb, step.note, draws)
+        return climb, step.note, draws
+
+    # -- many data sets ----------------------------------------------------------------------------------------
+
+    def together(self, program: Program) -> int:
+        """As many as one step can hold, where data sets can be climbed for in one tensor program; else 1."""
+        plain = not (program.networks or program.data.missing or program.chained or self.guide.point)
+        plain = plain and self.restarts == 1 and self.batch_size is None and self.objective != "wake_sleep"
+        if not plain or len(program.data) > FULL_ROWS or not program.latents or self.checkpoint is not None:
+            return 1
+        return together(program, self.particles or PARTICLES)
+
+    def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
+        """Climb for all data sets in one tensor program, each by a schedule of its own."""
+        if len(programs) == 1 or self.together(programs[0]) == 1:
+            return super().run_each(programs)
+        try:
+            starts = [several_starts(program, 1)[0] for program in programs]
+            bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0)
+            if bound.q.amortized or bound.scored:
+                return super().run_each(programs)
+            climb, _, draws = self._climbed(bound, len(programs), None, progress=False)
+        except ZooError:  # of one of them: which, is seen one by one
+            return super().run_each(programs)
+        outcomes: list[Outcome | ZooError] = []
+        for i, program in enumerate(programs):
+            try:
+                outcomes.append(self._one_of_each(program, bound, climb, i, draws))
+            except ZooError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _one_of_each(self, program: Program, bound: Bound, climb: Climb, index: int, draws: int) -> Outcome:
+        """What `run` would hand out for one of several data sets."""
+        schedule = climb.schedules[index]
+        if not schedule.means or schedule.abandoned:
+            raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
+        climb.conclude(index)
+        q = self._approximation(bound, climb, index, draws)
+        assert isinstance(q, Trained)
+        q, points = replace(q, data=program.data), bound.points(climb.position, index)
+        with torch.no_grad():
+            by_row = judged_by_row(program, q, points)
+            given = handed_out(program, q, points, corrected=self.corrected and not by_row)
+        return Outcome(
+            approximation=given,
+            points=points,
+            objective=Objective(schedule.latest, "elbo"),
+            trace=climb.monitors[index].trace,
+            steps=schedule.step,
+            converged=schedule.converged,
+            reason=schedule.reason,
+        )
 
     # -- the way up --------------------------------------------------------------------------------------------
 

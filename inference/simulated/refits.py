@@ -51,7 +51,7 @@ class Refits:
     @property
     def size(self) -> int:
         """How many simulations are refitted together, or noted together."""
-        return max(BLOCK, self.method.together)
+        return max(BLOCK, self.method.together(self.truths.like))
 
     def run(self, count: int, *, processes: int, folder: Path | None, progress: bool) -> list[Refit]:
         """Return what became of each of `count` simulations, from a folder what is there already."""
@@ -103,7 +103,7 @@ class Refits:
                 with seeded(self._seed(i, 0), device):
                     truths.append(self.truths.draw())
             outcomes: list[Outcome | ZooError] = []
-            size = self.method.together
+            size = self.method.together(self.truths.like)
             for at in range(0, len(truths), size):
                 with seeded(self._seed(which[at], 1), device):
                     outcomes += self.method.run_each([t.program for t in truths[at : at + size]])

@@ -61,6 +61,11 @@ class Truths:
             _check_posterior(program, posterior)
         self.program = _written_out(program)
 
+    @property
+    def like(self) -> Program:
+        """A program of the size that is refitted."""
+        return self.program if self.posterior is None else self.program.rebind(_joined(*[self.program.data] * 2))
+
     def draw(self) -> Truth:
         """Simulate once, by the global RNG."""
         with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart, which it draws again
@@ -98,6 +103,11 @@ def _check(program: Program) -> None:
         raise ModelError("calibration is about posterior draws, and there is no latent to draw")
     fields = {s.field for s in program.observed if s.field}
     for site in program.observed:
+        if site.family == "Unit":
+            raise ModelError(
+                f"site {site.name!r} is a pyro.factor, a density without anything drawn, from which data cannot be "
+                "simulated; write it as a distribution of an observed field or of a latent"
+            )
         if not site.field:
             raise ModelError(
                 f"site {site.name!r} does not observe a data field itself, so that simulated values of it are no data; "

@@ -105,7 +105,7 @@ class Bound:
         return Position(
             self.coordinates.pack(parameters, {"shift": shift}, like=like),
             self.weights.pack(parameters, {n: v.detach() for n, v in networks.items()}, like=like),
-            Fixed(dict(q.named_buffers()), start.parameters, start.parameter_unit),
+            Fixed(dict(q.named_buffers()), start.parameters, start.parameter_unit, {}),
         )
 
     @staticmethod
@@ -115,6 +115,7 @@ class Bound:
             {n: torch.stack([p.fixed.buffers[n] for p in positions]) for n in first.buffers},
             torch.stack([p.fixed.origin for p in positions]),
             torch.stack([p.fixed.unit for p in positions]),
+            {},
         )
         return Position(
             torch.stack([p.coordinates for p in positions]), torch.stack([p.weights for p in positions]), fixed

@@ -20,15 +20,19 @@ class Fixed(NamedTuple):
         Of q, by name.
     origin, unit
         Where the model's parameters start in unconstrained space, and the size of a natural step there, (T,) each.
+    fields
+        Of the data, by name, where each start has data of its own.
     """
 
     buffers: Values
     origin: Tensor
     unit: Tensor
+    fields: Values
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Fixed:
         """Apply a function to every tensor."""
-        return Fixed({n: function(v) for n, v in self.buffers.items()}, function(self.origin), function(self.unit))
+        buffers, fields = ({n: function(v) for n, v in part.items()} for part in (self.buffers, self.fields))
+        return Fixed(buffers, function(self.origin), function(self.unit), fields)
 
 
 class Named(NamedTuple):

@@ -37,7 +37,7 @@ def test_a_packed_vector_can_be_differentiated():
 
 
 def test_named_tuples_and_what_is_not_there_come_back_from_flat_tensors():
-    tree = (Batch({"y": B, "x": A}), Fixed({"unit": A[0]}, A[1], B), {"z": B})
+    tree = (Batch({"y": B, "x": A}), Fixed({"unit": A[0]}, A[1], B, {}), {"z": B})
     flat = leaves(tree)
     assert len(flat) == 6  # neither rows nor weights
     batch, fixed, last = rebuilt(tree, iter([t + 1 for t in flat]))
