@@ -6,11 +6,13 @@ from zoo import catalogue as _catalogue
 _EXPORTS = {
     "Calibration": "inference.calibration",
     "Comparison": "inference.comparison",
+    "Evidence": "inference.evidences",
     "Fit": "inference.posterior.fit",
     "Method": "inference.method",
     "az": "inference.diagnostics.arviz",
     "calibrate": "inference.calibration",
     "compare": "inference.comparison",
+    "evidence": "inference.evidences",
     "fit": "inference.fitting",
     "update": "inference.fitting",
 }

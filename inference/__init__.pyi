@@ -5,6 +5,8 @@ from inference.calibration import calibrate as calibrate
 from inference.comparison import Comparison as Comparison
 from inference.comparison import compare as compare
 from inference.diagnostics.arviz import az as az
+from inference.evidences import Evidence as Evidence
+from inference.evidences import evidence as evidence
 from inference.fitting import fit as fit
 from inference.fitting import update as update
 from inference.method import Method as Method

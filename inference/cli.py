@@ -1,4 +1,4 @@
-"""The command line: zoo list, show, explain, fit, compare, calibrate, summary."""
+"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, summary."""
 
 from __future__ import annotations
 
@@ -168,6 +168,24 @@ def calibrate(
     typer.echo(str(result))
     if out is not None:
         typer.echo(f"\nsaved to {out}")
+
+
+@app.command()
+def evidence(
+    model: MODEL,
+    data: DATA,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between")] = "exact,smc,nuts",
+    set_: SET = None,
+    seed: SEED = None,
+    device: DEVICE = "auto",
+    weights: WEIGHTS = None,
+) -> None:
+    """Print the log evidence of a model by several methods, what kind each number is, and its error."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    made = _model(model, set_)
+    from inference.evidences import evidence as evidence_of
+
+    typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, device=device, weights=weights)))
 
 
 @app.command()

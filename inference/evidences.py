@@ -1,0 +1,191 @@
+"""Log evidences of models by several methods, in one table: what each number is, its error, and Bayes factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from inference.approximations.sampled import Sampled
+from inference.diagnostics.bridge import bridge
+from inference.diagnostics.pareto import KHAT_GOOD
+from inference.fitting import fit
+from inference.method import as_method
+from inference.posterior.fit import Fit
+from inference.runtime.random import as_seed, seeded
+from inference.runtime.threads import threads_for
+from zoo.data.bind import Source
+from zoo.declare.function import ModelLike
+from zoo.errors import DataError, FitError, MethodError
+
+METHODS = ("exact", "smc", "nuts")
+COLUMNS = ["model", "method", "kind", "log_evidence", "error", "khat", "note"]
+ESTIMATES = ("exact", "smc", "bridge", "importance")  # with an error, the best known first
+BOUNDS = ("elbo", "iwae")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Log evidences, and what they say of the models.
+
+    Attributes
+    ----------
+    table
+        A row per number: model, method, kind ("exact", "smc", "bridge", "importance", "laplace", or a bound), the log
+        evidence with its Monte Carlo error, k-hat where there is one, and a note.
+    bayes_factors
+        A row per model: the estimate of it with the least error among those that are estimates, and its log Bayes
+        factor against the first, with the error of both together. Bounds and Laplace's formula never enter.
+    """
+
+    table: pd.DataFrame
+    bayes_factors: pd.DataFrame
+
+    def __str__(self) -> str:
+        """Estimates, then approximations without an error, then lower bounds; Bayes factors of several models below."""
+        kinds = self.table["kind"]
+        parts = {
+            "estimates of log p(x)": self.table[kinds.isin(ESTIMATES)],
+            "approximations without an error": self.table[kinds == "laplace"],
+            "lower bounds, not to be ranked with estimates": self.table[kinds.isin(BOUNDS)],
+        }
+        texts = [f"{title}\n{_text(rows)}" for title, rows in parts.items() if len(rows)]
+        texts += [f"{row.model} by {row.method}: {row.note}" for row in self.table[kinds == ""].itertuples()]
+        if len(self.bayes_factors) > 1:
+            texts.append(f"log Bayes factors\n{_text(self.bayes_factors)}")
+        return "\n\n".join(texts)
+
+    __repr__ = __str__
+
+
+def _text(rows: pd.DataFrame) -> str:
+    shown = rows.drop(columns=[c for c in rows if rows[c].isna().all() or (rows[c] == "").all()])
+    return str(shown.to_string(index=False, na_rep="-", float_format=lambda v: f"{v:.4f}"))
+
+
+def evidence(
+    of: ModelLike | Fit | Sequence[Any] | Mapping[str, Any],
+    data: Source | None = None,
+    *,
+    methods: Sequence[Any] = METHODS,
+    seed: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Evidence:
+    """Collect the log evidence of fits, or of models fitted to data by several methods.
+
+    Parameters
+    ----------
+    of
+        A fit, a model or its name, several of them, or a dict of such by label.
+    data
+        What models are fitted to; of no use to fits.
+    methods
+        Names or methods; those that are not legal for a model are noted.
+    seed
+        As for `fit`.
+    progress
+        Show progress bars on a terminal.
+    **options
+        `device`, `dtype` and `weights`, as for `fit`.
+
+    Returns
+    -------
+    Evidence
+
+    Raises
+    ------
+    DataError
+        If a model comes without data.
+
+    Examples
+    --------
+    ``evidence({"one": zoo.BayesianGMM(1), "two": zoo.BayesianGMM(2)}, geyser)``
+    """
+    seed, rows = as_seed(seed), []
+    for label, item in _labelled(of):
+        if isinstance(item, Fit):
+            rows += _rows(label, item)
+            continue
+        if data is None:
+            raise DataError(f"evidence({label}): a model needs data, as in evidence(model, data); fits bring their own")
+        for method in map(as_method, methods):
+            name = type(method).__name__.lower()
+            try:
+                fitted = fit(item, data, method=method, seed=seed, progress=progress, **options)
+            except (MethodError, FitError) as error:
+                rows.append(_row(label, name, "", note=str(error)))
+                continue
+            rows += _rows(label, fitted)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return Evidence(table, _bayes_factors(table))
+
+
+def _labelled(of: Any) -> list[tuple[str, Any]]:
+    if isinstance(of, Mapping):
+        return [(str(label), item) for label, item in of.items()]
+    items = list(of) if isinstance(of, list | tuple) else [of]
+    # Fits of one model by several methods are of one model.
+    return [(x if isinstance(x, str) else repr(x.model if isinstance(x, Fit) else x), x) for x in items]
+
+
+def _row(label: str, method: str, kind: str, value: float = math.nan, error: float = math.nan, **more: Any) -> Any:
+    more = {"khat": math.nan, "note": "", **more}
+    return {"model": label, "method": method, "kind": kind, "log_evidence": value, "error": error, **more}
+
+
+def _rows(label: str, fitted: Fit) -> list[Any]:
+    """All that one fit says of the evidence."""
+    method, objective, said = type(fitted.method).__name__.lower(), fitted.objective, fitted.diagnostics
+    rows, q = [], fitted.approximation
+    if objective.kind == "log_evidence":
+        kind, note = ("smc", "" if fitted.converged else fitted.reason) if objective.error else ("exact", "")
+        rows.append(_row(label, method, kind, objective.value, objective.error, note=note))
+    elif "evidence" in said:
+        shape = said.get("khat", math.nan)
+        note = f"k-hat above {KHAT_GOOD}: not an estimate to rely on" if shape > KHAT_GOOD else ""
+        rows.append(_row(label, method, "importance", said["evidence"], said["evidence_error"], khat=shape, note=note))
+    if isinstance(q, Sampled) and q.chains > 1:
+        rows.append(_bridge(label, method, fitted, q))
+    if "laplace_evidence" in said:
+        rows.append(_row(label, method, "laplace", said["laplace_evidence"]))
+    if objective.kind in BOUNDS:
+        rows.append(_row(label, method, objective.kind, objective.value, objective.error))
+    return rows or [_row(label, method, "", note=f"its {objective.kind} says nothing of log p(x)")]
+
+
+def _bridge(label: str, method: str, fitted: Fit, q: Sampled) -> Any:
+    try:
+        with seeded(fitted.seed, fitted.program.device), threads_for(fitted.program):
+            value, error = bridge(fitted.program, q)
+    except FitError as stopped:
+        return _row(label, method, "", note=str(stopped))
+    note = "" if fitted.converged else f"from draws that are in doubt: {fitted.reason}"
+    return _row(label, method, "bridge", value, error, note=note)
+
+
+def _bayes_factors(table: pd.DataFrame) -> pd.DataFrame:
+    """The best estimate of each model, and log Bayes factors against the first."""
+    rows: list[dict[str, Any]] = []
+    good = table[table["kind"].isin(ESTIMATES) & (table["note"] == "")]
+    for model in table["model"].unique():
+        mine = good[good["model"] == model]
+        if not len(mine):
+            continue
+        best = mine.loc[mine["error"].idxmin()]
+        first = rows[0] if rows else best
+        rows.append(
+            {
+                "model": model,
+                "by": f"{best['kind']} ({best['method']})",
+                "log_evidence": best["log_evidence"],
+                "error": best["error"],
+                "log_bayes_factor": best["log_evidence"] - first["log_evidence"],
+                "its_error": math.hypot(best["error"], first["error"]) if rows else 0.0,
+            }
+        )
+    columns = ["model", "by", "log_evidence", "error", "log_bayes_factor", "its_error"]
+    return pd.DataFrame(rows, columns=columns)
