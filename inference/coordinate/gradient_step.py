@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
-from inference.coordinate.matrices import POSITIVE_DEFINITE
+from inference.coordinate.matrices import POSITIVE_DEFINITE, RIDGE
 from zoo.program.program import Program
 from zoo.replay.bijections import PositiveDefiniteVector, bijection
 from zoo.replay.evaluate import Values
@@ -64,7 +64,7 @@ class GradientStep:
     def _unconstrained(self, name: str, value: Tensor) -> Tensor:
         """Unconstrained numbers of a value, less its floor."""
         floor = self.floors.get(name)
-        unconstrained: Tensor = self.transforms[name].inv(value if floor is None else value - floor)
+        unconstrained: Tensor = self.transforms[name].inv(value if floor is None else _above(value, floor))
         return unconstrained
 
     def _constrained(self, name: str, u: Tensor) -> Tensor:
@@ -135,3 +135,15 @@ class GradientStep:
                 "look for 0 / 0 or log 0 in a branch of the model, such as a rate that is 0 in one state"
             )
         return values
+
+
+def _above(value: Tensor, floor: Tensor) -> Tensor:
+    """Matrices (..., d, d) less their floors, positive definite where rounding leaves nothing above a floor."""
+    above = value - floor
+    sunk = torch.linalg.cholesky_ex(above).info > 0
+    if not bool(sunk.any()):
+        return above
+    values, vectors = torch.linalg.eigh(above)
+    least = RIDGE * floor.diagonal(dim1=-2, dim2=-1)  # (..., d)
+    raised: Tensor = (vectors * torch.maximum(values, least)[..., None, :]) @ vectors.mT
+    return torch.where(sunk[..., None, None], raised, above)

@@ -389,6 +389,23 @@ def test_a_step_from_expanded_parameters_gains_at_least_as_much(name):
         values = ascent.maximize(found)
 
 
+@every_model
+def test_expanded_factors_have_the_moments_of_their_prior(name):
+    """Over all rows: the first two where the coefficients can make up for it, those about 0 where they have no mean."""
+    weights = np.random.default_rng(1).integers(1, 4, 60)
+    program = prepare(MODELS[name], table(rows=60), weights=weights)
+    ascent, values = climbed(program)
+    if CHANGES[name] is None:
+        return
+    _, found = FactorSums.of(ascent.plan, program).expect(values, {}, averaged=True)
+    q = found.posteriors["z"]
+    loc, share = q.loc.numpy().reshape(60, -1), weights / weights.sum()
+    *_, mean, cov = dense(name, {n: v.numpy() for n, v in values.items()}, 4)
+    np.testing.assert_allclose((share * loc.T) @ loc + q.cov.numpy(), np.outer(mean, mean) + cov, rtol=1e-8, atol=1e-8)
+    if CHANGES[name] == "affine":
+        np.testing.assert_allclose(share @ loc, mean, rtol=1e-8, atol=1e-8)
+
+
 def test_coefficients_with_a_prior_or_fixed_in_part_are_not_expanded():
     @zoo.model(x=Real("row", "feature"))
     def anchored(x):

@@ -21,7 +21,7 @@ import zoo
 from inference import EM, Exact, fit
 from inference.conjugate import closed_form
 from inference.conjugate.coefficients import LinearPosterior
-from inference.conjugate.exponential_family import Likelihood
+from inference.conjugate.exponential_family import Likelihood, family_named
 from inference.conjugate.joint_normal import NormalGamma, NormalInverseGamma, NormalWishart
 from inference.conjugate.location_scale import FLOOR
 from inference.conjugate.multivariate_normal import MultivariateNormal
@@ -465,6 +465,18 @@ def test_moments_of_wisharts(name):
 EXACT = [n for n in ALL if Exact().why_not(program_of(n)) is None]
 
 
+@pytest.mark.parametrize("seen", [[2.0, 3.0, 0.0], [2.0, 2.0, 1.0]])
+def test_no_count_of_what_is_impossible_is_no_surprise(seen):
+    """0 log 0 is 0, one of what has no chance has no density; under each of several probabilities."""
+    p = torch.tensor([[0.25, 0.75, 0.0], [0.5, 0.3, 0.2]], dtype=AT)
+    x = torch.tensor([seen, [1.0, 4.0, 0.0]], dtype=AT)
+    family = family_named("Multinomial")
+    fn = dist.Multinomial(5, probs=p[:, None], validate_args=False)
+    found = family.log_density(fn, lambda name: family.moments_at(name, p[:, None]), {"mean": x})
+    expected = scipy.stats.multinomial.logpmf(x.numpy(), 5, p[:, None].numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
 def test_what_is_solved_exactly():
     assert len(EXACT) >= 35
     assert {"normal_gamma", "normal_wishart", "normal_gamma_of_groups", "regression_of_a_joint_prior"} <= set(EXACT)
@@ -537,6 +549,24 @@ def test_one_sweep_gives_what_all_densities_give_in_the_zoo(model, data):
 def test_one_sweep_far_from_zero(covariance, offset):
     program = prepared(zoo.GMM(components=3, covariance=covariance), FAITHFUL + offset)
     assert check_sweep(program, [State(program.initial(), {})])
+
+
+@pytest.mark.parametrize("scale", [1e-1, 1e-5])
+def test_a_component_far_tighter_than_its_distance_loses_no_digits(scale):
+    """(m / s)^2 - 2 m x / s^2 + (x / s)^2 of m = 500 and s = 1e-5 leaves half a nat of rounding in a row's log density.
+
+    What a row's own distance gives is right to the last digits: such components are left to it.
+    """
+    x = np.concatenate([np.linspace(-501.0, -499.0, 9), 500.0 + scale * np.linspace(-2.0, 2.0, 9)])
+    program = prepared(zoo.GMM(components=2, covariance="diag"), x[:, None])
+    ascent = Coordinates(program)
+    ascent.prepare(State(program.initial(), {}))
+    assert ascent.mixture is not None
+    means, scales = torch.tensor([[-500.0], [500.0]], dtype=AT), torch.tensor([[1.0], [scale]], dtype=AT)
+    values = {"weights": torch.tensor([0.5, 0.5], dtype=AT), "means": means, "covariances": scales.square()}
+    parts = [scipy.stats.norm(float(m), float(s)).logpdf(x) for m, s in zip(means, scales, strict=True)]
+    value, _ = ascent.expect(State(values, {}))
+    assert float(value) == pytest.approx((np.logaddexp(*parts) - math.log(2)).sum(), abs=1e-5)
 
 
 # -- what looks conjugate and is not ----------------------------------------------------------------------------------

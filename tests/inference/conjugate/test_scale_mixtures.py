@@ -17,6 +17,7 @@ from torch.distributions import constraints
 import zoo
 from inference import CAVI, EM, Exact, fit
 from inference.conjugate import closed_form
+from inference.conjugate.location_scale import FLOOR
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.stepwise import RunningAverages
 from zoo import MethodError, Real
@@ -78,10 +79,10 @@ def two_medians(x):
         pyro.sample("x", dist.Laplace(m[z], b[z]), obs=x)
 
 
-def climb(program, steps=60, update="condition"):
+def climb(program, steps=60, update="condition", start=None):
     """Objectives and the last state of coordinate ascent."""
     ascent = Coordinates(program)
-    state, values = State(program.initial(), {}), []
+    state, values = State(program.initial() if start is None else start, {}), []
     for _ in range(steps):
         value, expected = ascent.expect(state)
         values.append(float(value))
@@ -112,6 +113,37 @@ def test_they_are_recognized_and_say_what_they_are_not():
     assert "'m' has no conjugate posterior" in Exact().why_not(prepared(sparse_mean(), X))
     assert "'beta' has no conjugate posterior" in Exact().why_not(prepared(lasso(), {"x": COLUMNS, "y": Y}))
     assert "vary by row" in RunningAverages.why_not(prepared(two_medians(), X))
+
+
+@pytest.mark.parametrize("known", ["", "m", "b"])
+def test_a_weight_is_a_number_of_repetitions(known):
+    times = [2, 1, 3, 1, 1, 2, 1, 4]
+    weighted, repeated = prepared(errors(known=known), X, weights=times), prepared(errors(known=known), X.repeat(times))
+    start = {n: torch.tensor(v, dtype=AT) for n, v in (("m", 0.3), ("b", 1.2)) if n != known}
+    one, other = (climb(program, 5, start=start) for program in (weighted, repeated))
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-12)
+    for name, q in other[1].posteriors.items():
+        for key, tensor in q.tensors().items():
+            torch.testing.assert_close(one[1].posteriors[name].tensors()[key], tensor, rtol=1e-12, atol=0)
+
+
+def test_weights_need_not_be_whole_numbers():
+    weights = np.array([0.5, 1.5, 0.25, 1.0, 3.5, 2.0, 0.75, 1.25])
+    q = fit(errors(known="m"), X, method=Exact(), weights=weights, seed=0).approximation.distributions["b"]
+    a, b = 3.0 + weights.sum(), 2.0 + weights @ np.abs(X - 0.5)
+    assert (float(q.concentration), float(q.rate)) == pytest.approx((a, b), rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_a_scale_that_collapses_meets_a_floor_in_the_units_of_the_data(unit):
+    """The scale is a distance: its floor is the root of a variance's, sqrt(FLOOR) standard deviations of the data."""
+    x = unit * np.concatenate([X, [30.0] * 6])
+    program = prepared(two_medians(), x)
+    start = {"w": [0.5, 0.5], "m": [0.0, 30.0 * unit], "b": [unit, unit]}
+    start = {n: torch.tensor(v, dtype=AT) for n, v in start.items()}
+    _, state, _ = climb(program, 20, "maximize", start)
+    assert float(state.values["b"][1]) == pytest.approx(math.sqrt(FLOOR) * x.std(), rel=1e-9)
+    assert float(state.values["b"][0]) > 0.1 * unit
 
 
 def test_a_scale_given_its_location_is_exact():

@@ -459,6 +459,17 @@ def nested_data(x):
             pyro.sample("x", dist.Bernoulli(p[z, torch.arange(x.shape[1])]), obs=x)
 
 
+@zoo.model(x=Binary("row", "item"))
+def nested_under_one_state(x):
+    """A state for all rows and a class per row, which items depend on both: products over items, then over rows."""
+    p = pyro.param("p", torch.full((2, 2), 0.5), constraint=constraints.unit_interval)
+    which = pyro.sample("which", dist.Categorical(torch.tensor([0.25, 0.75])))
+    with pyro.plate("row", x.shape[0], dim=-2):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])))
+        with pyro.plate("item", x.shape[1], dim=-1):
+            pyro.sample("x", dist.Bernoulli(p[which, z]), obs=x)
+
+
 @zoo.model(x=Real("row"))
 def yes_or_no(x):
     """A discrete latent that is a number, and enters as one."""
@@ -528,6 +539,7 @@ LAYOUTS = [
         (chain, [[0.5, -1.0, 2.0], [1.0, 0.0, -0.3]]),
         (nested, [[1, 0], [1, 1]]),
         (nested_data, BITS),
+        (nested_under_one_state, [[1, 0], [1, 1], [0, 0]]),
         (yes_or_no, X),
         (counted, X),
         (one_hot, X),
@@ -545,6 +557,27 @@ def test_layouts_sum_over_every_assignment(model, data):
     for seed in (1, 2):
         values = anywhere(program, seed)
         close(program.log_joint(values).total(), total(assignments(program, values, program.data.values)))
+
+
+@pytest.mark.parametrize(("model", "data"), LAYOUTS)
+def test_the_best_assignment_is_the_highest_of_all(model, data):
+    program = prepared(model, data)
+    values = anywhere(program)
+    best = max(float(sum(d.values())) for _, d in assignments(program, values, program.data.values))
+    log_probs = program.log_probs(values)
+    close(program.eliminate(log_probs, hard=True).total().detach(), best)
+    terms, marginals = program.hard_marginals(log_probs)
+    close(terms.total().detach(), best)
+    close(sum((marginals[n] * v).sum() for n, v in log_probs.items()).detach(), best)
+
+
+def test_one_row_of_weight_three_is_three_rows():
+    """Of one row no dimension is left in its factor, which a state for all rows needs as often as the weight says."""
+    program = prepared(global_site(), [0.7])
+    values = anywhere(program)
+    heavy = program.rebind(replace(program.data, weights=torch.tensor([3.0], dtype=AT)))
+    thrice = program.rebind(program.data.take(torch.zeros(3, dtype=torch.long)))
+    close(heavy.log_joint(values).total(heavy.data.weights).detach(), thrice.log_joint(values).total().detach())
 
 
 @pytest.mark.parametrize(("model", "data"), [c for c in LAYOUTS if c.id not in ("nested", "global_site")])

@@ -1,0 +1,38 @@
+"""Gradient steps on unknowns without a closed form: what they never do."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import constraints
+
+import zoo
+from inference.coordinate.gradient_step import FLOOR, GradientStep
+from inference.coordinate.matrices import POSITIVE_DEFINITE
+from zoo import Real
+from zoo.program.prepare import prepare
+
+AT = torch.float64
+
+
+@zoo.model(x=Real("row", "feature"))
+def around_zero(x):
+    covariance = pyro.param("covariance", 4.0 * torch.eye(2), constraint=constraints.positive_definite)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), covariance), obs=x)
+
+
+@pytest.mark.parametrize("matrices", list(POSITIVE_DEFINITE))
+def test_a_covariance_without_a_maximum_stops_at_its_floor(matrices):
+    """Of rows that are all 0 the likelihood is the higher the smaller it is: -n log |S| / 2."""
+    program = prepare(around_zero(), torch.zeros(5, 2, dtype=AT), dtype=AT)
+    values = program.initial()
+    step = GradientStep(program, ["covariance"], matrices)
+    for _ in range(30):
+        values = step(values, {"x": torch.ones(5, dtype=AT)})
+    found = torch.linalg.eigvalsh(values["covariance"])
+    floor = 4.0 * FLOOR
+    assert float(found.min()) >= floor * (1 - 1e-6)
+    assert float(found.max()) <= 10 * floor  # it came all the way
