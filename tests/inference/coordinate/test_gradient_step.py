@@ -40,7 +40,7 @@ def test_a_covariance_without_a_maximum_stops_at_its_floor(matrices):
 
 @zoo.model(x=Real("row"))
 def with_a_hole(x):
-    """A mean whose log density is NaN from 0.4 to 1.2: the line search has nothing to compare there, and may leap it."""
+    """A mean whose log density is NaN from 0.4 to 1.2: a line search has nothing to compare there, and may leap it."""
     m = pyro.param("m", torch.tensor(0.0))
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(m + 0 * ((m - 0.4) * (m - 1.2)).sqrt(), 1.0), obs=x)
