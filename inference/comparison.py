@@ -1,16 +1,20 @@
-"""Several methods on one model and data, side by side."""
+"""Several models by several methods on the same data, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from inference.diagnostics.arviz import elpd_loo
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note
+from inference.comparing.blocks import as_html, as_text, blocks, label_of
+from inference.comparing.held_out import Rows, held_out, splits
+from inference.comparing.labels import matched
+from inference.comparing.row import COLUMNS, differences, leave_one_out, row, yardstick
+from inference.diagnostics.arviz import RowDensities
 from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit
@@ -18,24 +22,30 @@ from inference.report import forest, write
 from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
-from zoo.errors import MethodError, UnknownNameError, ZooError
-from zoo.program.exchangeable import exchangeable
-from zoo.program.prepare import prepare
+from zoo.declare.model import Model
+from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError
+from zoo.program.prepare import as_model, prepare
+from zoo.program.program import Program
 
-COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
+Models = ModelLike | str | Sequence[ModelLike | str] | Mapping[Any, ModelLike | str]
 
 
 @dataclass
 class Comparison:
-    """Fits of one model by several methods.
+    """Fits of models by methods, in one table.
 
     Attributes
     ----------
     table
-        A row per method: objective and its kind (numbers of different kinds are not comparable), ELPD by PSIS-LOO
-        with its standard error, Pareto k-hat of the approximation, seconds, steps, converged, and a note.
+        A row per method, or per (model, method) where several models are compared. `objective` and its `kind`;
+        `log_likelihood`, `free_parameters`, `aic`, `bic`, `icl` of point estimates (smaller is better); `evidence`, an
+        exact value, an estimate by importance weighting or a bound of log p(x) as `evidence_kind` says, with its Monte
+        Carlo error; `elpd_loo` by PSIS-LOO with its standard error `elpd_se`, and `elpd_diff`, how far it is below the
+        best one, with its own, `elpd_diff_se`; `held_out` log density likewise; Pareto `khat` of the
+        approximation, `seconds`, `steps`, `converged`, `verdict`, and a `note`. Numbers of different kinds are not
+        comparable; printed, each kind is a block of its own, and those that can be ranked are, the best first.
     fits
-        Label -> fit, for the methods that ran.
+        Label -> fit, for what ran; with several models the label is "model, method".
     errors
         Label -> what stopped the others.
     labels
@@ -47,35 +57,37 @@ class Comparison:
     errors: dict[str, ZooError | Exception] = field(default_factory=dict)
     labels: str = ""
 
-    def __getitem__(self, label: str) -> Fit:
-        """Return the fit of one method."""
-        if label in self.errors:
-            raise MethodError(f"{label} did not run: {self.errors[label]}")
-        if label not in self.fits:
-            raise UnknownNameError(f"no method {label!r} in this comparison; there are {', '.join(self.fits)}")
-        return self.fits[label]
+    def __getitem__(self, label: Any) -> Fit:
+        """Return the fit of one method, of one (model, method), or of one model where there is one method."""
+        found = label_of(label)
+        if found not in self.fits and found not in self.errors and self.table.index.nlevels > 1:
+            rows = [i for i in self.table.index if label in (i[0], str(i[0]))]
+            found = label_of(rows[0]) if len(rows) == 1 else found
+        if found in self.errors:
+            raise MethodError(f"{found} did not run: {self.errors[found]}")
+        if found not in self.fits:
+            kind = "method" if self.table.index.nlevels == 1 else "model and method"
+            raise UnknownNameError(f"no {kind} {found!r} in this comparison; there are {'; '.join(self.fits)}")
+        return self.fits[found]
 
     def __str__(self) -> str:
-        """The table as text, notes below it."""
-        shown = self._shown().drop(columns="note")
-        notes = [f"{label}: {note}" for label, note in self.table["note"].items() if note]
-        notes += [self.labels] if self.labels else []
-        return "\n".join([shown.to_string(), *(["", *notes] if notes else [])])
+        """Return a block of text for each kind of number, verdicts and notes below."""
+        return as_text(*self._shown())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return str(self._shown().to_html())
+        return as_html(*self._shown())
 
-    def _shown(self) -> pd.DataFrame:
-        digits = {"objective": 4, "elpd_loo": 2, "elpd_se": 2, "khat": 2, "seconds": 2}
-        shown = self.table.copy().astype(object)
-        for column, places in digits.items():
-            shown[column] = [f"{v:.{places}f}" if pd.notna(v) else "-" for v in self.table[column]]
-        shown["steps"] = ["-" if pd.isna(v) else str(int(v)) for v in self.table["steps"]]
-        shown["kind"] = [k or "-" for k in self.table["kind"]]
-        shown["converged"] = ["-" if pd.isna(v) else ("yes" if v else "no") for v in self.table["converged"]]
-        return shown
+    def _shown(self) -> tuple[Any, list[str]]:
+        labels = [label_of(i) for i in self.table.index]
+        yardsticks = [yardstick(self.fits[label]) if label in self.fits else "" for label in labels]
+        lines = []
+        for column in ("verdict", "note"):
+            for said in dict.fromkeys(s for s in self.table[column] if isinstance(s, str) and s):
+                of = "; ".join(n for n, s in zip(labels, self.table[column], strict=True) if s == said)
+                lines.append(f"{of}: {said}")
+        return blocks(self.table, yardsticks), [*lines, *self.labels.splitlines()]
 
     def plot(self) -> Any:
         """Draw, for each method, every scalar of the posterior or point estimate; return an ArviZ `PlotCollection`.
@@ -90,16 +102,19 @@ class Comparison:
 
 
 def compare(
-    model: ModelLike | str,
-    data: Source,
+    model: Models | None = None,
+    data: Source | None = None,
     *,
     methods: Sequence[Any] | Mapping[str, Any],
+    models: Models | None = None,
+    holdout: Rows | None = None,
+    folds: int | None = None,
     seed: int | None = None,
     progress: bool = True,
     relabel: bool = True,
     **options: Any,
 ) -> Comparison:
-    """Fit one model to one set of data by several methods.
+    """Fit one model, or several, to one set of data by several methods.
 
     Parameters
     ----------
@@ -107,66 +122,140 @@ def compare(
         As for `fit`.
     methods
         Names and methods, or a dict from label to name or method.
+    models
+        In place of `model`: a list of models, or a dict from label to model, such as
+        ``{k: zoo.GMM(components=k) for k in range(1, 9)}``.
+    holdout
+        Rows that are left out of another fit, whose log density is then evaluated: a fraction, or their positions.
+    folds
+        In place of `holdout`: every row is left out once, with the others of its fold; so many refits of each.
     seed
         Used by every method; None draws one.
     progress
         Show progress bars on a terminal.
     relabel
-        Where states are exchangeable, give them the labels of one fit in all of them (`Fit.relabelled`), so that
-        parameters can be compared one by one. The table is about what labels do not change.
+        Where states are exchangeable, give them the labels of one fit in all fits of a model (`Fit.relabelled`), so
+        that parameters can be compared one by one. The table is about what labels do not change.
     **options
         `device`, `dtype` and `weights`, as for `fit`.
 
     Returns
     -------
     Comparison
-        A method that is not legal shows its reason in its row, one that fails its error; the others still run.
+        A method that is not legal shows its reason in its row, one that fails its error; the others still run. So does
+        one of several models that does not fit the data.
 
     Raises
     ------
     DataError, ModelError, UnknownNameError
         For what is wrong whatever the method.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> mixtures = {k: zoo.GMM(components=k) for k in (1, 2, 3)}
+    >>> compare(models=mixtures, data=geyser, methods=["em"], seed=0).table["bic"].idxmin()
+    (2, 'em')
     """
     seed = as_seed(seed)
-    labelled = _labelled(methods)
-    with seeded(seed):
-        prepare(model, data, **options)  # what is wrong whatever the method is said at once
-    rows: dict[str, dict[str, Any]] = {}
-    result = Comparison(pd.DataFrame())
-    for label, method in labelled.items():
+    labelled, several = _labelled(methods), _several(model, models)
+    if data is None:
+        raise DataError("compare needs data: compare(model, data, methods=[...])")
+    programs: dict[Any, Program | ZooError] = {}
+    for name, one in several.items():
         try:
-            fitted = fit(model, data, method=method, seed=seed, progress=progress, **options)
-            result.fits[label] = fitted
-            rows[label] = row(fitted)
-        except Exception as error:  # the other methods still run, and the row says what happened
-            result.errors[label] = error
-            note = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
-            rows[label] = {"kind": "", "note": note.partition("\n")[0]}
+            with seeded(seed):
+                programs[name] = prepare(one, data, **options)
+        except (DataError, ModelError) as error:
+            programs[name] = error
+    wrong = [p for p in programs.values() if isinstance(p, ZooError)]
+    if len(wrong) == len(programs):  # what is wrong whatever the method is said at once
+        raise wrong[0]
+    whole = next(p for p in programs.values() if not isinstance(p, ZooError))
+    parts = splits(whole, holdout, folds, seed)
+    result = Comparison(pd.DataFrame())
+    rows: dict[Any, dict[str, Any]] = {}
+    fits: dict[Any, Fit] = {}
+    densities: dict[str, dict[Any, RowDensities]] = {"elpd": {}, "held_out": {}}
+    grid = models is not None or isinstance(model, Mapping | list | tuple)
+    for (name, one), (of, method) in product(several.items(), labelled.items()):
+        index, program = (name, of) if grid else of, programs[name]
+        try:
+            if isinstance(program, ZooError):
+                raise program
+            fits[index] = fit(one, data, method=method, seed=seed, progress=progress, **options)
+            left_out, why = leave_one_out(fits[index])
+            rows[index] = row(fits[index], left_out, why)
+        except Exception as error:  # the others still run, and the row says what happened
+            result.errors[label_of(index)] = error
+            rows[index] = {"kind": "", "evidence_kind": "", "verdict": "", "note": _said(error)}
+            continue
+        result.fits[label_of(index)] = fits[index]
+        if left_out is not None:
+            densities["elpd"][index] = left_out
+        if parts:
+            try:
+                unseen = densities["held_out"][index] = held_out(one, program, method, parts, seed)
+                rows[index] |= {"held_out": unseen.elpd, "held_out_se": unseen.error}
+            except Exception as error:  # a fit to fewer rows may break down where that to all did not
+                note = f"no held-out density: {_said(error)}"
+                rows[index]["note"] = "; ".join(filter(None, [rows[index]["note"], note]))
+    for column, found in densities.items():
+        for index, more in differences(column, found, fits).items():
+            rows[index] |= more
     if relabel:
-        result.fits, result.labels = _matched(result.fits)
-    result.table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
+        said = []
+        for name in several:
+            own = {label_of(i): f for i, f in fits.items() if not grid or i[0] == name}
+            same, text = matched(own)
+            result.fits |= same
+            said += [text] if text else []
+        result.labels = "\n".join(said)
+    keys = list(rows)
+    labels = pd.MultiIndex.from_tuples(keys, names=["model", "method"]) if grid else pd.Index(keys)
+    result.table = pd.DataFrame(list(rows.values()), index=labels).reindex(columns=COLUMNS)
     return result
 
 
-def _matched(fits: dict[str, Fit]) -> tuple[dict[str, Fit], str]:
-    """Return the fits with exchangeable states under the labels of one, and in words whose.
+def _said(error: Exception) -> str:
+    """Return the first line of an error."""
+    text = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]
 
-    The reference is the first fit that has converged to draws of the posterior itself, else to anything, else the first
-    of all.
-    """
-    able = {label: fitted for label, fitted in fits.items() if exchangeable(fitted.program)}
-    if not able:
-        return fits, ""
-    best = max(
-        able, key=lambda label: able[label].converged + 2 * (able[label].converged and able[label].approximation.exact)
-    )
-    reference = able[best].relabelled()
-    matched = {label: reference if label == best else fitted.relabelled(reference) for label, fitted in able.items()}
-    sites = ", ".join(dict.fromkeys(n for g in exchangeable(reference.program) for n in g.sites))
-    return {
-        **fits,
-        **matched,
-    }, f"states of {sites} have the labels of {best} in all fits; relabel=False leaves their own"
+
+def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
+    """Return models by label: their class, with what they were given where two are of one class."""
+    given = model if models is None else models
+    if given is None or (model is not None and models is not None):
+        raise UnknownNameError(
+            f"compare needs one model, or models=, a list or a dict from label to model; found model={model!r} and "
+            f"models={models!r}"
+        )
+    if isinstance(given, Mapping):
+        found = {label: as_model(one) for label, one in given.items()}
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        made = [as_model(one) for one in given]
+        names = [type(one).__name__ for one in made]
+        found = {}
+        for one, name in zip(made, names, strict=True):
+            label = stem = name if names.count(name) == 1 else _brief(one)
+            number = 2
+            while label in found:
+                label, number = f"{stem} {number}", number + 1
+            found[label] = one
+    else:
+        return {"": as_model(given)} if models is None else {type(one := as_model(given)).__name__: one}
+    if not found:
+        raise UnknownNameError("models must not be empty: give a list of models, or a dict from label to model")
+    return found
+
+
+def _brief(model: Model) -> str:
+    """Return the class and the settings that are not the default."""
+    defaults = {name: default for name, (_, default) in type(model).hyperparameters.items()}
+    changed = {n: v for n, v in model.settings.items() if repr(v) != repr(defaults[n])}
+    return f"{type(model).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
 
 def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
@@ -187,35 +276,3 @@ def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
             label, number = f"{stem}_{number}", number + 1
         labelled[label] = method
     return labelled
-
-
-def row(fitted: Fit) -> dict[str, Any]:
-    """Return one row of the table."""
-    notes = list(fitted.warnings)
-    elpd = error = float("nan")
-    khat = fitted.khat
-    if fitted.is_point:
-        notes.append("point estimate: no posterior draws, so no elpd_loo and no khat")
-    elif fitted.program.shared:
-        notes.append(f"rows share the discrete latent {fitted.program.shared[0].name!r}: no elpd_loo")
-    elif not fitted.has_draws:
-        notes.append("the parameters are point estimates: no elpd_loo")
-    elif "log_likelihood" not in fitted.posterior.children:
-        notes.append("too many rows to keep the log likelihood of each under every draw: no elpd_loo")
-    else:
-        elpd, error, largest = elpd_loo(fitted.posterior)
-        if largest > KHAT_GOOD:
-            notes.append(f"elpd_loo is unreliable: largest Pareto k of a left-out row {largest:.2f} > {KHAT_GOOD}")
-    if khat > KHAT_GOOD and not any(note.startswith("khat") for note in notes):
-        notes.append(khat_note(khat))
-    return {
-        "objective": fitted.objective.value,
-        "kind": fitted.objective.kind,
-        "elpd_loo": elpd,
-        "elpd_se": error,
-        "khat": khat,
-        "seconds": fitted.seconds,
-        "steps": fitted.steps,
-        "converged": fitted.converged,
-        "note": "; ".join(notes),
-    }

@@ -13,13 +13,14 @@ from inference.posterior.fit import Fit
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from zoo.data.bind import Source
+from zoo.data.data import Data
 from zoo.declare.function import ModelLike
 from zoo.program.prepare import as_model, prepare
 
 
 def fit(
     model: ModelLike | str,
-    data: Source,
+    data: Source | Data,
     *,
     method: Method | type[Method] | str,
     seed: int | None = None,

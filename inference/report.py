@@ -49,7 +49,7 @@ def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:
     """Write table.csv, a folder per fit, traces.png and, for mixtures of real columns, scatter.png."""
     folder.mkdir(parents=True, exist_ok=True)
     taken = {"table.csv", "traces.png", "scatter.png"}
-    table.to_csv(folder / "table.csv", index_label="method")
+    table.to_csv(folder / "table.csv", index_label=[n or "method" for n in table.index.names])
     for number, (label, fitted) in enumerate(fits.items(), start=1):
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
         name = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"

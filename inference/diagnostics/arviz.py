@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,29 +153,52 @@ def psis(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     return logs.to_numpy()[0], float(shape)
 
 
-def elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
-    """ELPD by PSIS-LOO, its standard error, and the largest Pareto shape; corrected for q where log q is known.
+@dataclass(frozen=True)
+class RowDensities:
+    """The log density that each row has under a fit that did not see it.
 
-    The standard error is sqrt(n var(elpd_i)) (Vehtari, Gelman and Gabry 2017, equation 23).
+    Attributes
+    ----------
+    rows
+        elpd_i = log p(x_i | other rows), shape (rows,).
+    largest
+        The largest Pareto shape of a row, where they come by importance sampling.
     """
-    with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
-        warnings.simplefilter("ignore", UserWarning)
-        return _elpd_loo(data)
+
+    rows: np.ndarray
+    largest: float = float("nan")
+
+    @property
+    def elpd(self) -> float:
+        """Sum over the rows."""
+        return float(self.rows.sum())
+
+    @property
+    def error(self) -> float:
+        """Its standard error, sqrt(n var(elpd_i)) (Vehtari, Gelman and Gabry 2017, equation 23)."""
+        # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both.
+        return float(np.sqrt(len(self.rows) * self.rows.var(ddof=1))) if len(self.rows) > 1 else float("nan")
+
+    def below(self, best: RowDensities) -> tuple[float, float]:
+        """Return how far the sum is below that of another fit, and sqrt(n var(difference_i)) (equation 24 there)."""
+        difference = RowDensities(best.rows - self.rows)
+        return difference.elpd, difference.error
 
 
-def _elpd_loo(data: xr.DataTree) -> tuple[float, float, float]:
+def loo(data: xr.DataTree) -> RowDensities:
+    """ELPD by PSIS-LOO, row by row; corrected for q where log q is known."""
     stats = data["sample_stats"]
     name = next(iter(data["log_likelihood"].data_vars))
-    corrected = "weight" in stats  # draws that were resampled by p / q are not to be weighed by it again
-    if not corrected and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
-        loo = azs.loo_approximate_posterior(
-            data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
-        )
-    else:
-        loo = azs.loo(data, var_name=name, pointwise=True)
-    rows = np.asarray(loo.elpd_i).ravel()  # ArviZ 0.x and 1.x divide by n and by n - 1; here it is n - 1 in both
-    error = float(np.sqrt(len(rows) * rows.var(ddof=1))) if len(rows) > 1 else float("nan")
-    return float(loo.elpd), error, float(np.max(np.asarray(loo.pareto_k)))
+    with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
+        warnings.simplefilter("ignore", UserWarning)
+        corrected = "weight" in stats  # draws that were resampled by p / q are not to be weighed by it again
+        if not corrected and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
+            found = azs.loo_approximate_posterior(
+                data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
+            )
+        else:
+            found = azs.loo(data, var_name=name, pointwise=True)
+    return RowDensities(np.asarray(found.elpd_i).ravel(), float(np.max(np.asarray(found.pareto_k))))
 
 
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:

@@ -18,6 +18,7 @@ from inference.approximations.rows import chunk_for
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source, bind
+from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
@@ -136,7 +137,7 @@ class Answer:
             values, _ = self.approximation.draw(self.program, count)
         return {n: v for n, v in values.items() if n in names}
 
-    def on(self, new: Source | None) -> Program:
+    def on(self, new: Source | Data | None) -> Program:
         """Return the program on new rows, or on the fitted ones where `new` is None or holds the very same rows."""
         if new is None:
             return self.program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from inference.method import Method, Outcome
 from inference.posterior import store
 from inference.posterior.answer import Answer
 from inference.posterior.assign import assign
+from inference.posterior.criteria import Likelihood, free_parameters, likelihood, rows_of
 from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
@@ -30,6 +32,7 @@ from inference.posterior.store import Record
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
+from zoo.data.data import Data
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import FitError
@@ -143,6 +146,82 @@ class Fit(Answer):
         """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate."""
         return summarize(self.posterior)
 
+    @cached_property
+    def _likelihood(self) -> Likelihood:
+        """log p(x | theta) at the point fitted, and the entropy of the discrete latents there."""
+        return likelihood(self, self.method, self.objective)
+
+    @property
+    def log_likelihood(self) -> float:
+        """log p(x | theta) at the point fitted, in nats: latents of rows summed out, priors of theta left out.
+
+        Raises
+        ------
+        FitError
+            Where there is no such point, or only a bound; the text says what to use.
+        """
+        return self._likelihood.value
+
+    @cached_property
+    def free_parameters(self) -> int:
+        """How many numbers the fit has chosen: dimensions of the supports of all that is at a point.
+
+        A simplex of K counts K - 1, a covariance matrix d (d + 1) / 2, weights of networks one each; latents with a
+        prior count where they are at a point.
+
+        Raises
+        ------
+        FitError
+            If latents that all rows share have posterior draws.
+        """
+        return free_parameters(self)
+
+    @property
+    def aic(self) -> float:
+        """AIC = -2 log p(x | theta) + 2 p with p free parameters (Akaike 1974); the smaller, the better.
+
+        With priors, theta is the posterior mode. Raises as `bic` does.
+        """
+        return 2 * self.free_parameters - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> float:
+        """BIC = -2 log p(x | theta) + p log n (Schwarz 1978), n the total weight of rows; the smaller, the better.
+
+        Mclust prints it with the opposite sign. With priors, theta is the posterior mode (Fraley and Raftery 2007).
+
+        Raises
+        ------
+        FitError
+            Where it means nothing: latents that all rows share have posterior draws (use elpd_loo), the likelihood is
+            known up to a bound only, or the data have no rows. The text says what to use.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> geyser = zoo.datasets.load("faithful")
+        >>> round(fit(zoo.GMM(components=2), geyser, method="em", seed=0).bic, 2)
+        2322.19
+        """
+        return self.free_parameters * math.log(rows_of(self.program)) - 2 * self.log_likelihood
+
+    @property
+    def icl(self) -> float:
+        """ICL = BIC + 2 H, H the entropy of the responsibilities (Biernacki et al. 2000); the smaller, the better.
+
+        H = -sum_i w_i sum_k r_ik log r_ik >= 0, so clusters that overlap cost. Mclust prints the opposite sign, and has
+        the most probable state of each row in place of the average over states.
+
+        Raises
+        ------
+        FitError
+            As `bic` does, and where there is no discrete latent to cluster by.
+        """
+        if not self.program.enumerated:
+            raise FitError(f"icl is about clusters, and {type(self.model).__name__} has no discrete latent; use bic")
+        return self.bic + 2 * self._likelihood.entropy
+
     def assign(self, new: Source | None = None) -> pd.DataFrame:
         """Responsibilities p(z_i = k | x_i): one row per row of data, one column per state.
 
@@ -163,7 +242,7 @@ class Fit(Answer):
         """
         return assign(self, new)
 
-    def log_prob(self, new: Source | None = None, samples: int = 1000) -> pd.Series:
+    def log_prob(self, new: Source | Data | None = None, samples: int = 1000) -> pd.Series:
         """log p(x_i | fitted data) of each row: the posterior predictive density, at a point estimate the plug-in one.
 
         Enumerated latents are summed out exactly. Posterior draws of the globals are averaged over. Continuous local

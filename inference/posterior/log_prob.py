@@ -10,10 +10,11 @@ from inference.approximations.rows import local_draws, log_mean_exp, pointwise
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.rows import row_chunks
 from zoo.data.bind import Source
+from zoo.data.data import Data
 from zoo.errors import FitError
 
 
-def log_prob(answer: Answer, new: Source | None = None, samples: int = 1000) -> pd.Series:
+def log_prob(answer: Answer, new: Source | Data | None = None, samples: int = 1000) -> pd.Series:
     """log p(x_i | fitted data) of each row, averaged over `samples` draws; attrs hold its Monte Carlo errors.
 
     Raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -15,13 +14,18 @@ from scipy import stats
 
 import zoo
 from guides import Encoder, Point
-from inference import CAVI, EM, MAP, SVI, Comparison, Exact, Fit, compare, fit
+from inference import CAVI, EM, MAP, SVI, Comparison, Exact, Fit, az, compare, fit
 from inference.method import Method, Outcome
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, Rate, coin
 
 mpl.use("Agg")
 
-COLUMNS = ["objective", "kind", "elpd_loo", "elpd_se", "khat", "seconds", "steps", "converged", "note"]
+COLUMNS = [
+    *("objective", "kind", "log_likelihood", "free_parameters", "aic", "bic", "icl"),
+    *("evidence", "evidence_kind", "evidence_error", "elpd_loo", "elpd_se", "elpd_diff", "elpd_diff_se"),
+    *("held_out", "held_out_se", "held_out_diff", "held_out_diff_se"),
+    *("khat", "seconds", "steps", "converged", "verdict", "note"),
+]
 GEYSER = zoo.datasets.load("faithful").iloc[:120]
 SHORT = SVI(steps=200)
 PIXELS = (np.random.default_rng(0).random((30, 4)) < 0.4).astype(float)
@@ -183,6 +187,93 @@ def test_a_bad_approximation_is_noted():
     assert "khat" in row["note"]
 
 
+# -- several models --------------------------------------------------------------------------------------------
+
+
+@cache
+def numbers_of_components() -> Comparison:
+    models = {k: zoo.GMM(components=k) for k in (1, 2, 3, 200)}
+    return compare(models=models, data=GEYSER, methods=["em"], seed=0, holdout=0.25)
+
+
+def test_several_models_are_one_table_by_model_and_method():
+    result = numbers_of_components()
+    assert list(result.table.index) == [(1, "em"), (2, "em"), (3, "em"), (200, "em")]
+    assert result.table.index.names == ["model", "method"]
+    assert list(result.table.columns) == COLUMNS
+    for k in (1, 2, 3):
+        row, found = result.table.loc[(k, "em")], result[k]
+        assert found is result[k, "em"]
+        assert row["free_parameters"] == found.free_parameters == 6 * k - 1
+        assert row["bic"] == found.bic == 6 * k * math.log(120) - math.log(120) - 2 * row["log_likelihood"]
+    assert "200" in result.table.loc[(200, "em"), "note"]
+    with pytest.raises(zoo.MethodError, match="200"):
+        result[200]
+
+
+def test_rankings_hold_one_kind_each_and_begin_with_the_best():
+    text = str(numbers_of_components())
+    criteria = text.partition("information criteria")[2].partition("\n\n")[0].splitlines()[2:]
+    delta = [float(line.split()[-1]) for line in criteria]
+    assert delta[0] == 0
+    assert delta == sorted(delta)
+    assert criteria[0].startswith(f"{numbers_of_components().table['bic'].astype(float).idxmin()[0]}, em")
+    mixed = str(mixture())
+    assert mixed.count("objective: log_posterior") == mixed.count("objective: elbo") == 1
+
+
+def test_held_out_rows_are_those_of_a_fit_to_the_others():
+    """The same split by hand: positions, fit and density."""
+    rows = np.arange(0, 120, 5)
+    result = compare(zoo.GMM(components=1), GEYSER, methods=["em"], seed=0, holdout=rows)
+    alone = GEYSER.drop(index=GEYSER.index[rows]).to_numpy()
+    normal = stats.multivariate_normal(alone.mean(0), np.cov(alone.T, ddof=0))
+    expected = normal.logpdf(GEYSER.to_numpy()[rows])
+    assert result.table.loc["em", "held_out"] == pytest.approx(expected.sum(), abs=1e-6)
+    assert result.table.loc["em", "held_out_se"] == pytest.approx(math.sqrt(24) * expected.std(ddof=1), rel=1e-6)
+
+
+def test_folds_leave_every_row_out_once():
+    """Of eight rows in eight folds: the Normal fitted to the other seven."""
+    x = GEYSER["waiting"].to_numpy()[:8]
+    result = compare(zoo.GMM(components=1), x[:, None], methods=["em"], seed=0, folds=8)
+    others = [np.delete(x, i) for i in range(8)]
+    expected = sum(stats.norm(o.mean(), o.std()).logpdf(v) for o, v in zip(others, x, strict=True))
+    assert result.table.loc["em", "held_out"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", [{"holdout": 0.0}, {"holdout": [0, 0]}, {"folds": 1}, {"folds": 2, "holdout": 0.5}])
+def test_what_is_no_split(split):
+    with pytest.raises(zoo.DataError, match=r"holdout|folds"):
+        compare(coin, FLIPS, methods=["exact"], seed=0, **split)
+
+
+def test_elpd_differences_are_those_of_arviz():
+    models = {"flat": coin(), "fair": coin(a=50.0, b=50.0)}
+    result = compare(models=models, data=FLIPS, methods=["exact"], seed=0)
+    trees = {name: result[name].posterior for name in models}
+    expected = az.compare(trees)
+    for name in models:
+        row = result.table.loc[(name, "exact")]
+        assert row["elpd_diff"] == pytest.approx(expected.loc[name, "elpd_diff"], abs=1e-9)
+        others = expected.loc[name, "dse"] * np.array([1.0, math.sqrt(10 / 9)])  # ArviZ before 1.0 divides by n
+        assert np.isclose(row["elpd_diff_se"], others, atol=1e-9).any()
+        assert row["evidence_kind"] == "exact"
+
+
+@pytest.mark.parametrize("models", [[], {}])
+def test_no_models(models):
+    with pytest.raises(zoo.ZooError, match="models"):
+        compare(models=models, data=FLIPS, methods=["exact"], seed=0)
+
+
+def test_one_model_or_several_and_data():
+    with pytest.raises(zoo.ZooError, match="models="):
+        compare(coin, FLIPS, models=[coin], methods=["exact"], seed=0)
+    with pytest.raises(zoo.DataError, match="data"):
+        compare(coin, methods=["exact"], seed=0)
+
+
 # -- methods that do not run -----------------------------------------------------------------------------------
 
 
@@ -278,8 +369,9 @@ def test_what_is_wrong_for_every_method_is_an_error():
 @pytest.mark.parametrize("made", [mixture, tosses])
 def test_the_text_view_has_every_row_and_note(made):
     result = made()
-    text = str(result)
-    assert repr(result) == text
+    assert repr(result) == str(result)
+    assert all(len(line) <= 80 for line in str(result).splitlines())
+    text = " ".join(str(result).split())
     assert "nan" not in text.lower().replace("nonsense", "")
     for label, row in result.table.iterrows():
         assert label in text
@@ -287,32 +379,28 @@ def test_the_text_view_has_every_row_and_note(made):
         assert row["note"] in text
         if label in result.fits:
             assert f"{row['objective']:.4f}" in text
-    for column in COLUMNS[:-1]:
+    for column in ("objective", "kind", "log_likelihood", "bic", "evidence", "elpd_loo", "seconds", "converged"):
         assert column in text
 
 
 @pytest.mark.parametrize("made", [mixture, tosses])
 def test_the_notebook_view_is_a_table(made):
     result = made()
-    parsed = pd.read_html(io.StringIO(result._repr_html_()), index_col=0)[0] if _has_lxml() else None
     html = result._repr_html_()
-    assert html.count("<tr") == len(result.table) + 1
-    for label in result.table.index:
+    titles = [
+        line for line in str(result).splitlines() if line.startswith(("objective:", "information", "log ev", "exp"))
+    ]
+    assert html.count("<h4>") == html.count("<table") == len(titles)
+    for label in result.fits:
         assert f"<th>{label}</th>" in html
-    assert parsed is None or list(parsed.index) == list(result.table.index)
-
-
-def _has_lxml() -> bool:
-    try:
-        import lxml  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    for label in result.errors:
+        assert f"<li>{label}: " in html
 
 
 def test_notes_are_escaped_in_a_notebook():
-    result = compare(coin, FLIPS, methods={"<b>bold</b>": "em"}, seed=0)
+    result = compare(coin, FLIPS, methods={"<b>bold</b>": "em", "<i>": "exact"}, seed=0)
     assert "<b>bold" not in result._repr_html_()
+    assert "<i>" not in result._repr_html_()
 
 
 @pytest.mark.slow

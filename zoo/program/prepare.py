@@ -35,7 +35,7 @@ def as_model(model: ModelLike | str) -> Model:
 
 def prepare(
     model: ModelLike | str,
-    data: Source,
+    data: Source | Data,
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,

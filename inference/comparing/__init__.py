@@ -1,0 +1,1 @@
+"""What a comparison says of each fit, and how it is printed."""
