@@ -129,7 +129,13 @@ def _labelled(of: Any) -> list[tuple[str, Any]]:
         return [(str(label), item) for label, item in of.items()]
     items = list(of) if isinstance(of, list | tuple) else [of]
     # Fits of one model by several methods are of one model.
-    return [(x if isinstance(x, str) else repr(x.model if isinstance(x, Fit) else x), x) for x in items]
+    return [(_name(item.model if isinstance(item, Fit) else item), item) for item in items]
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, str):
+        return model
+    return model.__name__ if isinstance(model, type) else repr(model)
 
 
 def _row(label: str, method: str, kind: str, value: float = math.nan, error: float = math.nan, **more: Any) -> Any:

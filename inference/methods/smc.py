@@ -19,10 +19,11 @@ from inference.runtime.monitor import Monitor
 from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
 from inference.sampling.unconstrained import no_density
+from zoo.program.exchangeable import exchangeable
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.program.states import draw_states
-from zoo.replay.evaluate import many
+from zoo.replay.evaluate import Values, many
 
 TYPICAL_CALLS = 150  # gradients of all particles, to judge whether compiling pays
 WITH_GRADIENT = 32  # times the memory that a density takes: all its operations, and their gradients
@@ -43,7 +44,7 @@ class SMC(Method):
     them (Del Moral, Doucet and Jasra 2006; Buchholz, Chopin and Jacob 2021). All particles are one batch. Several
     populations run side by side, each resampled by itself: their estimates of p(x) are independent and unbiased, so
     that the spread of these gives the error of the objective, the log evidence. Modes that draws of the prior reach get
-    their right mass. Enumerated sites are drawn exactly afterwards. For ArviZ the populations are grouped in four
+    their right mass, and exchangeable states random labels. Enumerated sites are drawn exactly afterwards. For ArviZ the populations are grouped in four
     chains, whose R-hat says whether they agree.
 
     Parameters
@@ -128,9 +129,27 @@ class SMC(Method):
             values = density.constrain_all(u)
             log_p = many(lambda v: program.log_joint(v).total(program.data.weights), values, len(u), chunk)
             states = draw_states(program, values, len(u), chunk) if program.enumerated else {}
+            if program.enumerated:
+                values, states = shuffled(program, values, states)
         population = np.repeat(np.arange(self.populations), self.particles).reshape(chains, -1)
         stats = {"population": population, "lp": run.particles.joint.double().cpu().numpy().reshape(chains, -1)}
         return Sampled(values, log_p, states, stats, "smc", chains)
+
+
+def shuffled(program: Program, values: Values, states: Values) -> tuple[Values, Values]:
+    """Give exchangeable states random labels in every draw, which leaves the posterior as it is.
+
+    A draw and its relabellings are equally probable, so this is a move between all of these modes at once
+    (Frühwirth-Schnatter 2001), and what remains of the particles' chance with labels is gone.
+    """
+    count = len(next(iter(values.values())))
+    for group in exchangeable(program):
+        members = torch.tensor(group.states)
+        permutation = torch.arange(group.count).repeat(count, 1)
+        permutation[:, members] = members[torch.rand(count, len(members)).argsort(1)]
+        moved = group.permute({**values, **states}, permutation)
+        values, states = {n: moved[n] for n in values}, {n: moved[n] for n in states}
+    return values, states
 
 
 def _by_chain(draws: Tensor, chains: int) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
@@ -92,6 +94,78 @@ def test_on_the_command_line(tmp_path):
     ran = CliRunner().invoke(app, ["evidence", "BetaBernoulli", str(file), "--methods", "exact", "--seed", "0"])
     assert ran.exit_code == 0, ran.output
     assert "-7.9273" in ran.output
+
+
+@zoo.model(y=zoo.Real("row"), x=zoo.Real("row"))
+def line(y, x):
+    """Strength of timber by its density: the priors of the radiata pine example (Friel and Pettitt 2008)."""
+    tau = pyro.sample("tau", dist.Gamma(torch.tensor(3.0), torch.tensor(2 * 300.0**2)))
+    a = pyro.sample("a", dist.Normal(torch.tensor(3000.0), (0.06 * tau).rsqrt()))
+    b = pyro.sample("b", dist.Normal(torch.tensor(185.0), (6.0 * tau).rsqrt()))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(a + b * x, tau.rsqrt()), obs=y)
+
+
+@pytest.mark.slow
+def test_two_regressions_that_are_not_nested_have_the_bayes_factor_of_the_closed_form():
+    rng = np.random.default_rng(1)
+    z = rng.normal(0, 4, 42)
+    x = z + rng.normal(0, 1.5, 42)
+    y = 3000 + 185 * z + rng.normal(0, 300, 42)
+    fits, exact = {}, {}
+    for name, column in {"density": x - x.mean(), "adjusted": z - z.mean()}.items():
+        fits[name] = fit(line, {"y": y, "x": column}, method=PARTICLES, seed=0, progress=False)
+        # Student t with 6 degrees of freedom: y ~ t(mean, 2 b / 2 a (I + X V X^T)).
+        design = np.stack([np.ones(42), column], 1)
+        shape = 300.0**2 * 2 / 3 * (np.eye(42) + design @ np.diag([1 / 0.06, 1 / 6]) @ design.T)
+        exact[name] = stats.multivariate_t(design @ [3000.0, 185.0], shape, df=6).logpdf(y)
+    found = evidence(fits).bayes_factors
+    assert found["by"].tolist() == ["bridge (smc)"] * 2
+    assert abs(found["log_bayes_factor"][1] - (exact["adjusted"] - exact["density"])) < 0.02
+    assert found["its_error"][1] < 0.01
+
+
+@zoo.model(y=zoo.Binary("row"), x=zoo.Real("row"), clutch=zoo.Category("row"))
+def turtles(y, x, clutch, *, groups: int = 8):
+    """Survival by birthweight, with an effect of each clutch: a probit model with random intercepts."""
+    a = pyro.sample("a", dist.Normal(0.0, 10**0.5))
+    b = pyro.sample("b", dist.Normal(0.0, 10**0.5))
+    spread = pyro.sample("spread", dist.HalfCauchy(1.0))
+    with pyro.plate("group", groups):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        chance = torch.special.ndtr(a + b * x + spread.sqrt() * effect[clutch])
+        pyro.sample("y", dist.Bernoulli(chance.clamp(1e-12, 1 - 1e-12)), obs=y)
+
+
+@pytest.mark.slow
+def test_random_intercepts_have_the_evidence_of_quadrature():
+    """Effects by Gauss-Hermite, the other three on a grid; a variance below e^-9 as none."""
+    rng = np.random.default_rng(2)
+    clutch, x = np.arange(64) % 8, rng.normal(size=64)
+    y = (rng.random(64) < stats.norm.cdf(0.1 + 0.4 * x + rng.normal(0, 0.5, 8)[clutch])).astype(float)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
+    a, b, t = np.linspace(-1.6, 1.9, 36), np.linspace(-0.7, 1.9, 27), np.linspace(-9, 5, 57)
+    sign, prior = 2 * y - 1, stats.norm(0, 10**0.5).logpdf
+
+    def given(v):
+        eta = (a[:, None, None] + b[:, None] * x)[..., None] + math.sqrt(v) * nodes  # (a, b, rows, nodes)
+        rows = stats.norm.logcdf(sign[:, None] * eta)
+        clutches = np.stack([rows[:, :, clutch == g].sum(2) for g in range(8)], 2)
+        each = np.log(np.exp(clutches) @ (weights / weights.sum())).sum(2) + prior(a)[:, None] + prior(b)
+        return np.exp(each).sum() * (a[1] - a[0]) * (b[1] - b[0])
+
+    half = (t[1] - t[0]) / 2
+    law = stats.halfcauchy
+    exact = math.log(
+        sum(given(math.exp(s)) * (law.cdf(math.exp(s + half)) - law.cdf(math.exp(s - half))) for s in t)
+        + given(0.0) * law.cdf(math.exp(t[0] - half))
+    )
+    found = fit(turtles, {"y": y, "x": x, "clutch": clutch}, method=PARTICLES, seed=0, progress=False)
+    value, error = evidence(found).table.set_index("kind").loc["bridge", ["log_evidence", "error"]]
+    assert abs(value - exact) < max(0.02, 3 * error)
+    assert error < 0.03
+    assert abs(found.objective.value - exact) < 3 * found.objective.error
 
 
 @pytest.mark.slow

@@ -142,6 +142,18 @@ def test_units_do_not_matter():
         assert found.converged
 
 
+@pytest.mark.slow
+def test_exchangeable_components_come_in_all_orders():
+    """Two clusters apart: each component is the upper one in half of the draws, of each population."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-4, 1, 12), rng.normal(4, 1, 12)])[:, None]
+    found = found_by(zoo.BayesianGMM(components=2, covariance="diag"), x, SMC(particles=32, compile=False))
+    means, states = found.approximation.values["means"][..., 0], found.approximation.states["z"]
+    upper = (means[:, 0] > means[:, 1]).double().mean()
+    assert abs(float(upper) - 0.5) < 4 * 0.5 / math.sqrt(len(means))
+    assert torch.equal(means.gather(1, states) > 0, torch.as_tensor(x[:, 0] > 0).expand(len(means), -1))
+
+
 # -- what it says and refuses -----------------------------------------------------------------------------------
 
 
