@@ -127,7 +127,7 @@ class GradientStep:
             after = expected(flat.detach())
             if bool(after > before):
                 return {**values, **unpack(flat.detach())}
-        if not bool(after.isfinite()):  # a gradient that is not finite leads nowhere else
+        if not bool(after.isfinite() & gradients[0].isfinite().all()):  # such a gradient leads nowhere else
             parts = zip(self.names, gradients[0].split(sizes), strict=True)
             stuck = [n for n, part in parts if not bool(part.isfinite().all())] or self.names
             self._obstacle = (

@@ -173,7 +173,7 @@ def judge(
                 corrected=given is not q,
                 away=_away(plain, target, off, wide, corrected=given is not q),
                 names=names,
-                confirmed=wide is not None and wide.moments is not None,
+                confirmed=None if wide is None else wide.moments is not None,
                 missed=_missed(wide, value, error),
                 converged=converged,
                 log_p=log_p,

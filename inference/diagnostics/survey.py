@@ -30,13 +30,14 @@ from zoo.replay.evaluate import Values, many
 LARGEST = 60  # coordinates up to which a Student mixture can be hoped to cover a posterior
 SAMPLE = 1000  # draws that the first proposal is fitted to
 PRIOR = 40  # draws of the prior that climbs are started from, and of wide draws around q
-RANKS = (0.0, 0.3, 0.6)  # shares of these with a higher density than those that are taken
+RANKS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)  # shares of these with a higher density than those that are taken
 STEPS = 80  # evaluations of all climbs together
 WIDE = 4.0  # standard deviations of q that starts are spread by
-GUARD, GUARD_SHARE = 3.0, 0.15  # spread and share of the component that stays as wide as it is
+GUARDS = ((3.0, 0.15), (10.0, 0.05))  # spreads and shares of the components that stay as wide as they are
 MODES = 4  # most that the proposal is given components for
 FLATTEST, STEEPEST = 1 / 9, 1e8  # curvatures at a mode, in those of q, beyond which they are not believed
 ROUNDS = (0.2, 0.3)  # shares of the draws after which the proposal is refitted
+TRIES, HEAVIEST = 2, 8  # the second time climbs start at so many draws that outweigh the others
 ENOUGH = 400.0  # draws in effect from which its moments count
 
 
@@ -97,13 +98,18 @@ def survey(
     root, failed = torch.linalg.cholesky_ex(spread + 1e-10 * torch.diag(spread.diagonal().clamp_min(1e-30)))
     if int(failed):
         return None
-    found = _modes(density, centre, root, labelling)
-    ratio, u = _weighed(density, _around(density, centre, root, found), count, labelling)
+    starts = _starts(density, centre, root)
+    for _ in range(TRIES):
+        found = _modes(density, centre, root, labelling, starts)
+        ratio, u = _weighed(density, _around(density, centre, root, found), count, labelling)
+        weights, shape = smoothed(ratio.numpy())
+        sound = 1 / np.square(weights).sum() >= ENOUGH and (math.isnan(shape) or shape <= most_shape(count))
+        if sound:
+            break
+        starts = torch.cat([found, u[ratio.argsort(descending=True)[:HEAVIEST]]])  # where the proposal falls short
     evidence, error = log_mean_exp(ratio)
-    weights, shape = smoothed(ratio.numpy())
-    worth = 1 / np.square(weights).sum()
     told = None
-    if worth >= ENOUGH and (math.isnan(shape) or shape <= most_shape(count)):
+    if sound:
         kept = weights > 1e-12 * weights.max()
         drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
         x, _ = scalars(program, points, drawn, int(kept.sum()))
@@ -118,11 +124,15 @@ def _unconstrained(density: Density, values: Values) -> Tensor:
     return u.double().cpu()
 
 
-def _modes(density: Density, centre: Tensor, root: Tensor, labelling: Labelling | None) -> Tensor:
-    """Distinct ends of climbs from afar that lie outside of the draws of q, the highest first, (modes, size)."""
-    size = len(centre)
+def _starts(density: Density, centre: Tensor, root: Tensor) -> Tensor:
+    """Where climbs begin: wide draws around q, and draws of the prior, (starts, size)."""
     wide = Students(torch.ones(1).double(), centre[None], WIDE * root[None], 1).draw(PRIOR)
-    starts = torch.cat([_ranked(density, wide), _ranked(density, _prior_draws(density))])
+    return torch.cat([_ranked(density, wide), _ranked(density, _prior_draws(density))])
+
+
+def _modes(density: Density, centre: Tensor, root: Tensor, labelling: Labelling | None, starts: Tensor) -> Tensor:
+    """Distinct ends of climbs that lie outside of the draws of q, the highest first, (modes, size)."""
+    size = len(centre)
     ends, height = climb_together(density, starts, centre, root, STEPS)
     if labelling is not None and bool(height.isfinite().any()):
         ends, height = ends[height.isfinite()], height[height.isfinite()]
@@ -165,11 +175,12 @@ def _prior_draws(density: Density) -> Tensor:
 
 def _around(density: Density, centre: Tensor, root: Tensor, modes: Tensor) -> Students:
     """The first proposal: around the draws of q, around each mode, and widely around the draws."""
-    trils = [root, *(_curved(density, mode, root) for mode in modes), GUARD * root]
-    each = 0.4 / max(1, len(modes))
-    shares = torch.tensor([1.0, *[each] * len(modes)], dtype=torch.float64)
-    shares = torch.cat([shares / shares.sum() * (1 - GUARD_SHARE), torch.full((1,), GUARD_SHARE).double()])
-    return Students(shares, torch.cat([centre[None], modes, centre[None]]), torch.stack(trils), fixed=1)
+    wide, guarding = zip(*GUARDS, strict=True)
+    trils = [root, *(_curved(density, mode, root) for mode in modes), *(spread * root for spread in wide)]
+    free = torch.tensor([1.0, *[0.4 / max(1, len(modes))] * len(modes)], dtype=torch.float64)
+    shares = torch.cat([free / free.sum() * (1 - sum(guarding)), torch.tensor(guarding, dtype=torch.float64)])
+    means = torch.cat([centre[None], modes, centre.expand(len(wide), -1)])
+    return Students(shares, means, torch.stack(trils), fixed=len(wide))
 
 
 def _curved(density: Density, mode: Tensor, root: Tensor) -> Tensor:

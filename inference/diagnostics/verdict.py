@@ -13,6 +13,7 @@ from inference.diagnostics.shifts import Shifts
 TRUST, CARE, DISTRUST = "trust", "usable with care", "do not trust"  # what every verdict begins with
 MEAN_OFF, SD_OFF = 0.1, 0.1  # posterior standard deviations, and share of one, that a trusted answer may be off by
 FAR_OFF = 3.0  # times as far off is no answer any more
+KNOWN = 0.7  # of these, the largest Monte Carlo error with which anything is held to be known
 SURE = 2.0  # Monte Carlo errors beyond which something is held to be off
 SHAPE_SURE = 1.64  # those by which a shape has to be below its limit if nothing else speaks for the draws
 FEWEST_WORTH = 100.0  # draws in effect below which a few have all the weight
@@ -37,7 +38,7 @@ class Evidence:
     names
         Of the scalars that `away` is of.
     confirmed
-        Whether that estimate comes from draws that owe little to q.
+        Whether that estimate comes from draws that owe little to q; None if there are no such draws.
     missed
         What q is known to lack; empty if nothing.
     converged
@@ -52,7 +53,7 @@ class Evidence:
     corrected: bool
     away: Shifts
     names: list[str] = field(repr=False)
-    confirmed: bool
+    confirmed: bool | None
     missed: str
     converged: bool
     log_p: str
@@ -105,9 +106,13 @@ def _by_shifts(known: Evidence, drawn: str) -> tuple[str, str]:
     said = "; ".join(_worst(known, n, near[n]) for n in ("mean", "sd"))
     if any(bool((sure[n] > FAR_OFF * limits[n]).any()) for n in limits):
         return DISTRUST, f"{drawn}, but {said}. Try a richer guide, or nuts"
-    if any(bool((near[n] > limits[n]).any()) for n in limits):
-        off = any(bool((sure[n] > limits[n]).any()) for n in limits)
-        return CARE, f"{drawn}; {'off' if off else 'known only roughly'}: {said}"
+    likely = {n: value - error for n, (value, error) in scores.items()}
+    if any(bool((likely[n] > limits[n]).any()) for n in limits):
+        return CARE, f"{drawn}; off: {said}"
+    if any(not bool((scores[n][1] <= KNOWN * limits[n]).all()) for n in limits):
+        return CARE, f"{drawn}; known only roughly: {said}"
+    if known.confirmed is False:
+        return CARE, f"{drawn}: a wider look at the posterior finds where a few draws outweigh all others; {said}"
     if not known.confirmed and known.shape + SHAPE_SURE * shape_error(known.shape, known.count) > KHAT_GOOD:
         return CARE, f"{drawn}: too near {KHAT_GOOD}, and no wider look at the posterior was possible; {said}"
     seen = "a wider look at the posterior" if known.confirmed else "the weighted draws"
