@@ -285,14 +285,15 @@ def covariance(x, alpha, rho):
     return alpha**2 * torch.exp(-0.5 * ((x[:, None] - x) / rho).square())
 
 
-@zoo.model(y=Real("place"), x=Real("place"))
+@zoo.model(y=Real("series", "place"), x=Real("series", "place"))
 def gp_regr(y, x):
     """A Gaussian process with noise of variance sigma."""
     rho = pyro.sample("rho", dist.Gamma(25.0, 4.0))
     alpha = pyro.sample("alpha", dist.HalfNormal(2.0))
     sigma = pyro.sample("sigma", dist.HalfNormal(1.0))
-    whole = covariance(x, alpha, rho) + sigma * torch.eye(len(x))
-    pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), whole), obs=y)
+    whole = covariance(x[0], alpha, rho) + sigma * torch.eye(x.shape[1])
+    with pyro.plate("series", 1):
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(x.shape[1]), whole), obs=y)
 
 
 @zoo.model(k=Count("place"), x=Real("place"))
@@ -373,7 +374,7 @@ def of_posteriordb(name, data):
     if name == "arma-arma11":
         return arma11(), {"y": data["y"]}, dict
     if name == "gp_pois_regr-gp_regr":
-        return gp_regr(), {"y": data["y"], "x": data["x"]}, dict
+        return gp_regr(), {"y": [data["y"]], "x": [data["x"]]}, dict
     if name == "gp_pois_regr-gp_pois_regr":
         return gp_pois_regr(), {"k": data["k"], "x": data["x"]}, dict
     if name == "hudson_lynx_hare-lotka_volterra":

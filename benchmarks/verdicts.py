@@ -7,6 +7,7 @@ names the folder of its summaries. Run with: python benchmarks/verdicts.py [--me
 """
 
 import argparse
+import json
 import statistics
 import time
 import warnings
@@ -61,7 +62,8 @@ def run(name, known, method, half):
         found = fit(known.model, known.data, method=method, seed=0, progress=False)
         line["mean"], line["sd"] = worst(found, known)
         line["said"] = found.verdict.partition(":")[0] or "trust"  # what is exact says nothing
-        line["right"] = line["mean"] <= MEAN_OFF and line["sd"] <= SD_OFF
+        line["mean"], line["sd"] = float(line["mean"]), float(line["sd"])
+        line["right"] = bool(line["mean"] <= MEAN_OFF and line["sd"] <= SD_OFF)
         line["steps"], line["verdict"] = found.steps, found.verdict
         line["seconds"] = found.seconds
     except ZooError as error:
@@ -107,19 +109,28 @@ def main():
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--only", nargs="*", help="names of posteriors, or parts of them")
     parser.add_argument("--half", choices=["design", "held out"])
+    parser.add_argument("--skip", nargs="*", default=[], help="names of posteriors, or parts of them")
+    parser.add_argument("--lines", type=Path, help="file of what was measured, which is added to and not done again")
     parser.add_argument("--write", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
+    kept = [json.loads(x) for x in asked.lines.read_text().splitlines()] if asked.lines and asked.lines.exists() else []
+    done = {(x["name"], x["method"]): x for x in kept}
     lines = []
     for number, (name, known) in enumerate(everything().items()):
         half = ("design", "held out")[number % 2]
         if (asked.only and not any(part in name for part in asked.only)) or (asked.half and half != asked.half):
             continue
+        if any(part in name for part in asked.skip):
+            continue
         program = prepare(known.model, known.data, device="cpu")
         for method in asked.methods:
             if as_method(method).why_not(program) is not None:
                 continue
-            line = run(name, known, method, half)
+            line = done.get((name, method)) or run(name, known, method, half)
+            if asked.lines and (name, method) not in done:
+                with asked.lines.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
             mark = " " if line["right"] == line["said"].startswith("trust") else "!"
             numbers = f"{line['mean']:7.2f} {line['sd']:7.2f} {line['seconds']:7.1f}"
             print(f"{mark} {name:32} {method:10} {line['said']:17} {numbers}  {line['verdict'][:150]}", flush=True)

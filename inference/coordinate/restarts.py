@@ -52,8 +52,8 @@ class Restarts:
     rule: StoppingRule
     together: Callable[[list[State]], Way | None] | None = None
 
-    def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str]]:
-        """Return the highest ascent, and what is to be said of it and of the others.
+    def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str], list[float]]:
+        """Return the highest ascent, what is to be said of it and of the others, and how high each has come.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class Restarts:
         notes = [] if best.converged else [best.reason]
         if failures:
             notes.append(f"{len(failures)} of {self.count} starts broke down: {failures[0]}")
-        return best, notes
+        return best, notes, [ascent.value for ascent in ascents]
 
     def climb_all(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
         """Return the ascents that have come to an end, and what broke the others down."""

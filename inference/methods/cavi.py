@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,9 +18,13 @@ from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
+from inference.diagnostics.importance import judge
+from inference.diagnostics.maximum import SAME
+from inference.diagnostics.verdict import DISTRUST
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
 from inference.starts.values import start_state
+from zoo.errors import FitError
 from zoo.program.program import Program
 
 
@@ -32,7 +36,8 @@ class CAVI(Method):
     expected log densities, then each q(u_b) proportional to exp E[log p(x, z, u)], which is in its prior's family
     (Bishop 2006, equation 10.9). The ELBO, every constant kept, never decreases. Unknowns whose priors are conjugate
     together (Normal-Gamma, Normal-Wishart, all coefficients of a linear predictor) share one block. Parameters without
-    prior are set to the maximum of the ELBO.
+    prior are set to the maximum of the ELBO. Draws of q are handed out as they are; the verdict on them is by weighing
+    them against the posterior, enumerated sites summed out.
 
     Parameters
     ----------
@@ -89,7 +94,30 @@ class CAVI(Method):
         return "blocks: " + "; ".join(", ".join(names) for names in blocks)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
+        """Climb from each start; keep the best end, and weigh draws of it against the posterior."""
+        outcome = self._fit(program, progress=progress)
+        if program.data.stream is not None or self.distributed:  # no process has all rows at hand
+            return outcome
+        try:
+            judgement = judge(
+                program, outcome.approximation, outcome.points, converged=outcome.converged, corrected=False
+            )
+        except FitError as error:
+            return replace(outcome, verdict=f"{DISTRUST}: {error}")
+        notes = [n for n in judgement.warnings if n not in outcome.warnings]
+        return replace(
+            outcome,
+            diagnostics={**outcome.diagnostics, **judgement.diagnostics},
+            verdict=judgement.verdict,
+            shifts=judgement.shifts,
+            warnings=[*outcome.warnings, *notes],
+        )
+
+    def fit_unjudged(self, program: Program) -> Outcome:
         """Climb from each start; keep the best end."""
+        return self._fit(program)
+
+    def _fit(self, program: Program, *, progress: bool = False) -> Outcome:
         restarts = Restarts(
             name="cavi",
             count=self.restarts,
@@ -97,7 +125,7 @@ class CAVI(Method):
             way=lambda state: self._way(program, state),
             rule=self._rule(program),
         )
-        best, notes = restarts.climb("Try fewer components or a stronger prior", progress=progress)
+        best, notes, heights = restarts.climb("Try fewer components or a stronger prior", progress=progress)
         assert best.state is not None
         assert best.expected is not None
         latents = {s.name for s in program.latents}
@@ -113,6 +141,7 @@ class CAVI(Method):
             converged=best.converged,
             reason=best.reason,
             warnings=notes + empty_components(program, best.expected),
+            diagnostics={"agreeing": float(sum(h > best.value - SAME for h in heights))} if len(heights) > 1 else {},
         )
 
     def _rule(self, program: Program) -> StoppingRule:

@@ -26,6 +26,7 @@ from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.coordinate.together import Together
 from inference.diagnostics.components import floored_scales, thin_components
+from inference.diagnostics.maximum import judge_point
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.values import start_state
@@ -152,10 +153,16 @@ class EM(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
-        best, notes = self.starts(program).climb("Try fewer components, a prior, or EM(restarts=10)", progress=progress)
+        advice = "Try fewer components, a prior, or EM(restarts=10)"
+        best, notes, heights = self.starts(program).climb(advice, progress=progress)
         assert best.state is not None
         values = best.state.values
-        return self._outcome(program, best, notes + thin_components(program, values) + floored_scales(program, values))
+        thin = thin_components(program, values) + floored_scales(program, values)
+        outcome = self._outcome(program, best, notes + thin)
+        if self.hard:  # what climbs is not smooth, so there is no curvature to look at
+            return outcome
+        found = judge_point(program, values, heights, converged=best.converged, reason=best.reason, notes=thin)
+        return replace(outcome, diagnostics=found.diagnostics, verdict=found.verdict)
 
     def starts(self, program: Program) -> Restarts:
         """Return where it starts, and how it climbs from there."""

@@ -22,6 +22,7 @@ from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.by_row import judge_rows, judged_by_row
 from inference.diagnostics.importance import Judgement, handed_out, judge, with_agreement
+from inference.diagnostics.maximum import judge_point
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
@@ -333,8 +334,16 @@ class SVI(Method):
         warnings += [*failures, *self.guide.caveats(program)]
         points = {i: bound.points(climb.position, i) for i in ends}
         with torch.no_grad():
-            if bound.point:
-                judgement = Judgement(q, self._at_point(program, q, points[best]), {}, [], "")
+            if isinstance(q, PointMass):
+                found = judge_point(
+                    program,
+                    {**points[best], **q.values},
+                    [climb.schedules[i].latest for i in ends],
+                    converged=schedule.converged,
+                    reason=schedule.reason,
+                )
+                value = self._at_point(program, q, points[best])
+                judgement = Judgement(q, value, found.diagnostics, [], found.verdict)
             else:
                 judgement = self._judged(program, q, points[best], schedule, draws if self.objective == "iwae" else 1)
                 if len(ends) > 1:

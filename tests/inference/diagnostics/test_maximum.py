@@ -1,0 +1,136 @@
+"""What is said of a point estimate: saddles, flat directions, starts that agree, and what still rises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import zoo
+from inference import CAVI, EM, MAP, fit
+from inference.diagnostics.maximum import judge_point
+from zoo import Count, Real
+from zoo.program.prepare import prepare
+
+RNG = np.random.default_rng(0)
+X = np.concatenate([RNG.normal(-3, 1, 30), RNG.normal(3, 1, 20)])
+
+
+@zoo.model(x=Real("row"))
+def two(x):
+    """Two unit Normals; where both means are that of all rows the density has a saddle."""
+    weights = pyro.sample("weights", dist.Dirichlet(torch.full((2,), 2.0)))
+    with pyro.plate("component", 2):
+        mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+
+def test_a_saddle_is_no_maximum():
+    """EM stays where both components are alike, and calls the objective still; along their difference it rises."""
+    middle = X.sum() / (len(X) + 1 / 100 * 2)  # about: EM moves both means alike
+    start = {"mean": [middle, middle], "weights": [0.5, 0.5]}
+    found = fit(two(), X, method=EM(start=start), seed=0, progress=False)
+    assert found.converged
+    assert np.ptp(found.posterior["point_estimate"]["mean"].to_numpy()) < 1e-6
+    assert found.verdict.startswith("do not trust: a saddle, not a maximum")
+    assert "'mean'" in found.verdict
+    assert found.diagnostics["curvature"] < 0
+
+
+def test_starts_that_agree_are_trusted_and_one_start_is_not():
+    often = fit(two(), X, method=EM(restarts=6), seed=0, progress=False)
+    assert often.verdict.startswith("trust")
+    assert often.diagnostics["agreeing"] >= 2
+    assert often.diagnostics["curvature"] > 0
+    assert often.diagnostics["newton_gain"] < 0.01
+    once = fit(two(), X, method=EM(), seed=0, progress=False)
+    assert once.verdict.startswith("usable with care")
+    assert "one start" in once.verdict
+
+
+def test_what_has_not_converged_is_not_trusted():
+    found = fit(two(), X / 3, method=EM(max_steps=3, restarts=3), seed=0, progress=False)
+    assert not found.converged
+    assert found.verdict.startswith("do not trust: stopped at max_steps=3")
+
+
+def judged(values, heights=(-1.0, -1.0)):
+    program = prepare(two(), X, device="cpu")
+    made = {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}
+    return judge_point(program, made, heights, converged=True, reason="")
+
+
+def test_a_place_on_the_way_up_is_seen():
+    """Whatever a climb says of itself: a Newton step from here gains nats."""
+    found = judged({"mean": [-2.7, 2.7], "weights": [0.55, 0.45]})
+    assert found.verdict.startswith("do not trust: the objective still rises")
+    assert found.diagnostics["newton_gain"] > 0.1
+
+
+def test_the_highest_of_ends_that_differ_is_used_with_care():
+    end = fit(two(), X, method=EM(tolerance=1e-10), seed=0, progress=False).posterior["point_estimate"]
+    values = {n: end[n].to_numpy() for n in ("mean", "weights")}
+    assert judged(values, [-100.0, -100.001, -130.0]).verdict.startswith("trust: 2 of 3 starts")
+    assert judged(values, [-100.0, -120.0]).verdict.startswith("usable with care: the highest of 2 ends")
+
+
+@zoo.model(x=Real("row"))
+def spare(x):
+    """Only a sum is seen, of two parameters without priors."""
+    a = pyro.param("a", torch.tensor(0.0))
+    b = pyro.param("b", torch.tensor(0.0))
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        pyro.sample("x", dist.Normal(a + b + z, 1.0), obs=x)
+
+
+def test_a_flat_direction_is_named():
+    found = fit(spare(), X, method=EM(restarts=2), seed=0, progress=False)
+    assert found.verdict.startswith("usable with care: flat along")
+
+
+def test_maxima_by_gradient_are_judged_alike():
+    found = fit(two(), X, method=MAP(restarts=3), seed=0, progress=False)
+    assert found.diagnostics["curvature"] > 0
+    assert found.verdict.startswith(("trust: ", "usable with care: the highest"))
+
+
+@zoo.model(y=Count("row"))
+def zeros(y):
+    """A rate that is zero in one state, in which its gradient is 0 / 0."""
+    gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
+    rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Bernoulli(gate))
+        pyro.sample("y", dist.Poisson(rate * (1 - z)), obs=y)
+
+
+def test_a_step_that_cannot_be_taken_is_no_convergence():
+    y = np.concatenate([np.zeros(120, int), np.random.default_rng(1).poisson(4, 80)])
+    for seed in range(2):
+        try:
+            found = fit(zeros(), y, method="em", seed=seed, progress=False)
+        except zoo.FitError:
+            continue
+        rate = float(found.posterior["point_estimate"]["rate"])
+        assert abs(rate - 3.5611) < 0.02 or (not found.converged and found.verdict.startswith("do not trust"))
+
+
+def test_cavi_is_judged_by_weights():
+    """With one component q is all but the posterior; where components overlap it is too narrow."""
+    good = fit(zoo.BayesianGMM(components=1), X[:, None], method=CAVI(), seed=0, progress=False)
+    assert good.diagnostics["khat"] < 0.7 or np.isnan(good.diagnostics["khat"])
+    assert good.verdict.startswith("trust")
+    narrow = fit(two(), X / 3, method=CAVI(), seed=0, progress=False)
+    assert not narrow.verdict.startswith("trust")
+    assert narrow.shifts["sd_ratio"].min() < 0.9
+
+
+@pytest.mark.parametrize("method", ["cavi", "em"])
+def test_mixtures_with_an_empty_component_are_said(method):
+    found = fit(zoo.BayesianGMM(components=6), X[:12, None], method=method, seed=0, progress=False)
+    assert not found.verdict.startswith("trust")
