@@ -193,7 +193,7 @@ def switching_of(labels: Sequence[Relabelling], drawn: ChainCheck, check: ChainC
     return (
         f"label switching: {share:.0%} of the draws have the states of {sites} under other labels than the rest (R-hat "
         f"{drawn.rhat:.3f} for {drawn.worst_rhat} as drawn, at most {check.rhat:.3f} relabelled); means of what the "
-        "states index say nothing as they are, and longer chains do not help: use fit.relabelled()"
+        "states index say nothing as they are, however long the chains: use fit.relabelled()"
     )
 
 
@@ -224,8 +224,8 @@ def complaints_of(
         chains = "the chains disagree; run longer, or look for several modes"
         if relabelled:
             chains = (
-                "the chains disagree under any labels, so this is not label switching: they are in different modes, or "
-                "too short"
+                "the chains disagree under any labels, which is more than label switching: they are in different "
+                "modes, or too short"
             )
         complaints.append(f"R-hat {check.rhat:.3f} > {RHAT_GOOD} for {check.worst_rhat}: {chains}")
     enough = ESS_GOOD * len(stats["diverging"])
