@@ -44,8 +44,8 @@ class SMC(Method):
     them (Del Moral, Doucet and Jasra 2006; Buchholz, Chopin and Jacob 2021). All particles are one batch. Several
     populations run side by side, each resampled by itself: their estimates of p(x) are independent and unbiased, so
     that the spread of these gives the error of the objective, the log evidence. Modes that draws of the prior reach get
-    their right mass, and exchangeable states random labels. Enumerated sites are drawn exactly afterwards. For ArviZ the populations are grouped in four
-    chains, whose R-hat says whether they agree.
+    their right mass, and exchangeable states random labels. Enumerated sites are drawn exactly afterwards. For ArviZ
+    the populations are grouped in four chains, whose R-hat says whether they agree.
 
     Parameters
     ----------
