@@ -5,12 +5,14 @@ from zoo import catalogue as _catalogue
 # Beside the methods, which are found in their files; after a change here: python -m zoo.stubs
 _EXPORTS = {
     "Calibration": "inference.calibration",
+    "Check": "inference.checking",
     "Comparison": "inference.comparison",
     "Evidence": "inference.evidences",
     "Fit": "inference.posterior.fit",
     "Method": "inference.method",
     "az": "inference.diagnostics.arviz",
     "calibrate": "inference.calibration",
+    "check": "inference.checking",
     "compare": "inference.comparison",
     "evidence": "inference.evidences",
     "fit": "inference.fitting",

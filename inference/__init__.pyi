@@ -2,6 +2,8 @@
 
 from inference.calibration import Calibration as Calibration
 from inference.calibration import calibrate as calibrate
+from inference.checking import Check as Check
+from inference.checking import check as check
 from inference.comparison import Comparison as Comparison
 from inference.comparison import compare as compare
 from inference.diagnostics.arviz import az as az

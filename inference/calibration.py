@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from inference.diagnostics.arviz import ecdf_plot, read_tree, tree
+from inference.diagnostics.arviz import Group, ecdf_plot, read_tree, tree
 from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
+from inference.posterior.coordinates import event_names, labels_of
 from inference.posterior.fit import Fit
-from inference.posterior.rows import event_names, labels_of
 from inference.runtime.random import as_seed, seeded
 from inference.simulated.quantities import Function, Quantities
 from inference.simulated.ranks import Refit
@@ -333,7 +333,7 @@ def _tree(program: Program, results: Sequence[Refit], group: str, about: Mapping
         if n in program.sites and v.shape[2:] == program.sites[n].shape
     }
     attributes = {n: about[n] for n in ("model", "method", "seed", "simulations")}
-    return tree({group: arrays}, dims, labels_of(program, dims), {"created_by": "latentzoo", **attributes})
+    return tree({group: Group(arrays, dims)}, labels_of(program, dims), {"created_by": "latentzoo", **attributes})
 
 
 def _scalars(data: xr.Dataset) -> list[tuple[str, np.ndarray]]:

@@ -45,7 +45,7 @@ def local_draws(
         seen = program.simulate({**points, **globals_}, observed=False)
         values = {n: seen[n] for n in names}
         log_probs = program.log_probs({**points, **globals_, **values})
-        return values, sum_of(_by_row(program, n, log_probs[n]) for n in names)
+        return values, sum_of(by_row(program, n, log_probs[n]) for n in names)
 
     with torch.no_grad():
         dummy = {**draws, "": torch.zeros(count, device=program.device)}
@@ -62,7 +62,7 @@ def local_draws(
     return {n: torch.stack([p[0][n] for p in parts]) for n in names}, torch.stack([p[1] for p in parts])
 
 
-def _by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
+def by_row(program: Program, name: str, log_prob: Tensor) -> Tensor:
     """Sum a site's log density to one number per row."""
     site = program.sites[name]
     axis = log_prob.ndim + site.plate_dims[site.plates.index(program.row)]

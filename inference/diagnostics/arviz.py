@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import arviz_base
 import arviz_stats
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from inference.diagnostics.deferred import Deferred
+
+azb: Any = arviz_base
 azs: Any = arviz_stats  # it fills its namespace at run time, which type checkers cannot see
 
 if TYPE_CHECKING:
@@ -35,49 +40,73 @@ def _arviz() -> Any:
     return arviz
 
 
-def tree(
-    groups: Mapping[str, Mapping[str, np.ndarray]],
-    dims: Mapping[str, tuple[str, ...]],
-    coords: Mapping[str, Any],
-    attrs: Mapping[str, Any],
-) -> xr.DataTree:
-    """Build a DataTree from arrays.
+WITHOUT_DRAWS = ("point_estimate", "shifts")  # groups besides those of data
+
+
+class Group(NamedTuple):
+    """One group of an ArviZ tree.
+
+    Attributes
+    ----------
+    variables
+        Name -> array; one that is `Deferred` is worked out when it is looked at. Variables lead with (chain, draw),
+        but in groups of data and of a point estimate.
+    dims
+        Variable -> names of its own dimensions, from the left; those that are left get a name of their own.
+    coords
+        Dimension -> labels, where they differ from those of other groups.
+    attrs
+        Noted on the group.
+    notes
+        Variable -> what is noted on it.
+    """
+
+    variables: Mapping[str, np.ndarray | Deferred]
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, Any] = MappingProxyType({})
+    attrs: Mapping[str, Any] = MappingProxyType({})
+    notes: Mapping[str, str] = MappingProxyType({})
+
+
+def tree(groups: Mapping[str, Group], coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.DataTree:
+    """Build a DataTree by `arviz_base.from_dict`: every dimension has labels, 0, 1, ... where there are no others.
 
     Parameters
     ----------
     groups
-        Group name -> variable -> array. Variables of posterior, sample_stats and log_likelihood lead with (chain,
-        draw).
-    dims
-        Variable -> names of its own dimensions.
+        Name -> group.
     coords
         Dimension -> labels.
     attrs
         Noted on the tree.
     """
-    sampled = (
-        "posterior",
-        "sample_stats",
-        "log_likelihood",
-        "posterior_predictive",
-        "prior_sbc",
-        "posterior_sbc",
+    parts = {f"/{name}": _dataset(name, group, coords) for name, group in groups.items()}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **parts})
+
+
+def _dataset(name: str, group: Group, coords: Mapping[str, Any]) -> xr.Dataset:
+    alone = name.endswith("_data") or name in WITHOUT_DRAWS
+    lead = () if alone else ("chain", "draw")
+    arrays = {n: v.placeholder() if isinstance(v, Deferred) else v for n, v in group.variables.items()}
+    dims = {}
+    for variable, array in arrays.items():
+        own = group.dims.get(variable, ())[: array.ndim - len(lead)]
+        dims[variable] = [*own, *(f"{variable}_dim_{i}" for i in range(len(own), array.ndim - len(lead)))]
+    made = azb.from_dict(
+        {name: arrays},
+        sample_dims=list(lead),
+        coords={d: np.asarray(v) for d, v in {**coords, **group.coords}.items()},
+        dims=dims,
+        check_conventions=False,  # a single draw of several chains is no mistake here
     )
-    datasets = {}
-    for group, variables in groups.items():
-        lead = ("chain", "draw") if group in sampled else ()
-        data = {}
-        for name, array in variables.items():
-            own = dims.get(name, ())
-            own = (*own, *(f"{name}_dim_{i}" for i in range(len(own), array.ndim - len(lead))))
-            data[name] = ((*lead, *own[: array.ndim - len(lead)]), array)
-        used = {d for d, _ in data.values() for d in d}
-        labels = {d: np.asarray(v) for d, v in coords.items() if d in used}
-        for dim in lead:
-            size = next(iter(variables.values())).shape[lead.index(dim)]
-            labels[dim] = np.arange(size)
-        datasets[group] = xr.Dataset(data, coords=labels)
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **{f"/{g}": d for g, d in datasets.items()}})
+    data: xr.Dataset = made[name].to_dataset()
+    for variable, values in group.variables.items():
+        if isinstance(values, Deferred):
+            data[variable] = xr.Variable(data[variable].dims, values.lazy())
+    for variable, note in group.notes.items():
+        data[variable].attrs["note"] = note
+    data.attrs = dict(group.attrs)  # without the time of day, so that the same seed gives the same bytes
+    return data
 
 
 def read_tree_summary(path: Path) -> pd.DataFrame:
@@ -187,8 +216,9 @@ class RowDensities:
 
 def loo(data: xr.DataTree) -> RowDensities:
     """ELPD by PSIS-LOO, row by row; corrected for q where log q is known."""
-    stats = data["sample_stats"]
-    name = next(iter(data["log_likelihood"].data_vars))
+    stats, name = data["sample_stats"], "rows"
+    kept = {f"/{group}": xr.Dataset(data[group].data_vars) for group in ("posterior", "sample_stats")}
+    data = xr.DataTree.from_dict({**kept, "/log_likelihood": xr.Dataset({name: row_likelihood(data)})})
     with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
         warnings.simplefilter("ignore", UserWarning)
         corrected = "weight" in stats  # draws that were resampled by p / q are not to be weighed by it again
@@ -201,6 +231,26 @@ def loo(data: xr.DataTree) -> RowDensities:
     return RowDensities(np.asarray(found.elpd_i).ravel(), float(np.max(np.asarray(found.pareto_k))))
 
 
+def row_likelihood(data: xr.DataTree) -> xr.DataArray:
+    """Log likelihood of each row, dims (chain, draw, row): what the observed sites of a row say of it, added up.
+
+    Of a model whose data have no rows, that of each entry.
+    """
+    group = data["log_likelihood"]
+    row = group.attrs["row"]
+    parts = [
+        v.rename({v.dims[2]: "row"}) for n, v in group.data_vars.items() if v.dims[2:] in ((row,), (f"{row}_{n}",))
+    ]
+    if not parts:
+        entries = [v.to_numpy().reshape(*v.shape[:2], -1) for v in group.data_vars.values()]
+        return xr.DataArray(np.concatenate(entries, -1), dims=("chain", "draw", "row"))
+    if any(v.sizes["row"] < parts[0].sizes["row"] for v in parts) or parts[0].sizes["row"] < parts[-1].sizes["row"]:
+        whole = [v if v.indexes["row"].is_unique else v.assign_coords(row=np.arange(v.sizes["row"])) for v in parts]
+        parts = list(xr.align(*whole, join="outer", fill_value=0.0))
+    total: xr.DataArray = sum(parts[1:], start=parts[0])
+    return total
+
+
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
     """Draw intervals of several fits side by side; return ArviZ's `PlotCollection`."""
     trees = {label: xr.DataTree.from_dict({"/posterior": dataset}) for label, dataset in data.items()}
@@ -210,3 +260,30 @@ def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
 def ecdf_plot(data: xr.DataTree, group: str) -> Any:
     """Draw ECDFs of numbers that should be uniform, less theirs, in their envelope; return a `PlotCollection`."""
     return _arviz().plot_ecdf_pit(data, group=group, backend="matplotlib")
+
+
+def power_scaling(data: xr.DataTree, names: Sequence[str]) -> pd.DataFrame:
+    """How far each scalar of some variables moves if the prior or the likelihood is raised to a power near 1.
+
+    Columns prior and likelihood: the cumulative Jensen-Shannon distance per power (Kallioinen et al. 2023).
+    """
+    groups = ("prior", "likelihood")
+    # not by psense_summary, which cannot take variables with a dimension called `component`
+    found = {g: listed(azs.psense(data, var_names=list(names), group=g))["value"] for g in groups}
+    return pd.DataFrame(found)
+
+
+def reference_plot(drawn: Mapping[str, np.ndarray], at: Mapping[str, float]) -> Any:
+    """Draw the distribution of each of several numbers, with a line where one value stands; return ArviZ's collection.
+
+    Parameters
+    ----------
+    drawn
+        Name -> draws of the number, shape (draws,).
+    at
+        Name -> the value.
+    """
+    plots = _arviz()
+    made = tree({"posterior": Group({n: v[None] for n, v in drawn.items()}, {})}, {}, {})
+    collection = plots.plot_dist(made, backend="matplotlib")
+    return plots.add_lines(collection, values=xr.Dataset(at))

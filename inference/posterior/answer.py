@@ -44,6 +44,9 @@ class Stream(IntEnum):
     MORE_DRAWS = 7
     GROUPS = 8
     IMPUTE = 9
+    PREDICTIVE = 10
+    PRIOR = 11
+    CHECK = 12
 
 
 class Draws(NamedTuple):
@@ -107,6 +110,10 @@ class Answer:
             return self.approximation.kept
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
         return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
+
+    def by_chain(self, draws: np.ndarray) -> np.ndarray:
+        """Lay out draws (draws, ...) as (chains, draws, ...)."""
+        return draws.reshape(self.approximation.chains, -1, *draws.shape[1:])
 
     @cached_property
     def draws(self) -> Draws:

@@ -27,6 +27,7 @@ from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
 from inference.posterior.more_rows import joined, on_new_rows
 from inference.posterior.relabelled import with_labels
+from inference.posterior.replicates import SIMULATED
 from inference.posterior.simulate import generate, predict
 from inference.posterior.store import Record
 from inference.runtime.random import seeded
@@ -111,7 +112,13 @@ class Fit(Answer):
 
     @cached_property
     def posterior(self) -> xr.DataTree:
-        """ArviZ groups: posterior, point_estimate, sample_stats, log_likelihood, observed_data, constant_data."""
+        """ArviZ groups, which go straight into its functions: `az.summary`, `az.loo`, `az.plot_ppc_dist`, ...
+
+        posterior (or point_estimate), sample_stats, observed_data, constant_data; and, worked out when they are looked
+        at, log_likelihood by observed site, log_prior, posterior_predictive, prior and prior_predictive. Predictions
+        stand at the chain and draw of the latents they come from; states that are summed out are drawn anew. Rows
+        without an observed value are left out of a site's arrays, and attributes say so (`left_out`).
+        """
         return arviz_groups(
             self,
             {
@@ -140,7 +147,7 @@ class Fit(Answer):
         Empty where no draws of q were weighed together. It is about q itself: what is handed out has been corrected
         if `verdict` says so.
         """
-        return shift_table(self.program, self.outcome.shifts)
+        return shift_table(self, self.outcome.shifts)
 
     def summary(self) -> pd.DataFrame:
         """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate."""
@@ -387,9 +394,14 @@ class Fit(Answer):
         return Fit(program, method, outcome, self.seed, time.perf_counter() - began)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder."""
+        """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder.
+
+        What is simulated (predictive and prior groups) is not among the files; a loaded fit simulates the same again.
+        """
         record = Record(self.program, self.method, self.outcome, self.seed, self.seconds)
-        return store.save(record, repr(self), self.posterior, Path(folder))
+        kept = {n: g.to_dataset() for n, g in self.posterior.children.items() if n not in SIMULATED}
+        posterior = xr.DataTree.from_dict({"/": xr.Dataset(attrs=self.posterior.attrs), **kept})
+        return store.save(record, repr(self), posterior, Path(folder))
 
     @staticmethod
     def load(folder: str | Path, model: ModelLike | None = None) -> Fit:

@@ -1,4 +1,4 @@
-"""The ArviZ groups of a fit: draws or a point, densities, pointwise log likelihood, data."""
+"""The ArviZ groups of a fit: draws or a point, densities, predictions, priors, data."""
 
 from __future__ import annotations
 
@@ -10,32 +10,47 @@ import pandas as pd
 import xarray as xr
 from torch import Tensor
 
-from inference.approximations.rows import chunk_for, log_likelihood
-from inference.diagnostics.arviz import listed, tree
+from inference.approximations.rows import chunk_for
+from inference.diagnostics.arviz import Group, listed, tree
 from inference.posterior.answer import Answer, Stream
-from inference.posterior.rows import event_names, labels_of
+from inference.posterior.coordinates import decoded, event_names, group_labels, labels_of
+from inference.posterior.densities import density_groups
+from inference.posterior.observed import Observed
+from inference.posterior.replicates import predictive_groups
 from zoo.data.missing import with_nan
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
-LARGEST = 200_000_000  # entries of the pointwise log likelihood beyond which it is left out: 1.6 GB
 SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error")
-INTEGRATION_SAMPLES = 100  # draws of the locals per draw of the globals in the pointwise log likelihood
 
 
 def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
-    """Build posterior, point_estimate, sample_stats, log_likelihood, observed_data and constant_data, as they exist.
+    """Build all groups that exist; densities and simulations are worked out when they are looked at.
 
-    `attributes` are noted on the tree.
+    posterior or point_estimate, sample_stats, log_likelihood, log_prior, posterior_predictive, prior,
+    prior_predictive, observed_data, constant_data.
+
+    Parameters
+    ----------
+    answer
+        The fit.
+    attributes
+        Noted on the tree.
     """
+    program = answer.program
     with answer.running(Stream.GROUPS):
-        groups = {**_latents(answer), **_data(answer.program)}
-    program, name = answer.program, likelihood_name(answer.program)
-    dims = {**{n: event_names(program, s) for n, s in program.sites.items()}, **program.data.dims}
-    dims.setdefault(name, (program.row,))
-    order = {n: i for i, n in enumerate(program.sites)}  # variables in the order of the story, whatever they came from
-    groups = {g: dict(sorted(v.items(), key=lambda item: order.get(item[0], -1))) for g, v in groups.items()}
-    return tree(groups, dims, labels_of(program, dims), attributes)
+        latents = _latents(answer)
+        observed = Observed(program, _values(answer))
+        labels = labels_of(program, all_dims(program)) | group_labels(program, _values(answer))
+    left_out: list[str] = []
+    dims = all_dims(program)
+    groups = {name: Group(_ordered(program, variables), dims) for name, variables in latents.items()}
+    if not answer.is_point:
+        groups |= density_groups(answer, observed, left_out)
+        groups |= predictive_groups(answer, observed, dims, left_out)
+    groups |= _data(program, observed)
+    notes = {"left_out": "; ".join(left_out)} if left_out else {}
+    return tree(groups, labels, {**attributes, **notes})
 
 
 def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
@@ -43,26 +58,39 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
     program = answer.program
     with answer.running(Stream.SAMPLE, seed):
         values, _ = answer.approximation.draw(program, n)
-    dims = {s.name: event_names(program, s) for s in program.latents}
+    dims = all_dims(program)
+    labels = labels_of(program, dims) | group_labels(program, _values(answer))
     arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
-    return tree({"posterior": arrays}, dims, labels_of(program, dims), {})["posterior"].to_dataset()
+    return tree({"posterior": Group(arrays, dims)}, labels, {})["posterior"].to_dataset()
 
 
-def shift_table(program: Program, shifts: Mapping[str, Values]) -> pd.DataFrame:
+def shift_table(answer: Answer, shifts: Mapping[str, Values]) -> pd.DataFrame:
     """Lay out numbers for each entry of some sites as columns of a table, rows labelled as ArviZ labels them."""
-    dims = {n: event_names(program, s) for n, s in program.sites.items()}
-    labels = labels_of(program, dims)
-    columns = {
-        statistic: listed(tree({"shifts": _numpy(by_site)}, dims, labels, {})["shifts"].to_dataset())["value"]
-        for statistic, by_site in shifts.items()
+    dims = all_dims(answer.program)
+    labels = labels_of(answer.program, dims) | group_labels(answer.program, _values(answer))
+    groups = {
+        statistic: tree({"shifts": Group(_numpy(v), dims)}, labels, {})["shifts"] for statistic, v in shifts.items()
     }
+    columns = {statistic: listed(group.to_dataset())["value"] for statistic, group in groups.items()}
     return pd.DataFrame(columns, columns=[n for n in SHIFTS if n in columns])
 
 
-def likelihood_name(program: Program) -> str:
-    """Name of the pointwise log likelihood: the observed site in the data plate, or several joined by '+'."""
-    names = [s.name for s in program.observed if program.row in s.plates]
-    return "+".join(names) if names else "observed"
+def all_dims(program: Program) -> dict[str, tuple[str, ...]]:
+    """Names of the dimensions of each site and data field."""
+    return {**{n: event_names(program, s) for n, s in program.sites.items()}, **program.data.dims}
+
+
+def _values(answer: Answer) -> Values:
+    """Values of all latents and parameters: the point, or the first draw."""
+    if answer.is_point:
+        return {**answer.points, **{n: v[0] for n, v in answer.approximation.draw(answer.program, 1)[0].items()}}
+    return {**answer.points, **{n: v[0] for n, v in answer.draws.values.items()}}
+
+
+def _ordered(program: Program, variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Variables in the order of the story, whatever they came from."""
+    order = {n: i for i, n in enumerate(program.sites)}
+    return dict(sorted(variables.items(), key=lambda item: order.get(item[0], -1)))
 
 
 def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
@@ -81,41 +109,23 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
     if any(s.role == "deterministic" for s in program.sites.values()):
         values = {**values, **many(deterministic, values, len(log_p), chunk_for(program))}
     arrays = _numpy({**values, **answer.approximation.states})
-    densities = {"log_p": _by_chain(answer, log_p), "log_q": _by_chain(answer, log_q)}
+    densities = {"log_p": answer.by_chain(log_p), "log_q": answer.by_chain(log_q)}
     groups = {
-        "posterior": {n: _by_chain(answer, v) for n, v in arrays.items()},
+        "posterior": {n: answer.by_chain(v) for n, v in arrays.items()},
         "sample_stats": {**densities, **answer.approximation.stats},
     }
     if parameters:
         groups["point_estimate"] = parameters
-    if answer.has_draws and program.row and not program.shared and len(log_p) * len(program.data) <= LARGEST:
-        groups["log_likelihood"] = {likelihood_name(program): _by_chain(answer, _log_likelihood(answer))}
     return groups
 
 
-def _data(program: Program) -> dict[str, dict[str, np.ndarray]]:
-    """Groups of data: fields that the model explains, and those that it takes as given."""
+def _data(program: Program, observed: Observed) -> dict[str, Group]:
+    """Groups of data: what sites observe, and the fields that the model takes as given."""
     explained = {s.field for s in program.observed}
-    fields = _numpy(with_nan(program.data))
-    groups = {
-        "observed_data": {n: v for n, v in fields.items() if n in explained},
-        "constant_data": {n: v for n, v in fields.items() if n not in explained},
-    }
-    return {group: variables for group, variables in groups.items() if variables}
-
-
-def _log_likelihood(answer: Answer) -> np.ndarray:
-    """Pointwise log likelihood of the fitted rows, (draws, rows), local latents summed or integrated out."""
-    names = {s.name for s in answer.program.globals}
-    globals_ = {n: v for n, v in answer.draws.values.items() if n in names}
-    with answer.running(Stream.LOG_LIKELIHOOD):
-        rows = log_likelihood(answer.program, answer.approximation, answer.points, globals_, INTEGRATION_SAMPLES)
-    return rows.cpu().numpy()
-
-
-def _by_chain(answer: Answer, draws: np.ndarray) -> np.ndarray:
-    """Lay out draws as (chains, draws, ...)."""
-    return draws.reshape(answer.approximation.chains, -1, *draws.shape[1:])
+    given = {n: v for n, v in _numpy(with_nan(program.data)).items() if n not in explained}
+    given = {n: decoded(program.data, n, v) for n, v in given.items()}
+    groups = {"observed_data": observed.group(), "constant_data": Group(given, program.data.dims)}
+    return {name: group for name, group in groups.items() if group.variables}
 
 
 def _numpy(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Names, labels and chunks of rows: between a program's tensors and labelled tables."""
+"""Chunks of rows, and tables: between a program's tensors and labelled tables."""
 
 from __future__ import annotations
 
@@ -11,40 +11,9 @@ import torch
 from torch import Tensor
 
 from zoo.program.program import Program
-from zoo.replay.sites import Site
 
 CELLS = 4_000_000  # entries of the data times states in one chunk: 32 MB in float64, as much as a large cache holds
 DRAWN_CELLS = 20_000_000  # numbers, one for each row, state and draw, in one chunk: 160 MB in float64
-
-
-def event_names(program: Program, site: Site) -> tuple[str, ...]:
-    """Names of a site's dimensions: its plates, then its event dimensions as the model or its data field names them."""
-    if site.role == "observed" and site.field is not None:
-        return program.data.dims[site.field]
-    own = tuple(program.model.dims.get(site.name, ()))
-    if len(own) == len(site.shape) and site.role == "parameter":
-        return own
-    own = own[len(site.plates) :] if len(own) == len(site.shape) and own[: len(site.plates)] == site.plates else own
-    return (*site.plates, *own[: site.event_dim])
-
-
-def labels_of(program: Program, dims: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Labels of dimensions: the data's own, also for a second dimension over the same labels (`feature_2`)."""
-    labels: dict[str, Any] = dict(program.data.coords)
-    for names in dims.values():
-        for name in names:
-            stem = name.rpartition("_")[0]
-            if name not in labels and name.rpartition("_")[2].isdigit() and stem in labels:
-                labels[name] = labels[stem]
-    return {n: _plain(v) for n, v in labels.items() if n}
-
-
-def _plain(index: Any) -> Any:
-    """Return labels that NetCDF can hold: numbers or text."""
-    if isinstance(index, pd.MultiIndex):
-        return np.asarray([", ".join(map(str, entry)) for entry in index])
-    values = np.asarray(index)
-    return values if values.dtype.kind in "iufb" else np.asarray([str(entry) for entry in index])
 
 
 def row_chunks(program: Program, *, whole: bool, draws: int = 1) -> Iterator[Program]:

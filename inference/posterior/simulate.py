@@ -10,9 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from inference.diagnostics.arviz import tree
+from inference.approximations.simulations import simulations
+from inference.diagnostics.arviz import Group, tree
 from inference.posterior.answer import Answer, Stream
-from inference.posterior.rows import event_names, frame_of, labels_of
+from inference.posterior.coordinates import decoded, event_names, labels_of
+from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.missing import with_nan
 from zoo.errors import FitError
@@ -35,14 +37,17 @@ def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: i
     known = program is answer.program
     with answer.running(Stream.PREDICT, seed):
         values = answer.approximation.draw(program, draws)[0] if program.locals and known else answer.globals(draws)
-        parts = [program.simulate({**answer.points, **{n: v[i] for n, v in values.items()}}) for i in range(draws)]
-    stacked = {s.name: torch.stack([p[s.name] for p in parts]).cpu().numpy()[None] for s in program.observed}
+        stacked = simulations(program, answer.points, values, draws, [s.name for s in program.observed])
+    shown = {n: v.cpu().numpy()[None] for n, v in stacked.items()}
     dims = {s.name: event_names(program, s) for s in program.observed}
-    groups = {"posterior_predictive": stacked}
+    fields = {s.name: s.field for s in program.observed if s.field}
+    shown = {n: decoded(program.data, fields.get(n), v) for n, v in shown.items()}
+    groups = {"posterior_predictive": Group(shown, dims)}
     if known:
         observed = with_nan(program.data)
-        groups["observed_data"] = {s.name: observed[s.field].cpu().numpy() for s in program.observed if s.field}
-    return tree(groups, dims, labels_of(program, dims), {"model": repr(program.model)})
+        arrays = {n: decoded(program.data, f, observed[f].cpu().numpy()) for n, f in fields.items()}
+        groups["observed_data"] = Group(arrays, dims)
+    return tree(groups, labels_of(program, dims), {"model": repr(program.model)})
 
 
 def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:

@@ -261,15 +261,17 @@ class Program:
 
     # -- simulation --------------------------------------------------------------------------------------------
 
-    def simulate(self, values: Values, *, observed: bool = True) -> Values:
+    def simulate(self, values: Values, *, observed: bool = True, lead: Tensor | None = None) -> Values:
         """Draw every site that has no value in `values`, observed sites included if `observed`; return all sites.
+
+        Inside `torch.vmap`, `lead` is a number that varies over it, so that each entry gets draws of its own.
 
         Raises
         ------
         ModelError
             If a site cannot be drawn from.
         """
-        replay = Replay(values, self.priors, simulate=True, observed=observed)
+        replay = Replay(values, self.priors, simulate=True, observed=observed, lead=lead)
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
                 call(self.model, self.networks, values, self.data.values)

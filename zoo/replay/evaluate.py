@@ -18,8 +18,8 @@ from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
+from zoo.replay.draws import normal_draw, vectorized_draw
 from zoo.replay.normals import log_density, observed_density
-from zoo.replay.sites import base_distribution
 
 Values = dict[str, Tensor]
 
@@ -64,6 +64,8 @@ class Replay(Messenger):
         Evaluate log densities; without, values and distributions only.
     missing
         Observed site -> which of its cells are missing and have to be integrated out.
+    lead
+        With `simulate` inside `torch.vmap`: a number that varies over it, so that each entry gets draws of its own.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Replay(Messenger):
         observed: bool = True,
         densities: bool = True,
         missing: Mapping[str, MissingCells] | None = None,
+        lead: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.lead = lead
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.densities, self.missing = densities, missing or {}
         self.now = ""
@@ -94,13 +98,16 @@ class Replay(Messenger):
         if name in self.values:
             msg["value"], msg["done"] = self.values[name], True
         elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
-            msg["value"], msg["is_observed"] = _normal_draw(msg["fn"]), False
+            msg["value"], msg["is_observed"] = self._draw(msg["fn"]), False
             msg["done"] = msg["value"] is not None
         elif not msg["is_observed"]:
             raise ModelError(
                 f"site {name!r} was not there when the model was traced; the sites of a model must not "
                 "depend on the values drawn"
             )
+
+    def _draw(self, fn: Any) -> Tensor | None:
+        return normal_draw(fn) if self.lead is None else vectorized_draw(fn, self.lead)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_plate(msg):
@@ -131,15 +138,6 @@ class Replay(Messenger):
 def given(prior: Any, name: str, values: Mapping[str, Tensor]) -> Any:
     """Return the distribution that takes the place of a site's own, given the values of the sites before it."""
     return prior.given(name, values) if hasattr(prior, "given") else prior
-
-
-def _normal_draw(fn: Any) -> Tensor | None:
-    """Draw from a Normal by way of `torch.randn`, which torch can vectorize where `sample` it cannot; else None."""
-    base = base_distribution(fn)
-    if type(base).__name__ != "Normal":
-        return None
-    draw: Tensor = base.loc + base.scale * torch.randn(fn.shape(), dtype=base.loc.dtype, device=base.loc.device)
-    return draw
 
 
 def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Any:

@@ -1,0 +1,66 @@
+"""Many simulations of a program at once: each at its own draw of the latents."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inference.approximations.rows import chunk_for
+from zoo.errors import ModelError
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+
+def simulations(program: Program, values: Values, draws: Values, count: int, names: Sequence[str]) -> Values:
+    """Draw the sites `names` from the model `count` times, in one vectorized call where the model allows it.
+
+    Parameters
+    ----------
+    program
+        The program.
+    values
+        What all simulations have in common: parameters, network weights.
+    draws
+        Values of latents, stacked along dimension 0, one for each simulation; what has none is drawn from the model.
+    count
+        How many.
+    names
+        Sites to return.
+
+    Returns
+    -------
+    dict
+        Site -> shape (count, ...).
+
+    Raises
+    ------
+    ModelError
+        If a site cannot be drawn from.
+    """
+    lead = torch.zeros(count, dtype=program.dtype, device=program.device)
+
+    def one(own: Values) -> Values:
+        latents = {n: v for n, v in own.items() if n}
+        seen = program.simulate({**values, **latents}, lead=own[""])
+        return {n: seen[n] for n in names}
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of singular draws of a wide Wishart
+        try:
+            vectorized = torch.vmap(one, randomness="different", chunk_size=min(count, chunk_for(program)))
+            drawn: Values = vectorized({**draws, "": lead})
+            return drawn
+        except (RuntimeError, ModelError):  # the model's control flow depends on values, or torch cannot draw so
+            parts = [program.simulate({**values, **{n: v[i] for n, v in draws.items()}}) for i in range(count)]
+    return {n: torch.stack([p[n] for p in parts]) for n in names}
+
+
+def shapes(program: Program, values: Values, names: Sequence[str]) -> dict[str, Tensor]:
+    """Simulate once, for shapes and types, and to see that it can be done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        seen = program.simulate(values)
+    return {n: seen[n] for n in names}
