@@ -172,13 +172,16 @@ def mcse_of_mean(draws: np.ndarray) -> float:
     return float(azs.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
 
 
-def psis(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed log importance weights of log ratios log p - log q, and their Pareto shape."""
+def psis(log_ratio: np.ndarray, share: float = 1.0) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log importance weights of log ratios log p - log q, and their Pareto shape.
+
+    With a `share` below 1 the tail has that share of its usual number, min(S / 5, 3 sqrt(S)).
+    """
     array = xr.DataArray(
         -log_ratio[None, :], dims=("chain", "draw")
     )  # ArviZ takes log likelihoods: 1 / p is their ratio
     with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
-        logs, shape = array.azstats.psislw(dim=["chain", "draw"])
+        logs, shape = array.azstats.psislw(dim=["chain", "draw"], r_eff=share**-2)
     return logs.to_numpy()[0], float(shape)
 
 

@@ -11,6 +11,9 @@ from inference.diagnostics.arviz import psis
 KHAT_GOOD = 0.7  # largest Pareto shape at which importance ratios can be trusted (Vehtari et al. 2024)
 ENOUGH = 0.99  # effective draws to a draw, above which importance ratios are as good as constant
 TENTH = 0.1  # effective draws to a draw, from which on ratios with ties are trusted
+PLATEAU = 0.02  # of the range of the log ratios in a tail, that those on a plateau differ by
+MOST_OF_TAIL = 0.8  # share of a usual tail that there is beyond its first differences
+FEWEST_BEYOND = 25  # ratios that a shape is fitted to
 ZERO = 700.0  # nats below which a weight is as good as 0, beside the smallest that a float holds: exp(-745)
 
 
@@ -29,7 +32,7 @@ def khat(log_ratio: np.ndarray) -> float:
         return 0.0
     if _tied(log_ratio):
         return 0.0 if worth >= TENTH else float("inf")
-    _, shape = psis(log_ratio)
+    _, shape = psis(log_ratio, _tail_share(log_ratio))
     return shape if np.isfinite(shape) else float("inf")
 
 
@@ -39,7 +42,7 @@ def smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     shape = khat(ratio)
     logs = ratio
     if np.isfinite(shape) and not _tied(ratio):  # else there is no tail to smooth
-        logs, _ = psis(ratio)
+        logs, _ = psis(ratio, _tail_share(ratio))
     weights = np.exp(logs - logs.max())
     return weights / weights.sum(), shape
 
@@ -74,6 +77,19 @@ def _effective_share(log_ratio: np.ndarray) -> float:
     """Effective sample size of importance weights to their number, (sum w)^2 / (n sum w^2) (Kong 1992)."""
     ratio = np.exp(log_ratio - log_ratio.max())
     return float(ratio.sum() ** 2 / (len(ratio) * np.square(ratio).sum()))
+
+
+def _tail_share(log_ratio: np.ndarray) -> float:
+    """Share of the usual tail that lies beyond a plateau.
+
+    Where q is all but p over most of its mass, ratios pile up just below a highest value there, and only beyond it does
+    the tail begin. Excesses over a threshold on the plateau would range over many powers of ten, and the shape that is
+    fitted to them be far too large.
+    """
+    count = tail(len(log_ratio))
+    top = np.sort(log_ratio)[-count:]
+    beyond = int((top > top[0] + PLATEAU * (top[-1] - top[0])).sum())
+    return 1.0 if beyond >= MOST_OF_TAIL * count else max(beyond, FEWEST_BEYOND) / count
 
 
 def _tied(log_ratio: np.ndarray) -> bool:

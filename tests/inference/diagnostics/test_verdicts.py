@@ -17,6 +17,7 @@ from inference import SVI, Fit, Laplace, Pathfinder, fit
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
 from inference.diagnostics.importance import judge
+from inference.diagnostics.pareto import khat, smoothed
 from inference.diagnostics.shifts import Shifts, moments, shifts
 from inference.diagnostics.verdict import Evidence, verdict
 from inference.sampling.paths import Normal
@@ -260,3 +261,18 @@ def test_the_evidence_counts_every_labelling(gap, components, method):
         assert found.diagnostics["own_labelling"] > 0.99
         if isinstance(method, Laplace):
             assert abs(found.diagnostics["laplace_evidence"] - exact) < 0.4
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(2.93, 1.08), (2.95, 1.2), (3.0, 1.3)])
+def test_a_plateau_of_ratios_is_no_tail(loc, scale):
+    """Normals about a skewed posterior on the logit are worth most of as many draws from it, so k-hat is small."""
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        u = rng.normal(loc, scale, 10_000)
+        p = 1 / (1 + np.exp(-u))
+        ratio = stats.beta(11, 1).logpdf(p) + np.log(p * (1 - p)) - stats.norm(loc, scale).logpdf(u)
+        weights, shape = smoothed(ratio)
+        assert shape < 1
+        assert abs(weights @ p - 11 / 12) < 0.01
+    narrow = rng.normal(0, 0.4, 10_000)  # 1 - 0.4^2 = 0.84 in theory
+    assert khat(stats.norm.logpdf(narrow) - stats.norm(0, 0.4).logpdf(narrow)) > 0.7
