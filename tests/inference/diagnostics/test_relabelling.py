@@ -122,7 +122,8 @@ def normals(*parts: tuple[float, float, int]) -> np.ndarray:
 
 MIXTURES = {
     "galaxies": (3, zoo.datasets.load("galaxies").to_numpy(float) / 1000),
-    # Like the log acidities of 155 lakes (Crawford 1994), which no registry has: drawn from the fit of two Normals.
+    # Made up, of the size and shape of the log acidities of 155 lakes (Crawford 1994): the data themselves were not
+    # found in a registry.
     "acidity": (2, normals((4.33, 0.37, 92), (6.24, 0.52, 63))),
 }
 
