@@ -128,7 +128,12 @@ def summarize(data: xr.DataTree) -> pd.DataFrame:
     are left out.
     """
     if "posterior" not in data.children:
-        return listed(data["point_estimate"].to_dataset())
+        table = listed(data["point_estimate"].to_dataset())
+        if "standard_error" in data.children:
+            errors = data["standard_error"].to_dataset()
+            table["se"] = listed(errors)["value"].reindex(table.index)
+            table.attrs["note"] = errors.attrs["note"]
+        return table
     draws = data["posterior"].to_dataset()
     numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
     with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same

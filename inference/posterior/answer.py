@@ -47,6 +47,7 @@ class Stream(IntEnum):
     PREDICTIVE = 10
     PRIOR = 11
     CHECK = 12
+    BOOTSTRAP = 13
 
 
 class Draws(NamedTuple):

@@ -79,7 +79,7 @@ def likelihood(answer: Answer, method: Method, objective: Objective) -> Likeliho
         If there is no point, if it is only known up to a bound, or if the method maximized something else.
     """
     name = type(method).__name__.lower()
-    _check_point(answer, "information criteria are made for")
+    _check_point(answer, "information criteria and standard errors are those of")
     program = answer.program
     if program.data.stream is not None:
         raise FitError("information criteria need all rows in memory, and these were read in chunks; fit the rows")
@@ -87,8 +87,8 @@ def likelihood(answer: Answer, method: Method, objective: Objective) -> Likeliho
         if answer.is_point or objective.kind not in EXACT:
             what = "are at a point as well" if answer.is_point else f"are averaged over in a bound ({objective.kind})"
             raise FitError(
-                f"information criteria need the maximum of log p(x | theta), and the latents of rows "
-                f"({', '.join(s.name for s in program.locals)}) {what}; fit with em where it is legal, or compare "
+                f"information criteria and standard errors need the maximum of log p(x | theta), and the latents of "
+                f"rows ({', '.join(s.name for s in program.locals)}) {what}; fit with em where it is legal, or compare "
                 "models by elpd_loo or held-out density"
             )
         if program.globals or program.enumerated:
@@ -104,7 +104,7 @@ def likelihood(answer: Answer, method: Method, objective: Objective) -> Likeliho
     if abs(joint - objective.value) > MATCH * (1 + abs(joint)) + 3 * objective.error:
         raise FitError(
             f"{name} maximized another function ({objective.value:.4f}) than log p(x, theta) with the discrete latents "
-            f"summed out ({joint:.4f} where it ended), so its information criteria would not be those of the model; "
+            f"summed out ({joint:.4f} where it ended), so it has neither information criteria nor standard errors; "
             "fit with EM()"
         )
     return found

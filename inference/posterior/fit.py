@@ -9,18 +9,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from torch import Tensor
 
-from inference.diagnostics.arviz import summarize
+from inference.diagnostics.arviz import listed, summarize
 from inference.diagnostics.pareto import khat
 from inference.method import Method, Outcome
 from inference.posterior import store
 from inference.posterior.answer import Answer
 from inference.posterior.assign import assign
+from inference.posterior.bootstrap import bootstrap
 from inference.posterior.criteria import Likelihood, free_parameters, likelihood, rows_of
 from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
@@ -29,6 +31,7 @@ from inference.posterior.more_rows import joined, on_new_rows
 from inference.posterior.relabelled import with_labels
 from inference.posterior.replicates import SIMULATED
 from inference.posterior.simulate import generate, predict
+from inference.posterior.standard_errors import information, too_large
 from inference.posterior.store import Record
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
@@ -150,8 +153,79 @@ class Fit(Answer):
         return shift_table(self, self.outcome.shifts)
 
     def summary(self) -> pd.DataFrame:
-        """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate."""
-        return summarize(self.posterior)
+        """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate.
+
+        A point comes with standard errors `se` by observed information, as `standard_errors` gives them; where they
+        are left out, ``attrs["note"]`` says why.
+        """
+        if not self.is_point:
+            return summarize(self.posterior)
+        point = self.posterior["point_estimate"].to_dataset()
+        return summarize(xr.DataTree.from_dict({"/point_estimate": point, "/standard_error": self._errors}))
+
+    @cached_property
+    def _errors(self) -> xr.Dataset:
+        """Standard errors of a point as they are kept with it, or the attribute `note`, why there are none."""
+        note = too_large(self.program)
+        errors: Mapping[str, Tensor] = {}
+        if not note:
+            try:
+                errors = self._information
+            except FitError as error:
+                note = str(error)
+        point = self.posterior["point_estimate"].to_dataset()
+        found = xr.Dataset({n: (point[n].dims, v.numpy()) for n, v in errors.items() if n in point}, point.coords)
+        return found.assign_attrs(note=note)
+
+    @cached_property
+    def _information(self) -> Mapping[str, Tensor]:
+        """Standard errors by observed information, in the shape of each site."""
+        return information(self, self.method, self.objective)
+
+    def standard_errors(
+        self,
+        kind: Literal["information", "bootstrap", "parametric"] = "information",
+        draws: int = 200,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Return standard errors of a point estimate: of parameters, latents at a point and what is derived from them.
+
+        Parameters
+        ----------
+        kind
+            "information": sqrt(diag(J I^-1 J^T)), I the observed information in unconstrained coordinates, by automatic
+            differentiation of log p(x, theta) with discrete latents summed out (Louis 1982), J the derivative of the
+            constrained values. "bootstrap": the spread of estimates on rows that are weighed at random, by
+            Dirichlet(1, ..., 1) (Rubin 1981). "parametric": on data drawn from the model at the estimate (Efron 1979).
+        draws
+            How many data sets; the standard error itself is known to 1 / sqrt(2 draws).
+        seed
+            Of the bootstraps; None for one that follows from the fit's.
+
+        Returns
+        -------
+        DataFrame
+            Columns value and se, a row per entry as in `summary`.
+
+        Raises
+        ------
+        FitError
+            If the fit has posterior draws, is no maximum of this density (classification EM), did not come to it, or a
+            parameter is not determined by the data; by name.
+        """
+        if kind not in ("information", "bootstrap", "parametric"):
+            raise FitError(f'standard_errors(kind) must be "information", "bootstrap" or "parametric", not {kind!r}')
+        if kind == "information":
+            errors = self._information
+        else:
+            errors = bootstrap(
+                self, self.method, self.objective, kind, _positive("standard_errors(draws)", draws), seed
+            )
+        point = self.posterior["point_estimate"].to_dataset()
+        kept = point[[n for n in point.data_vars if n in errors]]
+        table = listed(kept)
+        table["se"] = listed(kept.assign({n: (kept[n].dims, errors[str(n)].numpy()) for n in kept.data_vars}))["value"]
+        return table
 
     @cached_property
     def _likelihood(self) -> Likelihood:
@@ -400,6 +474,7 @@ class Fit(Answer):
         """
         record = Record(self.program, self.method, self.outcome, self.seed, self.seconds)
         kept = {n: g.to_dataset() for n, g in self.posterior.children.items() if n not in SIMULATED}
+        kept |= {"standard_error": self._errors} if self.is_point else {}
         posterior = xr.DataTree.from_dict({"/": xr.Dataset(attrs=self.posterior.attrs), **kept})
         return store.save(record, repr(self), posterior, Path(folder))
 

@@ -28,7 +28,14 @@ REFERENCES = os.environ.get("ZOO_REFERENCES")
 @pytest.mark.skipif(not REFERENCES, reason="ZOO_REFERENCES is not set")
 @pytest.mark.parametrize(
     ("covariance", "components", "parameters"),
-    [("full", 1, 5), ("full", 2, 11), ("tied", 2, 8), ("diag", 2, 9), ("spherical", 2, 7), ("tied", 3, 11)],
+    [
+        ("full", 1, 5),
+        ("full", 2, 11),
+        ("tied", 2, 8),
+        ("diag", 2, 9),
+        ("spherical", 2, 7),
+        pytest.param("tied", 3, 11, marks=pytest.mark.slow),
+    ],
 )
 def test_bic_of_mixtures_of_the_geyser(covariance, components, parameters):
     """scikit-learn's BIC, and mclust's with the sign turned: 2322.1917 for two full covariances."""
