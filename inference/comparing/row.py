@@ -75,6 +75,8 @@ def leave_one_out(fitted: Fit) -> tuple[RowDensities | None, str]:
     """Return the ELPD by PSIS-LOO, or None and the reason why there is none."""
     if fitted.is_point:
         return None, "point estimate: no posterior draws, so no elpd_loo and no khat"
+    if fitted.program.coupled:
+        return None, f"{fitted.program.coupled}: no elpd_loo"
     if fitted.program.shared:
         return None, f"rows share the discrete latent {fitted.program.shared[0].name!r}: no elpd_loo"
     if not fitted.has_draws:

@@ -42,6 +42,11 @@ class Beta(ConjugatePrior):
         return {"mean": value, "log": value.log(), "log1m": (-value).log1p()}
 
     def mode(self, natural: tuple[Tensor, ...], *, interior: bool = False) -> Tensor:
-        """eta_1 / (eta_1 + eta_2): successes per try."""
-        a, b = (n.clamp_min(torch.finfo(n.dtype).eps) if interior else n for n in natural)
-        return a / (a + b)
+        """eta_1 / (eta_1 + eta_2): successes per try.
+
+        Where both are negative that is the minimum, between two poles: the mode is at the stronger one.
+        """
+        a, b = torch.broadcast_tensors(*natural)
+        edge = torch.finfo(a.dtype).eps if interior else 0.0
+        inside = a.clamp_min(edge) / (a.clamp_min(edge) + b.clamp_min(edge)) if interior else a / (a + b)
+        return torch.where((a < 0) & (b < 0), torch.where(a < b, edge, 1 - edge), inside)

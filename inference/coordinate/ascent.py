@@ -77,10 +77,10 @@ class Coordinates:
         self.mixture: Mixture | None = None
         self.factors: FactorSums | None = None
         tied = next((s.name for s in (*program.locals, *program.shared)), None)
-        if not self.rows.whole and (tied is not None or program.chained):
+        if not self.rows.whole and (tied is not None or program.tied):
+            why = program.tied or f"{tied!r} ties them to one another or grows with them"
             raise MethodError(
-                f"rows in parts (a stream, several processes) must be independent given the globals; "
-                f"{tied or program.enumerated[0].name!r} ties them to one another or grows with them"
+                f"rows in parts (a stream, several processes) must be independent given the globals; {why}"
             )
         self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
 

@@ -54,8 +54,8 @@ class RunningAverages:
         if plan.rest or gradient:
             name = plan.rest[0] if plan.rest else plan.names[0]
             return f"batch_size needs closed-form updates, and {name!r} is climbed by gradient"
-        if program.chained:
-            return "batch_size breaks a chain of rows; leave it out"
+        if program.tied:
+            return f"batch_size takes rows apart, and {program.tied}; leave it out"
         if program.locals:
             return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
         if program.shared:

@@ -27,6 +27,7 @@ from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.coordinate.together import Together
 from inference.diagnostics.components import floored_scales, thin_components
 from inference.diagnostics.maximum import judge_point
+from inference.diagnostics.poles import pole
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.values import start_state
@@ -161,7 +162,7 @@ class EM(Method):
         outcome = self._outcome(program, best, notes + thin)
         if self.hard:  # what climbs is not smooth, so there is no curvature to look at
             return outcome
-        found = judge_point(program, values, heights, converged=best.converged, reason=best.reason, notes=thin)
+        found = judge_point(program, values, heights, converged=outcome.converged, reason=outcome.reason, notes=thin)
         return replace(outcome, diagnostics=found.diagnostics, verdict=found.verdict)
 
     def starts(self, program: Program) -> Restarts:
@@ -182,19 +183,21 @@ class EM(Method):
         assert best.state is not None
         values = best.state.values
         latents = {s.name: values[s.name] for s in program.latents}
+        points = {n: v for n, v in values.items() if n not in latents}
+        edge = "" if program.locals else pole(program, latents, points)
         approximation: Approximation = PointMass(latents)
         if program.locals:
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
             approximation = Conjugate(distinct(expected.posteriors))
         return Outcome(
             approximation=approximation,
-            points={n: v for n, v in values.items() if n not in latents},
+            points=points,
             objective=Objective(best.value, "log_posterior" if program.globals or self.hard else "log_likelihood"),
             trace=best.monitor.trace,
             steps=best.steps,
-            converged=best.converged,
-            reason=best.reason,
-            warnings=warnings,
+            converged=best.converged and not edge,
+            reason=edge or best.reason,
+            warnings=[*warnings, edge] if edge else warnings,
         )
 
     def _rule(self, program: Program, *, closed: bool) -> StoppingRule:

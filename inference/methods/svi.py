@@ -23,6 +23,7 @@ from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.by_row import judge_rows, judged_by_row
 from inference.diagnostics.importance import Judgement, handed_out, judge, with_agreement
 from inference.diagnostics.maximum import judge_point
+from inference.diagnostics.poles import pole
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
@@ -144,8 +145,8 @@ class SVI(Method):
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
         if (reason := unsupported(program, counts=True)) is not None:
             return reason
-        if self.batch_size is not None and program.chained:
-            return "batch_size breaks a chain of rows; leave it out"
+        if self.batch_size is not None and program.tied:
+            return f"batch_size takes rows apart, and {program.tied}; leave it out"
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
         if self.objective != "elbo" and self._still(program):
@@ -280,7 +281,7 @@ class SVI(Method):
     def _size(self, program: Program, bound: Bound) -> int:
         """Rows per step."""
         rows = len(program.data)
-        if program.chained or (self.order != 1.0 and not bound.by_row):
+        if program.tied or (self.order != 1.0 and not bound.by_row):
             return rows
         if self.batch_size is not None:
             return self.batch_size
@@ -333,14 +334,16 @@ class SVI(Method):
             warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
         warnings += [*failures, *self.guide.caveats(program)]
         points = {i: bound.points(climb.position, i) for i in ends}
+        edge = ""
         with torch.no_grad():
             if isinstance(q, PointMass):
+                edge = pole(program, q.values, points[best]) if program.latents else ""
                 found = judge_point(
                     program,
                     {**points[best], **q.values},
                     [climb.schedules[i].latest for i in ends],
-                    converged=schedule.converged,
-                    reason=schedule.reason,
+                    converged=schedule.converged and not edge,
+                    reason=edge or schedule.reason,
                 )
                 value = self._at_point(program, q, points[best])
                 judgement = Judgement(q, value, found.diagnostics, [], found.verdict)
@@ -354,9 +357,9 @@ class SVI(Method):
             objective=judgement.objective,
             trace=climb.monitors[best].trace,
             steps=schedule.step,
-            converged=schedule.converged,
-            reason=schedule.reason,
-            warnings=warnings + judgement.warnings,
+            converged=schedule.converged and not edge,
+            reason=edge or schedule.reason,
+            warnings=warnings + judgement.warnings + ([edge] if edge else []),
             diagnostics=judgement.diagnostics,
             verdict=judgement.verdict,
             shifts=judgement.shifts,

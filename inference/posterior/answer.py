@@ -19,6 +19,7 @@ from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source, bind
 from zoo.data.data import Data
+from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
@@ -145,8 +146,8 @@ class Answer:
             values, _ = self.approximation.draw(self.program, count)
         return {n: v for n, v in values.items() if n in names}
 
-    def on(self, new: Source | Data | None) -> Program:
-        """Return the program on new rows, or on the fitted ones where `new` is None or holds the very same rows."""
+    def on(self, new: Source | Data | None, *, block: bool = False) -> Program:
+        """Return the program on new rows; on the fitted ones for None or the same; with `block` locals may be tied."""
         if new is None:
             return self.program
         fitted = self.program.data
@@ -157,4 +158,11 @@ class Answer:
         same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
         if same and len(data) == len(fitted):
             return self.program
+        ties = (t for t in self.program.structure.ties if t.kind == "data" or (t.kind == "local" and not block))
+        tie = next(ties, None)
+        if tie is not None:
+            raise FitError(
+                f"new rows cannot be looked at by themselves: {tie}. Fit all rows together; what the model makes of "
+                "several rows (a mean, a lagged value) can be given as a field or worked out in `setup`"
+            )
         return self.program.rebind(data)

@@ -72,6 +72,8 @@ def _responsibilities(answer: Answer, program: Program, site: Site, *, fresh: bo
         if program.locals and together:
             draws = answer.draws.values
         elif program.locals:
+            if program.coupled:
+                raise FitError(f"rows cannot be assigned one by one: {program.coupled}; fit with nuts, and they can")
             count = answer.draw_count
             draws = answer.globals(count)
             local, log_q = local_draws(program, answer.approximation, answer.points, draws, count)

@@ -30,6 +30,8 @@ def density_groups(answer: Answer, observed: Observed, left_out: list[str]) -> d
     groups = {"log_prior": _log_prior(answer)}
     if program.shared:
         left_out.append(f"log_likelihood: rows have none of their own, as they share {program.shared[0].name!r}")
+    elif program.coupled:
+        left_out.append(f"log_likelihood: {program.coupled}")
     elif answer.draw_count * len(program.data) > LARGEST:
         left_out.append(f"log_likelihood: it would have {answer.draw_count * len(program.data)} entries")
     else:

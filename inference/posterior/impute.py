@@ -47,6 +47,8 @@ def impute(
         raise FitError("impute needs a data plate: the model's data have no rows")
     if program.shared:
         raise FitError(f"rows cannot be completed by themselves: they share the latent {program.shared[0].name!r}")
+    if program.coupled and not answer.approximation.exact:
+        raise FitError(f"rows cannot be completed by themselves: {program.coupled}; fit with nuts, and they can")
     if any(name not in program.data.row_fields for name in program.data.missing):
         raise FitError("impute completes rows, but a field with missing values has no rows")
     known, whole = program is answer.program, bool(program.locals) or program.chained
@@ -139,7 +141,7 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     replay = program.replay(values)
     log_probs = dict(replay.log_probs)
     _, weights = program.marginals(log_probs)
-    for site in () if mean or program.chained else program.assigned:
+    for site in () if mean or program.chains else program.assigned:
         if site.cardinality > 1:  # what is drawn is evidence for the sites drawn after it
             probability = assignable(program.per_row(weights[site.name], site), program)
             drawn = torch.full_like(probability.mT, -math.inf)

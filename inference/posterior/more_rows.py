@@ -8,11 +8,20 @@ from dataclasses import replace
 import pandas as pd
 
 from zoo.data.bind import Source, bind
+from zoo.errors import MethodError
 from zoo.program.program import Program
 
 
 def on_new_rows(program: Program, new_data: Source) -> Program:
-    """Return a program of the same model on new rows, with a copy of the model of its own."""
+    """Return a program of the same model on new rows, with a copy of the model of its own.
+
+    Raises
+    ------
+    MethodError
+        If rows depend on one another given the globals, or the priors depend on all rows.
+    """
+    if program.structure.ties:
+        raise MethodError(f"a fit cannot go on with more rows: {program.structure.ties[0]}; fit all rows at once")
     data = bind(program.model, new_data, like=program.data).to(program.dtype, program.device)
     model = copy.deepcopy(program.model)
     model.coords, model.row_weights, model.missing = data.coords, None, data.missing

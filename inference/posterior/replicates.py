@@ -13,7 +13,7 @@ from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.observed import Observed
-from zoo.errors import ZooError
+from zoo.errors import FitError, ZooError
 from zoo.replay.evaluate import Values
 
 SIMULATED = ("posterior_predictive", "prior", "prior_predictive")
@@ -28,10 +28,13 @@ def predictive_groups(
     program = answer.program
     latents = {n: v[0] for n, v in answer.draws.values.items()}
     groups = {}
+    if program.not_drawn:
+        left_out.append(f"posterior_predictive and prior_predictive: {program.not_drawn}")
     try:
         with answer.running(Stream.PREDICTIVE):
             example = shapes(program, {**answer.points, **latents}, [s.name for s in program.observed])
-            groups["posterior_predictive"] = _predictive(answer, observed, example)
+            if not program.not_drawn:
+                groups["posterior_predictive"] = _predictive(answer, observed, example)
     except ZooError as error:
         left_out.append(f"posterior_predictive: {error}")
     if program.parameters or program.networks:
@@ -53,6 +56,8 @@ def replicates(answer: Answer, count: int, *, posterior: bool, fresh: bool = Fal
     `fresh` draws the locals from the model, given the globals, as those of new rows; else they have their posterior.
     """
     program, names = answer.program, [s.name for s in answer.program.observed]
+    if program.not_drawn:
+        raise FitError(f"data cannot be drawn by running the model: {program.not_drawn}")
     with answer.running(Stream.PREDICTIVE if posterior else Stream.PRIOR):
         if not posterior:
             return simulations(program, answer.points, {}, count, names)
@@ -107,10 +112,10 @@ def _prior(
 
     sites = {s.name for s in program.observed}
     predictive = {n: _deferred(observed, n, v.shape, (1, count), simulated) for n, v in example.items() if n in sites}
-    return {
-        "prior": Group({n: latent(n) for n in example if n not in sites}, dims),
-        "prior_predictive": Group(predictive, observed.dims(), observed.coords()),
-    }
+    prior = {"prior": Group({n: latent(n) for n in example if n not in sites}, dims)}
+    if program.not_drawn:
+        return prior
+    return {**prior, "prior_predictive": Group(predictive, observed.dims(), observed.coords())}
 
 
 def _deferred(

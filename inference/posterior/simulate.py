@@ -18,22 +18,50 @@ from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.missing import with_nan
 from zoo.errors import FitError
+from zoo.replay.masked import OBSERVED
 
 
 def generate(answer: Answer, n: int, seed: int | None = None) -> pd.DataFrame | dict[str, np.ndarray]:
     """Draw `n` rows, each from its own draw of the globals; covariates come with replacement from the fitted rows.
 
     The rows of a chain come from one draw, in the order of time, with the covariates of the fitted rows in theirs.
+
+    Raises
+    ------
+    FitError
+        If the data have no rows, or running the model draws none.
     """
-    if not answer.program.row:
+    program = answer.program
+    if not program.row:
         raise FitError("generate needs a data plate: the model's data have no rows")
+    _check_drawn(answer, "generate")
+    made = {f: s.name for s in program.observed for f in s.observes if f not in {o.field for o in program.observed}}
+    for field, site in made.items():
+        raise FitError(
+            f"generate cannot draw field {field!r}: site {site!r} observes something made from it. Observe the field "
+            "itself, transforming the distribution instead (LogNormal for the log of a value), or give what is "
+            "observed as a field of its own; predict() draws what the site observes"
+        )
+    tie = next((t for t in program.structure.ties if t.kind == "data"), None)
+    if tie is not None:
+        raise FitError(
+            f"generate draws each row by itself, and {tie}. predict() draws the fitted rows; or work out in `setup` "
+            "what the model makes of several rows"
+        )
     with answer.running(Stream.GENERATE, seed):
         return _generate(answer, n)
 
 
 def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: int | None = None) -> xr.DataTree:
-    """Draw the observed sites of rows `draws` times; the fitted rows come with what was observed."""
-    program = answer.on(None if new is None else _with_observed_fields(answer, new))
+    """Draw the observed sites of rows `draws` times; the fitted rows come with what was observed.
+
+    Raises
+    ------
+    FitError
+        If running the model draws no data.
+    """
+    _check_drawn(answer, "predict")
+    program = answer.on(None if new is None else _with_observed_fields(answer, new), block=True)
     known = program is answer.program
     with answer.running(Stream.PREDICT, seed):
         values = answer.approximation.draw(program, draws)[0] if program.locals and known else answer.globals(draws)
@@ -50,6 +78,12 @@ def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: i
     return tree(groups, labels_of(program, dims), {"model": repr(program.model)})
 
 
+def _check_drawn(answer: Answer, question: str) -> None:
+    """Raise if running the model draws no data."""
+    if answer.program.not_drawn:
+        raise FitError(f"{question} cannot draw data by running the model: {answer.program.not_drawn}")
+
+
 def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     program, count = answer.program, answer.draw_count
     size = len(program.data)
@@ -64,7 +98,9 @@ def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
         simulated = program.rebind(donor.take(rows)).simulate({**answer.points, **values})
         for site in program.observed:
             if site.field:
-                collected[site.field].append(simulated[site.name])
+                # Of a site that is observed in some rows only, what is picked from both parts.
+                whole = site.name.removesuffix(OBSERVED)
+                collected[site.field].append(simulated[whole if whole in simulated else site.name])
     order = torch.arange(n) if program.chained else torch.randperm(n)  # rows of one draw do not stay together
     order = order.to(program.device)
     columns = {**donor.values, **{name: torch.cat(parts) for name, parts in collected.items()}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
@@ -12,6 +13,7 @@ from zoo.data.missing import missing_features
 from zoo.initial import kmeans
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site
 
 DOUBT = 0.1  # of the weight of a row, which a guess spreads evenly over all states
@@ -45,14 +47,19 @@ def first_marginals(program: Program, proposed: Values, *, random: bool = False)
     random = random or (len(program.assigned) < len(program.enumerated) and _alike(program, values))
     if not program.enumerated or not (random or len(program.assigned) == len(program.enumerated)):
         return None
-    log_factors = {n: torch.zeros_like(v) for n, v in program.log_probs(values).items()}
+    known = {p.index[0]: s.name for s in program.observed if s.family == "Evidence" for p in s.args.values()}
+    densities = program.log_probs(values)
+    log_factors = {n: v if n in known.values() else torch.zeros_like(v) for n, v in densities.items()}
     for site in program.enumerated:
         home = _home(program, log_factors, site)
         if home is None or site.cardinality == 1:
             continue
         factor = log_factors[home.name]
         cells = [factor.shape[factor.ndim + d] for d in home.plate_dims]
-        guess = _one_guess(program, site, cells, random=random).to(factor)  # (states, *cells)
+        labels = _one_guess(program, site, cells, random=random)
+        if site.name in known and site in program.assigned:
+            labels = _named(labels, log_factors[known[site.name]].reshape(site.cardinality, -1))
+        guess = _soft(labels, site.cardinality).to(factor)  # (states, *cells)
         # In the layout of the factor: states and cells along their own dimensions, 1 along all others.
         shape = [1] * factor.ndim
         for dim, size in zip((site.enum_dim, *home.plate_dims), guess.shape, strict=True):
@@ -96,16 +103,38 @@ def _home(program: Program, log_factors: Values, site: Site) -> _Home | None:
 
 
 def _one_guess(program: Program, site: Site, cells: list[int], *, random: bool) -> Tensor:
-    """Probabilities of the states of each cell, shape (states, *cells): nearly all on one of them."""
+    """A state for each cell, shape (*cells)."""
     states = site.cardinality
     if random and site in program.assigned:
-        labels = near_random_rows(program.data.features(), states)
-    elif random:
-        labels = torch.randint(states, cells, device=program.device)
-    else:
-        labels = kmeans(program.data.features(), states, missing=missing_features(program.data))
-    soft = torch.full((states, *cells), DOUBT / states, dtype=program.dtype, device=program.device)
+        return near_random_rows(program.data.features(), states)
+    if random:
+        return torch.randint(states, cells, device=program.device)
+    return kmeans(program.data.features(), states, missing=missing_features(program.data))
+
+
+def _soft(labels: Tensor, states: int) -> Tensor:
+    """Probabilities of the states of each cell, shape (states, *cells): nearly all on one of them."""
+    soft = torch.full((states, *labels.shape), DOUBT / states, dtype=torch.float64, device=labels.device)
     return soft.scatter_(0, labels[None], 1 - DOUBT + DOUBT / states)
+
+
+def _named(labels: Tensor, log_evidence: Tensor) -> Tensor:
+    """Name clusters by the states that were seen in their rows, as many as possible rightly.
+
+    Parameters
+    ----------
+    labels
+        Cluster of each row, shape (rows,).
+    log_evidence
+        0 for the states that a row may be in, else far below, shape (states, rows).
+    """
+    possible = log_evidence > IMPOSSIBLE / 2
+    seen = possible.sum(0) == 1
+    states = len(log_evidence)
+    pairs = labels[seen] * states + possible[:, seen].to(torch.uint8).argmax(0)
+    counts = pairs.bincount(minlength=states * states).reshape(states, states)
+    _, names = linear_sum_assignment(counts.cpu().numpy(), maximize=True)
+    return torch.as_tensor(names, device=labels.device)[labels]
 
 
 def near_random_rows(x: Tensor, states: int) -> Tensor:
@@ -141,7 +170,7 @@ def _alike(program: Program, values: Values) -> bool:
 def _has_states(program: Program, name: str, factor: Tensor, site: Site) -> bool:
     """Whether a log factor has a dimension of the states of a site, and one of rows."""
     home = program.sites[name]
-    if program.row not in home.plates or (program.chained and name == site.name):
+    if program.row not in home.plates or (program.chains and name == site.name):
         return False
     at, row = factor.ndim + site.enum_dim, factor.ndim + home.plate_dims[home.plates.index(program.row)]
     states = at >= 0 and factor.shape[at] == site.cardinality

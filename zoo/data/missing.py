@@ -1,4 +1,8 @@
-"""Missing values: cells of the data that are NaN, which inference sums over exactly, and where that is possible."""
+"""Missing values: cells of the data that are NaN, which inference sums over exactly, and where that is possible.
+
+The sum is the right likelihood of the observed cells if the others are missing at random: whether they are may depend
+on what is observed, and not on the values that are missing (Rubin 1976, "Inference and missing data").
+"""
 
 from __future__ import annotations
 

@@ -104,8 +104,25 @@ class Program:
 
     @property
     def chained(self) -> bool:
-        """Whether rows depend on the rows before them, so that they cannot be shuffled, split or drawn apart."""
-        return bool(self.chains)
+        """Whether rows depend on others given the globals, so that they cannot be shuffled, split or drawn apart."""
+        return bool(self.chains) or any(t.kind != "whole" for t in self.structure.ties)
+
+    @property
+    def tied(self) -> str:
+        """Why rows cannot be taken in parts, each by itself; empty if they can."""
+        if self.chains:
+            return f"site {next(iter(self.chains))!r} is a chain along the rows"
+        return str(self.structure.ties[0]) if self.structure.ties else ""
+
+    @property
+    def coupled(self) -> str:
+        """Why the density of a row is none of its own: it depends on the local latents of others; empty if not."""
+        return next((str(t) for t in self.structure.ties if t.kind == "local"), "")
+
+    @property
+    def not_drawn(self) -> str:
+        """Why data cannot be drawn from the model by running it; empty if they can."""
+        return self.structure.not_drawn
 
     def rebind(self, data: Data) -> Program:
         """Return the same program on other rows; nothing is traced or planned again."""
@@ -281,8 +298,8 @@ class Program:
         return replay.seen
 
     def deterministic(self, values: Values) -> Values:
-        """Values of the `pyro.deterministic` sites."""
-        names = [s.name for s in self.sites.values() if s.role == "deterministic"]
+        """Values of the `pyro.deterministic` sites, but for those that depend on enumerated ones."""
+        names = [s.name for s in self.sites.values() if s.role == "deterministic" and not s.args]
         if not names:
             return {}
         seen = self.replay(values).seen

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.errors import ModelError
+from zoo.errors import DataError, ModelError
 from zoo.program.terms import Terms
 from zoo.replay.evaluate import Replay, Values
+from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site, check_arguments, check_support
 
 BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
@@ -52,6 +53,16 @@ def check_proposal(owner: str, proposed: Any, sites: Mapping[str, Site], shape_o
     return dict(proposed)
 
 
+def _check_labels(name: str, log_evidence: Tensor, site: Site) -> None:
+    """Raise if a label that was seen is no state of its site."""
+    lost = (log_evidence <= IMPOSSIBLE).all(log_evidence.ndim + site.enum_dim)
+    if bool(lost.any()):
+        raise DataError(
+            f"site {name!r}: {int(lost.sum())} observed values are no state of its {site.family}; correct the data or "
+            "give the site more states"
+        )
+
+
 def middle(draws: Tensor, site: Site) -> Tensor:
     """Return the median of prior draws where the support is an interval, their mean where it is a convex set.
 
@@ -76,6 +87,9 @@ def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callab
         check_arguments(name, fn)
     for name, log_prob in replay.log_probs.items():
         site = sites[name]
+        if name in replay.labelled:
+            _check_labels(name, log_prob, site)
+            continue
         moving = any(sites[n].latent for parent in site.args.values() for n in parent.sites if n in sites)
         if site.role == "observed" and name in replay.seen and not (moving and site.family in BOUNDED):
             check_support(name, site.family, replay.distributions[name].support, replay.seen[name])

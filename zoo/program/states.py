@@ -9,9 +9,8 @@ from torch import Tensor
 
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
+from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site
-
-IMPOSSIBLE = -1e4  # log weight of the states that were not drawn: exp of it is 0, and it has a gradient
 
 
 def draw_states(program: Program, values: Values, count: int, chunk: int) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import normal_draw, vectorized_draw
+from zoo.replay.masked import evidence, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 
 Values = dict[str, Tensor]
@@ -66,6 +67,11 @@ class Replay(Messenger):
         Observed site -> which of its cells are missing and have to be integrated out.
     lead
         With `simulate` inside `torch.vmap`: a number that varies over it, so that each entry gets draws of its own.
+
+    Attributes
+    ----------
+    labelled
+        Observed parts of sites that are enumerated in other rows; their log density is evidence about the states.
     """
 
     def __init__(
@@ -88,11 +94,22 @@ class Replay(Messenger):
         self.firsts: Values = {}
         self.seen: Values = {}
         self.distributions: dict[str, Any] = {}
+        self.labelled: set[str] = set()
+        self._enumerated: set[str] = set()  # unobserved parts of sites that are enumerated in other rows
+        self._left_out: set[str] = set()  # unobserved parts that nothing depends on
+        self._masks: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_plate(msg) or is_deterministic(msg):
+        if is_plate(msg):
             return
         name = self.now = msg["name"]
+        if is_deterministic(msg):
+            states = picked(name, self._enumerated, self.seen)
+            if states is not None:
+                stand_in(msg, states)
+            return
+        if not msg["is_observed"]:
+            self._masks[name] = unmask(msg)
         if name in self.priors:
             msg["fn"] = given(self.priors[name], name, self.seen)
         if name in self.values:
@@ -100,6 +117,9 @@ class Replay(Messenger):
         elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
             msg["value"], msg["is_observed"] = self._draw(msg["fn"]), False
             msg["done"] = msg["value"] is not None
+        elif not msg["is_observed"] and (other := partner(name, self.seen)) is not None:
+            self._left_out.add(name)
+            msg["value"], msg["done"] = self.seen[other], True
         elif not msg["is_observed"]:
             raise ModelError(
                 f"site {name!r} was not there when the model was traced; the sites of a model must not "
@@ -113,9 +133,16 @@ class Replay(Messenger):
         if is_plate(msg):
             return
         name = msg["name"]
+        if name in self._left_out:
+            return
         self.seen[name] = msg["value"]
         if self.simulate or is_deterministic(msg):
             return
+        mask, other = self._masks.get(name), partner(name, self.seen)
+        if mask is not None and other is not None and msg["fn"].has_enumerate_support:
+            self._enumerated.add(name)
+            self.labelled.add(other)
+            self.log_probs[other] = evidence(msg["value"], self.seen[other], mask, msg["fn"].event_dim)
         self.distributions[name] = msg["fn"]
         if isinstance(msg["fn"], MarkovChain):
             self.firsts[name] = msg["fn"].first

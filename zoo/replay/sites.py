@@ -98,7 +98,9 @@ class Site:
     initial
         Starting value that a parameter was declared with.
     field
-        Data field an observed site takes its value from.
+        Data field that an observed site's value is.
+    observes
+        Data fields that an observed site's value is made from.
     states, enum_dim
         For enumerated sites: the values, laid out along their own dimension, and that dimension.
     symbols
@@ -116,6 +118,7 @@ class Site:
     support: Any = constraints.real
     initial: Tensor | None = None
     field: str | None = None
+    observes: tuple[str, ...] = ()
     states: Tensor | None = None
     enum_dim: int = 0
     symbols: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -146,6 +149,35 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """Why rows are not independent given the globals, or cannot be taken in parts.
+
+    Attributes
+    ----------
+    kind
+        "local": the log density of a row moves with a local latent of another; "data": with the data of another;
+        "whole": that of a site outside the plate of rows moves with the data of rows.
+    site
+        Whose log density moves.
+    source
+        The local latent or data field it moves with.
+    """
+
+    kind: Literal["local", "data", "whole"]
+    site: str
+    source: str
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if self.kind == "whole":
+            return f"site {self.site!r} is outside the plate of rows and depends on all rows of field {self.source!r}"
+        what = "the local latent" if self.kind == "local" else "field"
+        return (
+            f"rows are coupled: the density of {self.site!r} in a row moves with {what} {self.source!r} of other rows"
+        )
+
+
+@dataclass(frozen=True)
 class Structure:
     """The sites of a model in the order of its story, and the symbol of each plate.
 
@@ -153,12 +185,18 @@ class Structure:
     ----------
     example, example_rows
         Made-up values of latents and parameters, and the rows of the data they go with (None for all).
+    ties
+        What ties rows to one another.
+    not_drawn
+        Why data cannot be drawn from the sites, one after the other; empty if they can.
     """
 
     sites: dict[str, Site]
     plates: dict[str, str]
     example: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     example_rows: Tensor | None = None
+    ties: tuple[Tie, ...] = ()
+    not_drawn: str = ""
 
 
 CIRCLE = constraints.interval(-math.pi, math.pi)

@@ -17,16 +17,49 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
 from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
+from zoo.replay.masked import partner, picked, stand_in, unmask
 from zoo.replay.sites import support_of
 
 LARGEST_COUNT = 10_000  # among made-up values
 
 
 class Discover(Messenger):
-    """Give latents and parameters made-up values inside their supports, or those it was given."""
+    """Give latents and parameters made-up values inside their supports, or those it was given.
 
-    def __init__(self, priors: dict[str, Any], values: Values | None = None, spread: float = 1.0) -> None:
+    Parameters
+    ----------
+    priors
+        Distributions that replace those of the model at some latent sites.
+    values
+        Values of latents and parameters.
+    spread
+        How wide made-up values are, in standard deviations in unconstrained space.
+    observed
+        Values of observed sites, whatever the data are.
+
+    Attributes
+    ----------
+    masks
+        Latent site -> the mask that was taken off it.
+    labelled
+        Unobserved part of an enumerated site -> its observed part.
+    parted
+        Unobserved parts of sites that are not enumerated.
+    """
+
+    def __init__(
+        self,
+        priors: dict[str, Any],
+        values: Values | None = None,
+        spread: float = 1.0,
+        observed: Values | None = None,
+    ) -> None:
         super().__init__()
+        self.observed = observed or {}
+        self.masks: dict[str, Any] = {}
+        self.seen: Values = {}
+        self.labelled: dict[str, str] = {}
+        self.parted: set[str] = set()
         self.priors, self.given, self.spread = priors, values or {}, spread
         self.params: dict[str, tuple[Tensor, Any]] = {}
         self.supports: dict[str, Any] = {}
@@ -40,15 +73,34 @@ class Discover(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self.now = f"site {msg['name']!r}"
-        if is_plate(msg) or msg["is_observed"] or is_deterministic(msg):
+        if is_deterministic(msg):
+            states = picked(msg["name"], self.labelled, self.seen)
+            if states is not None:
+                stand_in(msg, states)
             return
+        if is_plate(msg) or msg["is_observed"]:
+            if msg["name"] in self.observed:
+                msg["value"] = self.observed[msg["name"]]
+            return
+        mask = unmask(msg)
+        if mask is not None:
+            self.masks[msg["name"]] = mask
         if msg["name"] in self.priors:
             msg["fn"] = given(self.priors[msg["name"]], msg["name"], self.values)
         fn, name = msg["fn"], msg["name"]
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
+            other = partner(name, self.seen)
+            if mask is not None and other is not None:
+                self.labelled[name] = other
         elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
             msg["value"], msg["done"] = self._value(name, support_of(fn), tuple(fn.shape())), True
+            if mask is not None and partner(name, self.seen) is not None:
+                self.parted.add(name)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not is_plate(msg):
+            self.seen[msg["name"]] = msg["value"]
 
     def _pyro_param(self, msg: Any) -> None:
         name, args = msg["name"], msg["args"]
@@ -66,6 +118,12 @@ class Discover(Messenger):
         initial = torch.as_tensor(initial).detach()
         self.params[name] = (initial, constraint)
         msg["value"], msg["done"] = self._value(name, constraint, tuple(initial.shape)).to(initial.dtype), True
+
+
+def symbol_of(node: Any) -> str | None:
+    """Symbol of the dimension that an enumerated site is laid out on."""
+    symbol: str | None = node["infer"].get("_dim_to_symbol", {}).get(node["infer"].get("_enumerate_dim"))
+    return symbol
 
 
 def is_enumerated(infer: dict[str, Any]) -> bool:

@@ -26,8 +26,11 @@ def check_missing(structure: Structure, data: Data) -> None:
             if name in parent.data
         ]
         seen = any(site.field == name and site.role == "observed" for site in structure.sites.values())
-        if not seen or children:
+        made = [s.name for s in structure.sites.values() if name in s.observes and s.field != name]
+        if not seen or children or made:
             why = "no site observes it"
+            if made:
+                why = f"site {made[0]!r} observes a function of a field, and not the field itself"
             if children:
                 why = f"it feeds the argument {children[0][1]} of site {children[0][0]!r}"
             raise DataError(

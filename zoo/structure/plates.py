@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from zoo.replay.evaluate import is_deterministic
 from zoo.replay.sites import base_distribution
 
 
-def check_chain(data: Data, name: str, node: Any) -> None:
-    """Check the plate of a chain, and that rows are weighed by the sequence.
+def check_chain(data: Data, name: str, node: Any, *, masked: bool) -> None:
+    """Check the plate of a chain, that it is not `masked`, and that rows are weighed by the sequence.
 
     Raises
     ------
@@ -34,7 +35,12 @@ def check_chain(data: Data, name: str, node: Any) -> None:
             f"{data.row!r} and no other (its plates: {plates or 'none'}); write sequences below each other and mark "
             "where they begin with start="
         )
-    if chain is not node["fn"] or node["mask"] is not None or not bool(torch.as_tensor(node["scale"] == 1).all()):
+    if (
+        chain is not node["fn"]
+        or masked
+        or node["mask"] is not None
+        or not bool(torch.as_tensor(node["scale"] == 1).all())
+    ):
         raise ModelError(
             f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask the sites "
             "that depend on its states instead"
@@ -84,7 +90,7 @@ def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
                 "with .to_event(1)"
             )
     if node["is_observed"]:
-        field_name = field_of(data, name, node["value"])
+        field_name = next(iter(fields_of(data.values, name, node["value"])), name if name in data.values else None)
         dims = data.dims.get(field_name, ()) if field_name else ()
         names = {f.name for f in frames}
         if dims and dims[0] == data.row and data.row not in names:
@@ -94,9 +100,15 @@ def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
             )
 
 
-def field_of(data: Data, name: str, value: Tensor) -> str | None:
-    """Name the data field an observed value is: the very tensor, or the one with the site's name."""
-    for field_name, tensor in data.values.items():
-        if tensor.shape == value.shape and tensor.data_ptr() == value.data_ptr():
-            return field_name
-    return name if name in data.values else None
+def fields_of(fields: Mapping[str, Tensor], name: str, value: Tensor) -> list[str]:
+    """Name the data fields that an observed value is, as they are or as numbers of another type, the site's own first.
+
+    Parameters
+    ----------
+    fields
+        The data.
+    name, value
+        The site.
+    """
+    same = [n for n, v in fields.items() if v.shape == value.shape and bool((v == value).all())]
+    return sorted(same, key=lambda n: n != name)

@@ -21,10 +21,11 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.bijections import bijection
-from zoo.replay.evaluate import Values
+from zoo.replay.evaluate import Values, is_deterministic
+from zoo.replay.masked import UNOBSERVED
 from zoo.replay.sites import base_distribution, check_support, views
 from zoo.structure.discover import Discover, made_up, run, sample_sites
-from zoo.structure.plates import frames_of
+from zoo.structure.plates import fields_of, frames_of
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
 
@@ -82,8 +83,14 @@ class Probes:
         The first run under enumeration.
     values, data
         Its made-up values, and the rows it saw.
+    messenger
+        Which gave the sites their values in the first run.
     sources
         (site, argument) -> what it depends on.
+    made_from
+        Observed site -> what its value depends on.
+    fields
+        Observed site -> the data field that its value is.
     checks
         Runs in which what was seen must hold too.
     additivity
@@ -93,9 +100,22 @@ class Probes:
     base: Any
     values: Values
     data: Data
+    messenger: Discover
     sources: dict[tuple[str, str], set[Source]]
+    made_from: dict[str, set[Source]]
+    fields: dict[str, str]
     checks: list[Check]
     additivity: AdditivityRuns | None
+
+    def observes(self, name: str) -> tuple[str, ...]:
+        """Data fields that the value of an observed site is made from."""
+        return tuple(sorted(s.name for s in self.made_from.get(name, ()) if s.kind == "data"))
+
+    @property
+    def needed(self) -> set[str]:
+        """Sites that others depend on, but for the sites that pick between an observed and an unobserved part."""
+        by_others = [on for (name, _), on in self.sources.items() if name + UNOBSERVED not in self.messenger.parted]
+        return {s.name for on in (*by_others, *self.made_from.values()) for s in on if s.kind == "site"}
 
 
 @dataclass(frozen=True)
@@ -116,10 +136,16 @@ class Runner:
     first_dim: int
 
     def __call__(
-        self, data: Data, values: Values | None = None, *, networks: Values | None = None, spread: float = 1.0
+        self,
+        data: Data,
+        values: Values | None = None,
+        *,
+        networks: Values | None = None,
+        spread: float = 1.0,
+        observed: Values | None = None,
     ) -> tuple[Any, Discover]:
         """Return the trace, and the messenger that gave the sites their values."""
-        messenger = Discover(self.priors, values, spread)
+        messenger = Discover(self.priors, values, spread, observed)
         return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
 
     def check(self, data: Data, spread: float = 1.0) -> Check:
@@ -138,7 +164,7 @@ def probe(runner: Runner, data: Data, part: Data) -> Probes:
     """
     base, messenger = runner(part)
     _check_shapes(base)
-    sources = _sources(runner, part, base, messenger)
+    sources, made_from, fields = _sources(runner, part, base, messenger)
     checks = [] if part is data else [runner.check(data)]
     for spread in SPREADS:
         try:
@@ -149,7 +175,7 @@ def probe(runner: Runner, data: Data, part: Data) -> Probes:
         n for n, node in sample_sites(base) if n in messenger.values and part.row in (f.name for f in frames_of(node))
     )
     additivity = _additivity_runs(runner, part, messenger, sources, local)
-    return Probes(base, messenger.values, part, sources, checks, additivity)
+    return Probes(base, messenger.values, part, messenger, sources, made_from, fields, checks, additivity)
 
 
 def compact(view: Tensor) -> Tensor:
@@ -171,7 +197,7 @@ def _check_shapes(base: Any) -> None:
     Pyro packs log densities into dimensions with a symbol each, and marks what stands on which in the trace.
     """
     for name, node in sample_sites(base):
-        node["log_prob"] = node["unscaled_log_prob"] = _log_prob(name, node)
+        node["log_prob"] = node["unscaled_log_prob"] = log_prob_of(name, node)
     try:
         base.pack_tensors()
     except ValueError as error:
@@ -182,7 +208,7 @@ def _check_shapes(base: Any) -> None:
         ) from error
 
 
-def _log_prob(name: str, node: Any) -> Tensor:
+def log_prob_of(name: str, node: Any) -> Tensor:
     """Return a site's log density; turn a shape or value that does not fit into an error that says so."""
     fn, value = node["fn"], node["value"]
     try:
@@ -199,42 +225,57 @@ def _log_prob(name: str, node: Any) -> Tensor:
     return log_prob
 
 
-def _sources(runner: Runner, part: Data, base: Any, messenger: Discover) -> dict[tuple[str, str], set[Source]]:
-    """Give each source another value in turn, and note which arguments move."""
+def _sources(
+    runner: Runner, part: Data, base: Any, messenger: Discover
+) -> tuple[dict[tuple[str, str], set[Source]], dict[str, set[Source]], dict[str, str]]:
+    """Give each source another value in turn; note which arguments and which observed values move.
+
+    Of the data, note too which fields observed values are, whatever these hold.
+    """
+    plain = ((n, node) for n, node in sample_sites(base) if node["is_observed"] and not is_deterministic(node))
+    observed = {n: torch.as_tensor(node["value"]) for n, node in plain}
+    made_from: dict[str, set[Source]] = {n: set() for n in observed}
+    fields = {n: fields_of(part.values, n, v) for n, v in observed.items()}
     first = {name: arguments(node) for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[Source]] = {(n, key): set() for n, args in first.items() for key in args}
-    for source, changed in _one_at_a_time(runner, part, messenger):
+    for source, data, changed in _one_at_a_time(runner, part, messenger):
         for name, node in sample_sites(changed):
+            if name in observed:
+                value = torch.as_tensor(node["value"])
+                if not torch.equal(value, observed[name]):
+                    made_from[name].add(source)
+                if source.kind == "data":
+                    fields[name] = [n for n in fields[name] if n in fields_of(data.values, name, value)]
             for key, view in arguments(node).items() if name in first else ():
                 before = first[name].get(key)
                 if before is None or before.shape != view.shape or not torch.equal(before, view):
                     sources.setdefault((name, key), set()).add(source)
-    return sources
+    return sources, made_from, {name: found[0] for name, found in fields.items() if found}
 
 
-def _one_at_a_time(runner: Runner, part: Data, messenger: Discover) -> Iterator[tuple[Source, Any]]:
-    """Yield each source, and a run in which nothing but it has changed."""
+def _one_at_a_time(runner: Runner, part: Data, messenger: Discover) -> Iterator[tuple[Source, Data, Any]]:
+    """Yield each source, and the data of and a run in which nothing but it has changed."""
     values, networks = messenger.values, runner.networks
     for name, value in values.items():
         for spread in (1.0, 4.0):
             other = made_up(messenger.supports[name], tuple(value.shape), name, spread)
             try:
-                yield Source("site", name), runner(part, {**values, name: other})[0]
+                yield Source("site", name), part, runner(part, {**values, name: other})[0]
             except ModelError:  # a far-out value may break a factorization; the nearer one has to work
                 if spread == 1.0:
                     raise
     for name in dict.fromkeys(n.partition(".")[0] for n in networks):
         others = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
-        yield Source("network", name), runner(part, values, networks=others)[0]
+        yield Source("network", name), part, runner(part, values, networks=others)[0]
     for name in part.values:
-        for other_data in _other_data(runner.model, part, name):
+        for other_data in other_data_of(runner.model, part, name):
             try:
-                yield Source("data", name), runner(other_data, values)[0]
+                yield Source("data", name), other_data, runner(other_data, values)[0]
             except ModelError:  # these made-up data do not fit the model, which says nothing about the real ones
                 continue
 
 
-def _other_data(model: Model, data: Data, name: str) -> Iterator[Data]:
+def other_data_of(model: Model, data: Data, name: str) -> Iterator[Data]:
     """Yield the data with one field given other values of its kind, and with its rows in another order."""
     value, kind = data.values[name], model.fields[name]
     if kind.integer:

@@ -7,6 +7,8 @@ with a site's value (`parents`) tells "this site itself" from "a function of it"
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,12 +19,15 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
-from zoo.replay.sites import Parent, Role, Site, Structure, base_distribution, support_of
-from zoo.structure.discover import Discover, is_enumerated, run, sample_sites
+from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
+from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
+from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
-from zoo.structure.plates import check_chain, check_plates, field_of, frames_of
+from zoo.structure.plates import check_chain, check_plates, frames_of
 from zoo.structure.probes import Probes, Runner, probe
+from zoo.structure.ties import find_ties, not_drawn
 
+PERTURBATION = 0.1  # of network weights, standard deviation
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
 
 
@@ -40,12 +45,15 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     for name, node in sample_sites(plain):
         depth = max([depth, *(-f.dim for f in frames_of(node))])
         check_plates(model, data, name, node)
-        check_chain(data, name, node)
+        check_chain(data, name, node, masked=name in first.masks)
     part, rows = data, None
     if data.row and len(data) > SAMPLE_ROWS:
         rows = torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long()
         part = data.take(rows)
-    runner = Runner(model, networks, priors, -1 - depth)
+    # A network that starts at zero shows nothing of what feeds it.
+    with _own_randomness(data):
+        moved = {n: v + PERTURBATION * torch.randn_like(v) if v.is_floating_point() else v for n, v in networks.items()}
+    runner = Runner(model, moved, priors, -1 - depth)
     try:
         probes = probe(runner, data, part)
         if part is not data and not _same_shapes(plain, probes.base, data.row):
@@ -54,8 +62,41 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         if part is data:
             raise
         probes = probe(runner, data, data)
+    check_scales(probes.base)
     sites, plates = _describe(data, plain, first, probes)
-    return Structure(sites, plates, probes.values, rows if probes.data is part else None)
+    with _own_randomness(data):
+        check_masks(runner, probes.data, probes.base, probes.messenger)
+        ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
+    return Structure(
+        without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),
+        plates,
+        probes.values,
+        rows if probes.data is part else None,
+        ties,
+        undrawn,
+    )
+
+
+def _own_randomness(data: Data) -> AbstractContextManager[None]:
+    """Leave the generators as they are: a seed keeps the start that it has had, whatever else is looked at."""
+    used = {v.device for v in data.values.values() if v.device.type == "cuda"}
+    return torch.random.fork_rng(devices=list(used))
+
+
+def _untied(sites: dict[str, Site], ties: tuple[Tie, ...]) -> dict[str, Site]:
+    """Say of arguments by which the rows of a local latent are tied no more than that they are a function of it."""
+    found = dict(sites)
+    for tie in ties:
+        if tie.kind == "local" and tie.site in found:
+            site = found[tie.site]
+            args = {
+                key: replace(p, kind="function", scale=1.0, by="", entrywise=False, broadcast_dims=0)
+                if tie.source in p.sites
+                else p
+                for key, p in site.args.items()
+            }
+            found[tie.site] = replace(site, args=args)
+    return found
 
 
 def _same_shapes(plain: Any, sampled: Any, row: str) -> bool:
@@ -71,12 +112,6 @@ def _same_shapes(plain: Any, sampled: Any, row: str) -> bool:
         if full.shape != part.shape:
             return False
     return True
-
-
-def symbol_of(node: Any) -> str | None:
-    """Symbol of the dimension that an enumerated site is laid out on."""
-    symbol: str | None = node["infer"].get("_dim_to_symbol", {}).get(node["infer"].get("_enumerate_dim"))
-    return symbol
 
 
 def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[dict[str, Site], dict[str, str]]:
@@ -97,12 +132,24 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
         plates.update({f.name: symbols[f.dim] for f in frames_of(node) if f.dim in symbols})
         # With pyro.markov a dimension serves several enumerated sites; those in scope are the ones with its symbol.
         scope = {n: v for n, v in states.items() if symbol_of(base.nodes[n]) in symbols.values()}
-        args = {} if is_deterministic(node) else find_parents(name, probes, scope)
-        sites[name] = _site(data, name, node, base.nodes[name], args, states.get(name), drawn=name in first.values)
+        args = (
+            _of_states(node, base.nodes[name], scope) if is_deterministic(node) else find_parents(name, probes, scope)
+        )
+        site = _site(data, name, node, base.nodes[name], args, states.get(name), drawn=name in first.values)
+        if site.role == "observed":
+            site = replace(site, field=probes.fields.get(name), observes=probes.observes(name))
+        sites[name] = site
     if not any(s.role == "observed" for s in sites.values()):
         raise ModelError("the model observes nothing: give the data to a site with obs=...")
     _check_supports(sites)
     return sites, plates
+
+
+def _of_states(plain: Any, enumerated: Any, scope: Values) -> dict[str, Parent]:
+    """Parents of a deterministic site among enumerated ones: those along whose dimensions its value was laid out."""
+    value, more = enumerated["value"], enumerated["value"].ndim - plain["value"].ndim
+    index = tuple(n for n, code in scope.items() if code.ndim > 0 and value.ndim >= code.ndim and more > 0)
+    return {"value": Parent("function", (), index)} if index or value.shape != plain["value"].shape else {}
 
 
 def _check_same_sites(traces: list[Any]) -> None:
@@ -140,7 +187,6 @@ def _site(
         max(value.ndim - len(frames), 0) if deterministic else node["fn"].event_dim,
         args,
         constraints.real if deterministic else support_of(node["fn"]),
-        field=field_of(data, name, value) if role == "observed" else None,
         states=states,
         enum_dim=enumerated["infer"].get("_enumerate_dim", 0),
         symbols=_symbols(enumerated),

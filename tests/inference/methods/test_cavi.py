@@ -739,7 +739,7 @@ def test_not_converged_is_said(faithful):
     [
         (zoo.GMM(), TINY_2D, CAVI(), "parameters without prior"),
         (OWN["topics"][0], OWN["topics"][1], CAVI(batch_size=2), "'theta' has one for every row"),
-        (OWN["hidden_chain"][0], TINY, CAVI(batch_size=2), "breaks a chain"),
+        (OWN["hidden_chain"][0], TINY, CAVI(batch_size=2), "is a chain along the rows"),
         (OWN["one_state_for_all"][0], TINY, CAVI(batch_size=2), "share the discrete latent 'z'"),
         (STORIES["poisson_exposures"].model, STORIES["poisson_exposures"].data, CAVI(batch_size=2), "'x' do"),
         (zoo.BayesianGMM(), TINY_2D, CAVI(batch_size=2, distributed=True), "do not go together"),

@@ -860,7 +860,7 @@ def test_counts_and_categories_reach_the_model_as_declared():
 
     @zoo.model(n=Count("row"), kind=zoo.Category("row"))
     def kinds(n, kind):
-        seen.update(n=n, kind=kind)
+        seen.update({} if seen else {"n": n, "kind": kind})
         rate = pyro.param("rate", torch.ones(3), constraint=constraints.positive)
         with pyro.plate("row", len(n)):
             pyro.sample("n", dist.Poisson(rate[kind]), obs=n)

@@ -792,7 +792,9 @@ def test_no_method_takes_a_chain_apart():
     x = counts_in_regimes(6000)
     data = {"x": x, "ids": np.zeros(6000)}
     for method in (MAP(batch_size=100), SVI(batch_size=100), EM(batch_size=100)):
-        with pytest.raises(zoo.MethodError, match="batch_size breaks a chain of rows; leave it out"):
+        with pytest.raises(
+            zoo.MethodError, match=r"batch_size takes rows apart, and site .* is a chain along the rows; leave it out"
+        ):
             fit(Chain(), data, method=method, device="cpu")
     climbed = fit(Chain(), data, method=MAP(steps=100), seed=0, device="cpu", progress=False)
     assert climbed.objective.value == pytest.approx(float(climbed.log_prob().sum()), rel=1e-9)
