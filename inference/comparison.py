@@ -97,7 +97,11 @@ class Comparison:
         return forest(self.fits)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the table as CSV, each fit in a folder of its own, and the figures; return the folder."""
+        """Write the table as CSV, each fit in a folder of its own, and the figures; return the folder.
+
+        A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
+        refused with a `DataError`.
+        """
         return write(self.table, self.fits, Path(folder))
 
 

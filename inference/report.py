@@ -1,22 +1,21 @@
-"""Figures and files of a comparison."""
+"""Pictures and files of several fits: the forest, traces and mixtures; the folder of a comparison."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from inference.diagnostics.arviz import forest_plot
 from inference.posterior.fit import Fit
+from inference.posterior.pictures import mixture
+from inference.reporting.figures import as_png, mixtures, traces
+from inference.runtime.output_folder import COMPARISON, claim
 from zoo.errors import FitError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def forest(fits: dict[str, Fit]) -> Any:
@@ -25,116 +24,58 @@ def forest(fits: dict[str, Fit]) -> Any:
     Raises
     ------
     FitError
-        If no method ran.
+        If no method ran, or no fit has any.
     """
     if not fits:
         raise FitError("there is nothing to plot: no method ran")
-    draws = max([2, *(len(f.posterior["posterior"].draw) for f in fits.values() if not f.is_point)])
-    return forest_plot({label: _globals(fitted, draws) for label, fitted in fits.items()})
+    found = {label: data for label, fitted in fits.items() if (data := _globals(fitted)).data_vars}
+    if not found:
+        raise FitError("there is nothing to plot: the fits have no global latents and no parameters")
+    return forest_plot(found)
 
 
-def _globals(fitted: Fit, draws: int) -> xr.Dataset:
+def _globals(fitted: Fit) -> xr.Dataset:
     """Draws of the globals and parameters, dims (chain, draw, ...); a point is repeated, for drawing only."""
     names = {s.name for s in (*fitted.program.globals, *fitted.program.parameters)}
+    posterior = fitted.posterior
+    lead: dict[str, Any] = {"chain": [0], "draw": range(2)}
+    if "posterior" in posterior.children:
+        lead = {d: posterior["posterior"].coords[d].to_numpy() for d in ("chain", "draw")}
     groups = []
     for group in ("posterior", "point_estimate"):
-        if group in fitted.posterior.children:
-            data = fitted.posterior[group].to_dataset()
+        if group in posterior.children:
+            data = posterior[group].to_dataset()
             data = data[[n for n in data.data_vars if n in names]]
-            groups.append(data if group == "posterior" else data.expand_dims(chain=[0], draw=range(draws)))
-    return groups[0] if len(groups) == 1 else xr.merge([g for g in groups if g.data_vars], join="outer")
+            groups.append(data if group == "posterior" else data.expand_dims(lead))
+    return xr.merge([g for g in groups if g.data_vars])
 
 
 def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:
-    """Write table.csv, a folder per fit, traces.png and, for mixtures of real columns, scatter.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    taken = {"table.csv", "traces.png", "scatter.png"}
-    table.to_csv(folder / "table.csv", index_label=[n or "method" for n in table.index.names])
-    for number, (label, fitted) in enumerate(fits.items(), start=1):
+    """Write table.csv, a folder per fit, traces.png and, for mixtures of Normals, mixtures.png.
+
+    A comparison or a fit that was saved there before is replaced as a whole; anything else is refused.
+    """
+    claim(folder)
+    taken, places = set(COMPARISON), {}
+    for number, label in enumerate(fits, start=1):
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
-        name = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
-        taken.add(name)
-        fitted.save(folder / name)
-    if fits:
-        _write(traces(fits), folder / "traces.png")
-        figure = scatter(fits)
-        if figure is not None:
-            _write(figure, folder / "scatter.png")
+        places[label] = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
+        taken.add(places[label])
+    (folder / "comparison.json").write_text(json.dumps({"fits": places}, indent=2) + "\n", encoding="utf-8")
+    table.to_csv(folder / "table.csv", index_label=[n or "method" for n in table.index.names])
+    for label, fitted in fits.items():
+        fitted.save(folder / places[label])
+    for name, png in pictures(fits).items():
+        (folder / name).write_bytes(png)
     return folder
 
 
-def _write(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
-
-
-def _figure(columns: int) -> tuple[Figure, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * columns, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def traces(fits: dict[str, Fit]) -> Figure:
-    """Draw the objective by step, a panel per method (their kinds differ, so they share no axis)."""
-    figure, axes = _figure(len(fits))
-    for axis, (label, fitted) in zip(axes, fits.items(), strict=True):
-        trace = fitted.trace
-        axis.plot(trace["step"], trace["value"], marker="." if len(trace) < 50 else None)
-        axis.set(title=label, xlabel="step", ylabel=fitted.objective.kind.replace("_", " "))
-        low, high = np.quantile(trace["value"], [0.1, 1.0])
-        if high > low:
-            axis.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    return figure
-
-
-def scatter(fits: dict[str, Fit]) -> Figure | None:
-    """Draw the first two columns, rows coloured by state, with each state's ellipses at 1 and 2 standard deviations.
-
-    The ellipses are those of the rows weighted by their responsibilities, so any mixture of real columns can be drawn.
-    None if there are no two columns or no state per row.
-    """
-    first = next(iter(fits.values()))
-    program = first.program
-    matrix = next((n for n, d in program.data.dims.items() if len(d) == 2 and d[0] == program.row), None)
-    if matrix is None or program.data.values[matrix].shape[1] < 2 or not program.assigned:
-        return None
-    x = program.data.values[matrix][:, :2].double().cpu().numpy()
-    names = list(program.data.coords[program.data.dims[matrix][1]][:2])
-    figure, axes = _figure(len(fits))
-    for axis, (label, fitted) in zip(axes, fits.items(), strict=True):
-        probability = fitted.assign().to_numpy()
-        order = np.argsort([float(p @ x[:, 0] / max(p.sum(), 1e-12)) for p in probability.T])  # colours that match
-        probability = probability[:, order]
-        colours = [f"C{k % 10}" for k in range(probability.shape[1])]
-        state = probability.argmax(1)
-        for k, colour in enumerate(colours):
-            axis.scatter(*x[state == k].T, s=8, alpha=0.5, color=colour, linewidths=0)
-            _ellipses(axis, x, probability[:, k], colour)
-        axis.set(title=label, xlabel=str(names[0]), ylabel=str(names[1]))
-    return figure
-
-
-def _ellipses(axis: Any, x: np.ndarray, weight: np.ndarray, colour: str) -> None:
-    from matplotlib.patches import Ellipse
-
-    if weight.sum() < 2:
-        return
-    mean = weight @ x / weight.sum()
-    covariance = (x - mean).T @ (weight[:, None] * (x - mean)) / weight.sum()
-    values, vectors = torch.linalg.eigh(torch.as_tensor(covariance))
-    angle = float(torch.rad2deg(torch.atan2(vectors[1, 1], vectors[0, 1])))
-    minor, major = values.clamp_min(0).sqrt().tolist()
-    for deviations in (1, 2):
-        axis.add_patch(
-            Ellipse(
-                tuple(mean),
-                2 * deviations * major,
-                2 * deviations * minor,
-                angle=angle,
-                fill=False,
-                edgecolor=colour,
-                linewidth=1.5,
-            )
-        )
+def pictures(fits: dict[str, Fit]) -> dict[str, bytes]:
+    """Return traces.png and, where a fit is a mixture of Normals, mixtures.png."""
+    found = {}
+    if fits:
+        found["traces.png"] = as_png(traces({label: (f.trace, f.objective.kind) for label, f in fits.items()}))
+    drawn = {label: drawing for label, fitted in fits.items() if (drawing := mixture(fitted)) is not None}
+    if drawn:
+        found["mixtures.png"] = as_png(mixtures(drawn))
+    return found

@@ -260,9 +260,31 @@ def row_likelihood(data: xr.DataTree) -> xr.DataArray:
 
 
 def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
-    """Draw intervals of several fits side by side; return ArviZ's `PlotCollection`."""
-    trees = {label: xr.DataTree.from_dict({"/posterior": dataset}) for label, dataset in data.items()}
-    return _arviz().plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")
+    """Draw intervals of several fits side by side, with a legend of which is which; return a `PlotCollection`.
+
+    ArviZ lines up fits by chain and draw and takes what one of them lacks as missing, which would leave it out of the
+    picture; so all have one chain here, of the length of the longest.
+    """
+    count = max(max(2, d.sizes["chain"] * d.sizes["draw"]) for d in data.values())
+    trees = {label: xr.DataTree.from_dict({"/posterior": _one_chain(d, count)}) for label, d in data.items()}
+    with warnings.catch_warnings():  # fits lack variables that others have: xarray says how it will join them one day
+        warnings.simplefilter("ignore", FutureWarning)
+        plot = _arviz().plot_forest(trees if len(trees) > 1 else next(iter(trees.values())), backend="matplotlib")
+    if len(trees) > 1:
+        plot.add_legend("model", title="")
+    return plot
+
+
+def _one_chain(data: xr.Dataset, count: int) -> xr.Dataset:
+    """Lay out draws as one chain of `count`, each draw as often as any other, as far as the numbers allow."""
+    total = data.sizes["chain"] * data.sizes["draw"]
+    rows = np.arange(count) * total // count
+    at = {
+        "chain": xr.DataArray(rows // data.sizes["draw"], dims="at"),
+        "draw": xr.DataArray(rows % data.sizes["draw"], dims="at"),
+    }
+    flat = data.drop_vars(["chain", "draw"], errors="ignore").isel(at).rename(at="draw")
+    return flat.expand_dims(chain=[0]).assign_coords(draw=np.arange(count))
 
 
 def ecdf_plot(data: xr.DataTree, group: str) -> Any:

@@ -471,6 +471,9 @@ class Fit(Answer):
         """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder.
 
         What is simulated (predictive and prior groups) is not among the files; a loaded fit simulates the same again.
+
+        A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
+        refused with a `DataError`.
         """
         record = Record(self.program, self.method, self.outcome, self.seed, self.seconds)
         kept = {n: g.to_dataset() for n, g in self.posterior.children.items() if n not in SIMULATED}

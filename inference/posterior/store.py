@@ -29,6 +29,7 @@ from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Method, Objective, Outcome
 from inference.posterior.labels import describe_labels, read_labels
+from inference.runtime.output_folder import claim
 from inference.runtime.settings import describe, find, location, make, plain
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.data.data import Data
@@ -53,11 +54,16 @@ class Record(NamedTuple):
 
 
 def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Path:
-    """Write a fit to a folder, made if need be, with what it says of itself and its ArviZ groups."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise DataError(f"{folder} is a file; give a folder to save to") from None
+    """Write a fit to a folder, made if need be, with what it says of itself and its ArviZ groups.
+
+    A fit or comparison that was saved there before is replaced as a whole.
+
+    Raises
+    ------
+    DataError
+        If the folder is a file, or holds anything else.
+    """
+    claim(folder)
     program, method, outcome, seed, seconds = record
     data, model = program.data, program.model
     priors = distinct(program.priors)

@@ -237,7 +237,7 @@ def test_compare_prints_and_saves(run, tmp_path):
         assert text in ran.out
     place = tmp_path / "runs" / "geyser"
     assert list(pd.read_csv(place / "table.csv", index_col=0).index) == ["em", "exact", "map"]
-    for name in ("traces.png", "scatter.png"):
+    for name in ("traces.png", "mixtures.png"):
         assert (place / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     ran = run("summary", "runs/geyser")
     assert ran.code == 0, ran.err

@@ -1,0 +1,1 @@
+"""Pictures of fits, and the page and the folder that they are put in."""
