@@ -13,6 +13,8 @@ import pandas as pd
 from inference.comparing.blocks import as_html, as_text, blocks, label_of
 from inference.comparing.held_out import Rows, held_out, splits
 from inference.comparing.labels import matched
+from inference.comparing.reference import COLUMNS as DISTANCES
+from inference.comparing.reference import Reference
 from inference.comparing.row import COLUMNS, differences, leave_one_out, row, yardstick
 from inference.diagnostics.arviz import RowDensities
 from inference.fitting import fit
@@ -113,6 +115,7 @@ def compare(
     models: Models | None = None,
     holdout: Rows | None = None,
     folds: int | None = None,
+    reference: Any = None,
     seed: int | None = None,
     progress: bool = True,
     relabel: bool = True,
@@ -133,6 +136,13 @@ def compare(
         Rows that are left out of another fit, whose log density is then evaluated: a fraction, or their positions.
     folds
         In place of `holdout`: every row is left out once, with the others of its fold; so many refits of each.
+    reference
+        What is taken as the truth: a fit, an ArviZ DataTree, a dict from variable to draws (chain, draw, ...), or a
+        summary with columns mean, sd and mcse_mean, as posteriordb has them. It adds the columns `error_mean`, the
+        largest error of a mean in standard deviations of the truth, its Monte Carlo error `error_mean_se` and `worst`,
+        which scalar it is of; `sd_ratio`, the ratio of standard deviations that is farthest from 1; `wasserstein`, the
+        largest distance of margins, where there are draws of both; `gradients` that chains took after warm-up, and
+        `gradients_to_accuracy`, until means stay within 0.1 standard deviations; NaN where these are not measured.
     seed
         Used by every method; None draws one.
     progress
@@ -166,18 +176,10 @@ def compare(
     labelled, several = _labelled(methods), _several(model, models)
     if data is None:
         raise DataError("compare needs data: compare(model, data, methods=[...])")
-    programs: dict[Any, Program | ZooError] = {}
-    for name, one in several.items():
-        try:
-            with seeded(seed):
-                programs[name] = prepare(one, data, **options)
-        except (DataError, ModelError) as error:
-            programs[name] = error
-    wrong = [p for p in programs.values() if isinstance(p, ZooError)]
-    if len(wrong) == len(programs):  # what is wrong whatever the method is said at once
-        raise wrong[0]
+    programs = _programs(several, data, seed, options)
     whole = next(p for p in programs.values() if not isinstance(p, ZooError))
     parts = splits(whole, holdout, folds, seed)
+    truth = None if reference is None else Reference.of(reference)
     result = Comparison(pd.DataFrame())
     rows: dict[Any, dict[str, Any]] = {}
     fits: dict[Any, Fit] = {}
@@ -209,17 +211,42 @@ def compare(
         for index, more in differences(column, found, fits).items():
             rows[index] |= more
     if relabel:
-        said = []
-        for name in several:
-            own = {label_of(i): f for i, f in fits.items() if not grid or i[0] == name}
-            same, text = matched(own)
+        of_reference = reference if isinstance(reference, Fit) else None
+        by_model = [{label_of(i): f for i, f in fits.items() if not grid or i[0] == name} for name in several]
+        for same, text in (matched(own, of_reference) for own in by_model):
             result.fits |= same
-            said += [text] if text else []
-        result.labels = "\n".join(said)
+            result.labels = "\n".join(filter(None, [result.labels, text]))
+    if truth is not None:
+        for index in fits:
+            _add_distance(rows[index], truth, result.fits[label_of(index)])
     keys = list(rows)
     labels = pd.MultiIndex.from_tuples(keys, names=["model", "method"]) if grid else pd.Index(keys)
-    result.table = pd.DataFrame(list(rows.values()), index=labels).reindex(columns=COLUMNS)
+    result.table = pd.DataFrame(list(rows.values()), index=labels).reindex(
+        columns=[*COLUMNS[:-2], *([] if truth is None else DISTANCES), *COLUMNS[-2:]]
+    )
     return result
+
+
+def _programs(several: Mapping[Any, Model], data: Source, seed: int, options: Any) -> dict[Any, Program | ZooError]:
+    """Return each model on the data, or what is wrong with that; what is wrong with all of them is said at once."""
+    programs: dict[Any, Program | ZooError] = {}
+    for name, one in several.items():
+        try:
+            with seeded(seed):
+                programs[name] = prepare(one, data, **options)
+        except (DataError, ModelError) as error:
+            programs[name] = error
+    wrong = [p for p in programs.values() if isinstance(p, ZooError)]
+    if len(wrong) == len(programs):
+        raise wrong[0]
+    return programs
+
+
+def _add_distance(row: dict[str, Any], truth: Reference, fitted: Fit) -> None:
+    try:
+        row |= truth.distance(fitted)
+    except DataError as error:  # a model may have none of the scalars that another one has
+        row["note"] = "; ".join(filter(None, [row["note"], str(error)]))
 
 
 def _said(error: Exception) -> str:

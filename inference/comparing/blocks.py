@@ -12,7 +12,19 @@ import numpy as np
 import pandas as pd
 
 WIDTH = 80
-PLACES = {"seconds": 2, "khat": 2, "steps": 0, "parameters": 0, "objective": 4, "evidence": 3, "evidence_error": 3}
+PLACES = {
+    "seconds": 2,
+    "khat": 2,
+    "steps": 0,
+    "gradients": 0,
+    "gradients_to_accuracy": 0,
+    "error_mean": 3,
+    "+-": 3,
+    "parameters": 0,
+    "objective": 4,
+    "evidence": 3,
+    "evidence_error": 3,
+}
 KINDS = {
     "log_evidence": "log p(x)",
     "log_likelihood": "log p(x; theta) at a point",
@@ -61,6 +73,11 @@ def blocks(table: pd.DataFrame, yardsticks: Sequence[str]) -> list[Block]:
     of = data[table["kind"] != ""].drop_duplicates()
     for by in of:
         found += _ranked(table[data == by], "" if len(of) == 1 else f"; {by}")
+    if "error_mean" in table:
+        shown = table[table["error_mean"].notna()].sort_values("error_mean")
+        columns = ["error_mean", "error_mean_se", "worst", "sd_ratio", "wasserstein", "gradients"]
+        shown = shown[[*columns, "gradients_to_accuracy", "seconds"]].rename(columns={"error_mean_se": "+-"})
+        found.append(Block("distance to the reference, in its standard deviations", _text(shown)))
     return found
 
 

@@ -274,6 +274,57 @@ def test_one_model_or_several_and_data():
         compare(coin, methods=["exact"], seed=0)
 
 
+# -- a reference -----------------------------------------------------------------------------------------------
+
+
+def test_distance_to_a_summary_in_closed_form():
+    """The truth shifted and widened by hand: Beta(6, 6) against a mean 0.3 sds away and an sd 1.25 times as large."""
+    sd = math.sqrt(1 / 52)
+    truth = pd.DataFrame({"mean": [0.5 - 0.3 * sd], "sd": [1.25 * sd], "mcse_mean": [0.01 * sd]}, index=["heads"])
+    result = compare(coin, FLIPS, methods=["exact", "map"], seed=0, reference=truth)
+    row = result.table.loc["exact"]
+    assert row["error_mean"] == pytest.approx(0.3 / 1.25, abs=5 / math.sqrt(1000))
+    assert row["sd_ratio"] == pytest.approx(1 / 1.25, rel=5 / math.sqrt(2000))
+    assert row["error_mean_se"] >= 0.01 / 1.25
+    assert row["worst"] == "heads"
+    assert math.isnan(row["wasserstein"])
+    mode = result.table.loc["map"]
+    assert mode["error_mean"] == pytest.approx(0.3 / 1.25, abs=0.01)
+    assert math.isnan(mode["sd_ratio"])
+    assert "distance to the reference" in str(result)
+
+
+def test_distance_of_margins_to_draws():
+    """Draws moved by a constant: the Wasserstein distance is that constant."""
+    exact = fit(coin, FLIPS, method="exact", seed=0)
+    draws = exact.posterior["posterior"]["heads"].to_numpy()
+    result = compare(coin, FLIPS, methods=["exact"], seed=0, reference={"heads": draws + 0.05})
+    expected = 0.05 / draws.std(ddof=1)
+    assert result.table.loc["exact", "wasserstein"] == pytest.approx(expected, rel=1e-6)
+    assert result.table.loc["exact", "error_mean"] == pytest.approx(expected, rel=1e-6)
+    same = compare(coin, FLIPS, methods=["exact"], seed=0, reference=exact)
+    assert same.table.loc["exact", "error_mean"] == 0
+    assert same.table.loc["exact", "sd_ratio"] == 1
+
+
+def test_summaries_may_count_from_one():
+    """posteriordb's labels: beta[1] is the first entry, whatever the model calls it."""
+    first = fit(zoo.GMM(components=2), GEYSER[["waiting"]], method="em", seed=0)
+    means = first.points["means"].flatten().tolist()
+    truth = pd.DataFrame({"parameter": ["means[1]", "means[2]"], "mean": [means[0], means[1] + 1], "sd": [1.0, 4.0]})
+    result = compare(zoo.GMM(components=2), GEYSER[["waiting"]], methods=["em"], seed=0, reference=truth, relabel=False)
+    assert result.table.loc["em", "error_mean"] == pytest.approx(0.25)
+    assert result.table.loc["em", "worst"] == "means[1]"  # counted from 0, as in the fits' own labels
+
+
+def test_what_is_no_reference():
+    for given in (3, pd.DataFrame({"mean": [1.0]}), {"heads": [1.0, 2.0]}):
+        with pytest.raises(zoo.DataError, match="reference"):
+            compare(coin, FLIPS, methods=["exact"], seed=0, reference=given)
+    other = compare(coin, FLIPS, methods=["exact"], seed=0, reference={"tails": np.arange(9.0)[None]})
+    assert "tails" in other.table.loc["exact", "note"]
+
+
 # -- methods that do not run -----------------------------------------------------------------------------------
 
 
