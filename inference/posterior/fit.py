@@ -236,10 +236,7 @@ class Fit(Answer):
     def log_likelihood(self) -> float:
         """log p(x | theta) at the point fitted, in nats: latents of rows summed out, priors of theta left out.
 
-        Raises
-        ------
-        FitError
-            Where there is no such point, or only a bound; the text says what to use.
+        A `FitError` says what to use where there is no such point, or only a bound.
         """
         return self._likelihood.value
 
@@ -248,12 +245,7 @@ class Fit(Answer):
         """How many numbers the fit has chosen: dimensions of the supports of all that is at a point.
 
         A simplex of K counts K - 1, a covariance matrix d (d + 1) / 2, weights of networks one each; latents with a
-        prior count where they are at a point.
-
-        Raises
-        ------
-        FitError
-            If latents that all rows share have posterior draws.
+        prior count where they are at a point. A `FitError` where latents that all rows share have draws.
         """
         return free_parameters(self)
 
@@ -279,11 +271,7 @@ class Fit(Answer):
 
         Examples
         --------
-        >>> import zoo
-        >>> from inference import fit
-        >>> geyser = zoo.datasets.load("faithful")
-        >>> round(fit(zoo.GMM(components=2), geyser, method="em", seed=0).bic, 2)
-        2322.19
+        ``fit(zoo.GMM(components=2), "faithful", method="em").bic`` is 2322.19.
         """
         return self.free_parameters * math.log(rows_of(self.program)) - 2 * self.log_likelihood
 
@@ -292,12 +280,7 @@ class Fit(Answer):
         """ICL = BIC + 2 H, H the entropy of the responsibilities (Biernacki et al. 2000); the smaller, the better.
 
         H = -sum_i w_i sum_k r_ik log r_ik >= 0, so clusters that overlap cost. Mclust prints the opposite sign, and has
-        the most probable state of each row in place of the average over states.
-
-        Raises
-        ------
-        FitError
-            As `bic` does, and where there is no discrete latent to cluster by.
+        the most probable state of each row in place of the average. Raises as `bic` does, and without discrete latents.
         """
         if not self.program.enumerated:
             raise FitError(f"icl is about clusters, and {type(self.model).__name__} has no discrete latent; use bic")

@@ -176,7 +176,7 @@ def test_saved_summaries_hold_them(tmp_path):
 
 @pytest.mark.slow
 def test_intervals_cover():
-    """95 % intervals of two components' weights and means over 300 simulated data sets: within 4 standard errors."""
+    """95 % intervals of two components' weights and means over 120 simulated data sets: within 4 standard errors."""
     generator = np.random.default_rng(3)
     truth = {"weights[0]": 0.4, "means[0, x]": -2.0, "means[1, x]": 2.0}
     start = {
@@ -185,10 +185,10 @@ def test_intervals_cover():
         "covariances": torch.ones(2, 1, 1),
     }
     hits = []
-    for _ in range(300):
+    for _ in range(120):
         x = np.where(generator.random(200) < 0.4, -2.0, 2.0) + generator.normal(size=200)
         table = fit(zoo.GMM(components=2), x[:, None], method=EM(start=start, tolerance=1e-9), seed=0).summary()
         near = table.to_numpy()[[0, 2, 3]]
         hits.append(np.abs(near[:, 0] - np.array(list(truth.values()))) < 1.96 * near[:, 1])
     share = np.mean(hits, 0)
-    assert np.all(np.abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 300)), share
+    assert np.all(np.abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 120)), share
