@@ -1,4 +1,4 @@
-"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, summary."""
+"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, summary, report."""
 
 from __future__ import annotations
 
@@ -205,8 +205,16 @@ def summary(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder
         typer.echo(_text(table))
 
 
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")]) -> None:
+    """Write one HTML page, report.html, on a saved fit or comparison into its folder."""
+    from inference.report import report as report_on
+
+    typer.echo(f"saved to {report_on(folder)}")
+
+
 def _text(table: Any) -> str:
-    return str(table.to_string(float_format=lambda v: f"{v:.6g}"))
+    return str(table.to_string(float_format=lambda v: f"{v:.6g}", line_width=80))
 
 
 def _hint(hint: Any) -> str:

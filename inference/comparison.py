@@ -20,7 +20,7 @@ from inference.diagnostics.arviz import RowDensities
 from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit
-from inference.report import forest, write
+from inference.report import forest, page, write
 from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
@@ -98,13 +98,20 @@ class Comparison:
         """
         return forest(self.fits)
 
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page to a file; return its path.
+
+        The table, verdicts, all fits in one picture, and for each fit what its own `report` says.
+        """
+        return page(str(self), self.fits, {n: str(e) for n, e in self.errors.items()}, Path(path))
+
     def save(self, folder: str | Path) -> Path:
-        """Write the table as CSV, each fit in a folder of its own, and the figures; return the folder.
+        """Write the table, each fit in a folder of its own, the figures and report.html; return the folder.
 
         A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
         refused with a `DataError`.
         """
-        return write(self.table, self.fits, Path(folder))
+        return write(self.table, self.fits, str(self), {n: str(e) for n, e in self.errors.items()}, Path(folder))
 
 
 def compare(

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import xarray as xr
 
-from inference.diagnostics.arviz import forest_plot
+from inference.diagnostics.arviz import forest_plot, forest_png
+from inference.posterior.described import model_sections, reproduction
 from inference.posterior.fit import Fit
-from inference.posterior.pictures import mixture
+from inference.posterior.pictures import globals_of, mixture, small
 from inference.reporting.figures import as_png, mixtures, traces
+from inference.reporting.page import Section, write_page
 from inference.runtime.output_folder import COMPARISON, claim
-from zoo.errors import FitError
+from zoo.errors import DataError, FitError
 
 
 def forest(fits: dict[str, Fit]) -> Any:
@@ -28,30 +29,14 @@ def forest(fits: dict[str, Fit]) -> Any:
     """
     if not fits:
         raise FitError("there is nothing to plot: no method ran")
-    found = {label: data for label, fitted in fits.items() if (data := _globals(fitted)).data_vars}
+    found = {label: data for label, fitted in fits.items() if (data := globals_of(fitted, fitted.posterior)).data_vars}
     if not found:
         raise FitError("there is nothing to plot: the fits have no global latents and no parameters")
     return forest_plot(found)
 
 
-def _globals(fitted: Fit) -> xr.Dataset:
-    """Draws of the globals and parameters, dims (chain, draw, ...); a point is repeated, for drawing only."""
-    names = {s.name for s in (*fitted.program.globals, *fitted.program.parameters)}
-    posterior = fitted.posterior
-    lead: dict[str, Any] = {"chain": [0], "draw": range(2)}
-    if "posterior" in posterior.children:
-        lead = {d: posterior["posterior"].coords[d].to_numpy() for d in ("chain", "draw")}
-    groups = []
-    for group in ("posterior", "point_estimate"):
-        if group in posterior.children:
-            data = posterior[group].to_dataset()
-            data = data[[n for n in data.data_vars if n in names]]
-            groups.append(data if group == "posterior" else data.expand_dims(lead))
-    return xr.merge([g for g in groups if g.data_vars])
-
-
-def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:
-    """Write table.csv, a folder per fit, traces.png and, for mixtures of Normals, mixtures.png.
+def write(table: pd.DataFrame, fits: dict[str, Fit], text: str, errors: dict[str, str], folder: Path) -> Path:
+    """Write table.csv, a folder per fit, report.html, traces.png and, for mixtures of Normals, mixtures.png.
 
     A comparison or a fit that was saved there before is replaced as a whole; anything else is refused.
     """
@@ -61,13 +46,69 @@ def write(table: pd.DataFrame, fits: dict[str, Fit], folder: Path) -> Path:
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
         places[label] = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
         taken.add(places[label])
-    (folder / "comparison.json").write_text(json.dumps({"fits": places}, indent=2) + "\n", encoding="utf-8")
+    (folder / "comparison.json").write_text(
+        json.dumps({"fits": places, "errors": errors, "text": text}, indent=2) + "\n", encoding="utf-8"
+    )
     table.to_csv(folder / "table.csv", index_label=[n or "method" for n in table.index.names])
     for label, fitted in fits.items():
         fitted.save(folder / places[label])
     for name, png in pictures(fits).items():
         (folder / name).write_bytes(png)
+    page(text, fits, errors, folder / "report.html")
     return folder
+
+
+def page(text: str, fits: dict[str, Fit], errors: dict[str, str], path: Path) -> Path:
+    """Write a comparison as one HTML page.
+
+    Parameters
+    ----------
+    text
+        The comparison as it is printed.
+    fits, errors
+        What ran, and what stopped the others, by label.
+    """
+    sections = [Section("Comparison", text=text)]
+    drawn = pictures(fits)
+    shown = {label: data for label, fitted in fits.items() if (data := globals_of(fitted, fitted.posterior)).data_vars}
+    if shown and all(small(data) for data in shown.values()):
+        drawn = {"forest": forest_png(shown), **drawn}
+    sections.append(Section("All fits", pictures=list(drawn.items())))
+    seen: list[str] = []
+    for fitted in fits.values():
+        if repr(fitted.model) not in seen:
+            seen.append(repr(fitted.model))
+            sections += model_sections(fitted.program)
+    for label, fitted in fits.items():
+        sections += fitted.sections(label)
+    sections += [Section(f"{label}: did not run", [reason]) for label, reason in errors.items()]
+    calls = [f"fit({f.model!r}, data, method={f.method!r}, seed={f.seed})  # {label}" for label, f in fits.items()]
+    return write_page(
+        path, f"Comparison of {', '.join(fits) or 'nothing that ran'}", [*sections, reproduction("\n".join(calls))]
+    )
+
+
+def report(folder: Path) -> Path:
+    """Write report.html into the folder of a saved fit or comparison.
+
+    Raises
+    ------
+    DataError
+        If it holds neither, or a file in it is damaged.
+    """
+    if (folder / "fit.json").is_file():
+        return Fit.load(folder).report(folder / "report.html")
+    manifest = folder / "comparison.json"
+    if not manifest.is_file():
+        raise DataError(f"{folder} holds no saved fit or comparison: there is no fit.json and no comparison.json in it")
+    try:
+        saved = json.loads(manifest.read_text(encoding="utf-8"))
+        text, errors, places = str(saved["text"]), dict(saved["errors"]), dict(saved["fits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest} is damaged ({type(error).__name__}: {error}); run the comparison again") from error
+    return page(
+        text, {label: Fit.load(folder / place) for label, place in places.items()}, errors, folder / "report.html"
+    )
 
 
 def pictures(fits: dict[str, Fit]) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -273,6 +274,17 @@ def forest_plot(data: Mapping[str, xr.Dataset]) -> Any:
     if len(trees) > 1:
         plot.add_legend("model", title="")
     return plot
+
+
+def forest_png(data: Mapping[str, xr.Dataset]) -> bytes:
+    """Return the same as a picture, and leave no figure open."""
+    from matplotlib.pyplot import close
+
+    buffer, plot = io.BytesIO(), forest_plot(data)
+    figure = plot.viz["figure"].item()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    close(figure)
+    return buffer.getvalue()
 
 
 def _one_chain(data: xr.Dataset, count: int) -> xr.Dataset:

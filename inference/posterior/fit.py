@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import operator
 import time
@@ -24,6 +25,7 @@ from inference.posterior.answer import Answer
 from inference.posterior.assign import assign
 from inference.posterior.bootstrap import bootstrap
 from inference.posterior.criteria import Likelihood, free_parameters, likelihood, rows_of
+from inference.posterior.described import fit_sections, model_sections, reproduction
 from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
@@ -33,6 +35,7 @@ from inference.posterior.replicates import SIMULATED
 from inference.posterior.simulate import generate, predict
 from inference.posterior.standard_errors import information, too_large
 from inference.posterior.store import Record
+from inference.reporting.page import Section, write_page
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -103,6 +106,11 @@ class Fit(Answer):
             f"  {self.objective.kind} {self.objective.value:.4f}{error}\n"
             f"  {state}: {self.reason} ({self.seconds:.2f} s, seed {self.seed}){notes}"
         )
+
+    def _repr_html_(self) -> str:
+        first, *lines = repr(self).splitlines()
+        items = "".join(f"<li>{html.escape(line.strip())}</li>" for line in lines)
+        return f"<h4>{html.escape(first)}</h4>\n<ul>{items}</ul>"
 
     @cached_property
     def khat(self) -> float:
@@ -449,6 +457,24 @@ class Fit(Answer):
                 program, outcome = method.continued(program, self, progress=progress)
         outcome = replace(outcome, trace=joined(self.trace, outcome.trace))
         return Fit(program, method, outcome, self.seed, time.perf_counter() - began)
+
+    @property
+    def _record(self) -> Record:
+        return Record(self.program, self.method, self.outcome, self.seed, self.seconds)
+
+    def sections(self, label: str) -> list[Section]:
+        """Return what a report says of this fit: method, convergence, verdict, summary and pictures."""
+        return fit_sections(self, self._record, self.posterior, self.summary(), label)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page on the fit to a file; return its path.
+
+        Model card, structure, data, method, convergence, verdict, summary, pictures and how to reproduce it.
+        """
+        name = type(self.method).__name__.lower()
+        call = f"fit({self.model!r}, data, method={self.method!r}, seed={self.seed})"
+        pages = [*model_sections(self.program), *self.sections(name), reproduction(call)]
+        return write_page(Path(path), f"{type(self.model).__name__} by {name}", pages)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import torch
@@ -38,7 +39,16 @@ def _verdict(program: Program, name: str, why_not: str | None) -> str:
     return f"yes ({how})" if how else "yes"
 
 
-def explain(model: ModelLike | str, data: Source) -> str:
+class Explanation(str):
+    """Text to print, laid out in columns; a notebook shows it as it is printed."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self)}</pre>"
+
+
+def explain(model: ModelLike | str, data: Source) -> Explanation:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 
     Returns
@@ -48,34 +58,38 @@ def explain(model: ModelLike | str, data: Source) -> str:
     """
     with torch.random.fork_rng(devices=[]):
         reseed(0)
-        program = prepare(model, data, device="cpu")
-        lines = [repr(program.model), ""]
-        rows = []
-        for site in program.sites.values():
-            shape = str(tuple(site.shape)).replace(",)", ")")
-            args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
-            role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
-            rows.append(
-                (
-                    site.name,
-                    role,
-                    f"{site.family}({args})" if site.family else str(site.support),
-                    ", ".join(site.plates) or "-",
-                    shape,
-                )
+        return Explanation(describe(prepare(model, data, device="cpu")))
+
+
+def describe(program: Program) -> str:
+    """Describe a program as `explain` does a model on data."""
+    lines = [repr(program.model), ""]
+    rows = []
+    for site in program.sites.values():
+        shape = str(tuple(site.shape)).replace(",)", ")")
+        args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
+        role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
+        rows.append(
+            (
+                site.name,
+                role,
+                f"{site.family}({args})" if site.family else str(site.support),
+                ", ".join(site.plates) or "-",
+                shape,
             )
-        lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
-        lines += [""]
-        gone = program.data.missing
-        data_rows = [
-            (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"), _count(gone.get(n)))
-            for n, v in program.data.values.items()
-        ]
-        lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
-        lines += [""]
-        try:
-            verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]
-        except ZooError as error:  # a model no method can start on
-            verdicts = [("", str(error))]
-        lines += _table(verdicts, ("method", "legal"))
+        )
+    lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
+    lines += [""]
+    gone = program.data.missing
+    data_rows = [
+        (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"), _count(gone.get(n)))
+        for n, v in program.data.values.items()
+    ]
+    lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
+    lines += [""]
+    try:
+        verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]
+    except ZooError as error:  # a model no method can start on
+        verdicts = [("", str(error))]
+    lines += _table(verdicts, ("method", "legal"))
     return "\n".join(lines)

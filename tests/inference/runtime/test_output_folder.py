@@ -32,7 +32,13 @@ def test_a_comparison_replaces_another(tmp_path):
     compared("exact", "map").save(tmp_path)
     compared("exact").save(tmp_path)
     assert {p.parent.name for p in tmp_path.glob("*/fit.json")} == {"exact"}
-    assert files(tmp_path) == ["comparison.json", *(f"exact/{n}" for n in FIT), "table.csv", "traces.png"]
+    assert files(tmp_path) == [
+        "comparison.json",
+        *(f"exact/{n}" for n in FIT),
+        "report.html",
+        "table.csv",
+        "traces.png",
+    ]
 
 
 def test_a_fit_replaces_a_comparison_and_the_other_way_round(tmp_path):
