@@ -667,7 +667,7 @@ def test_weights_may_be_a_column():
     [
         ([1.0], r"expected shape \(2,\), found \(1,\)"),
         ([[1.0, 1.0]], "one entry per row"),
-        ([1.0, -1.0], "0 or above"),
+        ([2.0, -1.0], "0 or above"),
         ([0.0, 0.0], "not all 0"),
         ([1.0, np.nan], "finite"),
         (["a", "b"], "must be numbers"),
