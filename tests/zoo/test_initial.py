@@ -42,7 +42,7 @@ def test_moments_of_clusters_are_shrunk_to_those_of_the_columns(missing):
     counts, overall = np.bincount(LABELS[some], minlength=3), np.nanvar(rows, 0)
     np.testing.assert_allclose(shares, (counts + 1) / (counts + 1).sum())
     for k in range(3):
-        own = rows[some & (LABELS == k)]
+        own = rows[some & (k == LABELS)]
         seen = ~np.isnan(own)
         # A cell that is missing stands at the cluster's mean, or where none is seen at the column's.
         mean = np.where(seen.any(0), np.where(seen, own, 0).sum(0) / seen.sum(0).clip(1), np.nanmean(rows, 0))

@@ -44,7 +44,7 @@ def densities(a, z):
 
 @pytest.mark.parametrize("guide", [MeanField(), Point()])
 def test_a_log_weight_is_p_over_q_in_the_space_of_q(guide):
-    """Under u = log z, p(u) = z p(z); q is the Normal that its draws at noise 0 and 1 say; a point has no q, and p(z)."""
+    """Under u = log z, p(u) = z p(z); q is the Normal that draws at noise 0 and 1 say; a point has p(z) and no q."""
     bound = bound_of(positive(), X, guide)
     noise = noise_of(bound, 1, 3)
     rest, rows = (t.detach()[0].numpy() for t in log_weights(bound, noise))
@@ -60,7 +60,7 @@ def test_a_log_weight_is_p_over_q_in_the_space_of_q(guide):
 
 
 def test_rows_dream_as_often_as_they_weigh():
-    """The sleep phase adds up row by row: what each row of weight 1 and the others of weight 0 adds, times its weight."""
+    """The sleep phase adds up row by row: what each row adds by itself, times its weight."""
     bound = bound_of(LinearFactors(), FACTOR_ROWS[:3], Encoder(hidden=(4,)), asleep=True)
     noise, own = noise_of(bound, 1, 2), bound.weights.sizes[0]
 
