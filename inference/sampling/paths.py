@@ -12,7 +12,6 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from zoo.program.flat_density import Density
-from zoo.replay.evaluate import many
 
 HISTORY = 6  # pairs of steps and changes of the gradient that an estimate is made from
 FLATTEST = 1e-12  # smallest curvature along a step, relative to the change of the gradient, that is taken into account
@@ -166,5 +165,27 @@ def log_densities(density: Density, u: Tensor, chunk: int) -> Tensor:
     program = density.program
     with torch.no_grad():
         there = u.to(program.device, program.dtype)
-        value: Tensor = many(lambda v: density.log_prob(v["u"]), {"u": there}, len(u), chunk).double().cpu()
+        value = torch.cat([_log_densities(density, part) for part in there.split(max(1, chunk))]).double().cpu()
     return torch.where(value.isfinite(), value, -math.inf)
+
+
+def _log_densities(density: Density, u: Tensor) -> Tensor:
+    """log p at vectors (count, size) in one call, halved until those whose factorization breaks down stand alone."""
+    try:
+        value: Tensor = torch.vmap(density.log_prob)(u)
+    except RuntimeError as error:
+        if "linalg" not in str(error):  # control flow that depends on values
+            return torch.stack([_log_density(density, one) for one in u])
+        if len(u) == 1:
+            return u.new_full((1,), -math.inf)
+        return torch.cat([_log_densities(density, half) for half in u.split(-(-len(u) // 2))])
+    return value
+
+
+def _log_density(density: Density, u: Tensor) -> Tensor:
+    try:
+        return density.log_prob(u)
+    except RuntimeError as error:
+        if "linalg" not in str(error):
+            raise
+        return u.new_full((), -math.inf)
