@@ -36,7 +36,8 @@ def test_a_fit_of_0_1_0_says_what_it_said(name):
     assert repr(found) == then["text"]
     dtype = found.program.dtype
     close(found.log_prob(), then["log_prob"], dtype)
-    close(found.summary(), then["summary"], dtype)
+    table = np.asarray(then["summary"])
+    close(found.summary().iloc[:, : table.shape[1]], table, dtype)  # columns that came later stand on the right
     if "assign" in then:
         close(found.assign(), then["assign"], dtype)
     else:
