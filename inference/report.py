@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from inference.diagnostics.arviz import forest_plot, forest_png
-from inference.posterior.described import model_sections, reproduction
+from inference.posterior.described import fit_sections, model_sections, reproduction
 from inference.posterior.fit import Fit
 from inference.posterior.pictures import globals_of, mixture, small
+from inference.posterior.store import Record
 from inference.reporting.figures import as_png, mixtures, traces
 from inference.reporting.page import Section, write_page
 from inference.runtime.output_folder import COMPARISON, claim
@@ -80,7 +81,8 @@ def page(text: str, fits: dict[str, Fit], errors: dict[str, str], path: Path) ->
             seen.append(repr(fitted.model))
             sections += model_sections(fitted.program)
     for label, fitted in fits.items():
-        sections += fitted.sections(label)
+        record = Record(fitted.program, fitted.method, fitted.outcome, fitted.seed, fitted.seconds)
+        sections += fit_sections(fitted, record, fitted.posterior, fitted.summary(), label)
     sections += [Section(f"{label}: did not run", [reason]) for label, reason in errors.items()]
     calls = [f"fit({f.model!r}, data, method={f.method!r}, seed={f.seed})  # {label}" for label, f in fits.items()]
     return write_page(

@@ -35,7 +35,7 @@ from inference.posterior.replicates import SIMULATED
 from inference.posterior.simulate import generate, predict
 from inference.posterior.standard_errors import information, too_large
 from inference.posterior.store import Record
-from inference.reporting.page import Section, write_page
+from inference.reporting.page import write_page
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -462,18 +462,12 @@ class Fit(Answer):
     def _record(self) -> Record:
         return Record(self.program, self.method, self.outcome, self.seed, self.seconds)
 
-    def sections(self, label: str) -> list[Section]:
-        """Return what a report says of this fit: method, convergence, verdict, summary and pictures."""
-        return fit_sections(self, self._record, self.posterior, self.summary(), label)
-
     def report(self, path: str | Path) -> Path:
-        """Write one self-contained HTML page on the fit to a file; return its path.
-
-        Model card, structure, data, method, convergence, verdict, summary, pictures and how to reproduce it.
-        """
+        """Write an HTML page with pictures: model, data, method, verdict, summary, how to repeat. Return its path."""
         name = type(self.method).__name__.lower()
         call = f"fit({self.model!r}, data, method={self.method!r}, seed={self.seed})"
-        pages = [*model_sections(self.program), *self.sections(name), reproduction(call)]
+        own = fit_sections(self, self._record, self.posterior, self.summary(), name)
+        pages = [*model_sections(self.program), *own, reproduction(call)]
         return write_page(Path(path), f"{type(self.model).__name__} by {name}", pages)
 
     def save(self, folder: str | Path) -> Path:
@@ -481,8 +475,7 @@ class Fit(Answer):
 
         What is simulated (predictive and prior groups) is not among the files; a loaded fit simulates the same again.
 
-        A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
-        refused with a `DataError`.
+        A fit or comparison saved there before is replaced as a whole; a folder with anything else is refused.
         """
         record = Record(self.program, self.method, self.outcome, self.seed, self.seconds)
         kept = {n: g.to_dataset() for n, g in self.posterior.children.items() if n not in SIMULATED}
