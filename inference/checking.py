@@ -148,6 +148,8 @@ def check(fit: Fit, *, level: float = LEVEL, replicates: int | None = None, seed
     """
     if not 0 < level < 1:
         raise FitError(f"check(level) must be between 0 and 1, not {level!r}")
+    if fit.program.not_drawn:
+        raise FitError(f"check cannot draw data by running the model: {fit.program.not_drawn}")
     program = _unweighted(fit.program)
     notes = [f"field {n!r}: missing values are left out" for n in program.data.missing]
     with fit.running(Stream.CHECK, seed):

@@ -1,4 +1,4 @@
-"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, summary, report."""
+"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, check, summary, report."""
 
 from __future__ import annotations
 
@@ -186,6 +186,20 @@ def evidence(
     from inference.evidences import evidence as evidence_of
 
     typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, device=device, weights=weights)))
+
+
+@app.command("check")
+def check_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit")], seed: SEED = None
+) -> None:
+    """Say which aspects of its data a saved fit does not reproduce, and whether its prior expected them."""
+    from inference.checking import check as check_fit
+    from inference.posterior.fit import Fit
+
+    found = check_fit(Fit.load(folder), seed=seed)
+    typer.echo(str(found))
+    typer.echo("")
+    typer.echo(_text(found.table))
 
 
 @app.command()

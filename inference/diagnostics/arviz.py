@@ -309,9 +309,17 @@ def power_scaling(data: xr.DataTree, names: Sequence[str]) -> pd.DataFrame:
 
     Columns prior and likelihood: the cumulative Jensen-Shannon distance per power (Kallioinen et al. 2023).
     """
-    groups = ("prior", "likelihood")
-    # not by psense_summary, which cannot take variables with a dimension called `component`
-    found = {g: listed(azs.psense(data, var_names=list(names), group=g))["value"] for g in groups}
+    found = {}
+    for part, group in (("prior", "log_prior"), ("likelihood", "log_likelihood")):
+        density = sum(v.sum(v.dims[2:]) for v in data[group].data_vars.values())
+        if float(np.ptp(np.asarray(density))) > 0:
+            with warnings.catch_warnings():  # of few draws in a tail
+                warnings.simplefilter("ignore", UserWarning)
+                # not by psense_summary, which cannot take variables with a dimension called `component`
+                moved = azs.psense(data, var_names=list(names), group=part)
+        else:  # the same everywhere: a power of it is, too
+            moved = xr.zeros_like(data["posterior"].to_dataset()[list(names)].isel(chain=0, draw=0, drop=True))
+        found[part] = listed(moved)["value"]
     return pd.DataFrame(found)
 
 
@@ -327,5 +335,11 @@ def reference_plot(drawn: Mapping[str, np.ndarray], at: Mapping[str, float]) -> 
     """
     plots = _arviz()
     made = tree({"posterior": Group({n: v[None] for n, v in drawn.items()}, {})}, {}, {})
-    collection = plots.plot_dist(made, backend="matplotlib")
+    rows = -(-len(drawn) // 4)
+    collection = plots.plot_dist(
+        made,
+        backend="matplotlib",
+        visuals={"point_estimate_text": False},
+        figure_kwargs={"figsize": (14, 2.6 * rows), "layout": "constrained"},
+    )
     return plots.add_lines(collection, values=xr.Dataset(at))

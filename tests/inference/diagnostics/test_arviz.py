@@ -14,8 +14,9 @@ import xarray as xr
 from scipy import stats
 
 import zoo
-from inference import SVI, Fit, az, fit
+from inference import NUTS, SVI, Fit, Laplace, az, fit
 from inference.diagnostics.pareto import khat
+from tests.cases.columns import CASES, normal
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, PoissonMixture, coin
 
 mpl.use("Agg")
@@ -98,6 +99,72 @@ def test_plots_take_it(name, tmp_path):
     tree = fitted(name).posterior
     assert drawn_something(az.plot_trace_dist(tree, var_names=variables, backend="matplotlib"), tmp_path / "trace.png")
     assert drawn_something(az.plot_forest(tree, var_names=variables, backend="matplotlib"), tmp_path / "forest.png")
+
+
+@cache
+def chains(name: str) -> xr.DataTree:
+    """A tree of several chains: of two observed sites with gaps, of counts and categories, of a mixture."""
+    model, data = {**CASES, "mixture": (zoo.BayesianGMM(components=2), GEYSER.iloc[:40])}[name]
+    sampler = NUTS(chains=2, warmup=80, draws=100, compile=False)
+    return fit(model, data, method=sampler, seed=0, progress=False).posterior
+
+
+def test_rank_plots_take_dimensions_that_nobody_labelled():
+    """`component` has no labels of its own, and ArviZ asks for some."""
+    tree = chains("trees")
+    assert tree["posterior"].coords["share_dim_0"].to_numpy().tolist() == ["ash", "beech", "oak"]
+    for name in ("posterior", "prior", "log_prior", "posterior_predictive"):
+        assert set(tree[name].dims) <= set(tree[name].coords)
+    az.plot_rank(tree, var_names=["share"], backend="matplotlib")
+    mpl.pyplot.close("all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaps", "trees", "mixture"])
+def test_standard_plots_take_chains(name, tmp_path):
+    tree = chains(name)
+    variable = {"gaps": "s", "trees": "height", "mixture": "weights"}[name]
+    site = {"gaps": "x", "trees": "n", "mixture": "x"}[name]
+    some = {"var_names": [variable], "backend": "matplotlib"}
+    seen = {"var_names": [site], "backend": "matplotlib"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few draws, which is not what this is about
+        loo = az.loo(tree, var_name=site, pointwise=True)
+        assert np.isfinite(np.asarray(loo.elpd_i)).all()
+        if name != "mixture":  # ArviZ's table has a column that is called `component`, too
+            assert np.isfinite(az.psense_summary(tree)[["prior", "likelihood"]]).all(axis=None)
+        assert np.isfinite(az.psense(tree, var_names=[variable])[variable]).all()
+        assert len(az.compare({"a": tree, "b": tree}, var_name=site)) == 2
+        figures = {
+            "rank": az.plot_rank(tree, **some),
+            "forest": az.plot_forest(tree, **some),
+            "trace": az.plot_trace_dist(tree, **some),
+            "energy": az.plot_energy(tree, backend="matplotlib"),
+            "khat": az.plot_khat(loo, backend="matplotlib"),
+            "prior": az.plot_prior_posterior(tree, **some),
+            "psense": az.plot_psense_dist(tree, **some),
+            "ppc": az.plot_ppc_dist(tree, **seen),
+        }
+        if name == "gaps":
+            figures["pair"] = az.plot_pair(tree, var_names=["m", "s"], backend="matplotlib")
+            figures["bf"] = az.plot_bf(tree, var_names=["m"], ref_val=0.0, backend="matplotlib")
+        if name != "mixture":
+            figures["pit"] = az.plot_ppc_pit(tree, **seen)
+            figures["loo_pit"] = az.plot_loo_pit(tree, **seen)
+            assert az.loo_pit(tree, var_names=[site])[site].shape == tree["observed_data"][site].shape
+    for what, figure in figures.items():
+        assert drawn_something(figure, tmp_path / f"{what}.png"), what
+
+
+@pytest.mark.slow
+def test_loo_pit_of_a_right_model_is_uniform():
+    """Predictions and pointwise likelihoods belong to the same rows: leave-one-out ranks of 150 rows are uniform."""
+    y = np.random.default_rng(2).normal(3, 2, 150)
+    tree = fit(normal, y, method=Laplace(), seed=0, progress=False).posterior
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        ranks = np.asarray(az.loo_pit(tree)["y"])
+    assert stats.kstest(ranks, "uniform").pvalue > 0.01
 
 
 def test_compare_takes_several():
