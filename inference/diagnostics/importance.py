@@ -94,6 +94,7 @@ def judge(
     corrected: bool = True,
     holes: bool = False,
     keep: int | None = None,
+    draws: int | None = None,
 ) -> Judgement:
     """Weigh draws of a fitted q against the posterior, and correct them by their weights where these allow it.
 
@@ -118,13 +119,15 @@ def judge(
         Whether q may have draws where the density of the model is zero.
     keep
         How many corrected draws to hand out; None: 1000, fewer of large models.
+    draws
+        How many draws to weigh, at most; None: 10,000, fewer of large data.
 
     Raises
     ------
     FitError
         If the log density is not finite at draws of q.
     """
-    pool = drawn(program, q, points, draws_for(program))
+    pool = drawn(program, q, points, min(draws or DRAWS, draws_for(program)))
     ratio = pool.log_ratio if holes else finite(pool.log_ratio, pool.log_ratio.isfinite())
     labelling = labelling_of(program, pool.values)
     target_ratio = restricted(ratio, pool.values, labelling)

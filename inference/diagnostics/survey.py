@@ -83,8 +83,15 @@ def survey(
     Returns
     -------
     Survey or None
-        None where there are too many coordinates.
+        None where there are too many coordinates, or matrices far out are not positive definite.
     """
+    try:
+        return _survey(program, points, values, count, labelling)
+    except torch.linalg.LinAlgError:
+        return None
+
+
+def _survey(program: Program, points: Values, values: Values, count: int, labelling: Labelling | None) -> Survey | None:
     density = Density(program, points)
     if density.size > LARGEST:
         return None

@@ -18,14 +18,19 @@ from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
-from inference.diagnostics.importance import judge
+from inference.diagnostics.importance import draws_for, judge
 from inference.diagnostics.maximum import SAME
-from inference.diagnostics.verdict import DISTRUST
+from inference.diagnostics.verdict import CARE
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
 from inference.starts.values import start_state
 from zoo.errors import FitError
 from zoo.program.program import Program
+
+WEIGHED, CELLS = (
+    2000,
+    5_000_000,
+)  # draws of q that are weighed, and entries of the data times these: a quick fit stays so
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,16 @@ class CAVI(Method):
             return outcome
         try:
             judgement = judge(
-                program, outcome.approximation, outcome.points, converged=outcome.converged, corrected=False
+                program,
+                outcome.approximation,
+                outcome.points,
+                converged=outcome.converged,
+                corrected=False,
+                draws=min(WEIGHED, draws_for(program, CELLS)),
             )
-        except FitError as error:
-            return replace(outcome, verdict=f"{DISTRUST}: {error}")
+        except (FitError, torch.linalg.LinAlgError) as error:
+            first = str(error).partition("\n")[0]
+            return replace(outcome, verdict=f"{CARE}: draws of q could not be weighed against the posterior ({first})")
         notes = [n for n in judgement.warnings if n not in outcome.warnings]
         return replace(
             outcome,

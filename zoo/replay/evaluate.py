@@ -182,6 +182,8 @@ def many(function: Callable[[Values], Any], values: Values, count: int, chunk: i
     """
     try:
         return torch.vmap(function, chunk_size=max(1, min(chunk, count)))(values)
+    except torch.linalg.LinAlgError:  # one by one it would be the same
+        raise
     except RuntimeError:
         results = [function({n: v[i] for n, v in values.items()}) for i in range(count)]
         if isinstance(results[0], tuple):
