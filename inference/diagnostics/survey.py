@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guides.curvature import hessian
 from inference.approximations.rows import chunk_for, log_mean_exp
+from inference.coordinate.ascent import SINGULAR
 from inference.diagnostics.labelling import Labelling, restricted
 from inference.diagnostics.pareto import most_shape, smoothed
 from inference.diagnostics.shifts import Moments, moments, scalars
@@ -87,7 +88,7 @@ def survey(
     """
     try:
         return _survey(program, points, values, count, labelling)
-    except torch.linalg.LinAlgError:
+    except SINGULAR:
         return None
 
 

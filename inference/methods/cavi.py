@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
-from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.coordinate.ascent import SINGULAR, Coordinates, State, distinct
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
 from inference.coordinate.no_closed_form import no_posterior
@@ -112,7 +112,7 @@ class CAVI(Method):
                 corrected=False,
                 draws=min(WEIGHED, draws_for(program, CELLS)),
             )
-        except (FitError, torch.linalg.LinAlgError) as error:
+        except (FitError, SINGULAR) as error:
             first = str(error).partition("\n")[0]
             return replace(outcome, verdict=f"{CARE}: draws of q could not be weighed against the posterior ({first})")
         notes = [n for n in judgement.warnings if n not in outcome.warnings]

@@ -182,9 +182,9 @@ def many(function: Callable[[Values], Any], values: Values, count: int, chunk: i
     """
     try:
         return torch.vmap(function, chunk_size=max(1, min(chunk, count)))(values)
-    except torch.linalg.LinAlgError:  # one by one it would be the same
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if "linalg" in str(error):  # a matrix without a factor: one by one it would be the same
+            raise
         results = [function({n: v[i] for n, v in values.items()}) for i in range(count)]
         if isinstance(results[0], tuple):
             return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
