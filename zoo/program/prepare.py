@@ -54,6 +54,8 @@ def prepare(
     networks = has_networks(model)
     dtype, place = _precision(dtype, networks), _device(device, networks)
     program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    if program.coupled and bound.weights is not None and bool((bound.weights != bound.weights[0]).any()):
+        raise DataError(f"weights count each row by itself, and {program.coupled}; leave them out")
     blank = blank_rows(program.structure, program.data)
     if blank:
         program.data = replace(program.data, notes=(*program.data.notes, *blank))

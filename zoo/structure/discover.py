@@ -34,8 +34,8 @@ class Discover(Messenger):
         Values of latents and parameters.
     spread
         How wide made-up values are, in standard deviations in unconstrained space.
-    observed
-        Values of observed sites, whatever the data are.
+    fixed
+        Values of observed sites, whatever the data are, and of enumerated ones.
 
     Attributes
     ----------
@@ -52,10 +52,10 @@ class Discover(Messenger):
         priors: dict[str, Any],
         values: Values | None = None,
         spread: float = 1.0,
-        observed: Values | None = None,
+        fixed: Values | None = None,
     ) -> None:
         super().__init__()
-        self.observed = observed or {}
+        self.fixed = fixed or {}
         self.masks: dict[str, Any] = {}
         self.seen: Values = {}
         self.labelled: dict[str, str] = {}
@@ -79,8 +79,8 @@ class Discover(Messenger):
                 stand_in(msg, states)
             return
         if is_plate(msg) or msg["is_observed"]:
-            if msg["name"] in self.observed:
-                msg["value"] = self.observed[msg["name"]]
+            if msg["name"] in self.fixed:
+                msg["value"] = self.fixed[msg["name"]]
             return
         mask = unmask(msg)
         if mask is not None:
@@ -93,6 +93,8 @@ class Discover(Messenger):
             other = partner(name, self.seen)
             if mask is not None and other is not None:
                 self.labelled[name] = other
+            if name in self.fixed:
+                msg["value"], msg["done"] = self.fixed[name], True
         elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
             msg["value"], msg["done"] = self._value(name, support_of(fn), tuple(fn.shape())), True
             if mask is not None and partner(name, self.seen) is not None:

@@ -142,11 +142,15 @@ class Runner:
         *,
         networks: Values | None = None,
         spread: float = 1.0,
-        observed: Values | None = None,
+        fixed: Values | None = None,
     ) -> tuple[Any, Discover]:
         """Return the trace, and the messenger that gave the sites their values."""
-        messenger = Discover(self.priors, values, spread, observed)
+        messenger = Discover(self.priors, values, spread, fixed)
         return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
+
+    def drawn(self, data: Data, values: Values, states: Values) -> Any:
+        """Return the trace of a run without enumeration, at these states."""
+        return run(self.model, data, self.networks, Discover(self.priors, values, fixed=states), None)
 
     def check(self, data: Data, spread: float = 1.0) -> Check:
         """Run with other values everywhere, `spread` standard deviations wide."""

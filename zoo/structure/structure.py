@@ -25,6 +25,7 @@ from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
 from zoo.structure.plates import check_chain, check_plates, frames_of
 from zoo.structure.probes import Probes, Runner, probe
+from zoo.structure.side_by_side import check_states
 from zoo.structure.ties import find_ties, not_drawn
 
 PERTURBATION = 0.1  # of network weights, standard deviation
@@ -66,6 +67,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     sites, plates = _describe(data, plain, first, probes)
     with _own_randomness(data):
         check_masks(runner, probes.data, probes.base, probes.messenger)
+        check_states(runner, probes)
         ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
     return Structure(
         without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),

@@ -79,7 +79,7 @@ def not_drawn(runner: Runner, probes: Probes) -> str:
     for field in explained if suspects else ():
         for other in other_data_of(runner.model, data, field):
             try:
-                run = runner(other, probes.values, observed=observed)[0]
+                run = runner(other, probes.values, fixed=observed)[0]
             except ZooError:  # these made-up data do not fit the model
                 continue
             for name in (n for n in suspects if n in run.nodes):

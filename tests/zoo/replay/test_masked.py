@@ -217,6 +217,34 @@ def test_a_masked_state_is_not_there(by_distribution):
     assert value == pytest.approx(rows.sum() + stats.beta(2, 2).logpdf(0.3))
 
 
+class Chains(zoo.Model):
+    """Chains of unequal length, the rest masked, by `pyro.markov`."""
+
+    x = Real("row", "time")
+    length = zoo.Count("row")
+
+    def forward(self, x, length):
+        moves, z = torch.tensor([[0.7, 0.3], [0.2, 0.8]]), None
+        with pyro.plate("row", len(x)):
+            for t in pyro.markov(range(x.shape[1])):
+                with poutine.mask(mask=t < length):
+                    z = pyro.sample(f"z{t}", dist.Categorical(moves[0] if z is None else moves[z]))
+                    pyro.sample(f"x{t}", dist.Normal(2.0 * z, 1.0), obs=x[:, t])
+
+
+def test_masked_ends_of_chains():
+    x, lengths, moves = [[0.1, 2.0, 1.0], [1.0, 9.0, 9.0]], [3, 1], np.array([[0.7, 0.3], [0.2, 0.8]])
+    total = []
+    for row, length in zip(x, lengths, strict=True):
+        p = 0.0
+        for path in itertools.product((0, 1), repeat=length):
+            steps = moves[[0, *path[:-1]], list(path)].prod()
+            p += steps * stats.norm.pdf(row[:length], 2 * np.array(path)).prod()
+        total.append(math.log(p))
+    rows = prepare(Chains(), {"x": x, "length": lengths}).log_joint({}).rows
+    assert rows.numpy() == pytest.approx(total)
+
+
 def test_a_masked_latent_that_others_depend_on_is_refused():
     with pytest.raises(zoo.ModelError, match=r"'z' is masked in some entries.*site 'x' depends"):
         prepare(Padded(child=True), PADDED)

@@ -91,6 +91,34 @@ def test_independent_rows_are_left_alone(how):
     assert not program.tied
 
 
+STATES = {
+    "a shift": lambda z: z + z.roll(1, -1),
+    "sums": lambda z: z.cumsum(-1),
+    "a count": lambda z: z + z.sum(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", [None, *STATES])
+def test_rows_coupled_through_states_are_refused(how):
+    @zoo.model(y=Real("row"))
+    def states(y):
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("y", dist.Normal(z if how is None else STATES[how](z), 1.0), obs=y)
+
+    if how is None:
+        exact = np.logaddexp(np.log(0.7) - 0.5 * Y**2, np.log(0.3) - 0.5 * (Y - 1) ** 2) - 0.5 * np.log(2 * np.pi)
+        assert prepare(states, {"y": Y}).log_joint({}).rows.numpy() == pytest.approx(exact)
+        return
+    with pytest.raises(zoo.ModelError, match="site 'y': what it makes of the states of 'z' is not the same"):
+        prepare(states, {"y": Y})
+
+
+def test_weights_of_coupled_rows_are_refused():
+    with pytest.raises(zoo.DataError, match="weights count each row by itself, and rows are coupled"):
+        prepare(model(COUPLED["sums"]), {"y": Y}, weights=[2] + [1] * 7)
+
+
 def test_a_random_walk():
     """Its density is that of all rows together; its rows have none."""
     fitted = fit(model(COUPLED["sums"]), {"y": Y}, method=Laplace(), seed=0)
