@@ -80,7 +80,7 @@ def _recognize_site(seen: Recognition, example: EStep, site: Site, made: Mapping
 
 def _predictor(seen: Recognition, site: Site, replay: Replay) -> Likelihood | None:
     """The likelihood of a Normal site whose location is affine in unknowns, None if there is none."""
-    if site.family != "Normal" or site.args["loc"].kind not in PREDICTORS or site.field is None:
+    if site.family != "Normal" or site.args["loc"].kind not in PREDICTORS or not site.observes:
         return None
     parent = site.args["loc"]
     if any(seen.program.sites[n].role == "local" for n in parent.sites):

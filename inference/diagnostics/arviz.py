@@ -132,7 +132,8 @@ def summarize(data: xr.DataTree) -> pd.DataFrame:
         table = listed(data["point_estimate"].to_dataset())
         if "standard_error" in data.children:
             errors = data["standard_error"].to_dataset()
-            table["se"] = listed(errors)["value"].reindex(table.index)
+            if errors.data_vars:
+                table["se"] = listed(errors)["value"].reindex(table.index)
             table.attrs["note"] = errors.attrs["note"]
         return table
     draws = data["posterior"].to_dataset()

@@ -249,7 +249,7 @@ def autoregressive(x):
 
 
 def test_what_cannot_be_simulated_is_refused():
-    with pytest.raises(ModelError, match="observes a function of the field 'x'"):
+    with pytest.raises(ModelError, match="site 'x' does not observe a data field itself"):
         Truths(prepare(of_logarithms(), {"x": [0.1, 0.5, 0.7]}))
     with pytest.raises(ModelError, match="depends on the observed field 'x'"):
         Truths(prepare(autoregressive(), {"x": [0.1, 0.5, 0.7]}))

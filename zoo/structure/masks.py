@@ -55,7 +55,7 @@ def check_masks(runner: Runner, data: Data, base: Any, messenger: Discover) -> N
         elif name in messenger.values:
             value, events = messenger.values[name], node["fn"].event_dim
             other = made_up(messenger.supports[name], tuple(value.shape), name)
-            changed = torch.where(mask.reshape(*mask.shape, *[1] * events), value, other)
+            changed = torch.where(mask[(..., *[None] * events)], value, other)
             after = runner(data, {**messenger.values, name: changed})[0]
             child = _moved(base, after, name, messenger.masks)
         if child is not None:

@@ -111,7 +111,7 @@ class ModelChecks:
         if not program.row:
             return "the data have no rows"
         if program.chained:
-            return "rows are in the order of time"
+            return program.tied
         return f"rows share the discrete latent {program.shared[0].name!r}" if program.shared else None
 
     # -- checks ------------------------------------------------------------------------------------------------

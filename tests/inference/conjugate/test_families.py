@@ -624,7 +624,6 @@ NOT_CONJUGATE = {
     "square in a row, plus data": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu + x)},
     "its size": {"loc": lambda mu, x, rare: mu.abs()},
     "bent": {"loc": lambda mu, x, rare: torch.where(mu > 1, 2 * mu - 1, mu)},
-    "masked prior": {"prior": masked_prior},
     "scaled prior": {"prior": scaled_prior},
     "a factor": {"also": lambda mu: pyro.factor("more", -(mu**4))},
     "a use elsewhere": {"also": lambda mu: pyro.sample("y", dist.StudentT(3.0, mu, 1.0), obs=torch.tensor(1.0))},
@@ -635,6 +634,11 @@ NOT_CONJUGATE = {
 @pytest.mark.parametrize("name", NOT_CONJUGATE)
 def test_what_looks_conjugate_and_is_not_is_left_alone(name):
     assert closed_form(prepared(normal_rows(**NOT_CONJUGATE[name]), LONG)).rest == ["mu"]
+
+
+def test_a_prior_that_is_masked_is_none():
+    with pytest.raises(zoo.ModelError, match="'mu' is masked in some entries"):
+        prepared(normal_rows(prior=masked_prior), LONG)
 
 
 def test_its_honest_twin_is_claimed():

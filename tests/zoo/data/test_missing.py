@@ -796,7 +796,7 @@ def test_a_fit_comes_back_from_its_files(mixture, tmp_path):
     assert again.log_prob().equals(mixture.log_prob())
     assert again.impute().equals(mixture.impute())
     seen = again.posterior["observed_data"]["x"].to_numpy()
-    assert np.array_equal(seen, BLANK, equal_nan=True)
+    assert np.array_equal(seen, BLANK[~np.isnan(BLANK).all(1)], equal_nan=True)  # rows without any value are left out
 
 
 @pytest.mark.slow

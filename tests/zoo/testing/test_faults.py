@@ -160,11 +160,14 @@ def test_nothing_is_wrong_with_the_model_without_a_fault():
     assert said["svi responsibilities"] == "no discrete latent is one per row"
 
 
+def test_rows_that_depend_on_one_another_are_told():
+    assert testing.model_checks(Neighbours(), X, methods=[])["rows"]().startswith("rows are coupled")
+
+
 @pytest.mark.parametrize(
     ("model", "data", "check", "words"),
     [
         (Detached(), X, "gradient", "slope of the log joint"),
-        (Neighbours(), X, "rows", "log density of row"),
         (Sized(), X, "weights", "against those rows repeated"),
         (DrawsWide(), X, "simulated density", "squared slope plus curvature, of simulated rows: expected 0"),
         (DrawsAside(), X, "simulated density", "slope of the log density of simulated rows: expected 0"),
