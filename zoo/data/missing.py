@@ -88,7 +88,8 @@ def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tup
     if missing and all(n in missing and bool(missing[n].all()) for n in values):
         raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to fit")
     return tuple(
-        f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over"
+        f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over, "
+        "which is right if they are missing at random"
         for name, gone in missing.items()
         if bool(gone.any())
     )

@@ -15,7 +15,8 @@ class Field:
     """A named piece of data: a support and one name per dimension, the first of which is the data plate.
 
     NaN (None, NA, a mask) marks a missing value, which inference sums over where a site observes the field as it is and
-    its entries are independent or jointly Normal. Categories and covariates cannot be missing.
+    its entries are independent or jointly Normal. That is the exact likelihood of what is observed if the others are
+    missing at random: whether they are does not depend on their values. Categories and covariates cannot be missing.
 
     Parameters
     ----------
