@@ -150,7 +150,10 @@ def test_standard_plots_take_chains(name, tmp_path):
             figures["bf"] = az.plot_bf(tree, var_names=["m"], ref_val=0.0, backend="matplotlib")
         if name != "mixture":
             figures["pit"] = az.plot_ppc_pit(tree, **seen)
-            figures["loo_pit"] = az.plot_loo_pit(tree, **seen)
+            # of all sites where they differ in dimensions: arviz-plots 0.8 cannot pick one then
+            figures["loo_pit"] = az.plot_loo_pit(
+                tree, backend="matplotlib", var_names=None if name == "gaps" else [site]
+            )
             assert az.loo_pit(tree, var_names=[site])[site].shape == tree["observed_data"][site].shape
     for what, figure in figures.items():
         assert drawn_something(figure, tmp_path / f"{what}.png"), what
