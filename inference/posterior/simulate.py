@@ -16,6 +16,7 @@ from inference.posterior.answer import Answer, Stream
 from inference.posterior.coordinates import decoded, event_names, labels_of
 from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
+from zoo.data.data import Data
 from zoo.data.missing import with_nan
 from zoo.errors import FitError
 from zoo.replay.masked import OBSERVED
@@ -114,8 +115,19 @@ def _with_observed_fields(answer: Answer, new: Any) -> Any:
     observed = {s.field for s in answer.program.observed if s.field}
     if isinstance(new, pd.DataFrame):
         left_out = [n for n in observed if n not in new.columns and len(fields[n].dims) == 1]
-        return new.assign(**{n: float(fitted.values[n].flatten()[0]) for n in left_out})
+        return new.assign(**{n: _entries(fitted, n).flat[0] for n in left_out})
     if isinstance(new, dict) and new:
-        rows = torch.zeros(len(next(iter(new.values())))).long()
-        return {**new, **{n: fitted.values[n][rows] for n in observed if n not in new}}
+        rows = np.zeros(len(next(iter(new.values()))), dtype=np.int64)
+        filled = {n: _entries(fitted, n)[rows] for n in observed if n not in new}
+        return {**new, **filled}
     return new
+
+
+def _entries(data: Data, name: str) -> np.ndarray:
+    """Entries of a field as a user gives them: labels of categories, not their codes."""
+    values: np.ndarray = data.values[name].cpu().numpy()
+    if name not in data.levels:
+        return values
+    labels = np.empty(len(data.levels[name]), dtype=object)
+    labels[:] = data.levels[name]
+    return np.asarray(labels[values])

@@ -35,6 +35,8 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
         If the entries cannot be numbers, or a label is missing or new.
     """
     array = _as_array(name, array, kind)
+    if kind.integer and known is not None and list(known) != list(range(len(known))) and array.dtype.kind in "iufb":
+        array = _as_labels(array, known)
     if kind.integer and array.dtype.kind in "OUST":
         return _coded(name, array, kind, known)
     try:
@@ -45,6 +47,15 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
             f"field {name!r}: expected numbers, found {array.dtype} data such as "
             f"{array.ravel()[:1].tolist()}; convert it"
         ) from None
+
+
+def _as_labels(numbers: np.ndarray, known: tuple[Any, ...]) -> np.ndarray:
+    """Read numbers as labels, which they are where the data before had labels: 10 as the label 10, or "10"."""
+    plain = [int(v) if float(v).is_integer() else float(v) for v in numbers.ravel().tolist()]
+    words = all(isinstance(label, str) for label in known)
+    labels = np.empty(len(plain), dtype=object)
+    labels[:] = [str(v) for v in plain] if words else plain
+    return labels.reshape(numbers.shape)
 
 
 def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:

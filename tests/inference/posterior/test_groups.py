@@ -147,6 +147,12 @@ def test_effects_of_groups_and_shares_of_categories_have_labels():
     assert set(np.unique(predicted)) <= {"ash", "beech", "oak"}
 
 
+def test_observed_categories_can_be_left_out_of_new_rows():
+    for new in (pd.DataFrame({"site": ["south"]}), {"site": np.array(["south"])}):
+        predicted = fitted("trees").predict(new, draws=50)["posterior_predictive"]
+        assert set(np.unique(predicted["kind"])) <= {"ash", "beech", "oak"}
+
+
 def test_a_dimension_of_the_same_size_that_is_not_about_the_groups_keeps_its_numbers():
     @zoo.model(y=Real("row"), g=Category("row"))
     def other(y, g):

@@ -485,6 +485,16 @@ def test_new_rows_use_the_labels_of_those_fitted():
         bind(by_kind(), KINDS.assign(kind=[0, 3, 0, 0]), like=coded)
 
 
+@pytest.mark.parametrize("labels", [pd.Categorical([1, 2, 10, 1]), ["1", "2", "10", "1"]], ids=["numbers", "words"])
+def test_numbers_are_labels_where_the_fitted_data_had_labels(labels):
+    """Labels 1, 10, 2 are coded 0, 1, 2; a column of the numbers 2, 10 says which labels, not which codes."""
+    data = bind(by_kind(), KINDS.assign(kind=labels))
+    later = bind(by_kind(), KINDS.assign(kind=[2, 10, 1, 1]), like=data)
+    assert [str(data.levels["kind"][code]) for code in later.values["kind"]] == ["2", "10", "1", "1"]
+    with pytest.raises(DataError, match="unknown category"):
+        bind(by_kind(), KINDS.assign(kind=[0, 1, 1, 1]), like=data)
+
+
 def test_a_missing_label_is_missing():
     with pytest.raises(DataError, match="kind"):
         bind(by_kind(), KINDS.assign(kind=["low", None, "low", "top"]))
