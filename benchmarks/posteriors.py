@@ -341,7 +341,7 @@ def columns(data, *names, one=True):
 def lotka(draws):
     """Reference's order of the four rates."""
     r, m = draws["rates"], draws["meets"]
-    theta = np.stack([r[..., 0], m[..., 0], r[..., 1], m[..., 1]], -1)
+    theta = torch.stack([r[..., 0], m[..., 0], r[..., 1], m[..., 1]], -1)
     return {"theta": theta, "z_init": draws["z_init"], "sigma": draws["sigma"]}
 
 

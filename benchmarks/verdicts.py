@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 from posteriors import everything, scalar
 from timing import machine
 
@@ -30,7 +31,8 @@ BEGIN, END = "<!-- verdicts: made by benchmarks/verdicts.py -->", "<!-- end of v
 
 def worst(found, known):
     """How far beyond Monte Carlo errors the worst mean (in sds) and the worst sd (as a share) are."""
-    draws = known.named({n: v.to_numpy() for n, v in found.posterior["posterior"].data_vars.items()})
+    tensors = {n: torch.from_numpy(v.to_numpy()) for n, v in found.posterior["posterior"].data_vars.items()}
+    draws = {n: v.numpy() for n, v in known.named(tensors).items()}
     mean_off, sd_off = 0.0, 0.0
     for parameter, mean in known.mean.items():
         x, sd = scalar(draws, parameter), known.sd[parameter]
