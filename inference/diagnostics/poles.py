@@ -10,6 +10,8 @@ from torch.distributions.transforms import identity_transform
 
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
+from zoo.program.view import Slot
+from zoo.replay.bijections import CholeskyVector
 from zoo.replay.evaluate import Values, many
 
 STEPS = {torch.float64: (10.0, 20.0, 30.0), torch.float32: (4.0, 8.0, 12.0)}  # towards an edge, unconstrained
@@ -66,11 +68,21 @@ def _may_be_emptied(program: Program, name: str) -> bool:
 
 
 def _coordinates(density: Density) -> list[tuple[str, Tensor]]:
-    """Each global coordinate, and each local one in all rows at once, with the site it belongs to."""
+    """Each global coordinate that leads to an edge, and each local one in all rows at once, with its site."""
     size, local = density.view.global_size, density.view.local_size
     rows = torch.arange(len(density.program.data)) if local else torch.zeros(0).long()
-    alone = [(density.name(i), torch.tensor([i])) for i in range(size)]
-    return alone + [(density.name(size + j), size + j + local * rows) for j in range(local)]
+    alone = [(slot.site.name, torch.tensor([i])) for slot in density.view.globals for i in _to_edges(slot)]
+    return alone + [(slot.site.name, size + j + local * rows) for slot in density.view.locals for j in _to_edges(slot)]
+
+
+def _to_edges(slot: Slot) -> list[int]:
+    """Coordinates of a slot that lead to an edge of its support: of a matrix the logs of its factor's diagonal only."""
+    every = range(slot.start, slot.stop)
+    if not isinstance(slot.transform, CholeskyVector):
+        return list(every)
+    length = slot.shape[-1]
+    diagonal = {i * (i + 3) // 2 for i in range(length)}  # in the order of rows of a lower triangle
+    return [i for i in every if (i - slot.start) % length in diagonal]
 
 
 def _along(density: Density, start: Tensor, moves: list[tuple[str, Tensor]], sign: float, *, prior: bool) -> Tensor:

@@ -217,7 +217,9 @@ def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [n if i % 4 == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(ALL)]
+)
 def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where_q_is_exact(name):
     model, data = ALL[name]
     found = fit(model, data, method=TIGHT, seed=0, device="cpu")
@@ -649,6 +651,7 @@ def test_seeds_are_all_the_randomness_there_is(faithful):
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.slow
 def test_single_precision_far_from_zero(covariance):
     rng = np.random.default_rng(1)
     rows = np.r_[rng.normal([0, 0], [1, 0.5], (600, 2)), rng.normal([3, 2], [0.7, 1], (400, 2))]
