@@ -521,7 +521,7 @@ def test_no_mixtures_where_there_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("model", "data", "normal"),
     [
-        (zoo.GMM(components=1), GEYSER, True),
+        (zoo.GMM(components=1), GEYSER, False),  # no mixture
         (zoo.GMM(components=3, covariance="spherical"), GEYSER.to_numpy(), True),
         (BernoulliMixture, PIXELS[:, :2], False),
         (zoo.GMM(components=2), GEYSER[["waiting"]], True),

@@ -79,6 +79,8 @@ class _Move:
 
 def _find(program: Program) -> Iterator[StateGroup]:
     rows = program.structure.example_rows
+    if rows is not None and int(rows.max()) >= len(program.data):  # a program traced on more rows
+        rows = None
     part = program if rows is None or program.chained else program.rebind(program.data.take(rows))
     for count in sorted({s.cardinality for s in program.enumerated} - {1}):
         sites = [s.name for s in program.enumerated if s.cardinality == count]
