@@ -19,7 +19,8 @@ from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.coordinate.ascent import SINGULAR
 from inference.diagnostics.labelling import Labelling, restricted
 from inference.diagnostics.pareto import most_shape, smoothed
-from inference.diagnostics.shifts import Moments, moments, scalars
+from inference.diagnostics.shifts import Moments, moments, name_of, scalars
+from inference.diagnostics.verdict import MEAN_OFF, SD_OFF
 from inference.sampling.climbs import climb_together
 from inference.sampling.paths import log_densities
 from inference.sampling.students import Students
@@ -39,6 +40,7 @@ MODES = 4  # most that the proposal is given components for
 FLATTEST, STEEPEST = 1 / 9, 1e8  # curvatures at a mode, in those of q, beyond which they are not believed
 ROUNDS = (0.2, 0.3)  # shares of the draws after which the proposal is refitted
 TRIES, HEAVIEST = 2, 8  # the second time climbs start at so many draws that outweigh the others
+SURE = 3.0  # Monte Carlo errors beyond which chains have left something out
 ENOUGH = 400.0  # draws in effect from which its moments count
 
 
@@ -90,6 +92,39 @@ def survey(
         return _survey(program, points, values, count, labelling)
     except SINGULAR:
         return None
+
+
+def unvisited(program: Program, values: Values, count: int, worth: float) -> str:
+    """Say where draws of chains leave out what a wider look finds; empty if nowhere, or where it cannot tell.
+
+    Chains that all begin near one mode agree with each other, whatever there is elsewhere.
+
+    Parameters
+    ----------
+    program
+        The program.
+    values
+        Draws of all latents.
+    count
+        How many draws to weigh.
+    worth
+        Effective sample size of the draws.
+    """
+    wide = survey(program, {}, values, count)
+    if wide is None or wide.moments is None or not wide.modes:
+        return ""
+    total = len(next(iter(values.values())))
+    x, shapes = scalars(program, {}, values, total)
+    off = moments(x, np.full(total, 1 / total)).off(wide.moments)
+    slow = SURE * math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer
+    mean, sd = np.abs(off.mean) - slow * off.mean_error - MEAN_OFF, np.abs(off.sd - 1) - slow * off.sd_error - SD_OFF
+    if not max(mean.max(), sd.max()) > 0:
+        return ""
+    name = name_of(int(np.maximum(mean, sd).argmax()), shapes)
+    return (
+        f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, and weighed with these the "
+        f"mean or spread of {name} is another one; start chains apart, or use smc"
+    )
 
 
 def _survey(program: Program, points: Values, values: Values, count: int, labelling: Labelling | None) -> Survey | None:

@@ -17,7 +17,9 @@ from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics import relabelling
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
+from inference.diagnostics.importance import draws_for
 from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
+from inference.diagnostics.survey import unvisited
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
@@ -46,8 +48,8 @@ class NUTS(Method):
     latentzoo[nuts]``), else Pyro's NUTS; the reason says which. Enumerated sites get exact draws given each draw of the
     others. The objective is the posterior mean of log p(x, z) with its Monte Carlo error, a number that only other runs
     of chains can be compared with. The fit counts as converged where no check complains: divergences, trees that reach
-    the maximal depth, energies that mix badly, R-hat above 1.01 (Vehtari et al. 2021), and effective sample sizes below
-    100 per chain.
+    the maximal depth, energies that mix badly, R-hat above 1.01 (Vehtari et al. 2021), effective sample sizes below
+    100 per chain, and modes that no chain has come to, though climbs from afar do.
 
     Parameters
     ----------
@@ -129,6 +131,9 @@ class NUTS(Method):
             check = check_chains({**agreeing, "the log joint": _by_chain(q.log_p, q)})
         switching = switching_of(labels, drawn, check)
         complaints = complaints_of(q.stats, check, self.max_tree_depth, relabelled=bool(labels))
+        if not complaints and not labels:
+            missed = unvisited(program, dict(q.values), draws_for(program), check.ess)
+            complaints = [missed] if missed else []
         reason = f"{q.sampler}, {self.chains} chains of {self.draws} draws"
         reason += f": {complaints[0]}" if complaints else f": {check.praise}{' after relabelling' if switching else ''}"
         verdict = f"trust: {check.praise}"

@@ -13,7 +13,7 @@ import torch
 from scipy import special, stats
 
 import zoo
-from inference import SVI, Fit, Laplace, Pathfinder, fit
+from inference import NUTS, SVI, Fit, Laplace, Pathfinder, fit
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
 from inference.diagnostics.importance import judge
@@ -276,3 +276,26 @@ def test_a_plateau_of_ratios_is_no_tail(loc, scale):
         assert abs(weights @ p - 11 / 12) < 0.01
     narrow = rng.normal(0, 0.4, 10_000)  # 1 - 0.4^2 = 0.84 in theory
     assert khat(stats.norm.logpdf(narrow) - stats.norm(0, 0.4).logpdf(narrow)) > 0.7
+
+
+@pytest.mark.slow
+def test_chains_that_agree_on_one_of_two_modes_are_not_trusted():
+    """All start near 3, where R-hat is fine; the other mode has as much mass."""
+
+    class Apart(zoo.Model):
+        x = Real("row")
+
+        def initial(self, x):
+            return {"a": torch.tensor(8.0)}
+
+        def forward(self, x):
+            a = pyro.sample("a", dist.Normal(0.0, 5.0))
+            with pyro.plate("row", len(x)):
+                pyro.sample("x", dist.Normal(a.abs(), 0.5), obs=x)
+
+    method = NUTS(chains=2, warmup=300, draws=500, compile=False)
+    found = fit(Apart(), [8.0, 8.2, 7.9], method=method, seed=0, progress=False)
+    assert found.diagnostics["rhat"] < 1.05
+    assert not found.verdict.startswith("trust")
+    assert "other mode" in found.verdict
+    assert fit(NormalMean(), [8.0, 8.2, 7.9], method=method, seed=0, progress=False).verdict.startswith("trust")
