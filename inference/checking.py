@@ -99,7 +99,7 @@ class Check:
             weak = moved.index[(moved["prior"] > SENSITIVE) & (moved["likelihood"] <= SENSITIVE)]
             if len(weak):
                 lines.append(f"known from the prior more than from the data: {', '.join(map(str, weak))}")
-        rate = f"({self.replicates} replicated data sets; a right model is accused with probability {self.level:g})"
+        rate = f"({self.replicates} replicated data sets; at most {self.level:g} of right models are accused)"
         return "\n".join([head, *lines, *(f"note: {note}" for note in self.notes), rate])
 
     def _repr_html_(self) -> str:

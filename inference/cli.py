@@ -29,6 +29,10 @@ DATA = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or 
 SET = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter of the model; may be repeated")
 ]
+OPTION = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
+]
 SEED = Annotated[int | None, typer.Option(min=0, help="Fixes all randomness; drawn and reported if left out")]
 OUT = Annotated[Path | None, typer.Option(help="Folder to write to")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -93,10 +97,7 @@ def fit(
     method: Annotated[str, typer.Option("--method", "-m", help="em, svi, map, exact, ...")],
     guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, point, encoder, ...")] = None,
     set_: SET = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
-    ] = None,
+    option: OPTION = None,
     seed: SEED = None,
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
@@ -127,7 +128,7 @@ def compare(
     out: OUT = None,
 ) -> None:
     """Fit a model by several methods and print them side by side; write fits, table and figures with --out."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = _names(methods)
     if guide is not None and not any(catalogue.find("method", name).__name__ == "SVI" for name in names):
         raise UnknownNameError(f"--guide is for svi, which is not among the methods {methods}; leave it out")
     made = _model(model, set_)
@@ -150,10 +151,7 @@ def calibrate(
     simulations: Annotated[int, typer.Option("--simulations", "-n", min=2, help="How many data sets")] = 200,
     guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, full_rank, ...")] = None,
     set_: SET = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
-    ] = None,
+    option: OPTION = None,
     seed: SEED = None,
     weights: WEIGHTS = None,
     out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
@@ -181,7 +179,7 @@ def evidence(
     weights: WEIGHTS = None,
 ) -> None:
     """Print the log evidence of a model by several methods, what kind each number is, and its error."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = _names(methods)
     made = _model(model, set_)
     from inference.evidences import evidence as evidence_of
 
@@ -229,6 +227,10 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
 
 def _text(table: Any) -> str:
     return str(table.to_string(float_format=lambda v: f"{v:.6g}", line_width=80))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _hint(hint: Any) -> str:

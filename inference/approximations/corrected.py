@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation, describe, read
+from inference.approximations.sampled import some_of
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -66,12 +66,7 @@ class Corrected(Approximation):
 
         They stand for the posterior, so log q stands at log p(x, z), which differs from it by a constant.
         """
-        total = len(self.log_p)
-        if count == total:
-            return self.values, self.log_p
-        at = torch.randperm(total)[:count] if count < total else torch.randint(total, (count,))
-        at = at.to(self.log_p.device)
-        return {n: v[at] for n, v in self.values.items()}, self.log_p[at]
+        return some_of(self.values, self.log_p, count)
 
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals of the program's rows from q."""

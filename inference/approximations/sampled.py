@@ -16,6 +16,16 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
 
+def some_of(values: Values, log_p: Tensor, count: int) -> tuple[Values, Tensor]:
+    """Return draws as they are if as many are asked for as there are; else some of them at random, or with repeats."""
+    total = len(log_p)
+    if count == total:
+        return values, log_p
+    at = torch.randperm(total)[:count] if count < total else torch.randint(total, (count,))
+    at = at.to(log_p.device)
+    return {n: v[at] for n, v in values.items()}, log_p[at]
+
+
 @dataclass
 class Sampled(Approximation):
     """The empirical distribution of draws from p(z | x), chain after chain.
@@ -55,12 +65,7 @@ class Sampled(Approximation):
 
         q is the posterior, so log q stands at log p(x, z), which differs from it by a constant.
         """
-        total = len(self.log_p)
-        if count == total:
-            return self.values, self.log_p
-        at = torch.randperm(total)[:count] if count < total else torch.randint(total, (count,))
-        at = at.to(self.log_p.device)
-        return {n: v[at] for n, v in self.values.items()}, self.log_p[at]
+        return some_of(self.values, self.log_p, count)
 
     def describe(self) -> dict[str, Any]:
         """Return how many chains there are, and whose."""

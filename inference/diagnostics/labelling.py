@@ -8,22 +8,19 @@ matching to the centre leaves as they are.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from inference.diagnostics.relabelling import among
 from zoo.program.exchangeable import exchangeable
 from zoo.program.program import Program
 from zoo.program.state_group import StateGroup
 from zoo.replay.evaluate import Values
 
-FEW = 5  # states up to which all permutations are gone through
 APART = 0.99  # share of the draws of an approximation in its own region, from which on modes are apart
 
 
@@ -54,17 +51,7 @@ class Labelling:
 
     def best(self, group: StateGroup, values: Values) -> Tensor:
         """Permutation (draws, count) that brings each of several draws nearest to the centre."""
-        costs = self._costs(group, values)  # (draws, K, K): of state k in place j
-        size = len(group.states)
-        if size <= FEW:
-            orders = torch.tensor(list(itertools.permutations(range(size))))  # (K!, K), the identity first
-            total = costs[:, torch.arange(size), orders].sum(-1)
-            chosen = orders[total.argmin(1)]
-        else:
-            chosen = torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in costs.numpy()]))
-        permutation = torch.arange(group.count).repeat(len(costs), 1)
-        permutation[:, list(group.states)] = torch.tensor(group.states)[chosen]
-        return permutation
+        return among(self._costs(group, values), group)
 
     def own(self, values: Values) -> Tensor:
         """Which draws lie in the region, (draws,)."""

@@ -12,6 +12,7 @@ local minimum, so several starts are tried.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ FEWEST = 100  # rows that are looked at all the same
 PIVOTS = 4  # draws from whose allocations the iteration starts, besides the mean of all
 FEW = 500  # draws among which the best start is looked for
 STEPS = 100
+FEW_STATES = 5  # up to which all permutations are gone through
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,22 @@ def assignments(cost: Tensor, group: StateGroup) -> Tensor:
     cost
         Of giving label j to what was state l, shape (draws, j, l).
     """
-    states = np.asarray(group.states)
-    permutations = np.tile(np.arange(group.count), (len(cost), 1))
-    for t, each in enumerate(cost.double().cpu().numpy()[:, states[:, None], states]):
-        permutations[t, states] = states[linear_sum_assignment(each)[1]]
-    return torch.from_numpy(permutations).to(cost.device)
+    states = torch.tensor(group.states, device=cost.device)
+    return among(cost[:, states[:, None], states], group)
+
+
+def among(cost: Tensor, group: StateGroup) -> Tensor:
+    """`assignments` by costs among the group's own states, (draws, K, K); the first of several that cost least."""
+    size = len(group.states)
+    if size <= FEW_STATES:
+        orders = torch.tensor(list(itertools.permutations(range(size))), device=cost.device)  # (K!, K), as it is first
+        chosen = orders[cost[:, torch.arange(size), orders].sum(-1).argmin(1)]
+    else:
+        chosen = torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in cost.double().cpu().numpy()]))
+    states = torch.tensor(group.states, device=cost.device)
+    permutations = torch.arange(group.count, device=cost.device).repeat(len(cost), 1)
+    permutations[:, states] = states[chosen.to(cost.device)]
+    return permutations
 
 
 def _mean(allocations: Tensor, permutations: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class Evidence:
 def verdict(known: Evidence) -> str:
     """Say in words whether the draws that are handed out can be trusted.
 
-    They are trusted where their means are within 0.1 posterior standard deviations and their standard deviations
-    within 10 %, as far as is known, Monte Carlo errors included, and nothing else speaks against them.
+    They are trusted where nothing else speaks against them and no mean is seen to be more than 0.1 posterior standard
+    deviations off, nor a standard deviation more than 10 %: beyond one Monte Carlo error, which may itself be 0.7 of
+    that at most. So a trusted mean may be 0.17 off in what is estimated; the words give the estimate and one error.
     """
     level, why = _judged(known)
     if not known.converged:

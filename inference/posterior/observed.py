@@ -62,11 +62,6 @@ class Observed:
         known = self.known[name]
         return array if known is None else array.take(known.numpy(), axis)
 
-    def row_count(self, name: str) -> int:
-        """How many rows a site observes."""
-        known = self.known[name]
-        return len(self.program.data) if known is None else len(known)
-
     def row_dim(self, name: str) -> str:
         """Name of the dimension of rows of a site's arrays."""
         own = self.known[name] is not None and not self._alike
