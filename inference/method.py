@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, Self, TypeVar
 
 import pandas as pd
@@ -67,6 +67,8 @@ class Outcome:
         As in `Fit`.
     shifts
         Statistic -> site -> array in the shape of the site: how far q is from its weighted draws.
+    judge
+        Says what verdict, diagnostics, shifts and more warnings there are, where that can wait until it is asked for.
     """
 
     approximation: Approximation
@@ -81,6 +83,11 @@ class Outcome:
     diagnostics: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
     shifts: Mapping[str, Values] = field(default_factory=dict)
+    judge: Callable[[Outcome], Outcome] | None = None
+
+    def judged(self) -> Outcome:
+        """Return the outcome with all that is said of it."""
+        return self if self.judge is None else self.judge(replace(self, judge=None))
 
 
 class Fitted(Protocol):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.conjugate.block import EMPTY, Block, Use, is_unknown, unscaled
 from inference.conjugate.e_step import EStep
-from inference.conjugate.exponential_family import ConjugatePrior, Entries, Moments
+from inference.conjugate.exponential_family import ConjugatePrior
 from inference.conjugate.layout import broadcast
 from inference.conjugate.location_scale import LocationScale
 from inference.conjugate.posteriors import Single
@@ -67,16 +67,15 @@ class ConjugateBlock(Block):
         if center is None or not unscaled(use.parent):
             return torch.zeros_like(current)
         own = [None] * self.family.event_dim
+        if _varies_alike(expected, use, center, self.shape(expected)):
+            return center.expand(current.shape)
         count = expected.entries(use.site, self.name).count[(..., *own)]
         whole = expected.reduce(use.parent, count, tuple(current.shape))
         mean = expected.reduce(use.parent, count * center, tuple(current.shape)) / whole.clamp_min(EMPTY)
         return torch.where(whole > EMPTY, mean, current)
 
-    def message(self, expected: EStep, anchor: Tensor | None, *, cancel: bool = False) -> tuple[Tensor, ...]:
-        """m about the anchor, each part in the shape of its statistic.
-
-        With `cancel`, where all entries of a cell share a precision, that is taken for 1: it cancels in the maximum.
-        """
+    def message(self, expected: EStep, anchor: Tensor | None) -> tuple[Tensor, ...]:
+        """m about the anchor, each part in the shape of its statistic."""
         found = []
         for use in self.uses:
             likelihood, factor = expected.plan.likelihoods[use.site.name], expected.factor(use.site, use.argument)
@@ -84,9 +83,7 @@ class ConjugateBlock(Block):
             if anchor is not None:
                 center = expected.center(use.site)
                 offset = (0.0 if center is None else center) - factor * expected.place(use.parent, anchor)
-            entries = expected.entries(use.site, self.name, offset)
-            entries = _Cancelled(**vars(entries)) if cancel else entries
-            parts = list(likelihood.message(use.argument, entries))
+            parts = list(likelihood.message(use.argument, expected.entries(use.site, self.name, offset)))
             for j, power in enumerate(self.family.powers or ()):
                 if power and not unscaled(use.parent):
                     parts[j] = parts[j] * factor**power
@@ -110,20 +107,33 @@ class ConjugateBlock(Block):
 
     def maximize(self, expected: EStep) -> Values:
         """Maximum likelihood without a prior, the posterior's mode with one; cells without data keep their value."""
+        if not self.has_prior(expected) and self._one_precision(expected):
+            return self._average(expected)
         anchor, current = self.anchor(expected), expected.values[self.name]
         if self.has_prior(expected):
             found = self.family.mode(self.natural(expected, anchor), interior=True)
             alive = torch.ones((), dtype=torch.bool, device=found.device)
         else:
-            found = self.family.mode(self.message(expected, anchor, cancel=self._one_precision(expected)))
+            found = self.family.mode(self.message(expected, anchor))
             alive = (self.count(expected) > EMPTY)[(..., *[None] * self.family.event_dim)]
         if anchor is not None:
             found = anchor + found
         return {self.name: torch.where(alive & found.isfinite(), found, current)}
 
+    def _average(self, expected: EStep) -> Values:
+        """Mean of the vectors of each cell, in which a precision that they share cancels."""
+        use, current = self.uses[0], expected.values[self.name]
+        entries, center = expected.entries(use.site, self.name), expected.center(use.site)
+        count = expected.reduce(use.parent, entries.count, self.shape(expected))[..., None]
+        mean = expected.reduce(use.parent, entries.sums[0], tuple(current.shape)) / count.clamp_min(EMPTY)
+        return {self.name: torch.where(count > EMPTY, mean if center is None else center + mean, current)}
+
     def _one_precision(self, expected: EStep) -> bool:
-        """Whether all entries that share a cell of a mean vector share a precision: it is solved for otherwise."""
+        """Whether entries that share a cell of a mean vector share a precision and a center: solved for otherwise."""
         use = self.uses[0]
+        center, shape = expected.center(use.site), tuple(expected.values[self.name].shape)
+        if not unscaled(use.parent) or (center is not None and not _varies_alike(expected, use, center, shape)):
+            return False
         likelihood = expected.plan.likelihoods[use.site.name]
         if not isinstance(likelihood, LocationScale) or use.argument in (*likelihood.scales, *likelihood.by_bound):
             return False
@@ -133,13 +143,15 @@ class ConjugateBlock(Block):
         return one and self.family.event_dim > 0 and len(self.uses) == 1
 
 
-class _Cancelled(Entries):
-    """Entries of vectors whose precision is taken for 1."""
+def _varies_alike(expected: EStep, use: Use, columns: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether each entry of an unknown of this shape has a column of its own, or all its columns say the same.
 
-    def argument(self, name: str) -> Moments:
-        """The identity matrix."""
-        first = self.sums[0]
-        return {"mean": torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)}
+    The mean of `columns`, one number for each column of the data, over what shares an entry is then that number.
+    """
+    indexed = len(expected.codes(use.parent)) if use.parent.kind == "indexed" else 0
+    own = shape[max(len(shape) - columns.ndim, indexed) :]
+    apart = len(own) == columns.ndim and all(size in (1, n) for size, n in zip(columns.shape, own, strict=True))
+    return columns.numel() == 1 or (apart and not use.parent.broadcast_dims)
 
 
 @dataclass
@@ -153,24 +165,17 @@ class ScaleBlock(ConjugateBlock):
         assert isinstance(likelihood, LocationScale)
         return likelihood
 
-    def count(self, expected: EStep) -> Tensor:
-        """Expected count of deviations of each cell of the unknown."""
-        counts = []
-        for use in self.uses:
-            count = self._likelihood(expected, use).count(expected.entries(use.site, self.name))
-            counts.append(expected.reduce(use.parent, count, self.shape(expected)))
-        return sum(counts[1:], counts[0])
-
     def maximize(self, expected: EStep) -> Values:
         """Mean deviation as a scale; with a prior the mode of the posterior, where there is one."""
         if self.has_prior(expected):
             return self._mode(expected)
-        shape, deviations = tuple(expected.values[self.name].shape), []
+        shape, deviations, counts = tuple(expected.values[self.name].shape), [], []
         for use in self.uses:
             entries, likelihood = expected.entries(use.site, self.name), self._likelihood(expected, use)
             factor = expected.factor(use.site, use.argument) ** likelihood.scales[use.argument].power
             deviations.append(expected.reduce(use.parent, factor * likelihood.deviations(entries), shape))
-        count = self.count(expected)
+            counts.append(expected.reduce(use.parent, likelihood.count(entries), self.shape(expected)))
+        count = sum(counts[1:], counts[0])
         mean = sum(deviations[1:], deviations[0]) / count.clamp_min(EMPTY)[(..., *[None] * self.family.event_dim)]
         use = self.uses[0]
         likelihood = self._likelihood(expected, use)
@@ -189,6 +194,9 @@ class ScaleBlock(ConjugateBlock):
         found = []
         for use in self.uses:
             spread = expected.plan.spread(use.site)
+            if _varies_alike(expected, use, spread, shape):
+                found.append(spread.expand(shape))
+                continue
             count = torch.ones_like(expected.statistics(use.site, self.name)[0])[(..., *own)]
             every = count.expand(broadcast(count.shape, spread.shape))
             shared = expected.reduce(use.parent, every, shape).clamp_min(1.0)

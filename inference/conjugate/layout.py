@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,7 @@ def collapsed(site: Site, weight: Tensor, parts: tuple[Tensor, ...], dims: tuple
     return count, tuple(sums)
 
 
+@cache
 def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
     """Shape that shapes which fit are broadcast to; `torch.broadcast_shapes` takes ten times as long."""
     ndim = max(len(s) for s in shapes)
@@ -46,6 +49,8 @@ def in_order(codes: tuple[Tensor, ...]) -> bool:
 
 def sum_to(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum a tensor down to a shape it would be broadcast from, expanding it where it is itself broadcast."""
+    if tensor.shape == shape:
+        return tensor
     if len(shape) > tensor.ndim:
         tensor = tensor.reshape((1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape))
     lead = tensor.ndim - len(shape)

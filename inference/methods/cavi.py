@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -99,30 +100,11 @@ class CAVI(Method):
         return "blocks: " + "; ".join(", ".join(names) for names in blocks)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
-        """Climb from each start; keep the best end, and weigh draws of it against the posterior."""
+        """Climb from each start; keep the best end. Draws of it are weighed against the posterior when asked for."""
         outcome = self._fit(program, progress=progress)
         if program.data.stream is not None or self.distributed:  # no process has all rows at hand
             return outcome
-        try:
-            judgement = judge(
-                program,
-                outcome.approximation,
-                outcome.points,
-                converged=outcome.converged,
-                corrected=False,
-                draws=min(WEIGHED, draws_for(program, CELLS)),
-            )
-        except (FitError, SINGULAR) as error:
-            first = str(error).partition("\n")[0]
-            return replace(outcome, verdict=f"{CARE}: draws of q could not be weighed against the posterior ({first})")
-        notes = [n for n in judgement.warnings if n not in outcome.warnings]
-        return replace(
-            outcome,
-            diagnostics={**outcome.diagnostics, **judgement.diagnostics},
-            verdict=judgement.verdict,
-            shifts=judgement.shifts,
-            warnings=[*outcome.warnings, *notes],
-        )
+        return replace(outcome, judge=partial(_judged, program))
 
     def fit_unjudged(self, program: Program) -> Outcome:
         """Climb from each start; keep the best end."""
@@ -183,3 +165,26 @@ class CAVI(Method):
         conditioned = given_posteriors(program, fit, "CAVI")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)
+
+
+def _judged(program: Program, outcome: Outcome) -> Outcome:
+    """Weigh draws of q against the posterior."""
+    try:
+        judgement = judge(
+            program,
+            outcome.approximation,
+            outcome.points,
+            converged=outcome.converged,
+            corrected=False,
+            draws=min(WEIGHED, draws_for(program, CELLS)),
+        )
+    except (FitError, SINGULAR) as error:
+        first = str(error).partition("\n")[0]
+        return replace(outcome, verdict=f"{CARE}: draws of q could not be weighed against the posterior ({first})")
+    return replace(
+        outcome,
+        diagnostics={**outcome.diagnostics, **judgement.diagnostics},
+        verdict=judgement.verdict,
+        shifts=judgement.shifts,
+        warnings=[*outcome.warnings, *(n for n in judgement.warnings if n not in outcome.warnings)],
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from inference.runtime.monitor import Monitor
 from inference.starts.values import start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
+from zoo.replay.evaluate import Values
 
 FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
 
@@ -162,8 +164,7 @@ class EM(Method):
         outcome = self._outcome(program, best, notes + thin)
         if self.hard:  # what climbs is not smooth, so there is no curvature to look at
             return outcome
-        found = judge_point(program, values, heights, converged=outcome.converged, reason=outcome.reason, notes=thin)
-        return replace(outcome, diagnostics=found.diagnostics, verdict=found.verdict)
+        return replace(outcome, judge=partial(_judged, program, values, heights, thin))
 
     def starts(self, program: Program) -> Restarts:
         """Return where it starts, and how it climbs from there."""
@@ -257,3 +258,9 @@ class EM(Method):
             memory = way.memory(ascent.expected)
         outcome = self._outcome(program, ascent, [] if ascent.converged else [ascent.reason])
         return program, replace(outcome, memory=memory)
+
+
+def _judged(program: Program, values: Values, heights: Sequence[float], thin: Sequence[str], end: Outcome) -> Outcome:
+    """Say whether the point is a maximum."""
+    found = judge_point(program, values, heights, converged=end.converged, reason=end.reason, notes=thin)
+    return replace(end, diagnostics=found.diagnostics, verdict=found.verdict)

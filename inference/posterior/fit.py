@@ -61,22 +61,12 @@ class Fit(Answer):
         DataFrame with columns step, seconds, value.
     converged, reason
         Whether the method's own stopping rule was met, and in words.
-    warnings
-        What makes this answer less trustworthy, and what was left out; empty if nothing.
     seed, seconds, steps
         The seed of all randomness, the time the fit took, the steps it took.
     approximation
         q: a point, a conjugate posterior, a trained guide or the draws of Markov chains.
     points
         Values of parameters and network weights.
-    diagnostics
-        Numbers by name that say how far the answer can be trusted: where draws of q were weighed "khat", "evidence" and
-        "evidence_error" (an importance-weighted estimate of log p(x)), "ess" (draws in effect after weighing),
-        "mean_shift" and "sd_ratio" (the largest of `shifts`), of encoders "khat_rows_above" (share of rows), of several
-        starts "rhat_restarts".
-    verdict
-        Whether to trust the draws that are handed out: "trust", "usable with care" or "do not trust", and why; empty
-        where the method says nothing of the kind.
     memory
         Expected statistics of all rows so far, where `EM.update` has gone on from another fit.
     """
@@ -84,11 +74,39 @@ class Fit(Answer):
     def __init__(self, program: Program, method: Method, outcome: Outcome, seed: int, seconds: float) -> None:
         points = {n: v.contiguous() for n, v in outcome.points.items()}  # as they are read from a file
         super().__init__(program, outcome.approximation, points, seed)
-        self.method, self.outcome, self.seconds = method, outcome, seconds
+        self.method, self.seconds, self._outcome = method, seconds, outcome
         self.objective, self.trace, self.steps = outcome.objective, outcome.trace, outcome.steps
         self.converged, self.reason = outcome.converged, outcome.reason
-        self.warnings = [*program.data.notes, *outcome.warnings]
-        self.memory, self.diagnostics, self.verdict = outcome.memory, outcome.diagnostics, outcome.verdict
+        self.memory = outcome.memory
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """What the method handed back, with all that is said of it: judged now, if that has waited until now."""
+        with seeded(self.seed, self.program.device), threads_for(self.program):
+            return self._outcome.judged()
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What makes this answer less trustworthy, and what was left out; empty if nothing."""
+        return [*self.program.data.notes, *self.outcome.warnings]
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers by name that say how far the answer can be trusted.
+
+        Where draws of q were weighed "khat", "evidence" and "evidence_error" (an importance-weighted estimate of
+        log p(x)), "ess" (draws in effect after weighing), "mean_shift" and "sd_ratio" (the largest of `shifts`), of
+        encoders "khat_rows_above" (share of rows), of several starts "rhat_restarts".
+        """
+        return self.outcome.diagnostics
+
+    @property
+    def verdict(self) -> str:
+        """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why.
+
+        Empty where the method says nothing of the kind. After EM and CAVI it is worked out when first asked for.
+        """
+        return self.outcome.verdict
 
     @property
     def model(self) -> Model:
