@@ -92,20 +92,12 @@ class Fit(Answer):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Numbers by name that say how far the answer can be trusted.
-
-        Where draws of q were weighed "khat", "evidence" and "evidence_error" (an importance-weighted estimate of
-        log p(x)), "ess" (draws in effect after weighing), "mean_shift" and "sd_ratio" (the largest of `shifts`), of
-        encoders "khat_rows_above" (share of rows), of several starts "rhat_restarts".
-        """
+        """Numbers that say how far to trust it: khat, evidence, ess (draws in effect), mean_shift, sd_ratio, and others."""
         return self.outcome.diagnostics
 
     @property
     def verdict(self) -> str:
-        """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why.
-
-        Empty where the method says nothing of the kind. After EM and CAVI it is worked out when first asked for.
-        """
+        """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why; else empty."""
         return self.outcome.verdict
 
     @property
