@@ -92,7 +92,7 @@ class Fit(Answer):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Numbers that say how far to trust it: khat, evidence, ess (draws in effect), mean_shift, sd_ratio, and others."""
+        """Numbers that say how far to trust it: khat, evidence, ess, mean_shift, sd_ratio and others."""
         return self.outcome.diagnostics
 
     @property
@@ -269,10 +269,7 @@ class Fit(Answer):
 
     @property
     def aic(self) -> float:
-        """AIC = -2 log p(x | theta) + 2 p with p free parameters (Akaike 1974); the smaller, the better.
-
-        With priors, theta is the posterior mode. Raises as `bic` does.
-        """
+        """AIC = -2 log p(x | theta) + 2 p with p free parameters (Akaike 1974), the smaller the better; else see `bic`."""
         return 2 * self.free_parameters - 2 * self.log_likelihood
 
     @property
