@@ -269,7 +269,7 @@ class Fit(Answer):
 
     @property
     def aic(self) -> float:
-        """AIC = -2 log p(x | theta) + 2 p with p free parameters (Akaike 1974), the smaller the better; else see `bic`."""
+        """AIC = -2 log p(x | theta) + 2 p, p free parameters (Akaike 1974), the smaller the better; else see `bic`."""
         return 2 * self.free_parameters - 2 * self.log_likelihood
 
     @property
