@@ -136,6 +136,109 @@ def heavy(x):
         pyro.sample("x", dist.Normal(mu, 2.0), obs=x)
 
 
+@zoo.model(y=Count("row"), x=Real("row"))
+def counts(y, x):
+    """Poisson regression of few rows."""
+    a = pyro.sample("a", dist.Normal(0.0, 3.0))
+    b = pyro.sample("b", dist.Normal(0.0, 3.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Poisson((a + b * x).exp()), obs=y)
+
+
+@zoo.model(x=Real("row"))
+def ridge(x):
+    """Two means of which rows tell the sum, and hardly the difference."""
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+
+
+@zoo.model(x=Positive("row"))
+def gammas(x):
+    """Shape and rate of Gamma rows."""
+    shape = pyro.sample("shape", dist.LogNormal(0.0, 1.0))
+    rate = pyro.sample("rate", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Gamma(shape, rate), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def students(x):
+    """Location and scale of Student rows."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    scale = pyro.sample("scale", dist.HalfCauchy(2.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.StudentT(3.0, mu, scale), obs=x)
+
+
+@zoo.model(x=Positive("row"))
+def lifetimes(x):
+    """Scale and shape of Weibull rows."""
+    scale = pyro.sample("scale", dist.Gamma(2.0, 0.5))
+    shape = pyro.sample("shape", dist.Gamma(2.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Weibull(scale, shape), obs=x)
+
+
+@zoo.model(y=Count("row"))
+def rates(y):
+    """Two rates of which counts tell the product."""
+    first = pyro.sample("first", dist.Gamma(2.0, 1.0))
+    second = pyro.sample("second", dist.Gamma(2.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Poisson(first * second), obs=y)
+
+
+@zoo.model(x=Real("row"))
+def spread(x):
+    """The standard deviation of very few rows."""
+    sd = pyro.sample("sd", dist.HalfNormal(10.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(0.0, sd), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def squared(x):
+    """A mean that is a square: two modes, one of them lower."""
+    a = pyro.sample("a", dist.Normal(0.5, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(a**2, 0.7), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def waves(x):
+    """A mean that is a sine: a mode in each period."""
+    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(torch.sin(3 * a), 0.4), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def kink(x):
+    """A mean with a Laplace prior."""
+    mu = pyro.sample("mu", dist.Laplace(0.0, 0.3))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def edge(x):
+    """A mean with a Uniform prior, which the rows press to an edge."""
+    mu = pyro.sample("mu", dist.Uniform(2.0, 5.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+@zoo.model(x=Real("row"))
+def precise(x):
+    """Mean and precision of rows, in tiny units."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 1e-3))
+    tau = pyro.sample("tau", dist.Gamma(1.0, 1e-8))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
+
+
 def analytic():
     """Each with the box of unconstrained coordinates that holds its mass."""
     rng = np.random.default_rng(0)
@@ -167,6 +270,22 @@ def analytic():
     yield "zeros", zeros(), rng.poisson(3, 40) * (rng.random(40) > 0.4), [(-5, 5), (-1, 3)]
     yield "share", share(), rng.normal(1.0, 1.4, 25), [(-14, 14)]
     yield "heavy", heavy(), [3.0], [(-40, 40)]
+    yield "counts", counts(), {"y": rng.poisson(np.exp(0.3 + 0.8 * slope)), "x": slope}, [(-6, 5), (-4, 5)]
+    yield "counts of none", counts(), {"y": 0 * slope.astype(int), "x": slope}, [(-18, 2), (-11, 11)]
+    yield "ridge", ridge(), rng.normal(1.0, 1.0, 3), [(-24, 26), (-24, 26)]
+    yield "gammas 4", gammas(), rng.gamma(2.0, 0.5, 4), [(-4, 4), (-5, 5)]
+    yield "gammas 40", gammas(), rng.gamma(2.0, 0.5, 40), [(-1, 3), (-1, 3)]
+    yield "students", students(), [0.3, 1.1, 0.8, -0.2, 9.0], [(-25, 25), (-7, 6)]
+    yield "lifetimes", lifetimes(), rng.weibull(1.5, 8) * 3, [(-3, 4), (-3, 3)]
+    yield "rates", rates(), [3, 2, 4], [(-5, 4), (-5, 4)]
+    yield "rates of none", rates(), [0, 0], [(-9, 4), (-9, 4)]
+    yield "spread", spread(), [0.8, -1.1], [(-3, 5)]
+    yield "squared", squared(), [1.6], [(-6, 6)]
+    yield "squared near 0", squared(), [0.1], [(-6, 6)]
+    yield "waves", waves(), [0.6, 0.3], [(-14, 14)]
+    yield "kink", kink(), [0.5, 0.2], [(-5, 6)]
+    yield "edge", edge(), [1.2, 1.9, 1.5], [(-20, 14)]
+    yield "precise", precise(), 1e-4 * rng.normal(3.0, 1.0, 12), [(-1e-3, 1e-3), (13, 22)]
 
 
 def by_quadrature(model, data, box):

@@ -24,8 +24,9 @@ from inference.method import as_method
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
 
-METHODS = ("exact", "cavi", "svi", "laplace", "pathfinder", "nuts")
-LAST_SEEN = "logistic"  # posteriors up to this name were looked at while the rules were made
+METHODS = ("exact", "cavi", "svi", "laplace", "pathfinder", "nuts", "smc")
+# First words of the posteriors that were written after the rules were made.
+HELD_OUT = "counts ridge gammas students lifetimes rates spread squared waves kink edge precise"
 MEAN_OFF, SD_OFF, ERRORS = 0.1, 0.1, 3.0
 BEGIN, END = "<!-- verdicts: made by benchmarks/verdicts.py -->", "<!-- end of verdicts -->"
 
@@ -121,7 +122,7 @@ def main():
     done = {(x["name"], x["method"]): x for x in kept}
     lines = []
     for name, known in everything().items():
-        half = "held out" if name > LAST_SEEN else "design"
+        half = "held out" if name.split()[0] in HELD_OUT.split() else "design"
         if (asked.only and not any(part in name for part in asked.only)) or (asked.half and half != asked.half):
             continue
         if any(part in name for part in asked.skip):

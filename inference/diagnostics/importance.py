@@ -20,13 +20,14 @@ from inference.diagnostics.labelling import labelling_of, restricted
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
 from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
-from inference.diagnostics.verdict import CARE, Evidence, verdict
+from inference.diagnostics.verdict import CARE, Evidence, is_clear, verdict
 from inference.method import Objective
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
 DRAWS = 10_000  # Pareto shapes from fewer are noisy
+MORE = 8  # times as many for a wider look that leaves it open whether anything is off
 UNJUDGED = 2000  # that are weighed where nothing is said of them
 FEWEST_DRAWS = 10  # for a bound with an error, however large the data
 FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
@@ -160,14 +161,20 @@ def judge(
         log_p += f", {labelling.log_modes:.3f} of it for the {labelling}, of which draws are of one"
     words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
 
-    def look(values: Values) -> Survey | None:
-        return survey(program, points, values, len(ratio), labelling)
-
     if many_draws:
-        held = given.values if isinstance(given, Corrected) else pool.values
-        wide = look(held) if sound and not fixed and not _obstacle(program) else None
         target = moments(x, weights)
-        plain = target if given is not q else moments(x, np.full(len(x), 1 / len(x)))
+        plain = _as_given(target) if given is not q else moments(x, np.full(len(x), 1 / len(x)))
+        wide = None
+        if sound and not fixed and not _obstacle(program):
+            wide = survey(
+                program,
+                points,
+                given.values if isinstance(given, Corrected) else pool.values,
+                len(ratio),
+                labelling,
+                most=draws_for(program, most=MORE * DRAWS),
+                clear=lambda seen: is_clear(plain.off(seen)),
+            )
         words = verdict(
             Evidence(
                 shape=shape,
@@ -215,6 +222,11 @@ def handed_out(program: Program, q: Approximation, points: Values, *, corrected:
     return resampled(program, q, pool, weights, x, kept_for(program))
 
 
+def _as_given(target: Moments) -> Moments:
+    """Moments of these very draws, which are handed out: they have no error."""
+    return replace(target, mean_error=0 * target.mean_error, sd_error=0 * target.sd_error)
+
+
 def _away(plain: Moments, target: Moments, off: Shifts, wide: Survey | None, *, corrected: bool) -> Shifts:
     """How far what is handed out is from the best estimate of the posterior's moments."""
     if wide is not None and wide.moments is not None:
@@ -252,13 +264,13 @@ def coordinates(program: Program) -> int:
     return program.view.global_size + program.view.local_size * len(program.data)
 
 
-def draws_for(program: Program, cells: int = CELLS) -> int:
+def draws_for(program: Program, cells: int = CELLS, most: int = DRAWS) -> int:
     """How many draws to evaluate on all rows."""
     entries = sum(v.numel() for v in program.data.values.values())
     if not program.networks:  # columns enter by a product with a few coefficients
         states = math.prod(s.cardinality for s in program.enumerated)
         entries = max(entries // COLUMNS, len(program.data) * states * max(1, len(program.observed)))
-    return max(FEWEST_DRAWS, min(DRAWS, cells // max(1, entries, coordinates(program))))
+    return max(FEWEST_DRAWS, min(most, cells // max(1, entries, coordinates(program))))
 
 
 def drawn(program: Program, q: Approximation, points: Values, count: int) -> Pool:

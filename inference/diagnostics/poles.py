@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,8 @@ from zoo.replay.evaluate import Values, many
 
 STEPS = {torch.float64: (10.0, 20.0, 30.0), torch.float32: (4.0, 8.0, 12.0)}  # towards an edge, unconstrained
 OF_A_MATRIX = 5.0  # times nearer: further out it has no Cholesky factor
-SLOPE = 1e-3  # growth of the log density with each unit of the unconstrained coordinate: 1 - a for a concentration a
 CHUNK = 64
+SLOPE = 1e-3  # growth of the log density with each unit of the unconstrained coordinate: 1 - a for a concentration a
 
 
 def pole(program: Program, values: Values, points: Values) -> str:
@@ -39,21 +41,37 @@ def pole(program: Program, values: Values, points: Values) -> str:
     sites = {s.site.name for s in slots if s.transform is not identity_transform and not s.site.countable}
     if not sites:
         return ""
-    steps = STEPS[program.dtype]
-    start = density.unconstrain(values).clamp(-steps[-1], steps[-1])
-    moves = [(name, at) for name, at in _coordinates(density) if name in sites]
-    for sign in (-1.0, 1.0):
-        priors = _along(density, start, moves, sign, prior=True)
-        rising = [move for move, heights in zip(moves, priors, strict=True) if _grows(heights, steps)]
-        joints = _along(density, start, rising, sign, prior=False) if rising else priors[:0]
-        for (name, _), heights in zip(rising, joints, strict=True):
-            if _grows(heights, steps) or _may_be_emptied(program, name):
-                return (
-                    f"the posterior density has no maximum: it grows without bound as {name!r} goes to the edge of its "
-                    f"support, where its {program.sites[name].family} prior has a pole (a concentration or shape below "
-                    "1). Give it a prior without one, or average over it: cavi, svi, nuts or laplace, where legal"
-                )
+    start = density.unconstrain(values).clamp(-STEPS[program.dtype][-1], STEPS[program.dtype][-1])
+    with torch.no_grad():
+        priors = program.replay({**points, **density.constrain(start)}).distributions
+        for slot in (s for s in slots if s.site.name in sites):
+            for sign in (-1.0, 1.0):
+                if _unbounded(density, start, slot, priors[slot.site.name], sign):
+                    family, name = slot.site.family, slot.site.name
+                    return (
+                        f"the posterior density has no maximum: it grows without bound as {name!r} goes to the edge of "
+                        f"its support, where its {family} prior has a pole (a concentration or shape below 1). Give it "
+                        "a prior without one, or average over it: cavi, svi, nuts or laplace, where legal"
+                    )
     return ""
+
+
+def _unbounded(density: Density, start: Tensor, slot: Slot, prior: Any, sign: float) -> bool:
+    """Whether the posterior density has a pole on one side of the coordinates of a site."""
+    name, steps = slot.site.name, STEPS[density.program.dtype]
+    moves = _coordinates(density, slot)
+    if not moves:
+        return False
+    moved = torch.stack([_moved(density, start, slot, at, sign) for at in moves])
+    for at, heights in zip(moves, _of_prior(density, slot, prior, moved), strict=True):
+        if not bool(_grows(heights, steps).any()):
+            continue
+        if _may_be_emptied(density.program, name):
+            return True
+        for alone in at[_grows(heights, steps).cpu()] if slot in density.view.globals else [at]:
+            if bool(_grows(_of_all(density, _moved(density, start, slot, alone, sign)), steps)):
+                return True
+    return False
 
 
 def _may_be_emptied(program: Program, name: str) -> bool:
@@ -67,61 +85,75 @@ def _may_be_emptied(program: Program, name: str) -> bool:
     return any(s.role == "enumerated" or p.index for s, p in uses)
 
 
-def _coordinates(density: Density) -> list[tuple[str, Tensor]]:
-    """Each global coordinate that leads to an edge, and each local one in all rows at once, with its site."""
-    size, local = density.view.global_size, density.view.local_size
-    rows = torch.arange(len(density.program.data)) if local else torch.zeros(0).long()
-    alone = [(slot.site.name, torch.tensor([i])) for slot in density.view.globals for i in _to_edges(slot)]
-    return alone + [(slot.site.name, size + j + local * rows) for slot in density.view.locals for j in _to_edges(slot)]
+def _coordinates(density: Density, slot: Slot) -> list[Tensor]:
+    """Coordinates of a site that lead to an edge of its support, those of different entries together.
+
+    Of a matrix these are the logs of its factor's diagonal.
+    """
+    length = math.prod(slot.shape[slot.site.batch_dim :])  # of one entry
+    if slot in density.view.locals:
+        rows = torch.arange(len(density.program.data)) * density.view.local_size
+        return [density.view.global_size + j + rows for j in range(slot.start, slot.stop)]
+    own = list(range(length))
+    if isinstance(slot.transform, CholeskyVector):
+        own = [i for i in own if i in {j * (j + 3) // 2 for j in own}]  # of a lower triangle, row by row
+    return [torch.arange(slot.start + j, slot.stop, length) for j in own]
 
 
-def _to_edges(slot: Slot) -> list[int]:
-    """Coordinates of a slot that lead to an edge of its support: of a matrix the logs of its factor's diagonal only."""
-    every = range(slot.start, slot.stop)
-    if not isinstance(slot.transform, CholeskyVector):
-        return list(every)
-    length = slot.shape[-1]
-    diagonal = {i * (i + 3) // 2 for i in range(length)}  # in the order of rows of a lower triangle
-    return [i for i in every if (i - slot.start) % length in diagonal]
+def _moved(density: Density, start: Tensor, slot: Slot, at: Tensor, sign: float) -> Tensor:
+    """Vectors with some coordinates moved towards an edge, (steps, size)."""
+    steps = torch.tensor(STEPS[density.program.dtype], dtype=start.dtype, device=start.device)
+    moved = start.repeat(len(steps), 1)
+    moved[:, at.to(start.device)] = (sign * steps / (OF_A_MATRIX if slot.site.event_dim > 1 else 1.0))[:, None]
+    return moved
 
 
-def _along(density: Density, start: Tensor, moves: list[tuple[str, Tensor]], sign: float, *, prior: bool) -> Tensor:
-    """Log densities with one coordinate moved towards an edge, shape (moves, steps): of its own prior, or of all."""
+def _of_prior(density: Density, slot: Slot, prior: Any, moved: Tensor) -> Tensor:
+    """Log densities under a site's prior at vectors (moves, steps, size): of each entry, (moves, steps, entries)."""
+    program, name, alone = density.program, slot.site.name, slot in density.view.globals
+
+    def height(v: Values) -> Tensor:
+        value = slot.transform(v["u"].reshape(slot.shape)) if alone else density.constrain(v["u"])[name]
+        entries: Tensor = prior.log_prob(value)
+        if not alone or entries.numel() != count:
+            return program.weigh(name, entries).expand(count)
+        return entries.reshape(-1)
+
+    count = math.prod(slot.shape[: slot.site.batch_dim]) if alone else 1
+    part = moved[..., slot.start : slot.stop] if alone else moved
+    return _heights(height, part.flatten(0, 1), count).reshape(*moved.shape[:2], -1)
+
+
+def _of_all(density: Density, moved: Tensor) -> Tensor:
+    """Log joint densities at vectors (steps, size)."""
     program = density.program
-    steps = STEPS[program.dtype]
-    names = [name for name, _ in moves for _ in steps]
-    moved = start.repeat(len(names), 1)
-    for i, (_, at) in enumerate(moves):
-        for j, step in enumerate(steps):
-            to = sign * step / (OF_A_MATRIX if program.sites[moves[i][0]].event_dim > 1 else 1.0)
-            moved[i * len(steps) + j, at.to(moved.device)] = to
-    own = list(dict.fromkeys(names))
-    which = torch.tensor([own.index(n) for n in names], device=start.device)
 
-    def heights(v: Values) -> Tensor:
+    def height(v: Values) -> Tensor:
         full = {**density.points, **density.constrain(v["u"])}
-        if not prior:
-            return program.log_joint(full).total(program.data.weights)
-        log_probs = program.log_probs(full)
-        return torch.stack([program.weigh(n, log_probs[n]) for n in own]).gather(0, v["which"][None])[0]
+        return program.log_joint(full).total(program.data.weights)[None]
 
-    with torch.no_grad():
-        try:
-            found: Tensor = many(heights, {"u": moved, "which": which}, len(moved), CHUNK)
-        except RuntimeError:  # a matrix without a Cholesky factor
-            found = torch.stack([_or_nothing(heights, {"u": u, "which": w}) for u, w in zip(moved, which, strict=True)])
-    return found.reshape(len(moves), len(steps))
+    return _heights(height, moved, 1)
 
 
-def _or_nothing(heights: Callable[[Values], Tensor], at: Values) -> Tensor:
-    """Log density at one vector, NaN where there is none."""
+def _heights(height: Callable[[Values], Tensor], u: Tensor, entries: int) -> Tensor:
+    """Log densities at vectors (count, size): (count, entries), NaN where there is none."""
     try:
-        return heights(at)
+        found: Tensor = many(height, {"u": u}, len(u), CHUNK)
+    except RuntimeError:  # a matrix without a Cholesky factor
+        found = torch.stack([_or_nothing(height, {"u": each}, entries) for each in u])
+    return found
+
+
+def _or_nothing(height: Callable[[Values], Tensor], at: Values, entries: int) -> Tensor:
+    """Log densities at one vector, NaN where there is none."""
+    try:
+        return height(at)
     except RuntimeError:
-        return torch.full_like(at["u"][0], torch.nan)
+        return at["u"].new_full((entries,), torch.nan)
 
 
-def _grows(heights: Tensor, steps: tuple[float, ...]) -> bool:
-    """Whether a log density rises all the way, and no less at the end."""
-    near, middle, far = map(float, heights)
-    return middle - near > SLOPE * (steps[1] - steps[0]) and far - middle > SLOPE * (steps[2] - steps[1])
+def _grows(heights: Tensor, steps: tuple[float, ...]) -> Tensor:
+    """Whether log densities (steps, entries) rise all the way, and no less at the end; (entries,)."""
+    near, middle, far = heights
+    rising: Tensor = (middle - near > SLOPE * (steps[1] - steps[0])) & (far - middle > SLOPE * (steps[2] - steps[1]))
+    return rising

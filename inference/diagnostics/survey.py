@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,7 @@ from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.coordinate.ascent import SINGULAR
 from inference.diagnostics.labelling import Labelling, restricted
 from inference.diagnostics.pareto import most_shape, smoothed
-from inference.diagnostics.shifts import Moments, moments, name_of, scalars
-from inference.diagnostics.verdict import MEAN_OFF, SD_OFF
+from inference.diagnostics.shifts import Moments, moments, scalars
 from inference.sampling.climbs import climb_together
 from inference.sampling.paths import log_densities
 from inference.sampling.students import Students
@@ -40,7 +40,6 @@ MODES = 4  # most that the proposal is given components for
 FLATTEST, STEEPEST = 1 / 9, 1e8  # curvatures at a mode, in those of q, beyond which they are not believed
 ROUNDS = (0.2, 0.3)  # shares of the draws after which the proposal is refitted
 TRIES, HEAVIEST = 2, 8  # the second time climbs start at so many draws that outweigh the others
-SURE = 3.0  # Monte Carlo errors beyond which chains have left something out
 ENOUGH = 400.0  # draws in effect from which its moments count
 
 
@@ -65,7 +64,14 @@ class Survey:
 
 
 def survey(
-    program: Program, points: Values, values: Values, count: int, labelling: Labelling | None = None
+    program: Program,
+    points: Values,
+    values: Values,
+    count: int,
+    labelling: Labelling | None = None,
+    *,
+    most: int = 0,
+    clear: Callable[[Moments], bool] = lambda _: True,
 ) -> Survey | None:
     """Climb from afar and from draws of the prior; weigh `count` draws around q and around what was found.
 
@@ -82,6 +88,8 @@ def survey(
         How many draws to weigh.
     labelling
         Of exchangeable states, the part of the posterior that is looked at.
+    most, clear
+        Up to how many draws are added until moments are clear.
 
     Returns
     -------
@@ -89,45 +97,20 @@ def survey(
         None where there are too many coordinates, or matrices far out are not positive definite.
     """
     try:
-        return _survey(program, points, values, count, labelling)
+        return _survey(program, points, values, count, labelling, most, clear)
     except SINGULAR:
         return None
 
 
-def unvisited(program: Program, values: Values, count: int, worth: float) -> str:
-    """Say where draws of chains leave out what a wider look finds; empty if nowhere, or where it cannot tell.
-
-    Chains that all begin near one mode agree with each other, whatever there is elsewhere.
-
-    Parameters
-    ----------
-    program
-        The program.
-    values
-        Draws of all latents.
-    count
-        How many draws to weigh.
-    worth
-        Effective sample size of the draws.
-    """
-    wide = survey(program, {}, values, count)
-    if wide is None or wide.moments is None or not wide.modes:
-        return ""
-    total = len(next(iter(values.values())))
-    x, shapes = scalars(program, {}, values, total)
-    off = moments(x, np.full(total, 1 / total)).off(wide.moments)
-    slow = SURE * math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer
-    mean, sd = np.abs(off.mean) - slow * off.mean_error - MEAN_OFF, np.abs(off.sd - 1) - slow * off.sd_error - SD_OFF
-    if not max(mean.max(), sd.max()) > 0:
-        return ""
-    name = name_of(int(np.maximum(mean, sd).argmax()), shapes)
-    return (
-        f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, and weighed with these the "
-        f"mean or spread of {name} is another one; start chains apart, or use smc"
-    )
-
-
-def _survey(program: Program, points: Values, values: Values, count: int, labelling: Labelling | None) -> Survey | None:
+def _survey(
+    program: Program,
+    points: Values,
+    values: Values,
+    count: int,
+    labelling: Labelling | None,
+    most: int,
+    clear: Callable[[Moments], bool],
+) -> Survey | None:
     density = Density(program, points)
     if density.size > LARGEST:
         return None
@@ -144,20 +127,35 @@ def _survey(program: Program, points: Values, values: Values, count: int, labell
     starts = _starts(density, centre, root)
     for _ in range(TRIES):
         found = _modes(density, centre, root, labelling, starts)
-        ratio, u = _weighed(density, _around(density, centre, root, found), count, labelling)
-        weights, shape = smoothed(ratio.numpy())
-        sound = 1 / np.square(weights).sum() >= ENOUGH and (math.isnan(shape) or shape <= most_shape(count))
+        proposal = _adapted(density, _around(density, centre, root, found), count, labelling)
+        ratio, u = _weighed(density, proposal, count, labelling)
+        weights, sound = _sound(ratio)
         if sound:
             break
         starts = torch.cat([found, u[ratio.argsort(descending=True)[:HEAVIEST]]])  # where the proposal falls short
+    told = _told(density, points, u, weights) if sound else None
+    while told is not None and 2 * len(u) <= most and not clear(told):
+        more, further = _weighed(density, proposal, len(u), labelling)
+        ratio, u = torch.cat([ratio, more]), torch.cat([u, further])
+        weights, sound = _sound(ratio)
+        told = _told(density, points, u, weights) if sound else None
     evidence, error = log_mean_exp(ratio)
-    told = None
-    if sound:
-        kept = weights > 1e-12 * weights.max()
-        drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
-        x, _ = scalars(program, points, drawn, int(kept.sum()))
-        told = moments(x, weights[kept] / weights[kept].sum())
     return Survey(told, float(evidence), float(error), len(found))
+
+
+def _sound(ratio: Tensor) -> tuple[np.ndarray, bool]:
+    """Smoothed weights of draws (draws,), and whether they can be believed."""
+    weights, shape = smoothed(ratio.numpy())
+    enough = bool(1 / np.square(weights).sum() >= ENOUGH)
+    return weights, enough and (math.isnan(shape) or shape <= most_shape(len(ratio)))
+
+
+def _told(density: Density, points: Values, u: Tensor, weights: np.ndarray) -> Moments:
+    """Moments of all scalars by weighted vectors, (draws, size) and (draws,)."""
+    program, kept = density.program, weights > 1e-12 * weights.max()
+    drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
+    x, _ = scalars(program, points, drawn, int(kept.sum()))
+    return moments(x, weights[kept] / weights[kept].sum())
 
 
 def _unconstrained(density: Density, values: Values) -> Tensor:
@@ -237,15 +235,19 @@ def _curved(density: Density, mode: Tensor, root: Tensor) -> Tensor:
     return tril
 
 
-def _weighed(density: Density, proposal: Students, count: int, labelling: Labelling | None) -> tuple[Tensor, Tensor]:
-    """Refit the proposal, and weigh draws of the last: log p - log proposal (count,), and the draws (count, size)."""
+def _adapted(density: Density, proposal: Students, count: int, labelling: Labelling | None) -> Students:
+    """Refit the proposal to its own weighted draws."""
     for share in ROUNDS:
-        u = proposal.draw(int(share * count))
-        ratio = _heights(density, u, labelling) - proposal.log_prob(u)
+        ratio, u = _weighed(density, proposal, int(share * count), labelling)
         if not bool(ratio.isfinite().any()):
             break
         weights, _ = smoothed(ratio.numpy())
         proposal = proposal.refitted(u, torch.from_numpy(weights))
+    return proposal
+
+
+def _weighed(density: Density, proposal: Students, count: int, labelling: Labelling | None) -> tuple[Tensor, Tensor]:
+    """Weigh draws of a proposal: log p - log proposal (count,), and the draws (count, size)."""
     u = proposal.draw(count)
     return _heights(density, u, labelling) - proposal.log_prob(u), u
 

@@ -13,7 +13,7 @@ from inference.diagnostics.shifts import Shifts
 TRUST, CARE, DISTRUST = "trust", "usable with care", "do not trust"  # what every verdict begins with
 MEAN_OFF, SD_OFF = 0.1, 0.1  # posterior standard deviations, and share of one, that a trusted answer may be off by
 FAR_OFF = 3.0  # times as far off is no answer any more
-KNOWN = 0.7  # of these, the largest Monte Carlo error with which anything is held to be known
+KNOWN = 0.4  # of these, the largest Monte Carlo error with which anything is held to be known
 SURE = 2.0  # Monte Carlo errors beyond which something is held to be off
 SHAPE_SURE = 1.64  # those by which a shape has to be below its limit if nothing else speaks for the draws
 FEWEST_WORTH = 100.0  # draws in effect below which a few have all the weight
@@ -63,9 +63,9 @@ class Evidence:
 def verdict(known: Evidence) -> str:
     """Say in words whether the draws that are handed out can be trusted.
 
-    They are trusted where nothing else speaks against them and no mean is seen to be more than 0.1 posterior standard
-    deviations off, nor a standard deviation more than 10 %: beyond one Monte Carlo error, which may itself be 0.7 of
-    that at most. So a trusted mean may be 0.17 off in what is estimated; the words give the estimate and one error.
+    They are trusted where nothing else speaks against them and no mean is estimated to be more than 0.1 posterior
+    standard deviations off, nor a standard deviation more than 10 %, with a Monte Carlo error of 0.04 and 4 % at most.
+    The words give the sum of the two.
     """
     level, why = _judged(known)
     if not known.converged:
@@ -107,8 +107,7 @@ def _by_shifts(known: Evidence, drawn: str) -> tuple[str, str]:
     said = "; ".join(_worst(known, n, near[n]) for n in ("mean", "sd"))
     if any(bool((sure[n] > FAR_OFF * limits[n]).any()) for n in limits):
         return DISTRUST, f"{drawn}, but {said}. Try a richer guide, or nuts"
-    likely = {n: value - error for n, (value, error) in scores.items()}
-    if any(bool((likely[n] > limits[n]).any()) for n in limits):
+    if any(bool((value > limits[n]).any()) for n, (value, _) in scores.items()):
         return CARE, f"{drawn}; off: {said}"
     if any(not bool((scores[n][1] <= KNOWN * limits[n]).all()) for n in limits):
         return CARE, f"{drawn}; known only roughly: {said}"
@@ -118,6 +117,16 @@ def _by_shifts(known: Evidence, drawn: str) -> tuple[str, str]:
         return CARE, f"{drawn}: too near {KHAT_GOOD}, and no wider look at the posterior was possible; {said}"
     seen = "a wider look at the posterior" if known.confirmed else "the weighted draws"
     return TRUST, f"{drawn}; against {seen}, {said}"
+
+
+def is_clear(away: Shifts) -> bool:
+    """Whether these say, beyond Monte Carlo errors, that something is off, or that nothing is."""
+    scores, limits = _scores(away), {"mean": MEAN_OFF, "sd": SD_OFF}
+    beyond = any(bool((value - SURE * error > limits[n]).any()) for n, (value, error) in scores.items())
+    return beyond or all(
+        bool(((value + error <= limits[n]) & (error <= KNOWN * limits[n])).all())
+        for n, (value, error) in scores.items()
+    )
 
 
 def _scores(away: Shifts) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -19,7 +19,7 @@ from inference.diagnostics import relabelling
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.diagnostics.importance import draws_for
 from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
-from inference.diagnostics.survey import unvisited
+from inference.diagnostics.second_look import SecondLook, second_look
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
@@ -35,6 +35,7 @@ from zoo.replay.evaluate import Values, many
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
+FEW = 0.005  # share of draws that may have ended in a divergence where a wider look finds the same moments
 SWITCHED = 0.01  # share of draws under other labels from which they are said to switch
 LARGEST_STATES = 50_000_000  # draws of enumerated sites beyond which they are left out
 
@@ -130,17 +131,22 @@ class NUTS(Method):
             agreeing = {n: _by_chain(v, q) for n, v in relabelling.relabelled(q.values, labels).items()}
             check = check_chains({**agreeing, "the log joint": _by_chain(q.log_p, q)})
         switching = switching_of(labels, drawn, check)
-        complaints = complaints_of(q.stats, check, self.max_tree_depth, relabelled=bool(labels))
-        if not complaints and not labels:
-            missed = unvisited(program, dict(q.values), draws_for(program), check.ess)
-            complaints = [missed] if missed else []
+        complaints, bent = complaints_of(q.stats, check, relabelled=bool(labels)), bent_note(q.stats)
+        look, few = SecondLook(), bool(q.stats["diverging"].mean() <= FEW)
+        if not complaints and not labels and few:
+            look = second_look(program, dict(q.values), draws_for(program), check.ess)
+            complaints = [look.missed] if look.missed else []
+        if bent and not look.agreement:
+            complaints = [bent, *complaints]
+        notes = [*([bent] if bent and look.agreement else []), *cut_off(q.stats, self.max_tree_depth), *notes]
+        praise = check.praise + (f"; {look.agreement}" if bent else "")
         reason = f"{q.sampler}, {self.chains} chains of {self.draws} draws"
-        reason += f": {complaints[0]}" if complaints else f": {check.praise}{' after relabelling' if switching else ''}"
-        verdict = f"trust: {check.praise}"
+        reason += f": {complaints[0]}" if complaints else f": {praise}{' after relabelling' if switching else ''}"
+        verdict = f"trust: {praise}"
         if complaints:
             verdict = f"do not trust without a look at this: {complaints[0]}"
         elif switching:
-            verdict = f"trust after fit.relabelled(): {check.praise} there, but labels switch between these draws"
+            verdict = f"trust after fit.relabelled(): {praise} there, but labels switch between these draws"
         return replace(
             outcome,
             converged=not complaints,
@@ -202,23 +208,31 @@ def switching_of(labels: Sequence[Relabelling], drawn: ChainCheck, check: ChainC
     )
 
 
-def complaints_of(
-    stats: Mapping[str, np.ndarray], check: ChainCheck, max_tree_depth: int, *, relabelled: bool = False
-) -> list[str]:
+def bent_note(stats: Mapping[str, np.ndarray]) -> str:
+    """Say how many draws ended in a divergence; empty if none did."""
+    divergences = int(stats["diverging"].sum())
+    if not divergences:
+        return ""
+    return (
+        f"{divergences} of {stats['diverging'].size} draws ended in a divergence: the posterior bends more sharply "
+        "somewhere than the step size can follow, and draws are missing there; reparameterize, or raise target_accept"
+    )
+
+
+def cut_off(stats: Mapping[str, np.ndarray], max_tree_depth: int) -> list[str]:
+    """Say how many trajectories were cut off, which costs time and no rightness."""
+    deep = int((stats["tree_depth"] >= max_tree_depth).sum())
+    if not deep:
+        return []
+    return [
+        f"{deep} of {stats['tree_depth'].size} trajectories were cut off at max_tree_depth={max_tree_depth}: draws are "
+        "more dependent than they need be; try correlated=True"
+    ]
+
+
+def complaints_of(stats: Mapping[str, np.ndarray], check: ChainCheck, *, relabelled: bool = False) -> list[str]:
     """Say what makes draws less trustworthy; `relabelled` if states had labels that agree when they were checked."""
     complaints = []
-    divergences, deep = int(stats["diverging"].sum()), int((stats["tree_depth"] >= max_tree_depth).sum())
-    total = stats["diverging"].size
-    if divergences:
-        complaints.append(
-            f"{divergences} of {total} draws ended in a divergence: the posterior bends more sharply somewhere than "
-            "the step size can follow, and draws are missing there; reparameterize, or raise target_accept"
-        )
-    if deep:
-        complaints.append(
-            f"{deep} of {total} trajectories were cut off at max_tree_depth={max_tree_depth}: draws are more dependent "
-            "than they need be; try correlated=True"
-        )
     bad = [(i, b) for i, b in enumerate(energy_fraction(stats["energy"])) if b < BFMI_GOOD]
     if bad:
         complaints.append(

@@ -17,7 +17,7 @@ from inference import EM, NUTS, Fit, compare, fit
 from inference.compiled.compile import has_compiler
 from inference.diagnostics import agreement
 from inference.diagnostics.agreement import check_chains, mean_error
-from inference.methods.nuts import complaints_of, energy_fraction
+from inference.methods.nuts import bent_note, complaints_of, cut_off, energy_fraction
 from inference.sampling import chains
 from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, RandomEffects, coin
 from tests.cases.posteriordb import HMMExample, case, low_dim_gauss_mix
@@ -273,18 +273,18 @@ def test_what_is_wrong_is_said():
     draws["b"][1, :, 2] += 5
     check = check_chains(draws)
     assert check.worst_rhat == check.worst_ess == "b[2]"
-    told = complaints_of(said, check, 6)
-    assert f"{said['diverging'].sum()} of 200 draws" in told[0]
-    assert "200 of 200 trajectories" in told[1]
-    assert "in chain 0:" in told[2]
-    assert f"R-hat {check.rhat:.3f} > 1.01 for b[2]" in told[3]
-    assert "< 200 for b[2]" in told[4]
+    told = complaints_of(said, check)
+    assert f"{said['diverging'].sum()} of 200 draws" in bent_note(said)
+    assert "200 of 200 trajectories" in cut_off(said, 6)[0]
+    assert "in chain 0:" in told[0]
+    assert f"R-hat {check.rhat:.3f} > 1.01 for b[2]" in told[1]
+    assert "< 200 for b[2]" in told[2]
     quiet = {"diverging": np.zeros((2, 100), bool), "tree_depth": np.full((2, 100), 3), "energy": slow * 0}
     quiet["energy"] = rng.standard_normal((2, 100))
     good = check_chains({"a": rng.standard_normal((2, 1000))})
-    assert complaints_of(quiet, good, 6) == []
+    assert [bent_note(quiet), *cut_off(quiet, 6), *complaints_of(quiet, good)] == [""]
     few = check_chains({"a": draws["a"][:, :4]})
-    assert "nan" in complaints_of(quiet, few, 6)[0]
+    assert "nan" in complaints_of(quiet, few)[0]
 
 
 def test_energies_that_are_independent_have_a_fraction_of_two():

@@ -1,0 +1,72 @@
+"""A second look at draws of chains, by weighted draws that owe them little: what they have left out, or bear out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference.diagnostics.shifts import moments, name_of, scalars
+from inference.diagnostics.survey import survey
+from inference.diagnostics.verdict import KNOWN, MEAN_OFF, SD_OFF
+from zoo.program.program import Program
+from zoo.replay.evaluate import Values
+
+SURE = 3.0  # Monte Carlo errors beyond which chains have left something out
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """What a survey says of draws of chains.
+
+    Attributes
+    ----------
+    missed
+        Where the draws leave out what it finds; empty if nowhere, or where it cannot tell.
+    agreement
+        How near its means and standard deviations are; empty where they are not, or it cannot tell.
+    """
+
+    missed: str = ""
+    agreement: str = ""
+
+
+def second_look(program: Program, values: Values, count: int, worth: float) -> SecondLook:
+    """Hold draws of chains to what a wider look finds.
+
+    Chains that all begin near one mode agree with each other, whatever there is elsewhere.
+
+    Parameters
+    ----------
+    program
+        The program.
+    values
+        Draws of all latents.
+    count
+        How many draws to weigh.
+    worth
+        Effective sample size of the draws.
+    """
+    wide = survey(program, {}, values, count)
+    if wide is None or wide.moments is None:
+        return SecondLook()
+    total = len(next(iter(values.values())))
+    x, shapes = scalars(program, {}, values, total)
+    off = moments(x, np.full(total, 1 / total)).off(wide.moments)
+    gaps = (np.abs(off.mean), np.abs(off.sd - 1))
+    slow = SURE * math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer
+    mean, sd = gaps[0] - slow * off.mean_error - MEAN_OFF, gaps[1] - slow * off.sd_error - SD_OFF
+    if wide.modes and max(mean.max(), sd.max()) > 0:
+        name = name_of(int(np.maximum(mean, sd).argmax()), shapes)
+        return SecondLook(
+            missed=f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, and weighed with "
+            f"these the mean or spread of {name} is another one; start chains apart, or use smc"
+        )
+    near = gaps[0].max() <= MEAN_OFF and gaps[1].max() <= SD_OFF
+    if not near or off.mean_error.max() > KNOWN * MEAN_OFF or off.sd_error.max() > KNOWN * SD_OFF:
+        return SecondLook()
+    return SecondLook(
+        agreement=f"a wider look at the posterior finds means within {gaps[0].max():.2f} posterior sds and sds within "
+        f"{100 * gaps[1].max():.0f} %"
+    )
