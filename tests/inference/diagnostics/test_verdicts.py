@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,12 @@ import zoo
 from inference import NUTS, SVI, Fit, Laplace, Pathfinder, fit
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
+from inference.approximations.sampled import Sampled
 from inference.diagnostics.importance import judge
 from inference.diagnostics.pareto import khat, smoothed
 from inference.diagnostics.shifts import Shifts, moments, shifts
-from inference.diagnostics.verdict import Evidence, verdict
+from inference.diagnostics.verdict import Evidence, is_clear, verdict
+from inference.method import Objective, Outcome
 from inference.sampling.paths import Normal
 from tests.cases.models import FLIPS, SCHOOLS, NonCentred, NormalMean, coin
 from zoo import Positive, Real
@@ -299,3 +302,59 @@ def test_chains_that_agree_on_one_of_two_modes_are_not_trusted():
     assert not found.verdict.startswith("trust")
     assert "other mode" in found.verdict
     assert fit(NormalMean(), [8.0, 8.2, 7.9], method=method, seed=0, progress=False).verdict.startswith("trust")
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "clear"),
+    [(0.02, 0.02, True), (0.02, 0.05, False), (0.08, 0.03, False), (0.12, 0.03, False), (0.2, 0.04, True)],
+    ids=["near", "known roughly", "near the limit", "beyond it perhaps", "beyond"],
+)
+def test_what_leaves_a_question_open(gap, error, clear):
+    one, none = np.array([1.0]), np.array([0.001])
+    assert is_clear(Shifts(gap * one, one, error * one, none)) is clear
+    assert is_clear(Shifts(0 * one, 1 + gap * one, none, error * one)) is clear
+
+
+@zoo.model(x=zoo.Real("row"))
+def plain(x):
+    """A mean with a Normal posterior."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("count", "moved", "said"),
+    [
+        (5, 0.0, "trust: R-hat .*; a wider look at the posterior finds means within 0.0. posterior sds"),
+        (5, 0.3, "do not trust without a look at this: 5 of 4000 draws ended in a divergence"),
+        (50, 0.0, "do not trust without a look at this: 50 of 4000 draws ended in a divergence"),
+    ],
+    ids=["borne out", "something else is found", "too many"],
+)
+def test_few_divergences_are_borne_out_by_a_wider_look(count, moved, said):
+    program = prepare(plain(), [1.0, 2.0, 0.0], device="cpu")  # mu given x is Normal(3 / 4, 1 / 4)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    diverging = np.zeros(4000, bool)
+    diverging[rng.choice(4000, count, replace=False)] = True
+    stats = {
+        "diverging": diverging.reshape(4, 1000),
+        "tree_depth": np.full((4, 1000), 3),
+        "energy": rng.standard_normal((4, 1000)),
+    }
+    draws = torch.from_numpy(0.75 + 0.5 * (moved + rng.standard_normal(4000)))
+    sampled = Sampled({"mu": draws}, torch.from_numpy(rng.standard_normal(4000)), {}, stats, "none", 4)
+    ended = Outcome(
+        approximation=sampled,
+        points={},
+        objective=Objective(0.0, "log_posterior"),
+        trace=None,
+        steps=1,
+        converged=False,
+        reason="",
+    )
+    found = NUTS().relabelled(program, ended, ended)
+    assert re.match(said, found.verdict), found.verdict
+    assert found.converged is said.startswith("trust")
+    assert any("ended in a divergence" in w for w in found.warnings)
