@@ -18,7 +18,7 @@ from inference.approximations.trained import Trained
 from inference.diagnostics.agreement import RHAT_GOOD, rhat_of_starts
 from inference.diagnostics.labelling import labelling_of, restricted
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
-from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, scalars, shifts
+from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, quantiles, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
 from inference.diagnostics.verdict import CARE, Evidence, is_clear, verdict
 from inference.method import Objective
@@ -162,17 +162,21 @@ def judge(
     words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
 
     if many_draws:
-        target = moments(x, weights)
-        plain = _as_given(target) if given is not q else moments(x, np.full(len(x), 1 / len(x)))
+        looked = sound and not fixed and not _obstacle(program)
+        own = weights if given is not q else np.full(len(x), 1 / len(x))
+        cuts = quantiles(x, own) if looked and x.shape[1] <= BALANCED else None
+        target, plain = moments(x, weights), moments(x, own, cuts)
+        plain = _as_given(plain) if given is not q else plain
         wide = None
-        if sound and not fixed and not _obstacle(program):
+        if looked:
             wide = survey(
                 program,
                 points,
                 given.values if isinstance(given, Corrected) else pool.values,
                 len(ratio),
                 labelling,
-                most=draws_for(program, most=MORE * DRAWS),
+                cuts=cuts,
+                most=draws_for(program, 4 * CELLS, MORE * DRAWS),
                 clear=lambda seen: is_clear(plain.off(seen)),
             )
         words = verdict(
@@ -224,7 +228,8 @@ def handed_out(program: Program, q: Approximation, points: Values, *, corrected:
 
 def _as_given(target: Moments) -> Moments:
     """Moments of these very draws, which are handed out: they have no error."""
-    return replace(target, mean_error=0 * target.mean_error, sd_error=0 * target.sd_error)
+    names = ("mean_error", "sd_error", "tail_error")
+    return replace(target, **{n: 0 * getattr(target, n) for n in names})
 
 
 def _away(plain: Moments, target: Moments, off: Shifts, wide: Survey | None, *, corrected: bool) -> Shifts:

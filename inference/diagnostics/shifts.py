@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,17 +11,23 @@ from inference.approximations.rows import chunk_for
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
+TAIL = 0.05  # mass beyond each of the quantiles that are looked at
 COLUMNS = 2000  # scalars at a time: some copies of their draws are made
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and standard deviations of scalars, with Monte Carlo standard errors; each of shape (scalars,)."""
+    """Means and standard deviations of scalars, with Monte Carlo standard errors; each of shape (scalars,).
+
+    `tail` is the mass below one cut and above another, (2, scalars); of shape (2, 0) where there are no cuts.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
     mean_error: np.ndarray
     sd_error: np.ndarray
+    tail: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
+    tail_error: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
 
     def off(self, other: Moments) -> Shifts:
         """How far these are from those of independent draws of `other`, in the other's standard deviations."""
@@ -31,21 +37,28 @@ class Moments:
             sd=np.where(other.sd > 0, self.sd / scale, 1.0),
             mean_error=np.hypot(self.mean_error, other.mean_error) / scale,
             sd_error=np.hypot(self.sd_error, other.sd_error) / scale,
+            tail=self.tail - other.tail,
+            tail_error=np.hypot(self.tail_error, other.tail_error),
         )
 
 
 @dataclass(frozen=True)
 class Shifts:
-    """Shifts of means in standard deviations, ratios of standard deviations, and their errors; shapes (scalars,)."""
+    """Shifts of means in standard deviations, ratios of standard deviations, and their errors; shapes (scalars,).
+
+    `tail` is by how much the masses beyond two quantiles differ, (2, scalars); of shape (2, 0) where nobody looked.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
     mean_error: np.ndarray
     sd_error: np.ndarray
+    tail: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
+    tail_error: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
 
 
-def moments(x: np.ndarray, weights: np.ndarray) -> Moments:
-    """Moments of draws (draws, scalars) with weights (draws,) that sum to 1.
+def moments(x: np.ndarray, weights: np.ndarray, cuts: np.ndarray | None = None) -> Moments:
+    """Moments of draws (draws, scalars) with weights (draws,) that sum to 1; masses beyond `cuts` (2, scalars).
 
     The errors are those of self-normalized importance sampling: var = sum_s w_s^2 psi_s^2, psi the influence of a draw,
     x - m for the mean and ((x - m)^2 - v) / (2 sqrt v) for the standard deviation (Owen 2013, section 9.3).
@@ -57,7 +70,29 @@ def moments(x: np.ndarray, weights: np.ndarray) -> Moments:
         square = np.square(weights)
         errors = [np.sqrt(square @ np.square(p)) for p in (gap, _of_sd(gap, variance))]
         parts.append((centre, sd, *errors))
-    return Moments(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+    mean, sd, mean_error, sd_error = (np.concatenate(p) for p in zip(*parts, strict=True))
+    if cuts is None:
+        return Moments(mean, sd, mean_error, sd_error)
+    tail, tail_error = _tails(x, weights, cuts)
+    return Moments(mean, sd, mean_error, sd_error, np.where(sd > 0, tail, 0.5), np.where(sd > 0, tail_error, 0.0))
+
+
+def quantiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """5 % and 95 % quantiles of weighted draws (draws, scalars): (2, scalars)."""
+    order = x.argsort(0)
+    mass = weights[order].cumsum(0)
+    at = np.stack([(mass < TAIL).sum(0), (mass < 1 - TAIL).sum(0)]).clip(max=len(x) - 1)
+    found: np.ndarray = np.take_along_axis(np.take_along_axis(x, order, 0), at, 0)
+    return found
+
+
+def _tails(x: np.ndarray, weights: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mass below the first cut and above the second, half of what is on it, and its error; (2, scalars)."""
+    sides = ((x - cuts[0]), (cuts[1] - x))
+    beyond = [(side < 0) + 0.5 * (side == 0) for side in sides]
+    mass = np.stack([weights @ b for b in beyond])
+    error = [np.sqrt(np.square(weights) @ np.square(b - m)) for b, m in zip(beyond, mass, strict=True)]
+    return mass, np.stack(error)
 
 
 def shifts(x: np.ndarray, weights: np.ndarray) -> Shifts:

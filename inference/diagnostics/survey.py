@@ -70,6 +70,7 @@ def survey(
     count: int,
     labelling: Labelling | None = None,
     *,
+    cuts: np.ndarray | None = None,
     most: int = 0,
     clear: Callable[[Moments], bool] = lambda _: True,
 ) -> Survey | None:
@@ -88,6 +89,8 @@ def survey(
         How many draws to weigh.
     labelling
         Of exchangeable states, the part of the posterior that is looked at.
+    cuts
+        Quantiles of the draws, (2, scalars), for the masses beyond them.
     most, clear
         Up to how many draws are added until moments are clear.
 
@@ -97,7 +100,7 @@ def survey(
         None where there are too many coordinates, or matrices far out are not positive definite.
     """
     try:
-        return _survey(program, points, values, count, labelling, most, clear)
+        return _survey(program, points, values, count, labelling, cuts, most, clear)
     except SINGULAR:
         return None
 
@@ -108,6 +111,7 @@ def _survey(
     values: Values,
     count: int,
     labelling: Labelling | None,
+    cuts: np.ndarray | None,
     most: int,
     clear: Callable[[Moments], bool],
 ) -> Survey | None:
@@ -133,12 +137,12 @@ def _survey(
         if sound:
             break
         starts = torch.cat([found, u[ratio.argsort(descending=True)[:HEAVIEST]]])  # where the proposal falls short
-    told = _told(density, points, u, weights) if sound else None
+    told = _told(density, points, u, weights, cuts) if sound else None
     while told is not None and 2 * len(u) <= most and not clear(told):
         more, further = _weighed(density, proposal, len(u), labelling)
         ratio, u = torch.cat([ratio, more]), torch.cat([u, further])
         weights, sound = _sound(ratio)
-        told = _told(density, points, u, weights) if sound else None
+        told = _told(density, points, u, weights, cuts) if sound else None
     evidence, error = log_mean_exp(ratio)
     return Survey(told, float(evidence), float(error), len(found))
 
@@ -150,12 +154,12 @@ def _sound(ratio: Tensor) -> tuple[np.ndarray, bool]:
     return weights, enough and (math.isnan(shape) or shape <= most_shape(len(ratio)))
 
 
-def _told(density: Density, points: Values, u: Tensor, weights: np.ndarray) -> Moments:
+def _told(density: Density, points: Values, u: Tensor, weights: np.ndarray, cuts: np.ndarray | None) -> Moments:
     """Moments of all scalars by weighted vectors, (draws, size) and (draws,)."""
     program, kept = density.program, weights > 1e-12 * weights.max()
     drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
     x, _ = scalars(program, points, drawn, int(kept.sum()))
-    return moments(x, weights[kept] / weights[kept].sum())
+    return moments(x, weights[kept] / weights[kept].sum(), cuts)
 
 
 def _unconstrained(density: Density, values: Values) -> Tensor:

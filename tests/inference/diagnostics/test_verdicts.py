@@ -20,7 +20,7 @@ from inference.approximations.normals import Normals
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.importance import judge
 from inference.diagnostics.pareto import khat, smoothed
-from inference.diagnostics.shifts import Shifts, moments, shifts
+from inference.diagnostics.shifts import Shifts, moments, quantiles, shifts
 from inference.diagnostics.verdict import Evidence, is_clear, verdict
 from inference.method import Objective, Outcome
 from inference.sampling.paths import Normal
@@ -154,6 +154,41 @@ def test_one_mode_of_two_is_not_trusted():
     assert "other mode" in one.verdict
     both = judged(either(), x, ([centre], [sd]), ([-centre + 0.35], [sd]))
     assert both.verdict.startswith("trust")
+
+
+@zoo.model(x=Real("row"))
+def humps(x):
+    """Two humps at -1 and 1, about half a unit wide."""
+    a = pyro.sample("a", dist.Normal(0.0, 1e3))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(a.abs(), 0.5), obs=x)
+
+
+def test_right_means_and_sds_with_wrong_quantiles_are_not_trusted():
+    """The density is that of |a| ~ Normal(1, 1/4), cut off at 0 and mirrored: more of it in the shoulders."""
+    half = stats.truncnorm(-2, np.inf, loc=1, scale=0.5)
+    sd = np.sqrt(half.var() + half.mean() ** 2)
+    beyond = 0.5 * half.sf(stats.norm.ppf(0.95) * sd)
+    found = judged(humps(), [1.0], ([0.0], [sd]), corrected=False)
+    assert found.diagnostics["sd_ratio"] == pytest.approx(1, abs=0.05)
+    assert found.verdict.startswith("usable with care")
+    off = re.search(r"quantiles within (.*) % of the mass", found.verdict)
+    assert float(off[1]) == pytest.approx(100 * (0.05 - beyond), abs=1.0)  # three errors of 10,000 draws on each side
+    assert judged(humps(), [1.0], ([0.0], [sd])).verdict.startswith("trust")
+
+
+def test_tails_are_those_of_the_exact_distribution():
+    rng = np.random.default_rng(1)
+    x = np.column_stack([rng.normal(0, 1.3, 40_000), np.full(40_000, 2.0)])
+    ratio = stats.norm.logpdf(x[:, 0]) - stats.norm.logpdf(x[:, 0], scale=1.3)
+    weights = np.exp(ratio) / np.exp(ratio).sum()
+    cuts = quantiles(x, np.full(len(x), 1 / len(x)))
+    assert abs(cuts[:, 0] - 1.3 * stats.norm.ppf([0.05, 0.95])).max() < 4 * 1.3 * 0.0106  # sqrt(pq / n) / density
+    found = moments(x, weights, cuts)
+    exact = [stats.norm.cdf(cuts[0, 0]), stats.norm.sf(cuts[1, 0])]
+    assert (np.abs(found.tail[:, 0] - exact) < 4 * found.tail_error[:, 0]).all()
+    assert found.tail_error[:, 0] == pytest.approx(0.0006, abs=0.0004)
+    np.testing.assert_allclose(found.tail[:, 1], 0.5, rtol=1e-12)  # what is constant lies on both cuts
 
 
 def test_moments_of_weighted_draws_have_the_errors_they_say():
