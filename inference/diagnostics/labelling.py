@@ -74,11 +74,9 @@ class Labelling:
             gap = (value[:, None] - centre[:, None]) / scale[:, None]  # (draws, place, state, entries)
             cost = cost + gap.square().sum(-1)
         for name, whole in group.reflected.items():
-            value = values[name].double().cpu().flatten(1)
-            centre, scale = (t[name].double().cpu().flatten() for t in (self.centres, self.scales))
-            stay, turn = (((v - centre) / scale).square().sum(-1) for v in (value, whole - value))
-            # The cost of both states where they are is `stay`, and of a swap `turn`: half of it for each.
-            cost = cost + 0.5 * torch.stack([torch.stack([stay, turn], -1), torch.stack([turn, stay], -1)], 1)
+            if name in self.centres:
+                value, centre, scale = (t[name].double().cpu() for t in (values, self.centres, self.scales))
+                cost = cost + reflection_costs(value, whole, centre, scale)
         return cost
 
 
@@ -102,7 +100,7 @@ def labelling_of(program: Program, values: Values) -> Labelling | None:
 def _of_latents(group: StateGroup, latents: set[str], program: Program) -> bool:
     """Whether all that the states index are global latents, and places can be told by entries of their own."""
     indexed = [n for n in (*group.axes, *group.reflected) if program.sites[n].role != "deterministic"]
-    return set(indexed) <= latents and (bool(_single(group, latents)) or bool(group.reflected))
+    return set(indexed) <= latents and (bool(_single(group, latents)) or not latents.isdisjoint(group.reflected))
 
 
 def _single(group: StateGroup, names: Collection[str]) -> list[tuple[str, int]]:
@@ -114,6 +112,15 @@ def _entries(value: Tensor, axis: int, states: Tensor, lead: int) -> Tensor:
     """Entries of each state, (..., K, entries), `lead` dimensions being left where they are."""
     moved = value.double().cpu().movedim(axis, lead).index_select(lead, states)
     return moved.reshape(*moved.shape[: lead + 1], -1)
+
+
+def reflection_costs(value: Tensor, whole: float, centre: Tensor, scale: Tensor) -> Tensor:
+    """Squared distance of v (draws, ...) and c - v from a centre, as costs of each of two states: (draws, 2, 2).
+
+    The cost of both states where they are is that of v, and of a swap that of c - v: half of it for each.
+    """
+    stay, turn = (((v - centre) / scale).square().reshape(len(value), -1).sum(-1) for v in (value, whole - value))
+    return 0.5 * torch.stack([torch.stack([stay, turn], -1), torch.stack([turn, stay], -1)], 1)
 
 
 def restricted(log_p: Tensor, values: Values, labelling: Labelling | None) -> Tensor:

@@ -15,6 +15,7 @@ from inference.approximations.corrected import Corrected
 from inference.approximations.permuted import Permuted
 from inference.approximations.point import PointMass
 from inference.approximations.sampled import Sampled
+from inference.diagnostics.labelling import reflection_costs
 from inference.diagnostics.relabelling import Relabelling, assignments, relabel, relabelled, rows_for
 from inference.posterior.answer import Answer
 from inference.runtime.threads import threads_for
@@ -177,11 +178,14 @@ def _values(program: Program, reference: Mapping[str, Any]) -> Values:
 def _nearest(answer: Answer, labels: Relabelling, values: Values) -> Relabelling:
     """Permute all draws alike so that their means are nearest to some values, in standard deviations of the draws."""
     group = labels.group
-    known = {n: v for n, v in values.items() if len(group.axes.get(n, ())) == 1}
+    sites = {s.name for s in (*answer.program.latents, *answer.program.parameters)}
+    able = [n for n, axes in group.axes.items() if len(axes) == 1 and n in sites]
+    able += [n for n in group.reflected if n in sites]
+    known = {n: v for n, v in values.items() if n in able}
     if not known:
         raise FitError(
             f"the reference point has no site that the states of {', '.join(group.sites)} index; give one of "
-            f"{', '.join(n for n, axes in group.axes.items() if len(axes) == 1)}"
+            f"{', '.join(able)}"
         )
     draws = (
         {n: v[None] for n, v in {**answer.points, **_point(answer)}.items()}
@@ -191,6 +195,11 @@ def _nearest(answer: Answer, labels: Relabelling, values: Values) -> Relabelling
     cost = labels.allocations.new_zeros(group.count, group.count)  # (new label, old label)
     moved = group.permute({n: draws[n] for n in known}, labels.permutations)
     for name, value in known.items():
+        if name in group.reflected:
+            spread = moved[name].std(0, correction=0)
+            spread = torch.where(spread > 0, spread, torch.ones_like(spread))  # of a point
+            cost = cost + reflection_costs(moved[name], group.reflected[name], value, spread).mean(0)
+            continue
         axis = group.axes[name][0]
         by_state = moved[name].movedim(axis, 1).reshape(len(moved[name]), group.count, -1)  # (draws, states, entries)
         wanted = value.movedim(axis, 0).reshape(group.count, -1)

@@ -5,6 +5,8 @@ so a posterior has one mode for each. Here the permutations are found from what 
 called. Candidates are the axes of latents and parameters that are as long as there are states. Two states a and b are
 exchangeable where some of these axes can have their entries a and b swapped such that every factor of the log joint,
 at made-up values, is as before with the states a and b swapped. Whatever holds on some rows has to hold on all.
+Two states may have one share v and 1 - v, written by hand: where no axes will do, sites on an interval or the real line
+are reflected as well, v -> low + high - v or v -> -v.
 
 Continuous symmetries (signs and rotations of factors) and those of locals alone are not looked for.
 """
@@ -63,7 +65,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Move:
-    """A site's value with two entries swapped along axes, or with its complement in its place."""
+    """A site's value with two entries swapped along axes, or reflected: c - v in place of v."""
 
     site: str
     axes: tuple[int, ...]
@@ -134,7 +136,7 @@ class _Factors:
         self.sites = {s.name: s for s in (*program.latents, *program.parameters)}
         self.fixed = {s.name for s in program.enumerated if s.cardinality != count}
         enumerated_plates = {p for s in program.enumerated for p in s.plates} | {program.row}
-        self.moves = [m for s in self.sites.values() for m in _moves(s, program, count, enumerated_plates)]
+        self.moves = [m for s in self.sites.values() for m in _moves(s, count, enumerated_plates)]
         self.sums = {n: _summed(s, enumerated_plates) for n, s in program.sites.items()}
         networks = {n: p.detach() for n, p in program.model.named_parameters() if n in program.networks}
         with model_context(program.dtype, torch.device("cpu")):
@@ -148,16 +150,21 @@ class _Factors:
 
     def search(self, site: str, pair: tuple[int, int]) -> _Found | None:
         """Find the fewest moves that swap a pair of states of a site, and the other sites whose states they swap."""
+        plain = [m for m in self.moves if m.reflected is None]
+        found = self._search(site, pair, plain)
+        return self._search(site, pair, self.moves) if found is None and len(plain) < len(self.moves) else found
+
+    def _search(self, site: str, pair: tuple[int, int], moves: Sequence[_Move]) -> _Found | None:
         order = _swap(*pair, self.count)
         values, before = self.points[0], self.before[0]
-        single = self._evaluate([self.moved(values, (m,), order) for m in self.moves])
+        single = self._evaluate([self.moved(values, (m,), order) for m in moves])
         needed: dict[str, list[_Move]] = {
-            name: [m for m, after in zip(self.moves, single, strict=True) if not _alike(after[name], before[name])]
+            name: [m for m, after in zip(moves, single, strict=True) if not _alike(after[name], before[name])]
             for name in self.names
         }
-        if any(len(moves) > MOST_MOVES for moves in needed.values()):
+        if any(len(some) > MOST_MOVES for some in needed.values()):
             return None
-        subsets = list({frozenset(some) for moves in needed.values() for some in _subsets(moves)})
+        subsets = list({frozenset(some) for all_of in needed.values() for some in _subsets(all_of)})
         legal = [s for s in subsets if self._inside(s, order)]
         moved = dict(zip(legal, self._evaluate([self.moved(values, s, order) for s in legal]), strict=True))
         relations = []
@@ -175,8 +182,8 @@ class _Factors:
         if solution is None:
             return None
         sites = frozenset(n for n in solution if isinstance(n, str))
-        moves = frozenset(m for m in solution if isinstance(m, _Move))
-        return (sites, moves) if self.holds(sites, moves, order) else None
+        chosen = frozenset(m for m in solution if isinstance(m, _Move))
+        return (sites, chosen) if self.holds(sites, chosen, order) else None
 
     def holds(self, sites: frozenset[str], moves: frozenset[_Move], order: Tensor) -> bool:
         """Tell whether every factor is as before, with states permuted, at all points."""
@@ -196,9 +203,10 @@ class _Factors:
             if move in moves and move.reflected is None:
                 axes[move.site] = (*axes.get(move.site, ()), *move.axes)
         reflected = {m.site: m.reflected for m in self.moves if m in moves and m.reflected is not None}
-        derived = self._derived(moves, _swap(states[0], states[1], self.count))
+        derived, turned = self._derived(moves, _swap(states[0], states[1], self.count))
         order = {n: i for i, n in enumerate(self.program.sites)}
         axes = dict(sorted({**axes, **derived}.items(), key=lambda item: order[item[0]]))
+        reflected = dict(sorted({**reflected, **turned}.items(), key=lambda item: order[item[0]]))
         return StateGroup(tuple(sorted(sites, key=order.__getitem__)), self.count, states, axes, reflected)
 
     def moved(self, values: Values, moves: Collection[_Move], order: Tensor) -> Values:
@@ -253,23 +261,28 @@ class _Factors:
         dims = [d for d in self.sums[name] if old.ndim >= -d]
         return _alike(new.sum(dims), old.sum(dims)) if dims else _alike(new, old)
 
-    def _derived(self, moves: frozenset[_Move], order: Tensor) -> dict[str, tuple[int, ...]]:
-        """Deterministic sites whose entries are permuted along with the moves, and along which axes."""
-        before = self.program.deterministic(self.points[0])
-        after = self.program.deterministic(self.moved(self.points[0], moves, order))
+    def _derived(self, moves: frozenset[_Move], order: Tensor) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+        """Deterministic sites whose entries are permuted along with the moves, by axes; and what others add up to."""
+        before = [self.program.deterministic(v) for v in self.points]
+        after = [self.program.deterministic(self.moved(v, moves, order)) for v in self.points]
         order = order.to(self.program.device)
-        axes = {}
-        for name, old in before.items():
+        axes: dict[str, tuple[int, ...]] = {}
+        reflected: dict[str, float] = {}
+        for name, old in before[0].items():
             along = [d for d in range(-old.ndim, 0) if old.shape[d] == self.count]
-            for some in map(tuple, _subsets(along)):
-                if some and _alike(after[name], _Move(name, some)(old, order)):
-                    axes[name] = some
-                    break
-        return axes
+            some = (a for a in _subsets(along) if a and _alike(after[0][name], _Move(name, a)(old, order)))
+            found = next(some, None)
+            if found is not None:
+                axes[name] = found
+            elif old.numel() and not _alike(after[0][name], old):
+                sums = torch.stack([b[name] + a[name] for b, a in zip(before, after, strict=True)])
+                if _alike(sums, sums.flatten()[0].expand_as(sums)):
+                    reflected[name] = float(sums.flatten()[0])
+        return axes, reflected
 
 
-def _moves(site: Site, program: Program, count: int, plates: Collection[str]) -> Iterator[_Move]:
-    """Yield the axes of a site along which its entries may be swapped: neither rows, nor parts of a matrix."""
+def _moves(site: Site, count: int, plates: Collection[str]) -> Iterator[_Move]:
+    """Yield the axes along which entries of a site may be swapped, neither rows nor parts of a matrix; reflections."""
     base = site.support.base_constraint if isinstance(site.support, constraints.independent) else site.support
     matrix = base.event_dim if base.event_dim > 1 else 0
     ndim = len(site.shape)
@@ -279,11 +292,12 @@ def _moves(site: Site, program: Program, count: int, plates: Collection[str]) ->
             yield _Move(site.name, (axis - ndim,))
     if matrix == 2 and site.shape[-2:] == (count, count):
         yield _Move(site.name, (-2, -1))
-    if count == 2 and any(s.family == "Bernoulli" and s.cardinality == 2 for s in program.enumerated):
-        if base is constraints.unit_interval:
-            yield _Move(site.name, (), 1.0)
-        elif base is constraints.real:
-            yield _Move(site.name, (), 0.0)
+    if count == 2 and base is constraints.real:
+        yield _Move(site.name, (), 0.0)
+    elif count == 2 and isinstance(base, constraints.interval):
+        sums = torch.as_tensor(base.lower_bound + base.upper_bound).flatten()
+        if bool((sums == sums[0]).all()):
+            yield _Move(site.name, (), float(sums[0]))
 
 
 def _summed(site: Site, plates: Collection[str]) -> list[int]:

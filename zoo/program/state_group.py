@@ -28,7 +28,7 @@ class StateGroup:
     axes
         Latent, parameter or deterministic site -> its axes that the states index, from the right: -1, -2, ...
     reflected
-        Site -> c, where two states change places as its value v becomes c - v (the probability of a Bernoulli site).
+        Site -> c, where two states change places as its value v becomes c - v (the share of one of them, v -> 1 - v).
     """
 
     sites: tuple[str, ...]
@@ -88,5 +88,5 @@ class StateGroup:
             if name in self.reflected:
                 swapped = order[..., 0] != 0
                 swapped = swapped.reshape(-1, *[1] * (value.ndim - 1)) if swapped.ndim else swapped
-                moved[name] = torch.where(swapped, self.reflected[name] - value, value)
+                moved[name] = torch.where(swapped, self.reflected[name] - moved[name], moved[name])
         return moved

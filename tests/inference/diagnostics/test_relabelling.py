@@ -13,7 +13,7 @@ from inference import NUTS, fit
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.relabelling import LARGEST, relabel, relabelled, rows_for, stephens
 from inference.method import Objective, Outcome
-from tests.zoo.program.test_exchangeable import mixture
+from tests.zoo.program.test_exchangeable import mixture, one_share
 from zoo.program.exchangeable import exchangeable
 from zoo.program.prepare import prepare
 from zoo.program.state_group import StateGroup
@@ -99,6 +99,24 @@ def test_chains_whose_labels_switch_are_judged_by_relabelled_draws():
     after = NUTS().relabelled(program, judged, judged_outcome(program, values))
     assert after.warnings == []
     assert after.verdict == f"trust: {after.reason.partition(': ')[2]}"
+
+
+def test_chains_that_disagree_which_of_two_a_share_is_of_are_relabelled():
+    """Half of the chains have share v, levels (0, 8), the others 1 - v, (8, 0): R-hat as drawn is far off."""
+    y = normals((0.0, 1.0, 15), (8.0, 1.0, 35))[:, 0]
+    program = prepare(one_share(), {"y": y.tolist()})
+    (group,) = exchangeable(program)
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(2000, 3, generator=generator, dtype=torch.float64)
+    draws = {"v": (0.3 * noise[:, 0] - 0.85).sigmoid(), "level": torch.tensor([0.0, 8.0]) + 0.2 * noise[:, 1:]}
+    turned = torch.tensor([[0, 1], [1, 0], [1, 0], [0, 1]]).repeat_interleave(500, 0)
+    mixed = group.permute(draws, turned)
+    judged = judge(program, mixed)
+    assert judged.diagnostics["rhat"] < 1.01 < 1.5 < judged.diagnostics["rhat_as_drawn"]
+    assert judged.verdict.startswith("trust after fit.relabelled()")
+    after = relabelled(mixed, [each.sorted() for each in relabel(program, {}, mixed)])
+    torch.testing.assert_close(after["v"], 1 - draws["v"])
+    torch.testing.assert_close(after["level"], draws["level"].flip(-1))
 
 
 def test_chains_in_really_different_modes_are_not_label_switching():

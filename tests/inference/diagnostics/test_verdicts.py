@@ -254,12 +254,16 @@ def test_a_coin_is_trusted():
 # -- exchangeable states -----------------------------------------------------------------------------------------------
 
 
-def mixture(components):
-    """A mixture of unit Normals with means ~ Normal(0, 3), all states alike."""
+def mixture(components, one_share=False):
+    """A mixture of unit Normals with means ~ Normal(0, 3), all states alike; of two there may be one share."""
 
     @zoo.model(x=Real("row"))
     def alike(x):
-        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(components)))
+        if one_share:
+            share = pyro.sample("share", dist.Uniform(0.0, 1.0))
+            weights = torch.stack([share, 1 - share], -1)
+        else:
+            weights = pyro.sample("weights", dist.Dirichlet(torch.ones(components)))
         with pyro.plate("component", components):
             mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
         with pyro.plate("row", len(x)):
@@ -283,13 +287,17 @@ def evidence_of(x, components):
     return special.logsumexp(parts)
 
 
-@pytest.mark.parametrize(("gap", "components"), [(6.0, 2), (1.5, 2), (9.0, 3)], ids=["apart", "overlapping", "three"])
+@pytest.mark.parametrize(
+    ("gap", "components", "one_share"),
+    [(6.0, 2, False), (1.5, 2, False), (9.0, 3, False), (6.0, 2, True), (1.5, 2, True)],
+    ids=["apart", "overlapping", "three", "one share", "one share, overlapping"],
+)
 @pytest.mark.parametrize("method", [Laplace(), Pathfinder()], ids=lambda m: type(m).__name__)
-def test_the_evidence_counts_every_labelling(gap, components, method):
+def test_the_evidence_counts_every_labelling(gap, components, one_share, method):
     rng = np.random.default_rng(components)
     x = np.concatenate([rng.normal(gap * k, 0.7, 8 // components) for k in range(components)])
     exact = evidence_of(x, components)
-    found = fit(mixture(components), x, method=method, seed=0, progress=False)
+    found = fit(mixture(components, one_share), x, method=method, seed=0, progress=False)
     if found.verdict.startswith("trust"):
         assert abs(found.diagnostics["evidence"] - exact) < 4 * found.diagnostics["evidence_error"] + 0.02
     assert f"{components}! labellings of z" in found.verdict

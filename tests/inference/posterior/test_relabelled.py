@@ -9,11 +9,11 @@ import torch
 
 import zoo
 from guides import MeanField
-from inference import CAVI, EM, SVI, Fit, fit
+from inference import CAVI, EM, SVI, Fit, Laplace, compare, fit
 from inference.approximations.sampled import Sampled
 from tests.cases.models import FLIPS, coin
 from tests.inference.diagnostics.test_relabelling import judged_outcome, shuffled
-from tests.zoo.program.test_exchangeable import mixture
+from tests.zoo.program.test_exchangeable import mixture, one_share
 from zoo import FitError
 
 GEYSER = zoo.datasets.load("faithful")
@@ -84,6 +84,40 @@ def test_labels_are_taken_from_a_point(fits):
     by_some = fits["em"].relabelled(reference={"means": point["means"], "weights": point["weights"]})
     for made in (by_all, by_some):
         np.testing.assert_array_equal(made.posterior["point_estimate"]["means"], point["means"])
+
+
+@pytest.mark.parametrize("method", [EM(), Laplace(), Laplace(corrected=False)], ids=["em", "laplace", "as it was"])
+def test_a_share_and_the_rest_of_it_change_places(method, tmp_path):
+    y = np.concatenate([np.linspace(-1, 1, 12), np.linspace(7, 9, 4)])
+    made = fit(one_share(), {"y": y}, method=method, seed=0, progress=False)
+    low, high = (made.relabelled(reference={"v": np.array(v)}) for v in (0.2, 0.8))
+    by_level = made.relabelled(reference={"level": np.array([8.0, 0.0])})
+    pd.testing.assert_frame_equal(low.summary(), by_level.summary())
+    pd.testing.assert_frame_equal(high.summary(), made.relabelled().summary())
+    group = "point_estimate" if made.is_point else "posterior"
+    values, others = (f.posterior[group] for f in (low, high))
+    assert float(values["v"].mean()) < 0.35
+    np.testing.assert_allclose(values["v"], 1 - others["v"], atol=1e-12)
+    np.testing.assert_array_equal(values["level"], others["level"][..., ::-1])
+    np.testing.assert_allclose(values["rest"], 2 * (1 - values["v"]), atol=1e-12)
+    np.testing.assert_allclose(values["square"], values["v"] ** 2, atol=1e-12)
+    np.testing.assert_allclose(low.assign().to_numpy(), high.assign().to_numpy()[:, ::-1], atol=1e-12)
+    np.testing.assert_allclose(low.log_prob({"y": y}), made.log_prob({"y": y}), rtol=1e-9)
+    read = Fit.load(low.save(tmp_path / "low"), one_share)
+    pd.testing.assert_frame_equal(read.summary(), low.summary())
+    with pytest.raises(FitError, match="give one of level, v"):
+        made.relabelled(reference={})
+
+
+def test_fits_by_several_methods_have_a_share_of_the_same_component():
+    y = np.concatenate([np.linspace(-1, 1, 12), np.linspace(7, 9, 4)])
+    reference = fit(one_share(), {"y": y}, method="em", seed=0, progress=False).relabelled(reference={"v": 0.2})
+    found = compare(
+        one_share(), {"y": y}, methods=["em", "laplace", "map"], reference=reference, seed=0, progress=False
+    )
+    for each in found.fits.values():
+        group = "point_estimate" if each.is_point else "posterior"
+        assert float(each.posterior[group]["v"].mean()) < 0.35
 
 
 def test_draws_of_chains_are_relabelled_one_by_one(tmp_path):

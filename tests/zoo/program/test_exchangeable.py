@@ -71,6 +71,37 @@ def coin_mixture(y, *, a: float = 1.0):
         pyro.sample("y", dist.Normal(m[z.long()], 1.0), obs=y)
 
 
+@zoo.model(y=Real("n"))
+def one_share(y, *, a: float = 1.0, b: float = 1.0, written: str = "beta"):
+    """Two components of which one has a share by name, and the other the rest."""
+    if written == "logit":
+        v = pyro.sample("v", dist.Normal(a - b, 1.5))
+        share = torch.stack([v, torch.zeros_like(v)], -1).softmax(-1)
+    else:
+        edges = {"beta": dist.Beta(a, b), "uniform": dist.Uniform(0.0, 1.0), "wider": dist.Uniform(-0.1, 1.1)}
+        v = pyro.sample("v", edges[written])
+        share = torch.stack([v, 1 - v], -1) if written != "wider" else torch.stack([v + 0.1, 1.1 - v], -1) / 1.2
+        pyro.deterministic("rest", 2 * (1 - v))
+        pyro.deterministic("square", v**2)
+    pyro.deterministic("share", share)
+    with pyro.plate("group", 2):
+        level = pyro.sample("level", dist.Normal(0.0, 3.0))
+    with pyro.plate("n", len(y)):
+        which = pyro.sample("which", dist.Categorical(share))
+        pyro.sample("y", dist.Normal(level[which], 1.0), obs=y)
+
+
+@zoo.model(y=Real("sheet", "n"))
+def share_by_sheet(y):
+    """Sheets of rows, each with a share of its own."""
+    with pyro.plate("sheets", len(y)):
+        v = pyro.sample("v", dist.Beta(2.0, 2.0))
+    level = pyro.sample("level", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    with pyro.plate("sheet", len(y), dim=-2), pyro.plate("n", y.shape[1], dim=-1):
+        which = pyro.sample("which", dist.Categorical(torch.stack([v, 1 - v], -1)[:, None]))
+        pyro.sample("y", dist.Normal(level[which], 1.0), obs=y)
+
+
 @zoo.model(y=Real("n"), label=Category("n"), known=Real("n"))
 def some_labels(y, label, known):
     """Labels of some rows are known."""
@@ -127,6 +158,11 @@ CASES = [
     (two_mixtures(), {"y": LINE, "u": LINE[::-1]}, [{"a": (-1,), "p": (-1,)}, {"b": (-1,), "q": (-1,)}]),
     (two_mixtures(shared=True), {"y": LINE, "u": LINE[::-1]}, [{"a": (-1,), "b": (-1,), "p": (-1,)}]),
     (coin_mixture(), {"y": LINE}, [{"m": (-1,)}]),
+    *(
+        (one_share(a=c, b=c, written=w), {"y": LINE}, [{"share": (-1,), "level": (-1,)}])
+        for c, w in [(1.0, "beta"), (5.0, "beta"), (1.0, "uniform"), (1.0, "wider"), (1.0, "logit")]
+    ),
+    (share_by_sheet(), {"y": [LINE[:3], LINE[3:6]]}, [{"level": (-1,)}]),
     (topics(), {"words": [[0, 1, 2], [2, 2, 1], [0, 0, 1], [1, 2, 0]]}, [{"topic": (-2,), "shares": (-1,)}]),
     (by_hand(), {"y": LINE}, [{"start": (-1,), "move": (-2, -1), "level": (-1,)}]),
 ]
@@ -154,11 +190,12 @@ def test_groups_are_found_and_leave_the_log_joint_as_it_is(model, data, axes):
                 some = next(n for n in values if not torch.equal(moved[n], values[n]))
                 alone = program.log_joint({**values, some: moved[some]}).total()
                 assert not torch.allclose(alone, total, rtol=1e-12)
-            for name, along in group.axes.items():
+            for along in group.axes.values():
+                assert along
+            for name in (*group.axes, *group.reflected):
                 if name in program.deterministic(values):
                     derived = program.deterministic(moved)[name]
                     kept = group.permute(program.deterministic(values), torch.tensor(order))[name]
-                    assert along
                     assert torch.allclose(derived, kept)
 
 
@@ -177,6 +214,22 @@ def test_an_asymmetric_bernoulli_is_not_exchangeable():
     (group,) = exchangeable(prepare(coin_mixture(), {"y": LINE}))
     assert dict(group.reflected) == {"p": 1.0}
     assert exchangeable(prepare(coin_mixture(a=2.0), {"y": LINE})) == ()
+
+
+def test_one_share_and_the_rest_of_it_change_places():
+    (group,) = exchangeable(prepare(one_share(), {"y": LINE}))
+    assert dict(group.reflected) == {"v": 1.0, "rest": 2.0}
+    assert str(group) == "2 states of which, which index share, level, v, rest"
+    (group,) = exchangeable(prepare(one_share(written="logit"), {"y": LINE}))
+    assert dict(group.reflected) == {"v": 0.0}
+    (group,) = exchangeable(prepare(share_by_sheet(), {"y": [LINE[:3], LINE[3:6]]}))
+    assert dict(group.reflected) == {"v": 1.0}
+
+
+@pytest.mark.parametrize(("a", "b"), [(2.0, 5.0), (1.0, 1.001)])
+@pytest.mark.parametrize("written", ["beta", "logit"])
+def test_a_share_whose_prior_leans_is_no_label(a, b, written):
+    assert exchangeable(prepare(one_share(a=a, b=b, written=written), {"y": LINE})) == ()
 
 
 def test_known_labels_of_rows_that_were_not_looked_at_count():
