@@ -150,6 +150,8 @@ def compare(
         which scalar it is of; `sd_ratio`, the ratio of standard deviations that is farthest from 1; `wasserstein`, the
         largest distance of margins, where there are draws of both; `gradients` that chains took after warm-up, and
         `gradients_to_accuracy`, until means stay within 0.1 standard deviations; NaN where these are not measured.
+        `seconds_to_accuracy` of chains is likewise until then, with the warm-up; of another method it is the time of
+        the fit, NaN if its means are further off.
     seed
         Used by every method; None draws one.
     progress

@@ -18,7 +18,16 @@ from inference.posterior.fit import Fit
 from zoo.errors import DataError
 
 ACCURATE = 0.1  # error of a mean, in standard deviations of the truth
-COLUMNS = ["error_mean", "error_mean_se", "worst", "sd_ratio", "wasserstein", "gradients", "gradients_to_accuracy"]
+COLUMNS = [
+    "error_mean",
+    "error_mean_se",
+    "worst",
+    "sd_ratio",
+    "wasserstein",
+    "gradients",
+    "gradients_to_accuracy",
+    "seconds_to_accuracy",
+]
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,16 @@ class Reference:
         ratios = [b.sd / a.sd for a, b in pairs.values() if b.sd > 0]
         drawn = [(a, b) for a, b in pairs.values() if a.draws is not None and b.draws is not None]
         distances = [wasserstein_distance(_flat(a), _flat(b)) / a.sd for a, b in drawn]
+        until = _gradients(fitted, [(a, b.draws) for a, b in pairs.values() if b.draws is not None])
+        if "seconds_to_accuracy" not in until:  # known at the end only
+            until["seconds_to_accuracy"] = fitted.seconds if off[worst] < ACCURATE else math.nan
         return {
             "error_mean": off[worst],
             "error_mean_se": math.hypot(truth.error, mine.error) / truth.sd,
             "worst": worst,
             "sd_ratio": max(ratios, key=lambda r: abs(math.log(r))) if ratios else math.nan,
             "wasserstein": max(distances) if distances else math.nan,
-            **_gradients(fitted, [(a, b.draws) for a, b in pairs.values() if b.draws is not None]),
+            **until,
         }
 
 
@@ -184,8 +196,8 @@ def _flat(margin: Margin) -> np.ndarray:
 def _gradients(fitted: Fit, drawn: list[tuple[Margin, np.ndarray]]) -> dict[str, float]:
     """Return gradients of the log density after warm-up, of chains that count them, and how many until all means hold.
 
-    They hold when the means of all draws so far are within 0.1 standard deviations of the truth, and stay so. NaN where
-    that cannot be measured.
+    They hold when the means of all draws so far are within 0.1 standard deviations of the truth, and stay so; and the
+    seconds until then, warm-up included. NaN where that cannot be measured.
     """
     groups = fitted.posterior.children
     if not drawn or "sample_stats" not in groups or "n_steps" not in groups["sample_stats"]:
@@ -201,4 +213,6 @@ def _gradients(fitted: Fit, drawn: list[tuple[Margin, np.ndarray]]) -> dict[str,
     away = np.flatnonzero(~near)
     first = 0 if len(away) == 0 else int(away[-1]) + 1
     reached = float(counts[first]) if first < len(counts) else math.nan
-    return {"gradients": float(counts[-1]), "gradients_to_accuracy": reached}
+    made, trace = first + 1 + int(getattr(fitted.method, "warmup", 0)), fitted.trace
+    seconds = float(np.interp(made, trace["step"], trace["seconds"])) if first < len(counts) else math.nan
+    return {"gradients": float(counts[-1]), "gradients_to_accuracy": reached, "seconds_to_accuracy": seconds}

@@ -14,7 +14,7 @@ from scipy import stats
 
 import zoo
 from guides import Encoder, Point
-from inference import CAVI, EM, MAP, SVI, Comparison, Exact, Fit, az, compare, fit
+from inference import CAVI, EM, MAP, NUTS, SVI, Comparison, Exact, Fit, az, compare, fit
 from inference.method import Method, Outcome
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, Rate, coin
 
@@ -288,6 +288,7 @@ def test_distance_to_a_summary_in_closed_form():
     assert row["error_mean_se"] >= 0.01 / 1.25
     assert row["worst"] == "heads"
     assert math.isnan(row["wasserstein"])
+    assert math.isnan(row["seconds_to_accuracy"])  # it is further off than 0.1 sds
     mode = result.table.loc["map"]
     assert mode["error_mean"] == pytest.approx(0.3 / 1.25, abs=0.01)
     assert math.isnan(mode["sd_ratio"])
@@ -305,6 +306,27 @@ def test_distance_of_margins_to_draws():
     same = compare(coin, FLIPS, methods=["exact"], seed=0, reference=exact)
     assert same.table.loc["exact", "error_mean"] == 0
     assert same.table.loc["exact", "sd_ratio"] == 1
+    assert same.table.loc["exact", "seconds_to_accuracy"] == same.table.loc["exact", "seconds"]
+
+
+def test_chains_are_accurate_before_their_end():
+    """Means of all draws so far, by hand: the first draw after which none leaves the 0.1 standard deviations."""
+    truth = pd.DataFrame({"mean": [0.5], "sd": [math.sqrt(1 / 52)]}, index=["heads"])
+    methods = {"nuts": NUTS(draws=200, warmup=100, chains=2)}
+    result = compare(coin, FLIPS, methods=methods, seed=0, reference=truth, progress=False)
+    found, row = result["nuts"], result.table.loc["nuts"]
+    draws = found.posterior["posterior"]["heads"].to_numpy()
+    near = np.abs(draws.mean(0).cumsum() / np.arange(1, 201) - 0.5) < 0.1 * math.sqrt(1 / 52)
+    first = max((i for i in range(200) if not near[i]), default=-1) + 1
+    if first == 200:
+        assert math.isnan(row["gradients_to_accuracy"])
+        assert math.isnan(row["seconds_to_accuracy"])
+        return
+    counts = found.posterior["sample_stats"]["n_steps"].to_numpy().sum(0).cumsum()
+    assert row["gradients_to_accuracy"] == counts[first]
+    at = np.interp(100 + first + 1, found.trace["step"], found.trace["seconds"])
+    assert row["seconds_to_accuracy"] == pytest.approx(at)
+    assert 0 < row["seconds_to_accuracy"] <= row["seconds"]
 
 
 def test_summaries_may_count_from_one():
