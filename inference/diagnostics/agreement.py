@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import effective_sizes, mcse_of_mean, split_rhat
+from inference.diagnostics.importance import Judgement
+from inference.diagnostics.verdict import CARE, TRUST
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
@@ -102,3 +104,30 @@ def _halves(draws: np.ndarray) -> np.ndarray:
         return draws
     half = draws.shape[1] // 2
     return draws[0, : 2 * half].reshape(2, half, *draws.shape[2:])
+
+
+def with_agreement(program: Program, judgement: Judgement, ends: Sequence[tuple[Approximation, Values]]) -> Judgement:
+    """Add R-hat of the log joint over draws from the ends of several starts, which no relabelling changes.
+
+    Where starts contradict each other, the best is trusted only if a wider look at the posterior bears it out.
+
+    Parameters
+    ----------
+    program
+        The program.
+    judgement
+        Of the best end.
+    ends
+        q, and the values of parameters and network weights, where each start has ended.
+    """
+    value = rhat_of_starts(program, ends)
+    note = f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
+    apart, words = value > RHAT_GOOD, judgement.verdict
+    if apart and words.startswith(TRUST) and not judgement.confirmed:
+        words = f"{CARE}: {note}, and no wider look could tell whether it is right; else {words}"
+    return replace(
+        judgement,
+        diagnostics={**judgement.diagnostics, "rhat_restarts": value},
+        warnings=[*judgement.warnings, *([note] if apart else [])],
+        verdict=words,
+    )

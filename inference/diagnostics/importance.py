@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.corrected import Corrected
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
-from inference.diagnostics.agreement import RHAT_GOOD, rhat_of_starts
 from inference.diagnostics.labelling import labelling_of, restricted
 from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
+from inference.diagnostics.resampling import Pool, kept_for, resampled
 from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, quantiles, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
 from inference.diagnostics.verdict import CARE, Evidence, is_clear, verdict
@@ -33,10 +32,7 @@ FEWEST_DRAWS = 10  # for a bound with an error, however large the data
 FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
 CELLS = 50_000_000  # entries of the data times draws that are evaluated: some seconds of work
 COLUMNS = 8  # of a linear predictor, which cost as much as one entry of what is observed
-KEPT = 1000  # draws that are handed out
-SAMPLES, BALANCED = 64, 200  # of which the best is taken, where there are at most so many scalars to balance
-LARGEST = 20_000_000  # numbers of all of these, or draws times rows, beyond which there are fewer
-FEWEST_KEPT = 200
+SORTED = 500  # scalars whose quantiles are looked at, at most
 MASS = 0.1  # nats by which a wider look may find more evidence than draws of q, beyond errors
 
 
@@ -62,6 +58,8 @@ class Judgement:
     shifts
         Statistic -> site -> array: "mean_shift" of q from its weighted draws in posterior sds, "sd_ratio", and their
         Monte Carlo errors.
+    confirmed
+        Whether draws that owe little to q were weighed as well.
     """
 
     approximation: Approximation
@@ -70,19 +68,7 @@ class Judgement:
     warnings: list[str]
     verdict: str
     shifts: Mapping[str, Values] = field(default_factory=dict)
-
-
-class Pool(NamedTuple):
-    """Draws of q, with log p(x, z) and log q(z) of each, shape (draws,)."""
-
-    values: Values
-    log_p: Tensor
-    log_q: Tensor
-
-    @property
-    def log_ratio(self) -> Tensor:
-        """log p - log q, in float64 on the CPU."""
-        return (self.log_p - self.log_q).double().cpu()
+    confirmed: bool = False
 
 
 def judge(
@@ -160,14 +146,14 @@ def judge(
         diagnostics["own_labelling"] = float(target_ratio.isfinite().double().mean())
         log_p += f", {labelling.log_modes:.3f} of it for the {labelling}, of which draws are of one"
     words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
+    wide = None
 
     if many_draws:
         looked = sound and not fixed and not _obstacle(program)
         own = weights if given is not q else np.full(len(x), 1 / len(x))
-        cuts = quantiles(x, own) if looked and x.shape[1] <= BALANCED else None
+        cuts = quantiles(x, own) if looked and x.shape[1] <= SORTED else None
         target, plain = moments(x, weights), moments(x, own, cuts)
         plain = _as_given(plain) if given is not q else plain
-        wide = None
         if looked:
             wide = survey(
                 program,
@@ -204,6 +190,7 @@ def judge(
         warnings=[khat_note(shape)] if shape > KHAT_GOOD else [],
         verdict=words,
         shifts={n: {s: torch.from_numpy(v) for s, v in by_site(row, shapes).items()} for n, row in told.items()},
+        confirmed=wide is not None and wide.moments is not None,
     )
 
 
@@ -306,63 +293,8 @@ def finite(ratio: Tensor, good: Tensor) -> Tensor:
     return ratio
 
 
-def resampled(
-    program: Program, q: Approximation, pool: Pool, weights: np.ndarray, x: np.ndarray, keep: int
-) -> Corrected:
-    """Take draws by their weights (draws,), summing to 1: systematic resampling in random order (Kitagawa 1996).
-
-    Of several such samples the one whose means and variances are nearest to those of all weighted draws, over the
-    scalars `x` (draws, scalars): rerandomization, which takes error from means and does not shift them (Morgan and
-    Rubin 2012).
-    """
-    scale = moments(x, weights)
-    z = (x - scale.mean) / np.where(scale.sd > 0, scale.sd, 1.0)
-    samples = [_systematic(weights, keep) for _ in range(SAMPLES if x.shape[1] <= BALANCED else 1)]
-    off = [max(np.abs(z[at].mean(0)).max(), 0.5 * np.abs(np.square(z[at]).mean(0) - 1).max()) for at in samples]
-    at = torch.from_numpy(samples[int(np.argmin(off))]).to(pool.log_p.device)
-    weight = torch.from_numpy(weights * len(weights)).to(pool.log_p)
-    return Corrected(q, {n: v[at] for n, v in pool.values.items()}, pool.log_p[at], pool.log_q[at], weight[at])
-
-
-def _systematic(weights: np.ndarray, keep: int) -> np.ndarray:
-    """Indices of `keep` draws in random order, each as often as its weight says, rounded up or down."""
-    order = torch.randperm(len(weights)).numpy()
-    edges = np.cumsum(weights[order])
-    places = (np.arange(keep) + float(torch.rand((), dtype=torch.float64))) / keep * edges[-1]
-    at = order[np.searchsorted(edges, places).clip(max=len(weights) - 1)]
-    shuffled: np.ndarray = at[torch.randperm(keep).numpy()]
-    return shuffled
-
-
-def kept_for(program: Program) -> int:
-    """How many draws to hand out: as many as of q itself."""
-    size = sum(int(np.prod(program.site_shape(s))) for s in program.latents)
-    return max(FEWEST_KEPT, min(KEPT, LARGEST // max(1, size), LARGEST // len(program.data)))
-
-
 def _objective(ratio: Tensor, particles: int) -> Objective:
     groups = len(ratio) // particles
     bound = torch.logsumexp(ratio[: groups * particles].reshape(groups, particles), 1) - math.log(particles)
     error = float(bound.std() / math.sqrt(groups)) if groups > 1 else math.inf
     return Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", error)
-
-
-def with_agreement(program: Program, judgement: Judgement, ends: Sequence[tuple[Approximation, Values]]) -> Judgement:
-    """Add R-hat of the log joint over draws from the ends of several starts, which no relabelling changes.
-
-    Parameters
-    ----------
-    program
-        The program.
-    judgement
-        Of the best end.
-    ends
-        q, and the values of parameters and network weights, where each start has ended.
-    """
-    value = rhat_of_starts(program, ends)
-    note = f"the {len(ends)} starts end in different places (R-hat of the log joint {value:.2f}); the best is kept"
-    return replace(
-        judgement,
-        diagnostics={**judgement.diagnostics, "rhat_restarts": value},
-        warnings=[*judgement.warnings, *([note] if value > RHAT_GOOD else [])],
-    )

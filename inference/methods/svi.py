@@ -20,8 +20,9 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
+from inference.diagnostics.agreement import with_agreement
 from inference.diagnostics.by_row import judge_rows, judged_by_row
-from inference.diagnostics.importance import Judgement, handed_out, judge, with_agreement
+from inference.diagnostics.importance import Judgement, handed_out, judge
 from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Method, Objective, Outcome, unsupported

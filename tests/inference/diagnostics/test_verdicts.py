@@ -18,6 +18,7 @@ from inference import NUTS, SVI, Fit, Laplace, Pathfinder, fit
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
 from inference.approximations.sampled import Sampled
+from inference.diagnostics.agreement import with_agreement
 from inference.diagnostics.importance import judge
 from inference.diagnostics.pareto import khat, smoothed
 from inference.diagnostics.shifts import Shifts, moments, quantiles, shifts
@@ -401,3 +402,16 @@ def test_few_divergences_are_borne_out_by_a_wider_look(count, moved, said):
     assert re.match(said, found.verdict), found.verdict
     assert found.converged is said.startswith("trust")
     assert any("ended in a divergence" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize(("confirmed", "begins"), [(False, "usable with care: the 2 starts end"), (True, "trust")])
+def test_what_starts_contradict_is_trusted_only_where_a_wider_look_bears_it_out(confirmed, begins):
+    program = prepare(either(), [3.2, 2.9, 3.1], device="cpu")
+    reseed(0)
+    ends = [Normals.of([Normal(torch.tensor([m]).double(), 0.3 * torch.eye(1).double())]) for m in (3.0, -2.0)]
+    judgement = judge(program, ends[0], {}, converged=True)
+    trusted = replace(judgement, verdict="trust: by its weights", confirmed=confirmed)
+    found = with_agreement(program, trusted, [(q, {}) for q in ends])
+    assert found.diagnostics["rhat_restarts"] > 1.5
+    assert found.verdict.startswith(begins)
+    assert any("different places" in w for w in found.warnings)
