@@ -226,7 +226,11 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
 
 
 def _text(table: Any) -> str:
-    return str(table.to_string(float_format=lambda v: f"{v:.6g}", line_width=80))
+    import pandas as pd
+
+    whole = {"display.max_rows": None, "display.max_columns": None, "display.width": 80}
+    with pd.option_context({**whole, "display.float_format": lambda v: f"{v:.6g}"}):
+        return repr(table)
 
 
 def _names(text: str) -> list[str]:

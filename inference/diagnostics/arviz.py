@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from inference.diagnostics.deferred import Deferred
+from inference.diagnostics.summary import Summary
 
 azb: Any = arviz_base
 azs: Any = arviz_stats  # it fills its namespace at run time, which type checkers cannot see
@@ -110,7 +111,7 @@ def _dataset(name: str, group: Group, coords: Mapping[str, Any]) -> xr.Dataset:
     return data
 
 
-def read_tree_summary(path: Path) -> pd.DataFrame:
+def read_tree_summary(path: Path) -> Summary:
     """Summarize the draws or the point of a NetCDF file."""
     with xr.open_datatree(path, engine="h5netcdf") as data:
         return summarize(data.load())
@@ -122,14 +123,14 @@ def read_tree(path: Path) -> xr.DataTree:
         return data.load()
 
 
-def summarize(data: xr.DataTree) -> pd.DataFrame:
+def summarize(data: xr.DataTree) -> Summary:
     """Summarize draws (mean, sd, intervals), or list the values of a point estimate.
 
     Draws of Markov chains come with their effective sizes, R-hat and Monte Carlo errors. States have no mean, so they
     are left out.
     """
     if "posterior" not in data.children:
-        table = listed(data["point_estimate"].to_dataset())
+        table = Summary(listed(data["point_estimate"].to_dataset()))
         if "standard_error" in data.children:
             errors = data["standard_error"].to_dataset()
             if errors.data_vars:
@@ -140,7 +141,7 @@ def summarize(data: xr.DataTree) -> pd.DataFrame:
     numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
     with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same
         kind = "all" if "diverging" in data["sample_stats"] else "stats"
-        return pd.DataFrame(azs.summary(numbers, kind=kind, round_to="none"))
+        return Summary(azs.summary(numbers, kind=kind, round_to="none"))
 
 
 def listed(data: xr.Dataset) -> pd.DataFrame:

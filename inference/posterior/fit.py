@@ -174,7 +174,7 @@ class Fit(Answer):
         """ArviZ's summary of the posterior draws as a DataFrame, or the values of a point estimate.
 
         A point comes with standard errors `se` by observed information, as `standard_errors` gives them; where they
-        are left out, ``attrs["note"]`` says why.
+        are left out, ``attrs["note"]`` says why. Numbers are rounded where the frame is printed, not in it.
         """
         if not self.is_point:
             return summarize(self.posterior)
