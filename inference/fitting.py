@@ -10,6 +10,7 @@ import torch.fx.experimental.symbolic_shapes  # multivariate Normals import it w
 
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit
+from inference.runtime.gradients import differentiable
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from zoo.data.bind import Source
@@ -64,7 +65,7 @@ def fit(
     """
     model, method, seed = as_model(model), as_method(method), as_seed(seed)
     began = time.perf_counter()
-    with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None):
+    with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None), differentiable():
         with threads_for_data(data):
             program = prepare(model, data, device=device, dtype=dtype, weights=weights)
         with threads_for(program):

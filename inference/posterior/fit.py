@@ -36,6 +36,7 @@ from inference.posterior.simulate import generate, predict
 from inference.posterior.standard_errors import information, too_large
 from inference.posterior.store import Record
 from inference.reporting.page import write_page
+from inference.runtime.gradients import differentiable
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -458,7 +459,7 @@ class Fit(Answer):
     def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Fit:
         """Go on with more rows by a method; `inference.update(fit, new_data)` says how."""
         began = time.perf_counter()
-        with seeded(self.seed, self.program.device):
+        with seeded(self.seed, self.program.device), differentiable():
             program = on_new_rows(self.program, new_data)
             with threads_for(program):
                 program, outcome = method.continued(program, self, progress=progress)

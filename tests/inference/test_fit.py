@@ -853,3 +853,13 @@ def test_updating_is_conditioning_on_more():
     assert first.objective.value + second.objective.value == pytest.approx(whole.objective.value, rel=1e-12)
     a, b = second.approximation.distributions["heads"], whole.approximation.distributions["heads"]
     assert (float(a.concentration1), float(a.concentration0)) == (float(b.concentration1), float(b.concentration0))
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_the_caller_has_switched_them_off(switch):
+    outside = fit(zoo.BetaBernoulli(), [1, 0, 1, 1], method=MAP(steps=20), seed=0)
+    with switch():
+        inside = fit(zoo.BetaBernoulli(), [1, 0, 1, 1], method=MAP(steps=20), seed=0)
+        assert torch.is_inference_mode_enabled() is (switch is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+    assert inside.objective == outside.objective

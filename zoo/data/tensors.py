@@ -63,7 +63,8 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
     if isinstance(array, Tensor):
         if array.layout is not torch.strided:
             raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; call .to_dense() on it")
-        array = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # which NumPy has no type for
     masked = isinstance(array, np.ma.MaskedArray)
     if kind.integer and masked and np.ma.getmaskarray(array).any():
         raise DataError(

@@ -11,6 +11,7 @@ import torch
 from zoo import catalogue
 from zoo.data.bind import Source, bind
 from zoo.data.data import Data
+from zoo.data.precision import check_precision
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
@@ -53,6 +54,7 @@ def prepare(
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
     networks = has_networks(model)
     dtype, place = _precision(dtype, networks), _device(device, networks)
+    check_precision(bound, dtype)
     program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
     if program.coupled and bound.weights is not None and bool((bound.weights != bound.weights[0]).any()):
         raise DataError(f"weights count each row by itself, and {program.coupled}; leave them out")

@@ -15,6 +15,7 @@ from inference import EM, SVI, fit
 from tests.cases.models import FLIPS, ROWS, SCHOOLS, EightSchools, PoissonMixture, RegressionMixture, coin
 from zoo import Binary, Category, Count, DataError, Positive, Real, UnitInterval, UnknownNameError
 from zoo.data.bind import bind
+from zoo.data.precision import check_precision
 from zoo.declare.fields import Field
 from zoo.program.prepare import prepare
 
@@ -61,6 +62,7 @@ class Labelled(zoo.Model):
         torch.tensor(FLIPS),
         torch.tensor(FLIPS, dtype=torch.bool),
         torch.tensor(FLIPS, dtype=torch.float16),
+        torch.tensor(FLIPS, dtype=torch.bfloat16),
         torch.tensor(FLIPS, dtype=torch.float32, requires_grad=True),
         pd.Series(FLIPS),
         pd.Series(FLIPS, name="flips"),
@@ -729,3 +731,26 @@ def test_vae_refuses_data_outside_its_likelihood(settings, data, message):
 def test_a_coin_takes_one_toss_only():
     result = fit(coin(), [1], method="exact", seed=0)
     assert result.objective.value == pytest.approx(np.log(0.5))
+
+
+@zoo.model(x=Real("row", "column"))
+def plain_rows(x):
+    """Rows of any kind."""
+    mu = pyro.sample("mu", dist.Normal(torch.zeros(x.shape[1], dtype=x.dtype), 1.0).to_event(1))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(("offset", "kept"), [(0.0, True), (1e5, True), (1e7, False), (-1e8, False)])
+def test_spreads_that_single_precision_does_not_keep_are_refused(offset, kept):
+    """Steps of float32 near 1e5 are 0.008, near 1e7 they are 1."""
+    rows = np.column_stack([np.full(50, 0.1), offset + np.random.default_rng(0).normal(size=50)])
+    data = bind(plain_rows(), rows)
+    if kept:
+        check_precision(data, torch.float32)
+    else:
+        with pytest.raises(zoo.DataError, match=r"field 'x', column 1: .* single precision .* dtype=torch.float64"):
+            check_precision(data, torch.float32)
+        with pytest.raises(zoo.DataError, match="single precision"):
+            prepare(plain_rows(), rows, dtype=torch.float32)
+    check_precision(data, torch.float64)
