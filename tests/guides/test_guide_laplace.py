@@ -40,7 +40,8 @@ CLUSTERS = np.concatenate([RNG.normal(-2, 0.5, 15), RNG.normal(3, 1, 25)])[:, No
 
 
 def svi(model, data, guide=None, *, weights=None, **settings):
-    method = SVI(guide=guide or Laplace(), **{"compile": False, **settings})
+    """A fit that hands out the guide itself, not its draws as weights correct them."""
+    method = SVI(guide=guide or Laplace(), **{"compile": False, "corrected": False, **settings})
     return fit(model, data, method=method, seed=0, weights=weights)
 
 
@@ -57,7 +58,7 @@ def normal(found):
 
 def by_the_method(model, data, **weights):
     """The same from `inference.Laplace`, with the fit itself."""
-    found = fit(model, data, method=inference.Laplace(compile=False), seed=0, **weights)
+    found = fit(model, data, method=inference.Laplace(compile=False, corrected=False), seed=0, **weights)
     part = found.approximation.q.over_globals
     tril = part.unit[:, None] * (part.lower.tril(-1) + torch.diag(part.log_scale.exp()))
     return (part.start + part.unit * part.loc).numpy(), (tril @ tril.T).numpy(), found
@@ -97,7 +98,7 @@ def test_a_normal_posterior_of_globals_is_found_exactly(batch_size):
     assert found.objective.value == pytest.approx(evidence, abs=1e-9)
     assert found.diagnostics["evidence"] == pytest.approx(evidence, abs=1e-9)
     assert math.isnan(found.diagnostics["khat"])  # the ratios are all the same
-    assert "trust, as far as can be told" in found.verdict.lower()
+    assert found.verdict.startswith("trust")
     draws = found.sample(1000)
     assert np.corrcoef(draws["a"][0], draws["b"][0])[0, 1] == pytest.approx(-12 / 13, abs=0.02)
 
@@ -150,7 +151,8 @@ def test_alone_it_is_the_answer_of_the_method(model, data, weights):
     assert abs(found.objective.value - other.objective.value) < 4 * error
     top = found.trace["value"].iloc[-1]  # what climbed: the log density at the mode, without entropy
     gap = 0.5 * (len(mean) * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1])
-    assert top + gap == pytest.approx(other.diagnostics["laplace_evidence"], abs=1e-3)
+    modes = math.log(2) if found.program.enumerated else 0.0  # as many as labellings of two states
+    assert top + gap + modes == pytest.approx(other.diagnostics["laplace_evidence"], abs=1e-3)
 
 
 # -- beside other guides -----------------------------------------------------------------------------------------------

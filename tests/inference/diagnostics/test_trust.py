@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 import inference.diagnostics.by_row
-import inference.diagnostics.importance
 import zoo
 from guides import FullRank
 from inference import SVI, Exact, fit
@@ -74,10 +73,10 @@ def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):
 
 @pytest.mark.slow
 def test_rows_of_a_guide_that_draws_them_all_are_not_looked_at_one_by_one_where_there_are_many(monkeypatch):
-    monkeypatch.setattr(inference.diagnostics.importance, "CELLS", 1000)
+    monkeypatch.setattr(inference.diagnostics.by_row, "CELLS", 50_000)  # fewer than 1000 draws of 40 rows need
     rows = np.random.default_rng(0).normal(size=(40, 4))
     found = fit(LinearFactors(), rows, method=SVI(steps=20), seed=0)
     assert np.isnan(found.diagnostics["khat"])
     assert found.diagnostics["khat_rows"] == 0
     assert np.isfinite(found.diagnostics["evidence"])
-    assert "too few draws" in found.verdict
+    assert found.verdict.startswith("usable with care: too few draws")
