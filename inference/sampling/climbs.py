@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from inference.sampling.factors import evaluated
 from zoo.program.flat_density import Density
 
 ENOUGH = 1e-4  # squared slope, in nats, at which a climb has come to its end
@@ -71,8 +72,8 @@ def _gradients(density: Density, v: Tensor, centre: Tensor, root: Tensor) -> tup
     program = density.program
     u = (centre + v @ root.mT).to(program.device, program.dtype)
     try:
-        value, gradient = density.gradient(u)
-    except RuntimeError:  # a factorization that breaks down, or control flow that depends on values
+        value, gradient = evaluated(density.gradient, u)
+    except RuntimeError:  # another factorization that breaks down, or control flow that depends on values
         pairs = [_gradient(density, one) for one in u]
         value, gradient = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
     value, gradient = value.double().cpu(), gradient.double().cpu()

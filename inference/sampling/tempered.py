@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.compiled.compile import Compile, Lowered, lower
+from inference.sampling.factors import evaluated
 from zoo.errors import ModelError
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -93,9 +94,10 @@ class Tempered:
         return prior.detach(), joint.detach(), gradient
 
     def _evaluate(self, u: Tensor, temperature: Tensor) -> Evaluated:
-        """Evaluate together; where a factorization breaks down at some vector, by halves, until that one is alone."""
+        """Evaluate together; where what breaks down is no Cholesky factorization, by halves, until a vector is alone."""
+        evaluate = self.lowered if len(u) == self.chunk else self._by_half
         try:
-            found: Evaluated = (self.lowered if len(u) == self.chunk else self._by_half)(u, temperature)
+            found: Evaluated = evaluated(evaluate, u, temperature)
         except RuntimeError as error:
             if "linalg" not in str(error):
                 raise

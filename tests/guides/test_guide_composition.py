@@ -225,7 +225,7 @@ NORMAL_EVIDENCE = float(
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [LowRank(1), FullRank("a", "b")], ids=repr)
 def test_low_rank_reaches_the_evidence_of_a_correlated_normal_posterior(guide):
-    found = fit(SumOfTwo(), ROWS, method=SVI(guide=guide, steps=1000, compile=False), seed=0)
+    found = fit(SumOfTwo(), ROWS, method=SVI(guide=guide, steps=500, compile=False), seed=0)
     assert NORMAL_EVIDENCE - 0.05 < found.objective.value < NORMAL_EVIDENCE + 4 * found.objective.error + 1e-6
 
 

@@ -146,7 +146,7 @@ def test_log_q_holds_the_parameters_fixed():
 
 @pytest.mark.slow
 def test_it_climbs_to_the_posterior_of_a_normal_model():
-    found = fit(SumOfTwo(), ROWS, method=SVI(guide=Custom(chained), steps=900, compile=False), seed=0)
+    found = fit(SumOfTwo(), ROWS, method=SVI(guide=Custom(chained), steps=600, compile=False), seed=0)
     evidence = float(
         td.MultivariateNormal(torch.zeros(12).double(), torch.eye(12).double() + 2).log_prob(torch.as_tensor(ROWS))
     )

@@ -183,7 +183,7 @@ def test_a_guide_starts_at_the_models_start(guide):
 
 @cache
 def correlated(guide):
-    return fit(SumOfTwo(), ROWS, method=SVI(guide=guide, corrected=False), seed=0)
+    return fit(SumOfTwo(), ROWS, method=SVI(guide=guide, steps=800, corrected=False), seed=0)
 
 
 SUM_EVIDENCE = log_evidence(ROWS, np.eye(30) + 2)
@@ -223,7 +223,7 @@ EFFECT_MEAN = FEW.sum() / 2 / (6 + 0.01)  # of mu
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [FullRank(), MeanField(), Encoder(hidden=(16,))], ids=repr)
 def test_globals_and_locals_together(guide):
-    found = fit(RandomEffects(), FEW, method=SVI(guide=guide, corrected=False), seed=0)
+    found = fit(RandomEffects(), FEW, method=SVI(guide=guide, steps=1000, corrected=False), seed=0)
     evidence = log_evidence(FEW, 2 * np.eye(12) + 100)
     covariance = np.linalg.inv(EFFECT_PRECISION)
     joint = isinstance(guide, FullRank)
@@ -239,7 +239,7 @@ def test_globals_and_locals_together(guide):
 
 @cache
 def encoded():
-    return fit(LinearFactors(), FACTOR_ROWS, method=SVI(guide=Encoder(hidden=(32,)), steps=4000), seed=0)
+    return fit(LinearFactors(), FACTOR_ROWS, method=SVI(guide=Encoder(hidden=(32,)), steps=2000), seed=0)
 
 
 @pytest.mark.slow

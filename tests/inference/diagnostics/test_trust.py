@@ -28,7 +28,7 @@ CONJUGATE = [
 @pytest.mark.parametrize(("model", "data"), CONJUGATE)
 def test_importance_weighted_evidence_is_that_of_the_closed_form(model, data):
     exact = fit(model, data, method="exact").objective.value
-    found = fit(model, data, method=SVI(guide=FullRank(), steps=1500), seed=0)
+    found = fit(model, data, method=SVI(guide=FullRank(), steps=300), seed=0)
     error = found.diagnostics["evidence_error"]
     assert abs(found.diagnostics["evidence"] - exact) < 3 * error + 1e-9
     assert error < 0.1
@@ -44,7 +44,7 @@ def test_full_rank_finds_the_posterior_of_a_regression(references, name):
     data = json.loads((references / "posteriordb" / f"{file}.json").read_text(encoding="utf-8"))
     summary = pd.read_csv(references / "posteriordb" / "reference_summary.csv")
     model, bound, named = posteriordb.case(name, data)
-    found = fit(model, bound, method=SVI(guide=FullRank()), seed=0)
+    found = fit(model, bound, method=SVI(guide=FullRank(), steps=500), seed=0)
     draws = named({n: v.to_numpy()[0] for n, v in found.posterior["posterior"].data_vars.items()})
     expected = summary[summary.reference_posterior == f"{file}-{name.replace('nes2000', 'nes')}"]
     assert len(expected) > 1
@@ -58,7 +58,7 @@ def test_full_rank_finds_the_posterior_of_a_regression(references, name):
 
 @pytest.mark.slow
 def test_mean_field_on_a_funnel_is_not_to_be_trusted():
-    found = fit(EightSchools(), SCHOOLS, method="svi", seed=0)
+    found = fit(EightSchools(), SCHOOLS, method=SVI(steps=800), seed=0)
     assert found.diagnostics["khat"] > 0.7
     assert found.verdict.startswith("do not trust")
     assert any("khat" in w for w in found.warnings)

@@ -17,7 +17,7 @@ from inference import NUTS, SMC, Fit, fit
 from inference.diagnostics.agreement import mean_error
 from inference.sampling.particles import metric, next_temperature, systematic
 from inference.sampling.tempered import Tempered, prior_draws
-from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, coin
+from tests.cases.models import FLIPS, SCHOOLS, ZOO_CASES, EightSchools, NonCentred, PoissonMixture, coin
 from zoo import Real
 from zoo.program.flat_density import Density
 from zoo.program.prepare import prepare
@@ -171,6 +171,27 @@ def test_it_is_a_fit_like_others(tmp_path):
     assert torch.equal(again.approximation.values["heads"], found.approximation.values["heads"])
     found.save(tmp_path / "fit")
     assert Fit.load(tmp_path / "fit").objective == found.objective
+
+
+def test_a_vector_without_a_density_leaves_the_others_alone(monkeypatch):
+    """All are evaluated at once, though at some of them a precision matrix has no Cholesky factor."""
+    program = prepare(*ZOO_CASES["BayesianGMM"][0], device="cpu", dtype=torch.float64)
+    target = Tempered(program, 40, 40, False, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u = prior_draws(target.density, 40, 40)
+    u[::4] *= 30
+    temperature = torch.tensor(0.3).double()
+    alone = target._one_by_one(u, temperature)
+    calls = []
+    monkeypatch.setattr(target, "_one_by_one", lambda *args: calls.append(args))
+    together = target._evaluate(u, temperature)
+    there = alone[1].isfinite()
+    assert 0 < int((~there).sum()) <= 10
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one[there], other[there])
+    assert together[1][~there].isnan().all()
+    assert calls == []
 
 
 def test_populations_that_disagree_are_reported():

@@ -229,8 +229,8 @@ def exact_normal(x):
         {"objective": "renyi", "alpha": 0.5},
         {"warm_up": 200},
         {"optimizer": "AdamW", "options": {"weight_decay": 0.0}},
-        {"schedule": "cosine", "steps": 1500},
-        {"schedule": "one_cycle", "steps": 1500},
+        {"schedule": "cosine", "steps": 500},
+        {"schedule": "one_cycle", "steps": 500},
         {"restarts": 3},
     ],
     ids=str,
@@ -292,7 +292,7 @@ def test_wake_sleep_trains_an_encoder():
 @pytest.mark.slow
 def test_the_evidence_of_eight_schools():
     """log p(x) = -31.311347 by quadrature."""
-    good = fit(NonCentred(), SCHOOLS, method=SVI(guide=FullRank()), seed=0)
+    good = fit(NonCentred(), SCHOOLS, method=SVI(guide=FullRank(), steps=800), seed=0)
     assert abs(good.diagnostics["evidence"] + 31.311347) < 3 * good.diagnostics["evidence_error"]
 
 
@@ -322,7 +322,7 @@ def test_starts_that_disagree_are_noticed():
     assert found.diagnostics["rhat_restarts"] > 1.01
     assert any("different places" in w for w in found.warnings)
     assert float(found.posterior["posterior"]["mu"].mean()) < 0
-    same = fit(NormalMean(), rows, method=SVI(restarts=3), seed=0)
+    same = fit(NormalMean(), rows, method=SVI(restarts=3, steps=300), seed=0)
     assert same.diagnostics["rhat_restarts"] < 1.05
 
 

@@ -243,7 +243,7 @@ def test_a_baseline_of_the_other_draws_adds_up_to_nothing():
 
 @pytest.fixture(scope="module")
 def shared_fit():
-    return fit(shared_count, X, method=SVI(), seed=0)
+    return fit(shared_count, X, method=SVI(steps=800), seed=0)
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_counts_of_rows_beside_a_continuous_global(guide):
     posterior = (table - evidence).exp()
     mean = (posterior * rates).sum()
     sd = (posterior * rates.square()).sum().sub(mean**2).sqrt()
-    found = fit(unknown_rate, Y, method=SVI(guide=guide), seed=0)
+    found = fit(unknown_rate, Y, method=SVI(guide=guide, steps=500), seed=0)
     assert abs(found.diagnostics["evidence"] - evidence) < 4 * found.diagnostics["evidence_error"]
     assert found.objective.value < evidence
     assert abs(found.summary().loc["rate", "mean"] - mean) < 0.1 * sd
@@ -289,7 +289,7 @@ def test_counts_of_rows_beside_a_continuous_global(guide):
 
 @pytest.mark.slow
 def test_mini_batches_come_to_the_same_answer():
-    whole, parts = (fit(unknown_rate, Y, method=SVI(batch_size=b), seed=0) for b in (None, 10))
+    whole, parts = (fit(unknown_rate, Y, method=SVI(batch_size=b, steps=800), seed=0) for b in (None, 10))
     slack = 4 * (whole.objective.error + parts.objective.error)
     assert abs(whole.objective.value - parts.objective.value) < slack + 0.05
 
@@ -300,7 +300,7 @@ def test_counts_may_begin_at_one():
     table = prior.log_prob(GRID) + torch.distributions.Normal(GRID[:, None] + 1, 2.0).log_prob(torch.as_tensor(X)).sum(
         1
     )
-    found = fit(trials_until, X, method=SVI(), seed=0)
+    found = fit(trials_until, X, method=SVI(steps=500), seed=0)
     assert abs(found.diagnostics["evidence"] - table.logsumexp(0)) < 3 * found.diagnostics["evidence_error"]
     assert found.posterior["posterior"]["n"].min() >= 1
 
@@ -327,7 +327,7 @@ WRITTEN = [poisson_guide, *(pytest.param(g, marks=pytest.mark.slow) for g in (ne
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", WRITTEN)
 def test_a_hand_written_guide_may_draw_counts(guide):
-    found = fit(shared_count, X, method=SVI(guide=Custom(guide)), seed=0)
+    found = fit(shared_count, X, method=SVI(guide=Custom(guide), steps=500), seed=0)
     if guide is table_guide:  # it has no mass beyond 12, so it is weighed against the posterior below that
         evidence = SHARED[:13].logsumexp(0)
         assert found.objective.value > evidence - 0.5
@@ -357,7 +357,7 @@ def test_a_density_that_can_only_be_sampled_climbs_too():
     prior = torch.distributions.VonMises(torch.tensor(0.0).double(), torch.tensor(1.0).double())
     table = prior.log_prob(angles) + torch.distributions.Normal(angles[:, None].sin(), 1.0).log_prob(values).sum(1)
     evidence = table.logsumexp(0) + np.log(2 * np.pi / 20_000)
-    found = fit(direction, values.numpy(), method=SVI(guide=Custom(around), steps=1000), seed=0)
+    found = fit(direction, values.numpy(), method=SVI(guide=Custom(around), steps=250), seed=0)
     assert abs(found.diagnostics["evidence"] - evidence) < 4 * found.diagnostics["evidence_error"]
     assert found.objective.value < evidence
     assert found.objective.value > evidence - 0.3
@@ -379,7 +379,7 @@ class Tight(zoo.Model):
 @pytest.mark.parametrize("values", [[13.02, 12.97], [3.02, 2.97], [151.02, 150.97]], ids=str)
 def test_q_finds_the_right_count_where_one_has_all_the_mass(values):
     table = table_of(values, 0.1, torch.distributions.Poisson(torch.tensor(6.0).double()))
-    found = fit(Tight(), values, method=SVI(steps=800), seed=0)
+    found = fit(Tight(), values, method=SVI(steps=500), seed=0)
     assert found.summary().loc["n", "mean"] == pytest.approx(round(values[0]), abs=0.1)
     assert abs(found.diagnostics["evidence"] - table.logsumexp(0)) < 4 * found.diagnostics["evidence_error"]
 
@@ -422,7 +422,7 @@ def more_than_seen(x):
 def test_a_guide_on_the_possible_counts_is_exact():
     """Given x, what is not seen is Poisson(6 (1 - 0.4)) and x itself Poisson(6 0.4)."""
     seen = np.array([2, 0, 5, 3, 1, 3])
-    found = fit(Thinned(), seen, method=SVI(guide=Custom(more_than_seen)), seed=0)
+    found = fit(Thinned(), seen, method=SVI(guide=Custom(more_than_seen), steps=500), seed=0)
     assert found.diagnostics["evidence"] == pytest.approx(stats.poisson.logpmf(seen, 2.4).sum(), abs=1e-3)
 
 
