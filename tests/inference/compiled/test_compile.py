@@ -11,7 +11,7 @@ import torch
 import inference.approximations.rows
 import inference.compiled.compile
 import zoo
-from guides import Encoder, MeanField, Point
+from guides import Encoder, Flow, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
@@ -45,9 +45,16 @@ def climb_of(program, guide, starts=1, draws=2, size=10**9):
         return climb, climb.inputs(Batches(program.data, size, 0), 1 if bound.point else draws)
 
 
+@pytest.fixture
+def only_recorded(monkeypatch):
+    """Inductor, which takes seconds, hands back what it is given: the operations as they were recorded."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    monkeypatch.setattr(inference.compiled.compile, "has_compiler", lambda: True)
+
+
 def same(function, inputs, program):
     """Check that compiled and eager give the same numbers."""
-    if not has_compiler():
+    if not inference.compiled.compile.has_compiler():
         pytest.skip("there is no C++ compiler")
     lowered = lower(function, inputs, program, True, 1)
     assert lowered.compiled, lowered.note
@@ -56,7 +63,10 @@ def same(function, inputs, program):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max() if b.numel() else 1))
 
 
-# -- the same numbers: compiling takes seconds each, so these run apart (pytest -m compiled) ---------------------------
+# -- the same numbers: compiling takes seconds each, so these run apart (pytest -m compiled), and models with the same
+# -- operations are only recorded --------------------------------------------------------------------------------------
+
+COMPILED = {"BayesianGMM": 0, "BayesianRegression": 0, "FactorAnalysis": 0, "HiddenMarkov": 4, "VAE": 0}  # which case
 
 
 def guide_for(program):
@@ -64,32 +74,50 @@ def guide_for(program):
     return Encoder(hidden=(4,)) if encodes else MeanField()
 
 
-@pytest.mark.compiled
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_of_every_model_is_the_same_compiled(name):
-    program = prepared(*ZOO_CASES[name][0])
+def step_of(model, data):
+    program = prepared(model, data)
     climb, inputs = climb_of(program, guide_for(program))
-    same(climb.slope, inputs, program)
+    return climb.slope, inputs, program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_every_model_is_the_same_recorded(name, only_recorded):
+    same(*step_of(*ZOO_CASES[name][0]))
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["BayesianGMM", "BayesianRegression", "PPCA"])
-def test_the_density_of_every_model_is_the_same_compiled(name):
-    program = prepared(*ZOO_CASES[name][0])
-    if not program.latents:
-        return  # nothing that a density would be over: its parameters are part of a step, above
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_step_is_the_same_compiled(name):
+    same(*step_of(*ZOO_CASES[name][COMPILED[name]]))
+
+
+def gradient_of(model, data):
+    program = prepared(model, data)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         values = program.initial()
     density = Density(program, values)
     u = density.unconstrain(values)
-    inputs = (torch.stack([u, u + 0.1, u - 0.1]),)
-    same(density.gradient, inputs, program)
+    return density.gradient, (torch.stack([u, u + 0.1, u - 0.1]),), program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_density_of_every_model_is_the_same_recorded(name, only_recorded):
+    if not prepared(*ZOO_CASES[name][0]).latents:
+        return  # nothing that a density would be over: its parameters are part of a step, above
+    same(*gradient_of(*ZOO_CASES[name][0]))
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", NAMES)
-def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatch):
+@pytest.mark.parametrize("name", ["BayesianRegression", "PPCA"])
+def test_a_density_is_the_same_compiled(name):
+    same(*gradient_of(*ZOO_CASES[name][0]))
+
+
+def rows_are_the_same(name, monkeypatch):
+    """Check that compiled densities of rows are the eager ones."""
     program = prepared(*ZOO_CASES[name][0])
     if not program.row or program.data.missing:
         return  # there are no rows, or they differ in what is missing, and are evaluated as they are
@@ -101,8 +129,6 @@ def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatc
         return  # one evaluation is all there is
     points = {n: v for n, v in draws[0].items() if n not in latents}
     eager = pointwise(program, points, latents, None)
-    if not has_compiler():
-        pytest.skip("there is no C++ compiler")
     monkeypatch.setattr(inference.approximations.rows, "FEWEST_CALLS", 1)
     monkeypatch.setattr(
         inference.approximations.rows, "chunk_for", lambda program: 2
@@ -113,9 +139,22 @@ def test_densities_of_rows_of_every_model_are_the_same_compiled(name, monkeypatc
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_densities_of_rows_of_every_model_are_the_same_recorded(name, only_recorded, monkeypatch):
+    rows_are_the_same(name, monkeypatch)
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", ["BayesianGMM", "VAE"])
+def test_densities_of_rows_are_the_same_compiled(name, monkeypatch):
+    rows_are_the_same(name, monkeypatch)
+
+
 def small(name):
     """Each guide on a model with locals, or without where it needs that."""
-    found = catalogue.find("guide", name)
+    found = {"Flow": lambda: Flow(layers=1, hidden=(4,))}.get(name, catalogue.find("guide", name))
     for model, data in (
         (RandomEffects(), ROWS[:5]),
         (zoo.BayesianGMM(), "faithful"),
