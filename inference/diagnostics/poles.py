@@ -68,7 +68,7 @@ def _unbounded(density: Density, start: Tensor, slot: Slot, prior: Any, sign: fl
             continue
         if _may_be_emptied(density.program, name):
             return True
-        for alone in at[_grows(heights, steps).cpu()] if slot in density.view.globals else [at]:
+        for alone in at[_grows(heights, steps).cpu()].split(1) if slot in density.view.globals else [at]:
             if bool(_grows(_of_all(density, _moved(density, start, slot, alone, sign)), steps)):
                 return True
     return False

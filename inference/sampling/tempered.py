@@ -94,7 +94,7 @@ class Tempered:
         return prior.detach(), joint.detach(), gradient
 
     def _evaluate(self, u: Tensor, temperature: Tensor) -> Evaluated:
-        """Evaluate together; where what breaks down is no Cholesky factorization, by halves, until a vector is alone."""
+        """Evaluate together; by halves, down to single vectors, where not only a Cholesky factorization fails."""
         evaluate = self.lowered if len(u) == self.chunk else self._by_half
         try:
             found: Evaluated = evaluated(evaluate, u, temperature)

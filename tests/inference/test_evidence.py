@@ -171,10 +171,10 @@ def test_random_intercepts_have_the_evidence_of_quadrature():
 @pytest.mark.slow
 def test_chains_in_one_labelling_have_the_evidence_of_all(faithful):
     """NUTS stays in one of two labelled modes; the bridge counts both."""
-    waits = faithful["waiting"].to_numpy()[:40, None]
+    waits = faithful["waiting"].to_numpy()[:25, None]
     model = zoo.BayesianGMM(components=2, covariance="diag")
     table = evidence(
-        model, waits, methods=[PARTICLES, NUTS(chains=4, warmup=150, draws=200, compile=False)], seed=0, progress=False
+        model, waits, methods=[PARTICLES, NUTS(chains=2, warmup=100, draws=200, compile=False)], seed=0, progress=False
     ).table
     values = table.set_index("method")[table.set_index("method")["kind"] == "bridge"]
     smc, nuts = values.loc["smc"], values.loc["nuts"]

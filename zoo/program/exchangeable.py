@@ -91,6 +91,8 @@ def _find(program: Program) -> Iterator[StateGroup]:
             all_rows = few if part is program else _Factors(program, count, points=1)
         except (RuntimeError, ValueError, ModelError):  # no density at made-up values: nothing can be claimed
             continue
+        if not few.moves:  # nothing is indexed by the states, of which there may be many
+            continue
         done: set[tuple[str, int]] = set()
         for site, pair in itertools.product(sites, itertools.combinations(range(count), 2)):
             if (site, pair[0]) in done or (site, pair[1]) in done:

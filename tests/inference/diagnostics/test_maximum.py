@@ -99,6 +99,15 @@ def test_maxima_by_gradient_are_judged_alike():
     assert found.verdict.startswith(("trust: ", "usable with care: the highest"))
 
 
+def test_data_take_the_pole_of_one_entry_away():
+    """Beta(2, 1/2) rises without bound towards 1, and a row of 0 takes that away: the mode of Beta(3, 5/2) is 4/7."""
+    model = zoo.BetaBernoulli(a=2.0, b=0.5)
+    found = fit(model, [0, 0, 1], method=MAP(), seed=0, progress=False)
+    assert float(found.posterior["point_estimate"]["p"]) == pytest.approx(4 / 7, abs=1e-3)
+    assert "without bound" not in found.verdict
+    assert "without bound" in fit(model, [1], method=MAP(steps=20), seed=0, progress=False).verdict
+
+
 @zoo.model(y=Count("row"))
 def zeros(y):
     """A rate that is zero in one state, in which its gradient is 0 / 0."""

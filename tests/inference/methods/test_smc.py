@@ -14,6 +14,7 @@ from scipy.integrate import quad
 
 import zoo
 from inference import NUTS, SMC, Fit, fit
+from inference.compiled.compile import has_compiler
 from inference.diagnostics.agreement import mean_error
 from inference.sampling.particles import metric, next_temperature, systematic
 from inference.sampling.tempered import Tempered, prior_draws
@@ -280,7 +281,7 @@ def test_the_metric_is_the_covariance_whatever_the_units_and_outliers():
 
 @pytest.mark.slow
 def test_draws_agree_with_nuts_on_correlated_latents():
-    chains = found_by(NonCentred(), SCHOOLS, NUTS(chains=4, warmup=150, draws=250, compile=False))
+    chains = found_by(NonCentred(), SCHOOLS, NUTS(chains=4, warmup=150, draws=250, compile=has_compiler()))
     particles = found_by(NonCentred(), SCHOOLS)
     for name in ("mu", "tau", "standard"):
         ours, theirs = (f.posterior["posterior"][name].to_numpy() for f in (particles, chains))

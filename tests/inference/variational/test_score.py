@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from torch.distributions import constraints
 
+import inference.diagnostics.importance
 import zoo
 from guides import Conjugate, Custom, Encoder, FullRank, MeanField, Point
 from guides.counts import NARROWEST, CountFactor
@@ -351,7 +352,8 @@ def around(x):
 
 
 @pytest.mark.slow
-def test_a_density_that_can_only_be_sampled_climbs_too():
+def test_a_density_that_can_only_be_sampled_climbs_too(monkeypatch):
+    monkeypatch.setattr(inference.diagnostics.importance, "DRAWS", 2000)  # each by itself
     values = torch.tensor([0.4, 0.7, 0.2, 0.9], dtype=torch.float64)
     angles = torch.linspace(-np.pi, np.pi, 20_001, dtype=torch.float64)[:-1]
     prior = torch.distributions.VonMises(torch.tensor(0.0).double(), torch.tensor(1.0).double())
