@@ -5,15 +5,13 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from inference.runtime.written import model_class, model_of, models_of, pairs
 from zoo import catalogue, datasets
-from zoo.errors import UnknownNameError, ZooError, unknown
-
-if TYPE_CHECKING:
-    from zoo.declare.model import Model
+from zoo.errors import DataError, UnknownNameError, ZooError, unknown
 
 app = typer.Typer(
     name="zoo",
@@ -25,6 +23,10 @@ app = typer.Typer(
 )
 
 MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin")]
+MODELS = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A model, or several with commas: 'GMM(components=2),GMM(components=3)'"),
+]
 DATA = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a .csv, .parquet or .npy file")]
 SET = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter of the model; may be repeated")
@@ -70,7 +72,7 @@ def show(model: MODEL) -> None:
     if cards:
         typer.echo("\n\n".join(cards))
         return
-    cls = _model_class(model)
+    cls = model_class(model)
     typer.echo(f"{cls.__name__}\n")
     typer.echo(inspect.getdoc(cls) or "(no docstring)")
     typer.echo("\nData fields")
@@ -87,7 +89,7 @@ def explain(model: MODEL, data: DATA, set_: SET = None) -> None:
     """Show sites, plates, what feeds what, and which methods are legal and why not."""
     from zoo.program.explain import explain as explain_model
 
-    typer.echo(explain_model(_model(model, set_), data))
+    typer.echo(explain_model(model_of(model, set_), data))
 
 
 @app.command()
@@ -104,7 +106,7 @@ def fit(
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
-    made, chosen = _model(model, set_), _method(method, guide, option)
+    made, chosen = model_of(model, set_), _method(method, guide, option)
     from inference.fitting import fit as fit_model
 
     fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
@@ -117,27 +119,45 @@ def fit(
 
 @app.command()
 def compare(
-    model: MODEL,
+    model: MODELS,
     data: DATA,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between: em,svi,map")],
     guide: Annotated[str | None, typer.Option("--guide", "-g", help="Guide for svi")] = None,
     set_: SET = None,
+    holdout: Annotated[str | None, typer.Option(help="Fraction of the rows to leave out, or their positions")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Leave out every row once, so many at a time")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="DIR|FILE", help="The truth: a saved fit, a summary (.csv) or draws (.nc)")
+    ] = None,
     seed: SEED = None,
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
     out: OUT = None,
 ) -> None:
-    """Fit a model by several methods and print them side by side; write fits, table and figures with --out."""
+    """Fit models by several methods and print them side by side; write fits, table and figures with --out."""
     names = _names(methods)
     if guide is not None and not any(catalogue.find("method", name).__name__ == "SVI" for name in names):
         raise UnknownNameError(f"--guide is for svi, which is not among the methods {methods}; leave it out")
-    made = _model(model, set_)
+    if holdout is not None and folds is not None:
+        raise DataError("--holdout and --folds both say which rows are left out; give one of them")
+    made, left_out = models_of(model, set_), None if holdout is None else _rows(holdout)
     chosen = [
         _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
     ]
+    from inference.comparing.reference import read
     from inference.comparison import compare as compare_methods
 
-    result = compare_methods(made, _data(data), methods=chosen, seed=seed, device=device, weights=weights)
+    result = compare_methods(
+        made[0] if len(made) == 1 else made,
+        _data(data),
+        methods=chosen,
+        holdout=left_out,
+        folds=folds,
+        reference=None if reference is None else read(reference),
+        seed=seed,
+        device=device,
+        weights=weights,
+    )
     typer.echo(str(result))
     if out is not None:
         typer.echo(f"\nsaved to {result.save(out)}")
@@ -157,7 +177,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
 ) -> None:
     """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
-    made, chosen = _model(model, set_), _method(method, guide, option)
+    made, chosen = model_of(model, set_), _method(method, guide, option)
     from inference.calibration import calibrate as calibrate_method
 
     result = calibrate_method(
@@ -180,7 +200,7 @@ def evidence(
 ) -> None:
     """Print the log evidence of a model by several methods, what kind each number is, and its error."""
     names = _names(methods)
-    made = _model(model, set_)
+    made = model_of(model, set_)
     from inference.evidences import evidence as evidence_of
 
     typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, device=device, weights=weights)))
@@ -237,6 +257,22 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _rows(text: str) -> Any:
+    """Read a fraction, or positions with commas between."""
+    try:
+        given = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        given = None
+    if isinstance(given, tuple) and all(type(i) is int for i in given):
+        return list(given)
+    if not isinstance(given, float) or not 0 < given < 1:
+        raise DataError(
+            "--holdout takes a fraction of the rows between 0 and 1, such as 0.2, or their positions, counted from 0, "
+            f"with commas between, not {text!r}"
+        )
+    return given
+
+
 def _hint(hint: Any) -> str:
     text = hint.__name__ if isinstance(hint, type) else str(hint)
     bounds = {"Annotated[int, Gt(gt=0)]": "whole number above 0", "Annotated[float, Gt(gt=0)]": "number above 0"}
@@ -252,31 +288,9 @@ def _data(text: str) -> Any:
     return read(text)
 
 
-def _model_class(text: str) -> type[Model]:
-    """Return the class named in the zoo, or FILE.py:NAME."""
-    if ":" not in text:
-        if text.endswith(".py"):
-            raise UnknownNameError(f"which model of {text}? Write {text}:NAME")
-        return catalogue.find("model", text)
-    from inference.runtime.model_files import import_file
-    from zoo.declare.model import Model
-
-    file, _, name = text.rpartition(":")
-    path = Path(file)
-    module = import_file(path, path.stem)
-    models = {n: v for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Model) and v is not Model}
-    if name not in models:
-        raise unknown(f"model in {file}", name, models)
-    return models[name]
-
-
-def _model(text: str, settings: list[str] | None) -> Model:
-    return _model_class(text)(**_pairs(settings, "--set"))
-
-
 def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:
     cls = catalogue.find("method", name)
-    chosen = _pairs(settings, "--option")
+    chosen = pairs(settings, "--option")
     fields = getattr(cls, "__dataclass_fields__", {})
     if guide is not None:
         if "guide" not in fields:
@@ -286,20 +300,6 @@ def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:
         if key not in fields:
             raise unknown(f"setting of {name}", key, fields)
     return cls(**chosen)
-
-
-def _pairs(items: list[str] | None, option: str) -> dict[str, Any]:
-    """Read NAME=VALUE items; a value is a Python literal where it is one, else text."""
-    pairs: dict[str, Any] = {}
-    for item in items or []:
-        name, equals, value = item.partition("=")
-        if not equals or not name.strip():
-            raise UnknownNameError(f"{option} takes NAME=VALUE, not {item!r}")
-        try:
-            pairs[name.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pairs[name.strip()] = value
-    return pairs
 
 
 def main() -> None:

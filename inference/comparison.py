@@ -224,7 +224,7 @@ def compare(
         by_model = [{label_of(i): f for i, f in fits.items() if not grid or i[0] == name} for name in several]
         for same, text in (matched(own, of_reference) for own in by_model):
             result.fits |= same
-            result.labels = "\n".join(filter(None, [result.labels, text]))
+            result.labels = "\n".join(dict.fromkeys(filter(None, [*result.labels.splitlines(), text])))
     if truth is not None:
         for index in fits:
             _add_distance(rows[index], truth, result.fits[label_of(index)])
@@ -265,7 +265,7 @@ def _said(error: Exception) -> str:
 
 
 def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
-    """Return models by label: their class, with what they were given where two are of one class."""
+    """Return models by label: their class, with what they were given where several are of one class."""
     given = model if models is None else models
     if given is None or (model is not None and models is not None):
         raise UnknownNameError(
@@ -276,10 +276,11 @@ def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
         found = {label: as_model(one) for label, one in given.items()}
     elif isinstance(given, Sequence) and not isinstance(given, str):
         made = [as_model(one) for one in given]
-        names = [type(one).__name__ for one in made]
         found = {}
-        for one, name in zip(made, names, strict=True):
-            label = stem = name if names.count(name) == 1 else _brief(one)
+        for one in made:
+            name = type(one).__name__
+            alike = [other for other in made if type(other).__name__ == name]
+            label = stem = name if len(alike) == 1 else _brief(one, alike)
             number = 2
             while label in found:
                 label, number = f"{stem} {number}", number + 1
@@ -291,10 +292,11 @@ def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
     return found
 
 
-def _brief(model: Model) -> str:
-    """Return the class and the settings that are not the default."""
-    defaults = {name: default for name, (_, default) in type(model).hyperparameters.items()}
-    changed = {n: v for n, v in model.settings.items() if repr(v) != repr(defaults[n])}
+def _brief(model: Model, alike: Sequence[Model]) -> str:
+    """Return the class and the settings that are not the default, or not the same in all models of the class."""
+    defaults = {name: repr(default) for name, (_, default) in type(model).hyperparameters.items()}
+    others = {n: {defaults[n], *(repr(m.settings.get(n)) for m in alike)} for n in model.settings}
+    changed = {n: v for n, v in model.settings.items() if len(others[n]) > 1}
     return f"{type(model).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
 

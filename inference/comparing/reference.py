@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import wasserstein_distance
 
-from inference.diagnostics.arviz import mcse_of_mean
+from inference.diagnostics.arviz import mcse_of_mean, read_tree
 from inference.posterior.fit import Fit
 from zoo.errors import DataError
 
@@ -117,6 +118,33 @@ class Reference:
             "wasserstein": max(distances) if distances else math.nan,
             **until,
         }
+
+
+def read(path: Path) -> Fit | xr.DataTree | pd.DataFrame:
+    """Read what is taken as the truth: the folder of a saved fit, draws as .nc, or a summary as .csv or .parquet.
+
+    Raises
+    ------
+    DataError
+        If it is none of these.
+    """
+    wanted = "give a folder that a fit was saved to, a summary with columns mean and sd (.csv, .parquet) or draws (.nc)"
+    if (path / "fit.json").exists():
+        return Fit.load(path)
+    inside = sorted(str(p.parent) for p in path.glob("*/fit.json"))
+    if inside:
+        raise DataError(f"reference: {path} holds several fits; give one of {', '.join(inside)}")
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in (".nc", ".csv", ".parquet"):
+        what = "no saved fit, and no summary or draws" if path.exists() else "no such folder or file"
+        raise DataError(f"reference: {path}: {what}; {wanted}")
+    try:
+        if suffix == ".nc":
+            return read_tree(path)
+        table = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"reference: {path} cannot be read ({error}); {wanted}") from error
+    return table.set_index(table.columns[0]) if suffix == ".csv" and "parameter" not in table else table
 
 
 def margins_of(fitted: Fit) -> dict[str, Margin]:

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 import zoo
-from inference import MAP, Fit, cli, fit
+from inference import MAP, Fit, cli, compare, fit
+from inference.runtime.written import model_of, models_of
 from zoo import catalogue, datasets
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +251,118 @@ def test_compare_takes_a_guide_for_svi(run):
     ran = run("compare", "BetaBernoulli", "coin", "-m", "exact,svi", "--guide", "point", "--seed", 0)
     assert ran.code == 0, ran.err
     assert re.search(r"^svi .*log_posterior", ran.out, re.MULTILINE)
+
+
+COINS = "my_models.py:Coin,my_models.py:Coin(a=2, b=3.5)"
+
+
+def compared(**options) -> list[str]:
+    """What Python prints of the same comparison, but for seconds."""
+    coins = [model_of("my_models.py:Coin", None), model_of("my_models.py:Coin", ["a=2", "b=3.5"])]
+    return timeless(str(compare(coins, "flips.csv", methods=["exact"], seed=0, progress=False, **options)))
+
+
+def timeless(text: str) -> list[str]:
+    return [re.sub(r"\b\d+\.\d\d +(?=\d+ +(yes|no)$)", "", line).rstrip() for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ((), {}),
+        (("--holdout", "0.4"), {"holdout": 0.4}),
+        (("--holdout", "1,3"), {"holdout": [1, 3]}),
+        (("--folds", 5), {"folds": 5}),
+    ],
+    ids=["whole", "holdout", "positions", "folds"],
+)
+def test_several_models_are_compared_as_in_python(run, files, written, options):
+    ran = run("compare", COINS, "flips.csv", "-m", "exact", "--seed", 0, *written)
+    assert ran.code == 0, ran.err
+    assert timeless(ran.out) == compared(**options)
+    for label in ("Coin(a=1.0, b=1.0), exact", "Coin(a=2.0, b=3.5), exact"):
+        assert label in ran.out
+    assert ("held-out log density" in ran.out) == bool(options)
+
+
+def test_settings_for_all_models_and_those_of_one(run, files):
+    one = run("compare", "my_models.py:Coin(a=2)", "flips.csv", "-m", "exact", "--set", "b=3.5", "--seed", 0)
+    other = run(
+        "compare", "my_models.py:Coin", "flips.csv", "-m", "exact", "--set", "a=2", "--set", "b=3.5", "--seed", 0
+    )
+    assert timeless(one.out) == timeless(other.out)
+    assert one.code == 0
+    made = models_of("GMM(components=1, covariance=diag), GMM(covariance='tied') ,BayesianGMM", ["components=3"])
+    assert [type(m).__name__ for m in made] == ["GMM", "GMM", "BayesianGMM"]
+    assert [m.settings["components"] for m in made] == [1, 3, 3]
+    assert [m.settings["covariance"] for m in made] == ["diag", "tied", "full"]
+
+
+def test_what_is_compared_with_a_reference_says_how_far_it_is(run, files):
+    """A saved fit, its draws in a file, and a summary in a file are the same truth."""
+    made = run("fit", "my_models.py:Coin", "flips.csv", "-m", "exact", "--seed", 0, "--out", "truth")
+    assert made.code == 0, made.err
+    truth = Fit.load("truth")
+    truth.summary().to_csv("summary.csv")
+    truth.summary().rename_axis("parameter").reset_index().to_parquet("summary.parquet")
+    found = set()
+    for place in ("truth", "truth/posterior.nc", "summary.csv", "summary.parquet"):
+        ran = run("compare", "my_models.py:Coin(a=2)", "flips.csv", "-m", "exact", "--seed", 0, "--reference", place)
+        assert ran.code == 0, ran.err
+        assert "distance to the reference, in its standard deviations" in ran.out
+        row = next(line.split() for line in ran.out.splitlines() if line.startswith("exact") and "heads" in line)
+        # Beta(6, 2) against Beta(5, 2), whose variance is 10 / (7^2 8); both by 1000 draws
+        assert float(row[2]) == pytest.approx(np.sqrt(2 / 1000), rel=0.3)
+        assert float(row[1]) == pytest.approx((6 / 8 - 5 / 7) / np.sqrt(10 / 392), abs=4 * float(row[2]))
+        found.add(row[1])
+    assert len(found) == 1
+    coin = model_of("my_models.py:Coin", ["a=2"])
+    direct = compare(coin, "flips.csv", methods=["exact"], reference=truth, seed=0)
+    ran = run("compare", "my_models.py:Coin(a=2)", "flips.csv", "-m", "exact", "--seed", 0, "--reference", "truth")
+    assert timeless(ran.out)[:6] == timeless(str(direct))[:6]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (("--holdout", "0.2", "--folds", 2), "--holdout and --folds .* give one of them"),
+        (("--holdout", "2.0"), "--holdout takes a fraction of the rows between 0 and 1, such as 0.2"),
+        (("--holdout", "some"), "--holdout takes a fraction .* not 'some'"),
+        (("--holdout", "0,5"), "holdout must hold some positions from 0 to 4"),
+        (("--holdout", "0.01"), "holdout=0.01 of 5 rows leaves none"),
+        (("--folds", 1), "'--folds': Input should be greater than or equal to 2"),
+        (("--folds", 6), "folds must be a whole number from 2 to the number of rows, 5; found 6"),
+        (
+            ("--reference", "nowhere"),
+            "reference: nowhere: no such folder or file; give a folder that a fit was saved to",
+        ),
+        (("--reference", "no_fit"), "reference: no_fit: no saved fit, .*; give a folder that a fit was saved to"),
+        (("--reference", "bad_fit"), "fit.json"),
+        (("--reference", "taken"), "reference: taken: no saved fit"),
+        (("--reference", "flips.csv"), "reference: a summary has columns mean and sd; found"),
+        (("--reference", "empty.csv"), "reference: empty.csv cannot be read .* give a folder"),
+        (("--reference", "cut.parquet"), "reference: cut.parquet cannot be read .* give a folder"),
+        (("--reference", "draws.nc"), "reference: draws.nc cannot be read .* give a folder"),
+        (("--reference", "many"), "reference: many holds several fits; give one of many/em, many/map"),
+    ],
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else "",
+)
+def test_a_comparison_says_which_option_is_wrong(written, said, run, damaged):
+    (damaged / "draws.nc").write_text("none")
+    for name in ("em", "map"):
+        (damaged / "many" / name).mkdir(parents=True)
+        (damaged / "many" / name / "fit.json").write_text("{}")
+    ran = run("compare", "my_models.py:Coin", "flips.csv", "-m", "exact", "--seed", 0, *written)
+    assert ran.code == 2
+    assert re.search(said, ran.err), ran.err
+
+
+@pytest.mark.parametrize("written", ["GMM(components=2", "GMM,", "(components=2)", "GMM(components)", "GMM(2)", ",GMM"])
+def test_models_that_cannot_be_read_are_refused(written, run):
+    ran = run("compare", written, "faithful", "-m", "em")
+    assert ran.code == 2
+    assert len(ran.err.strip().splitlines()) == 1
+    assert re.search("MODEL takes a name, or several|takes NAME=VALUE", ran.err), ran.err
 
 
 def test_summary_of_a_fit(run):

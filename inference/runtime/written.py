@@ -1,0 +1,81 @@
+"""Models and settings as they are written on the command line."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import catalogue
+from zoo.errors import UnknownNameError, unknown
+
+if TYPE_CHECKING:
+    from zoo.declare.model import Model
+
+
+def model_class(text: str) -> type[Model]:
+    """Return the class named in the zoo, or FILE.py:NAME."""
+    if ":" not in text:
+        if text.endswith(".py"):
+            raise UnknownNameError(f"which model of {text}? Write {text}:NAME")
+        return catalogue.find("model", text)
+    from inference.runtime.model_files import import_file
+    from zoo.declare.model import Model
+
+    file, _, name = text.rpartition(":")
+    path = Path(file)
+    module = import_file(path, path.stem)
+    models = {n: v for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Model) and v is not Model}
+    if name not in models:
+        raise unknown(f"model in {file}", name, models)
+    return models[name]
+
+
+def model_of(text: str, settings: list[str] | None) -> Model:
+    """Return the model of a name, with hyperparameters NAME=VALUE."""
+    return model_class(text)(**pairs(settings, "--set"))
+
+
+def models_of(text: str, settings: list[str] | None) -> list[Model]:
+    """Return models with commas between, such as ``GMM(components=2),GMM(components=3)``.
+
+    Each may have hyperparameters of its own in brackets, which go before those that all of them are given.
+    """
+    shared = pairs(settings, "--set")
+    found = []
+    for part in _apart(text):
+        name, bracket, rest = part.partition("(")
+        if not name.strip() or (bracket and not rest.endswith(")")):
+            raise UnknownNameError(
+                f"MODEL takes a name, or several with commas between, each with settings in brackets or none, such as "
+                f"'GMM(components=2),GMM(components=3)', not {text!r}"
+            )
+        own = pairs(_apart(rest[:-1]) if rest[:-1].strip() else [], f"{name.strip()}(...)")
+        found.append(model_class(name.strip())(**{**shared, **own}))
+    return found
+
+
+def pairs(items: list[str] | None, option: str) -> dict[str, Any]:
+    """Read NAME=VALUE items; a value is a Python literal where it is one, else text."""
+    found: dict[str, Any] = {}
+    for item in items or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UnknownNameError(f"{option} takes NAME=VALUE, not {item!r}")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value
+    return found
+
+
+def _apart(text: str) -> list[str]:
+    """Return what stands between commas, those inside of brackets left out."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
