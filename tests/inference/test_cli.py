@@ -311,9 +311,10 @@ def test_what_is_compared_with_a_reference_says_how_far_it_is(run, files):
         assert ran.code == 0, ran.err
         assert "distance to the reference, in its standard deviations" in ran.out
         row = next(line.split() for line in ran.out.splitlines() if line.startswith("exact") and "heads" in line)
-        # Beta(6, 2) against Beta(5, 2), whose variance is 10 / (7^2 8); both by 1000 draws
-        assert float(row[2]) == pytest.approx(np.sqrt(2 / 1000), rel=0.3)
-        assert float(row[1]) == pytest.approx((6 / 8 - 5 / 7) / np.sqrt(10 / 392), abs=4 * float(row[2]))
+        # Beta(6, 2) against Beta(5, 2), whose variance is 10 / (7^2 8), by 1000 draws each; a summary of them
+        # says nothing of its own error.
+        assert 0.02 < float(row[2]) < 0.06
+        assert float(row[1]) == pytest.approx((6 / 8 - 5 / 7) / np.sqrt(10 / 392), abs=4 * np.sqrt(2 / 1000))
         found.add(row[1])
     assert len(found) == 1
     coin = model_of("my_models.py:Coin", ["a=2"])
