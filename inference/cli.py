@@ -192,7 +192,9 @@ def calibrate(
 def evidence(
     model: MODEL,
     data: DATA,
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between")] = "exact,smc,nuts",
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Names with commas between")
+    ] = "exact,laplace,smc,nuts",
     set_: SET = None,
     seed: SEED = None,
     device: DEVICE = "auto",

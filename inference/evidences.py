@@ -12,6 +12,7 @@ import pandas as pd
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.bridge import bridge
 from inference.diagnostics.pareto import KHAT_GOOD
+from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
 from inference.method import as_method
 from inference.posterior.fit import Fit
@@ -21,7 +22,7 @@ from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.errors import DataError, FitError, MethodError
 
-METHODS = ("exact", "smc", "nuts")
+METHODS = ("exact", "laplace", "smc", "nuts")
 COLUMNS = ["model", "method", "kind", "log_evidence", "error", "khat", "note"]
 ESTIMATES = ("exact", "smc", "bridge", "importance")  # with an error, the best known first
 BOUNDS = ("elbo", "iwae")
@@ -152,7 +153,9 @@ def _rows(label: str, fitted: Fit) -> list[Any]:
         rows.append(_row(label, method, kind, objective.value, objective.error, note=note))
     elif "evidence" in said:
         shape = said.get("khat", math.nan)
-        note = f"k-hat above {KHAT_GOOD}: not an estimate to rely on" if shape > KHAT_GOOD else ""
+        doubt, _, why = fitted.verdict.partition(": ")
+        note = why if doubt == DISTRUST else ""
+        note = f"k-hat above {KHAT_GOOD}: not an estimate to rely on" if shape > KHAT_GOOD else note
         rows.append(_row(label, method, "importance", said["evidence"], said["evidence_error"], khat=shape, note=note))
     if isinstance(q, Sampled) and q.chains > 1:
         rows.append(_bridge(label, method, fitted, q))

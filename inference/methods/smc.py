@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,11 +15,13 @@ from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains
+from inference.diagnostics.bridge import bridge
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
 from inference.sampling.unconstrained import no_density
+from zoo.errors import FitError
 from zoo.program.exchangeable import exchangeable
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -32,6 +35,7 @@ LARGEST = 2000  # coordinates: their covariance is factorized at every temperatu
 CHAINS = 4  # that the populations are shown as
 ESS_GOOD = 100  # of each of these
 ERROR_GOOD = 0.3  # of the log evidence: beyond it populations disagree by their own size
+APART = 3.5  # standard errors between two estimates of the log evidence
 SHARE_GOOD = 0.1  # of the prior draws that may have no density
 
 
@@ -43,7 +47,8 @@ class SMC(Method):
     chosen on the way. At each, particles are weighed, resampled and moved by Hamiltonian trajectories that adapt to
     them (Del Moral, Doucet and Jasra 2006; Buchholz, Chopin and Jacob 2021). All particles are one batch. Several
     populations run side by side, each resampled by itself: their estimates of p(x) are independent and unbiased, so
-    that the spread of these gives the error of the objective, the log evidence. Modes that draws of the prior reach get
+    that the spread of these gives the error of the objective, the log evidence; bridge sampling from the particles at
+    the end is held against it. Modes that draws of the prior reach get
     their right mass, and exchangeable states random labels. Enumerated sites are drawn exactly afterwards. For ArviZ
     the populations are grouped in four chains, whose R-hat says whether they agree.
 
@@ -92,6 +97,8 @@ class SMC(Method):
         value, error = (float(x) for x in log_mean_exp(run.log_evidence))
         check = check_chains({n: _by_chain(v, sampled.chains) for n, v in sampled.values.items()})
         complaints = complaints_of(run, check, error, sampled.chains)
+        by_bridge = bridged(program, sampled)
+        complaints += disagreement((value, error), by_bridge)
         levels = len(run.temperatures) - 1
         reason = f"{self.populations} populations of {self.particles} particles, {levels} temperatures, "
         reason += f"{sum(run.moves)} moves, {target.calls} gradients of all"
@@ -110,6 +117,8 @@ class SMC(Method):
             diagnostics={
                 "evidence": value,
                 "evidence_error": error,
+                "bridge": by_bridge[0],
+                "bridge_error": by_bridge[1],
                 "temperatures": float(levels),
                 "acceptance": float(np.mean(run.acceptance)),
                 "moves": float(sum(run.moves)),
@@ -134,6 +143,30 @@ class SMC(Method):
         population = np.repeat(np.arange(self.populations), self.particles).reshape(chains, -1)
         stats = {"population": population, "lp": run.particles.joint.double().cpu().numpy().reshape(chains, -1)}
         return Sampled(values, log_p, states, stats, "smc", chains)
+
+
+def bridged(program: Program, sampled: Sampled) -> tuple[float, float]:
+    """log p(x) by bridge sampling from the particles, and its error; NaN where it breaks down or they are too few."""
+    try:
+        return bridge(program, sampled)
+    except FitError:
+        return math.nan, math.nan
+
+
+def disagreement(carried: tuple[float, float], by_bridge: tuple[float, float]) -> list[str]:
+    """Say so where bridge sampling, which knows nothing of the way, finds another log p(x) than the way has.
+
+    All populations lag behind together where the posterior changes faster with the temperature than they move, and
+    their spread does not tell. What they find is too low then, while their draws at the end may well be right.
+    """
+    error = math.hypot(carried[1], by_bridge[1])
+    if not abs(carried[0] - by_bridge[0]) > APART * error:
+        return []
+    return [
+        f"log p(x) is {carried[0]:.3f} +- {carried[1]:.2g} by the way from the prior, but {by_bridge[0]:.3f} +- "
+        f"{by_bridge[1]:.2g} by bridge sampling from the particles at its end; take share=0.9 or narrower priors, and "
+        "compare with nuts"
+    ]
 
 
 def shuffled(program: Program, values: Values, states: Values) -> tuple[Values, Values]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.runtime.monitor import Monitor
 from inference.sampling.tempered import Tempered
+from inference.sampling.whitening import Whitening, whitening
 from zoo.errors import FitError
 
 LENGTH = 1.5  # of a trajectory, in standard deviations of the particles: a quarter of a Normal's orbit is pi / 2
@@ -20,7 +21,9 @@ JITTER = 0.5  # log step sizes of particles differ by so much: necks need small 
 FORGOTTEN = 0.2  # largest correlation with where particles began at which they have moved enough
 PROGRESS = 0.02  # by which a further move has to lower the mean correlation
 FEWEST_MOVES = 3
-CLIP = 6.0  # particles further out than so many robust standard deviations say nothing more of the scale
+DRIFT, LAG = 3.0, 4.0  # over the root of the count: shifts of the likelihood's ranks, by one move and by all of them
+SMALLER, LARGER = 1 / 3, 1.25  # by which the loss of particles at a temperature shrinks after a lag, and grows back
+FINEST = 0.98  # largest share of the particles left in effect
 SMALLEST_STEP = 1e-8  # in the temperature, relative to where it is: below it the prior hardly meets the posterior
 HALVINGS = 60  # of an interval of temperatures
 MOST_TEMPERATURES = 1000
@@ -43,13 +46,18 @@ class Particles:
     joint: Tensor
     gradient: Tensor
 
+    @property
+    def gain(self) -> Tensor:
+        """Log likelihood, (count,)."""
+        return self.joint - self.prior
+
     def take(self, at: Tensor) -> Particles:
         """Return those at the given places."""
         return Particles(self.u[at], self.prior[at], self.joint[at], self.gradient[at])
 
     def tempered(self, temperature: float) -> Tensor:
         """Log density on the way; -inf where the data are impossible or the density is no number."""
-        return self.prior + temperature * (self.joint - self.prior)
+        return self.prior + temperature * self.gain
 
 
 @dataclass
@@ -65,7 +73,7 @@ class Run:
     temperatures
         From 0 to 1.
     acceptance
-        Of the moves at each temperature but the first.
+        Of the moves at each temperature but the first; temperatures that were tried and given up count, too.
     moves
         How many of these there were.
     correlation
@@ -91,9 +99,15 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
 
     At each temperature b the next is the one at which weights exp((b' - b) (log p_1 - log p_0)) leave `share` of the
     particles in effect; their mean is the factor by which the normalizing constant grows; each population is resampled
-    by them, and moved by Hamiltonian trajectories that leave p_b' as it is, whose metric is the particles' own
-    covariance and whose step size follows the acceptance (Buchholz, Chopin and Jacob 2021). Schedule and kernels are
-    shared by all populations; weights and ancestors are not, so that their estimates are independent but for that.
+    by them, and moved by Hamiltonian trajectories that leave p_b' as it is, in coordinates that the particles' own
+    moments make nearly standard Normal, with step sizes that follow the acceptance (Buchholz, Chopin and Jacob 2021).
+    Schedule and kernels are shared by all populations; weights and ancestors are not, so that their estimates are
+    independent but for that.
+
+    Weighted and resampled particles are distributed as p_b', before and after they move. Where moves shift their
+    likelihoods, they were not: p_b changes faster than particles follow, as where a wide prior on coefficients lets
+    the scale of the noise fall by orders of magnitude within a small interval of b. Then that temperature is given up,
+    and a smaller step tried.
 
     Parameters
     ----------
@@ -126,25 +140,29 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
             "smc: the data have density zero, or none that is a number, at all draws of the prior; narrow the priors, "
             "or use nuts, which begins at starting values"
         )
-    eve, kernel = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1])
+    eve, kernel, left = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1]), share
     while run.temperatures[-1] < 1.0:
         before = run.temperatures[-1]
-        gain = (now.joint - now.prior).double()
-        after = next_temperature(gain, before, share)
+        after = next_temperature(now.gain.double(), before, left)
         if after - before < SMALLEST_STEP * before or len(run.temperatures) > MOST_TEMPERATURES:
             raise FitError(
                 f"smc: stuck at temperature {before:.2g} on the way from the prior to the posterior; the likelihood "
                 "varies too sharply among the particles. Take more particles, or priors nearer to the data"
             )
-        logs = ((after - before) * gain).reshape(populations, size)
-        run.log_evidence += logs.logsumexp(1) - math.log(size)
-        if bool(run.log_evidence.isneginf().any()):
+        logs = ((after - before) * now.gain.double()).reshape(populations, size)
+        grown = run.log_evidence + logs.logsumexp(1) - math.log(size)
+        if bool(grown.isneginf().any()):
             raise FitError("smc: the data are impossible at all particles of a population; take more particles")
         at = systematic(logs)
-        now, eve = now.take(at), eve[at]
-        now.gradient = target(now.u, after)[2]
+        here = now.take(at)
+        here.gradient = target(here.u, after)[2]
+        here, lag = kernel.move(here, after, populations, most, run)
+        if lag > LAG / math.sqrt(len(start)) and left < FINEST:
+            left = 1 - SMALLER * (1 - left)
+            continue
+        now, eve, left = here, eve[at], max(share, 1 - LARGER * (1 - left))
+        run.log_evidence = grown
         run.temperatures.append(after)
-        now = kernel.move(now, after, populations, most, run)
         monitor.record(len(run.temperatures) - 1, float(run.log_evidence.logsumexp(0)) - math.log(populations))
     run.particles = now
     run.ancestors = min(len(of.unique()) for of in eve.reshape(populations, size))
@@ -202,43 +220,53 @@ class Kernel:
     def __init__(self, target: Tempered, size: int) -> None:
         self.target, self.log_step = target, math.log(1.0 / size**0.25)
 
-    def move(self, now: Particles, temperature: float, populations: int, most: int, run: Run) -> Particles:
-        """Move until particles have forgotten where they stood, or further moves do not help, at most `most` times."""
-        root = metric(now.u)
-        begin = centred(now.u, populations)
+    def move(
+        self, now: Particles, temperature: float, populations: int, most: int, run: Run
+    ) -> tuple[Particles, float]:
+        """Move until particles have forgotten where they stood, or further moves do not help, at most `most` times.
+
+        Returns
+        -------
+        tuple
+            The particles, and by how much all moves together have shifted their likelihoods.
+        """
+        begin, gain = centred(traced(now), populations), now.gain
         # Wide coordinates of a population that has collapsed to one point have no correlation; they need moves too.
         scale = begin.square().mean(0)
         accepted, correlation, count = 0.0, 1.0, 0
         while count < most:
-            now, acceptance = self._trajectory(now, temperature, root)
+            last, before = correlation, now.gain
+            now, acceptance = self._trajectory(now, temperature, whitening(now.u))
             accepted, count = accepted + acceptance, count + 1
-            here = centred(now.u, populations)
+            here = centred(traced(now), populations)
             each = (begin * here).mean(0) / (scale * here.square().mean(0)).sqrt().clamp_min(1e-300)
-            last, correlation = correlation, float(each.mean())
-            if count >= FEWEST_MOVES and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
+            correlation = float(each.mean())
+            still = shift(now.gain, before) < DRIFT / math.sqrt(len(gain))
+            if count >= FEWEST_MOVES and still and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
                 break
         run.acceptance.append(accepted / count)
         run.moves.append(count)
         run.correlation = correlation
-        return now
+        return now, shift(now.gain, gain)
 
-    def _trajectory(self, now: Particles, temperature: float, root: Tensor) -> tuple[Particles, float]:
+    def _trajectory(self, now: Particles, temperature: float, white: Whitening) -> tuple[Particles, float]:
         """One trajectory of each particle, accepted or not; and the mean acceptance.
 
-        Momenta are Normal in coordinates v with u = root v: (count, size) each.
+        Positions z and momenta are those of the coordinates of `white`: (count, size) each.
         """
         steps = max(1, min(MOST_STEPS, math.ceil(LENGTH / math.exp(self.log_step))))
         steps = int(torch.randint((steps + 1) // 2, steps + 1, ()))
         step = (self.log_step + JITTER * (2 * torch.rand_like(now.u[:, :1]) - 1)).exp()
         momentum = torch.randn_like(now.u)
-        energy = 0.5 * momentum.square().sum(1) - now.tempered(temperature)
-        then = now
+        then, z = now, white.inverse(now.u)
+        energy = 0.5 * momentum.square().sum(1) - now.tempered(temperature) - white.forward(z)[1]
         for _ in range(steps):
-            momentum = momentum + 0.5 * step * (then.gradient @ root)
-            u = then.u + step * (momentum @ root.mT)
+            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
+            z = z + step * momentum
+            u, log_scale = white.forward(z)
             then = Particles(u, *self.target(u, temperature))
-            momentum = momentum + 0.5 * step * (then.gradient @ root)
-        change = energy - (0.5 * momentum.square().sum(1) - then.tempered(temperature))
+            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
+        change = energy - (0.5 * momentum.square().sum(1) - then.tempered(temperature) - log_scale)
         chance = change.clamp_max(0.0).exp().nan_to_num(0.0)
         good = torch.rand_like(chance) < chance
         mean = float(chance.mean())
@@ -251,29 +279,19 @@ class Kernel:
         return Particles(*(kept(new, old) for new, old in pairs)), mean
 
 
+def traced(now: Particles) -> Tensor:
+    """What particles have to forget, (count, size + 1): where they stand, and the ranks of their likelihoods."""
+    return torch.cat([now.u, now.gain.argsort().argsort()[:, None].to(now.u)], 1)
+
+
+def shift(new: Tensor, old: Tensor) -> float:
+    """How far the ranks of new numbers (count,) among old ones are from their middle, in standard deviations."""
+    edges = old.sort().values
+    below = torch.searchsorted(edges, new) + torch.searchsorted(edges, new, right=True)
+    return abs(float(below.double().mean()) / (2 * len(old)) - 0.5) * math.sqrt(12)
+
+
 def centred(u: Tensor, populations: int) -> Tensor:
     """Particles about the mean of their population, shape (count, size)."""
     by_population = u.reshape(populations, -1, u.shape[1])
     return (by_population - by_population.mean(1, keepdim=True)).reshape(u.shape)
-
-
-def metric(u: Tensor) -> Tensor:
-    """Root L of the particles' covariance L L^T, shape (size, size).
-
-    Particles far out are clipped; the covariance of `count` particles is shrunk towards its diagonal by size / (size +
-    count), so that it has full rank however few there are.
-    """
-    count, size = u.shape
-    quarters = torch.quantile(u, torch.tensor([0.25, 0.5, 0.75], dtype=u.dtype, device=u.device), dim=0)
-    spread = (quarters[2] - quarters[0]) / 1.349
-    spread = torch.where(spread > 0, spread, u.std(0))
-    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-    scaled = ((u - quarters[1]) / spread).clamp(-CLIP, CLIP)
-    scaled = scaled - scaled.mean(0)
-    covariance = scaled.mT @ scaled / count
-    diagonal = covariance.diagonal().clamp_min(1e-6)
-    shrink = size / (size + count)
-    covariance = (1 - shrink) * covariance + shrink * torch.diag(diagonal)
-    covariance = covariance + torch.diag(1e-9 * diagonal)
-    root: Tensor = spread[:, None] * torch.linalg.cholesky(covariance)
-    return root

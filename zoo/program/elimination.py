@@ -47,8 +47,9 @@ class Elimination:
         like = next(iter(log_probs.values())).new_zeros(())
         row = self._row_symbol
         left = self._all_but_chains(log_probs, hard=hard)
-        if self.chains and row is not None:
-            left = sum_out(left, self._links(log_probs), row, hard=hard)
+        links = self._links(log_probs)
+        if links and row is not None:
+            left = sum_out(left, links, row, hard=hard)
         rest, rows = rows_and_rest(left, row, self.size, like)
         return Terms(rest, rows)
 
@@ -67,7 +68,9 @@ class Elimination:
         return self.plates.get(self.row) if self.row else None
 
     def _links(self, log_probs: Values) -> list[Link]:
-        return [Link(log_probs[n], s.symbols[s.enum_dim], self.firsts[n]) for n, s in self.chains.items()]
+        """Chains among the given sites: a prior alone has none."""
+        chains = {n: s for n, s in self.chains.items() if n in log_probs}
+        return [Link(log_probs[n], s.symbols[s.enum_dim], self.firsts[n]) for n, s in chains.items()]
 
     def _all_but_chains(self, log_probs: Values, *, hard: bool = False) -> dict[frozenset[str], Factor]:
         """Sum out all enumerated sites but chains; return what is left for each set of plates."""

@@ -16,8 +16,9 @@ import zoo
 from inference import NUTS, SMC, Fit, fit
 from inference.compiled.compile import has_compiler
 from inference.diagnostics.agreement import mean_error
-from inference.sampling.particles import metric, next_temperature, systematic
+from inference.sampling.particles import next_temperature, systematic
 from inference.sampling.tempered import Tempered, prior_draws
+from inference.sampling.whitening import whitening
 from tests.cases.models import FLIPS, SCHOOLS, ZOO_CASES, EightSchools, NonCentred, PoissonMixture, coin
 from zoo import Real
 from zoo.program.flat_density import Density
@@ -270,13 +271,42 @@ def test_systematic_resampling_takes_the_expected_number_to_the_next_whole_one()
         assert (counts - 50 * logs[row].softmax(0)).abs().max() < 1
 
 
-def test_the_metric_is_the_covariance_whatever_the_units_and_outliers():
+def test_particles_are_whitened_whatever_the_units_and_outliers():
     z = torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     u = torch.stack([1e6 * z[:, 0], 1e-3 * (0.8 * z[:, 0] + 0.6 * z[:, 1])], 1)
     u[0] = 1e12
-    root = metric(u)
-    covariance = root @ root.mT / torch.outer(torch.tensor([1e6, 1e-3]), torch.tensor([1e6, 1e-3]))
-    np.testing.assert_allclose(covariance, [[1.0, 0.8], [0.8, 1.0]], atol=0.08)
+    white = whitening(u)
+    np.testing.assert_allclose(torch.cov(white.inverse(u)[1:].mT), torch.eye(2), atol=0.05)
+
+
+def funnel(seed):
+    """Three effects and their log scale, about a centre: (4000, 5)."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(4000, 5, dtype=torch.float64, generator=generator)
+    log_scale, centre = 2 * z[:, 3:4], 0.1 * z[:, 4:]
+    return torch.cat([centre + log_scale.exp() * z[:, :3], log_scale, centre], 1)
+
+
+def test_scales_that_other_coordinates_drive_are_divided_out():
+    white = whitening(funnel(0))
+    assert white.driven.tolist() == [0, 1, 2]
+    assert white.driver.tolist() == [3, 3, 3]
+    slopes = white.slope / white.spread[3]  # of log deviations with the log scale itself
+    np.testing.assert_allclose(slopes, 1.0, atol=0.1)
+    z = white.inverse(funnel(1))
+    assert abs(float(torch.corrcoef(torch.stack([z[:, 0].abs().log(), z[:, 3]]))[0, 1])) < 0.1
+
+
+def test_whitening_is_a_bijection_with_the_derivatives_that_it_says():
+    white = whitening(funnel(0))
+    z = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    u, log_scale = white.forward(z)
+    torch.testing.assert_close(white.inverse(u), z)
+    (expected,) = torch.autograd.grad((u.sin().sum(1) + log_scale).sum(), z)
+    torch.testing.assert_close(white.pull(z, u.cos()), expected)
+    jacobians = [torch.autograd.functional.jacobian(lambda v: white.forward(v[None])[0][0], row) for row in z.detach()]
+    volumes = torch.stack([torch.linalg.slogdet(j)[1] for j in jacobians])
+    torch.testing.assert_close((volumes - log_scale).diff(), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
 @pytest.mark.slow
