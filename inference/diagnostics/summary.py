@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -76,15 +77,14 @@ def _number(column: str, value: float, spread: float) -> str:
 
 def _laid_out(names: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
     """Set rows below the names of the columns, no line longer than a width if it can be."""
-    longest = max(map(len, names))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    whole = [max(len(c), w) for c, w in zip(columns, widths, strict=True)]
-    gap = 2 if longest + sum(whole) + 2 * len(whole) <= width else 1
-    if longest + sum(whole) + gap * len(whole) <= width:
-        widths, heads = whole, ["".join(" " * gap + c.rjust(w) for c, w in zip(columns, whole, strict=True))]
-    else:
-        widths, heads = _staggered(columns, widths)
-    room = max(0, min(longest, width - sum(widths) - gap * len(widths)))
+    longest, room = max(map(len, names)), 0
+    narrow = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for place, gap in itertools.product((_side_by_side, _staggered), (2, 1)):
+        widths, heads = place(columns, narrow, gap)
+        room = width - sum(widths) - gap * len(widths)
+        if longest <= room:
+            break
+    room = max(0, min(longest, room))
     lines = [" " * room + head for head in heads]
     for name, row in zip(names, cells, strict=True):
         numbers = "".join(" " * gap + text.rjust(w) for text, w in zip(row, widths, strict=True))
@@ -92,13 +92,20 @@ def _laid_out(names: Sequence[str], columns: Sequence[str], cells: Sequence[Sequ
     return "\n".join(lines)
 
 
-def _staggered(columns: Sequence[str], widths: Sequence[int]) -> tuple[list[int], list[str]]:
+def _side_by_side(columns: Sequence[str], widths: Sequence[int], gap: int) -> tuple[list[int], list[str]]:
+    """Return widths of columns, and their names on one line."""
+    wide = [max(len(c), w) for c, w in zip(columns, widths, strict=True)]
+    return wide, ["".join(" " * gap + c.rjust(w) for c, w in zip(columns, wide, strict=True))]
+
+
+def _staggered(columns: Sequence[str], widths: Sequence[int], gap: int) -> tuple[list[int], list[str]]:
     """Return widths of columns, and names on two lines, each over its neighbour's column where that is narrower."""
     lines, wide, end = ["", ""], [], 0
     for name, width in zip(columns, widths, strict=True):
-        lacking = [len(line) + len(name) - end - width for line in lines]  # a space between names, one before numbers
+        # By how many characters a name lacks room on each line, with a space before it.
+        lacking = [len(line) + 1 + len(name) - (end + gap + width) for line in lines]
         line = 1 if lacking[1] <= max(0, lacking[0]) else 0
         wide.append(width + max(0, lacking[line]))
-        end += 1 + wide[-1]
+        end += gap + wide[-1]
         lines[line] = lines[line].ljust(end - len(name)) + name
     return wide, lines
