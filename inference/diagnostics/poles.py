@@ -14,7 +14,7 @@ from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.program.view import Slot
 from zoo.replay.bijections import CholeskyVector
-from zoo.replay.evaluate import Values, many
+from zoo.replay.evaluate import Values, many, model_context
 
 STEPS = {torch.float64: (10.0, 20.0, 30.0), torch.float32: (4.0, 8.0, 12.0)}  # towards an edge, unconstrained
 OF_A_MATRIX = 5.0  # times nearer: further out it has no Cholesky factor
@@ -114,7 +114,8 @@ def _of_prior(density: Density, slot: Slot, prior: Any, moved: Tensor) -> Tensor
 
     def height(v: Values) -> Tensor:
         value = slot.transform(v["u"].reshape(slot.shape)) if alone else density.constrain(v["u"])[name]
-        entries: Tensor = prior.log_prob(value)
+        with model_context(program.dtype, program.device):
+            entries: Tensor = prior.log_prob(value)
         if not alone or entries.numel() != count:
             return program.weigh(name, entries).expand(count)
         return entries.reshape(-1)
