@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inference.diagnostics.shifts import moments, name_of, scalars
+from inference.diagnostics.shifts import Moments, moments, name_of, scalars
 from inference.diagnostics.survey import survey
 from inference.diagnostics.verdict import KNOWN, MEAN_OFF, SD_OFF
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
+MORE = 4  # times as many draws for a look that is not precise enough
 SURE = 3.0  # Monte Carlo errors beyond which chains have left something out
 
 
@@ -48,23 +49,31 @@ def second_look(program: Program, values: Values, count: int, worth: float) -> S
     worth
         Effective sample size of the draws.
     """
-    wide = survey(program, {}, values, count)
-    if wide is None or wide.moments is None:
-        return SecondLook()
     total = len(next(iter(values.values())))
     x, shapes = scalars(program, {}, values, total)
-    off = moments(x, np.full(total, 1 / total)).off(wide.moments)
+    own = moments(x, np.full(total, 1 / total))
+
+    def known(seen: Moments) -> bool:
+        off = replace(own, mean_error=0 * own.mean, sd_error=0 * own.sd).off(seen)  # leaves the errors of the look
+        return bool(off.mean_error.max() <= KNOWN * MEAN_OFF and off.sd_error.max() <= KNOWN * SD_OFF)
+
+    wide = survey(program, {}, values, count, most=MORE * count, clear=known)
+    if wide is None or wide.moments is None:
+        return SecondLook()
+    off = own.off(wide.moments)
     gaps = (np.abs(off.mean), np.abs(off.sd - 1))
-    slow = SURE * math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer
-    mean, sd = gaps[0] - slow * off.mean_error - MEAN_OFF, gaps[1] - slow * off.sd_error - SD_OFF
+    slow = math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer
+    mean = gaps[0] - SURE * slow * off.mean_error - MEAN_OFF
+    sd = gaps[1] - SURE * slow * off.sd_error - SD_OFF
     if wide.modes and max(mean.max(), sd.max()) > 0:
         name = name_of(int(np.maximum(mean, sd).argmax()), shapes)
         return SecondLook(
             missed=f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, and weighed with "
             f"these the mean or spread of {name} is another one; start chains apart, or use smc"
         )
-    near = gaps[0].max() <= MEAN_OFF and gaps[1].max() <= SD_OFF
-    if not near or off.mean_error.max() > KNOWN * MEAN_OFF or off.sd_error.max() > KNOWN * SD_OFF:
+    noise = (slow * own.mean_error / wide.moments.sd, slow * own.sd_error / wide.moments.sd)  # of any such chains
+    near = all(bool((g - e <= limit).all()) for g, e, limit in zip(gaps, noise, (MEAN_OFF, SD_OFF), strict=True))
+    if not near or not known(wide.moments):
         return SecondLook()
     return SecondLook(
         agreement=f"a wider look at the posterior finds means within {gaps[0].max():.2f} posterior sds and sds within "
