@@ -2,8 +2,8 @@
 
 An answer is right if no mean of the draws that are handed out is more than 0.1 posterior sds off and no sd more than
 10 %, beyond three Monte Carlo errors of the reference; wrong if that is so beyond three errors of the draws, too. A
-false trust is a "trust" in what is wrong, a false alarm a right answer that is not trusted. Posteriors are by quadrature,
-and those of posteriordb where ZOO_REFERENCES names the folder of its summaries.
+false trust is a "trust" in what is wrong, a false alarm a right answer that is not trusted. Posteriors are by
+quadrature, and those of posteriordb where ZOO_REFERENCES names the folder of its summaries.
 Run with: python benchmarks/verdicts.py [--methods svi laplace] [--write README.md]
 """
 
