@@ -20,7 +20,7 @@ HASTE = 1.5  # log step size moves by this times what the acceptance is off; its
 JITTER = 0.5  # log step sizes of particles differ by so much: necks need small ones, and no one length is periodic
 FORGOTTEN = 0.2  # largest correlation with where particles began at which they have moved enough
 PROGRESS = 0.02  # by which a further move has to lower the mean correlation
-FEWEST_MOVES = 3
+FEWEST_MOVES, FEWEST_SLOW = 3, 8  # at a temperature, and while particles lag behind
 DRIFT, LAG = 3.0, 4.0  # over the root of the count: shifts of the likelihood's ranks, by one move and by all of them
 SMALLER, LARGER = 1 / 3, 1.25  # by which the loss of particles at a temperature shrinks after a lag, and grows back
 FINEST = 0.98  # largest share of the particles left in effect
@@ -156,7 +156,8 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
         at = systematic(logs)
         here = now.take(at)
         here.gradient = target(here.u, after)[2]
-        here, lag = kernel.move(here, after, populations, most, run)
+        fewest = FEWEST_MOVES if left == share else FEWEST_SLOW
+        here, lag = kernel.move(here, after, populations, (fewest, most), run)
         if lag > LAG / math.sqrt(len(start)) and left < FINEST:
             left = 1 - SMALLER * (1 - left)
             continue
@@ -221,9 +222,22 @@ class Kernel:
         self.target, self.log_step = target, math.log(1.0 / size**0.25)
 
     def move(
-        self, now: Particles, temperature: float, populations: int, most: int, run: Run
+        self, now: Particles, temperature: float, populations: int, bounds: tuple[int, int], run: Run
     ) -> tuple[Particles, float]:
-        """Move until particles have forgotten where they stood, or further moves do not help, at most `most` times.
+        """Move until particles have forgotten where they stood, or further moves do not help, some times at least.
+
+        Parameters
+        ----------
+        now
+            The particles.
+        temperature
+            Of the density that moves leave as it is.
+        populations
+            How many populations they are.
+        bounds
+            Fewest and most moves.
+        run
+            Takes notes.
 
         Returns
         -------
@@ -234,7 +248,7 @@ class Kernel:
         # Wide coordinates of a population that has collapsed to one point have no correlation; they need moves too.
         scale = begin.square().mean(0)
         accepted, correlation, count = 0.0, 1.0, 0
-        while count < most:
+        while count < bounds[1]:
             last, before = correlation, now.gain
             now, acceptance = self._trajectory(now, temperature, whitening(now.u))
             accepted, count = accepted + acceptance, count + 1
@@ -242,7 +256,7 @@ class Kernel:
             each = (begin * here).mean(0) / (scale * here.square().mean(0)).sqrt().clamp_min(1e-300)
             correlation = float(each.mean())
             still = shift(now.gain, before) < DRIFT / math.sqrt(len(gain))
-            if count >= FEWEST_MOVES and still and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
+            if count >= bounds[0] and still and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
                 break
         run.acceptance.append(accepted / count)
         run.moves.append(count)

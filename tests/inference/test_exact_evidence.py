@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+import zoo
 from inference import SMC, Laplace, evidence, fit
 from tests.cases import posteriordb
 from tests.cases.evidences import (
@@ -23,6 +25,7 @@ from tests.cases.evidences import (
     tosses,
 )
 from tests.cases.models import SCHOOLS, EightSchools, NonCentred, coin
+from zoo.program.prepare import prepare
 
 ESTIMATES = ("smc", "bridge", "importance")
 LAPLACE, PARTICLES = Laplace(compile=False), SMC(compile=False)
@@ -132,7 +135,7 @@ def test_regressions_by_importance(reference, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REGRESSIONS)
+@pytest.mark.parametrize("name", ["sblrc", "kidiq"])
 def test_regressions_under_wide_priors_by_particles(reference, name):
     """The scale of the noise falls by orders of magnitude at one temperature; particles have to follow."""
     model, data, exact = regression_case(reference, name)
@@ -150,13 +153,47 @@ def regression_case(reference, name):
 
 @pytest.mark.slow
 def test_particles_that_lag_behind_are_not_trusted(reference):
-    """Few moves and large steps under a prior of 1e4: all populations agree on a number that is far too low."""
+    """Few moves under a prior of 1e4: all populations agree on a number that is far too low."""
     rows = reference("posteriordb/mesquite.json")
     x = np.log(np.column_stack([rows["diam1"], rows["diam2"], rows["canopy_height"], rows["total_height"]]))
     data = {"y": np.log(rows["weight"]), "x": np.column_stack([np.ones(len(x)), x])}
     exact = regression_evidence(data["y"], data["x"], 0.0, 1e4, half_cauchy(1e4), -8.0, 14.0)
-    found = fit(regression(wide=1e4, noise=1e4), data, method=SMC(moves=1, particles=32), seed=0, progress=False)
+    few = SMC(moves=1, particles=32, compile=False)
+    found = fit(regression(wide=1e4, noise=1e4), data, method=few, seed=0, progress=False)
     assert abs(found.objective.value - exact) > 3 * found.objective.error
     assert not found.converged
-    assert any("by bridge sampling from the particles at its end" in w for w in found.warnings)
-    assert abs(found.diagnostics["bridge"] - exact) < 0.1
+    assert any("by bridge sampling from the particles at its end" in w for w in [found.reason, *found.warnings])
+    assert abs(found.diagnostics["bridge"] - exact) < 3 * found.diagnostics["bridge_error"] + 0.02
+
+
+def by_allocations(x, model):
+    """Log evidence of BayesianGMM of two components for one column: the sum over all 2^n allocations."""
+    center, half_df = float(model.center), 1.5
+    rate = 0.5 * max(3.0 - 2.0, 1.0) * float(model.spread)
+
+    def cluster(y):
+        n, shrinkage = len(y), model.shrinkage
+        if not n:
+            return 0.0
+        scatter = np.square(y - y.mean()).sum() + shrinkage * n * (y.mean() - center) ** 2 / (shrinkage + n)
+        value = math.lgamma(half_df + n / 2) - math.lgamma(half_df) + half_df * math.log(rate)
+        value -= (half_df + n / 2) * math.log(rate + scatter / 2)
+        return value + 0.5 * math.log(shrinkage / (shrinkage + n)) - 0.5 * n * math.log(2 * math.pi)
+
+    logs = []
+    for some in itertools.product((False, True), repeat=len(x)):
+        at = np.array(some)
+        share = math.lgamma(1 + at.sum()) + math.lgamma(1 + (~at).sum()) - math.lgamma(2 + len(x))
+        logs.append(share + cluster(x[at]) + cluster(x[~at]))
+    return float(special.logsumexp(logs))
+
+
+@pytest.mark.slow
+def test_two_components_have_the_evidence_of_all_allocations():
+    """Of particles in both labellings, and of the bridge from one."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2, 1, 5), rng.normal(2, 0.7, 5)])
+    model = zoo.BayesianGMM(components=2)
+    exact = by_allocations(x, prepare(model, x[:, None]).model)
+    found = estimates(model, x[:, None], SMC(particles=32, compile=False))
+    assert hold(found, exact) == ["smc", "bridge"]
