@@ -135,7 +135,7 @@ def test_regressions_by_importance(reference, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sblrc", "kidiq"])
+@pytest.mark.parametrize("name", ["sblrc", "mesquite"])
 def test_regressions_under_wide_priors_by_particles(reference, name):
     """The scale of the noise falls by orders of magnitude at one temperature; particles have to follow."""
     model, data, exact = regression_case(reference, name)
