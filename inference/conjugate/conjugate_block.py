@@ -67,8 +67,8 @@ class ConjugateBlock(Block):
         if center is None or not unscaled(use.parent):
             return torch.zeros_like(current)
         own = [None] * self.family.event_dim
-        if _varies_alike(expected, use, center, self.shape(expected)):
-            return center.expand(current.shape)
+        if (same := _laid_out(expected, use, center, tuple(current.shape))) is not None:
+            return same
         count = expected.entries(use.site, self.name).count[(..., *own)]
         whole = expected.reduce(use.parent, count, tuple(current.shape))
         mean = expected.reduce(use.parent, count * center, tuple(current.shape)) / whole.clamp_min(EMPTY)
@@ -132,7 +132,7 @@ class ConjugateBlock(Block):
         """Whether entries that share a cell of a mean vector share a precision and a center: solved for otherwise."""
         use = self.uses[0]
         center, shape = expected.center(use.site), tuple(expected.values[self.name].shape)
-        if not unscaled(use.parent) or (center is not None and not _varies_alike(expected, use, center, shape)):
+        if not unscaled(use.parent) or (center is not None and _laid_out(expected, use, center, shape) is None):
             return False
         likelihood = expected.plan.likelihoods[use.site.name]
         if not isinstance(likelihood, LocationScale) or use.argument in (*likelihood.scales, *likelihood.by_bound):
@@ -143,15 +143,17 @@ class ConjugateBlock(Block):
         return one and self.family.event_dim > 0 and len(self.uses) == 1
 
 
-def _varies_alike(expected: EStep, use: Use, columns: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether each entry of an unknown of this shape has a column of its own, or all its columns say the same.
+def _laid_out(expected: EStep, use: Use, columns: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Mean of one number for each column of the data, over what shares an entry of an unknown of this shape.
 
-    The mean of `columns`, one number for each column of the data, over what shares an entry is then that number.
+    That is the number itself where each entry has a column of its own, or there is one column; else None.
     """
+    if columns.numel() == 1:
+        return columns.reshape(()).expand(shape)
     indexed = len(expected.codes(use.parent)) if use.parent.kind == "indexed" else 0
     own = shape[max(len(shape) - columns.ndim, indexed) :]
     apart = len(own) == columns.ndim and all(size in (1, n) for size, n in zip(columns.shape, own, strict=True))
-    return columns.numel() == 1 or (apart and not use.parent.broadcast_dims)
+    return columns.expand(shape) if apart and not use.parent.broadcast_dims else None
 
 
 @dataclass
@@ -194,8 +196,8 @@ class ScaleBlock(ConjugateBlock):
         found = []
         for use in self.uses:
             spread = expected.plan.spread(use.site)
-            if _varies_alike(expected, use, spread, shape):
-                found.append(spread.expand(shape))
+            if (same := _laid_out(expected, use, spread, shape)) is not None:
+                found.append(same)
                 continue
             count = torch.ones_like(expected.statistics(use.site, self.name)[0])[(..., *own)]
             every = count.expand(broadcast(count.shape, spread.shape))

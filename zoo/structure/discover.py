@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.transforms import identity_transform
 
 from zoo.data.data import Data
 from zoo.declare.model import Model
@@ -143,6 +144,22 @@ def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0
         spread = spread / shape[-1]
     value: Tensor = transform(spread * torch.randn(transform.inverse_shape(torch.Size(shape))))
     return value
+
+
+def moved_to(value: Tensor, support: Any, name: str, far: tuple[float, float] | None = None) -> Tensor:
+    """Return the value at minus its unconstrained coordinates; with `far`, away from zero by that much at least.
+
+    `far` is for real values, and for the unconstrained coordinates of others. A function that is linear in pieces bends
+    between a value, what is opposite of it, and what is far out.
+    """
+    if lowest_count(support) is not None:
+        return value
+    transform = bijection(support, name)
+    u = -transform.inv(value)
+    if far is not None and not isinstance(transform, CholeskyVector):  # a random triangle far out has no condition
+        u = -(far[0] if transform is identity_transform else far[1]) * (u + u.sign())
+    moved: Tensor = transform(u)
+    return moved
 
 
 def run(model: Model, data: Data, networks: Values, messenger: Discover, enumerate_from: int | None) -> Any:

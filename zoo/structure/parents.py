@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Parent, views
-from zoo.structure.probes import Check, Probes, Source, arguments
+from zoo.structure.probes import Check, Probes, Quadruple, Source, arguments
 
 RELATIVE_GAP = 1e-3  # between two multiples that count as one: the runs that check see values far out, less exactly
 
@@ -151,7 +150,7 @@ def _linear(name: str, key: str, parent: Parent, probes: Probes, states: Values)
     additivity = probes.additivity
     if additivity is None or not parent.sites or not set(parent.sites) <= set(additivity.moved):
         return None
-    if not _additive(name, key, additivity.runs) or len(parent.index) > 1:
+    if not all(_additive(name, key, runs) for runs in additivity.runs) or len(parent.index) > 1:
         return None
     if parent.index and not all(_by_state(name, key, s, parent.index[0], probes, states) for s in parent.sites):
         return None
@@ -165,12 +164,12 @@ def _bilinear(name: str, key: str, parent: Parent, probes: Probes) -> Parent | N
         return None
     if len(additivity.local.intersection(parent.sites)) != 1:
         return None
-    if not all(_additive(name, key, runs) for runs in additivity.apart):
+    if not all(_additive(name, key, runs) for group in additivity.apart for runs in group):
         return None
     return Parent("bilinear", parent.sites, (), parent.data)
 
 
-def _additive(name: str, key: str, runs: tuple[Any, ...]) -> bool:
+def _additive(name: str, key: str, runs: Quadruple) -> bool:
     """Tell whether f(a + b) - f(a) - f(b) + f(0) = 0, from runs at 0, a, b and a + b."""
     zero, a, b, both = (views(run.nodes[name]["fn"])[key] for run in runs)
     if not all(v.shape == zero.shape for v in (a, b, both)):

@@ -2,12 +2,14 @@
 
 After a first run with the discrete latents enumerated, each source of variation in turn (a latent, a parameter, a
 network, a data field) is given another value: the arguments that move depend on it. Then the model is run with
-everything changed at once, near zero and far out; what a comparison of the first run finds has to hold there too.
+everything changed at once, near zero and far out, and each time on the other side of zero as well; what a comparison of
+the first run finds has to hold there too. A function that is linear in pieces (|a|, a clamp) is so found out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,10 +26,11 @@ from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.masked import UNOBSERVED
 from zoo.replay.sites import base_distribution, check_support, views
-from zoo.structure.discover import Discover, made_up, run, sample_sites
+from zoo.structure.discover import Discover, made_up, moved_to, run, sample_sites
 from zoo.structure.plates import fields_of, frames_of
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
+FAR = ((30.0, 5.0), (1e4, 8.0))  # how far out real values are at least, and unconstrained coordinates of others
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Check:
     data: Data
 
 
+Quadruple = tuple[Any, Any, Any, Any]
+
+
 @dataclass(frozen=True)
 class AdditivityRuns:
     """Runs that tell affine functions from others: f is affine if and only if f(a + b) - f(a) - f(b) + f(0) = 0.
@@ -56,7 +62,7 @@ class AdditivityRuns:
     moved
         The real sites that are moved.
     runs
-        With all of them at 0, at a, at b and at a + b.
+        With all of them at 0, at a, at b and at a + b; for several b: near, far out, and far out on the other side.
     first_entry
         Site -> a run in which only its first entry is changed.
     local
@@ -67,10 +73,10 @@ class AdditivityRuns:
     """
 
     moved: tuple[str, ...]
-    runs: tuple[Any, ...]
+    runs: tuple[Quadruple, ...]
     first_entry: dict[str, Any]
     local: frozenset[str]
-    apart: tuple[tuple[Any, ...], ...]
+    apart: tuple[tuple[Quadruple, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,9 @@ class Runner:
         """Return the trace of a run without enumeration, at these states."""
         return run(self.model, data, self.networks, Discover(self.priors, values, fixed=states), None)
 
-    def check(self, data: Data, spread: float = 1.0) -> Check:
-        """Run with other values everywhere, `spread` standard deviations wide."""
-        trace, messenger = self(data, spread=spread)
+    def check(self, data: Data, spread: float = 1.0, values: Values | None = None) -> Check:
+        """Run with other values everywhere, `spread` standard deviations wide, or with these."""
+        trace, messenger = self(data, values, spread=spread)
         return Check(trace, messenger.values, data)
 
 
@@ -170,16 +176,36 @@ def probe(runner: Runner, data: Data, part: Data) -> Probes:
     _check_shapes(base)
     sources, made_from, fields = _sources(runner, part, base, messenger)
     checks = [] if part is data else [runner.check(data)]
-    for spread in SPREADS:
-        try:
-            checks.append(runner.check(part, spread))
-        except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
-            continue
+    checks += _elsewhere(runner, part, messenger)
     local = frozenset(
         n for n, node in sample_sites(base) if n in messenger.values and part.row in (f.name for f in frames_of(node))
     )
     additivity = _additivity_runs(runner, part, messenger, sources, local)
     return Probes(base, messenger.values, part, messenger, sources, made_from, fields, checks, additivity)
+
+
+def _elsewhere(runner: Runner, part: Data, messenger: Discover) -> Iterator[Check]:
+    """Yield runs at other values: near zero and far out, and each time on the other side of zero."""
+    supports = messenger.supports
+
+    def moved(values: Values, far: tuple[float, float] | None = None) -> Values:
+        return {n: moved_to(v, supports[n], n, far) if n in supports else v for n, v in values.items()}
+
+    def check(values: Values | None, spread: float = 1.0) -> Iterator[Check]:
+        try:
+            yield runner.check(part, spread, values)
+        except ModelError:  # far-out values may break a factorization; nearer ones have been seen to work
+            return
+
+    yield from check(moved(messenger.values))
+    for spread in SPREADS:
+        for found in check(None, spread):
+            yield found
+            yield from check(moved(found.values))
+    for far in FAR:
+        values = moved(messenger.values, far)
+        yield from check(values)
+        yield from check(moved(values))
 
 
 def compact(view: Tensor) -> Tensor:
@@ -312,27 +338,35 @@ def _additivity_runs(
     moved = tuple(n for n in values if n in parents and bijection(supports[n], n) is identity_transform)
     if not moved:
         return None
+    zero = {n: torch.zeros_like(values[n]) for n in moved}
     a = {n: values[n] for n in moved}
-    b = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
-    points = ({n: torch.zeros_like(v) for n, v in a.items()}, a, b, {n: a[n] + b[n] for n in moved})
-    apart, first_entry = [], {}
+    near = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
     moved_locals = local.intersection(moved)
+    groups = (frozenset(moved), *((moved_locals, frozenset(moved) - local) if moved_locals else ()))
+    found: list[list[Quadruple]] = [[] for _ in groups]
+    first_entry = {}
+
+    def at(group: frozenset[str], values_of: Values) -> Any:
+        """A run with a group of sites moved, the others at a."""
+        return runner(part, {**values, **{n: values_of[n] for n in group}})[0]
+
     try:
-        together = [runner(part, {**values, **at})[0] for at in points]
-        for group in (moved_locals, frozenset(moved) - local) if moved_locals else ():
-            moves = [{**values, **{n: at[n] for n in group}} for at in points]
-            # At a nothing has moved from where the runs above were, so that one need not be repeated.
-            apart.append(
-                tuple(together[1] if at is a else runner(part, to)[0] for at, to in zip(points, moves, strict=True))
-            )
+        for group, quadruples in zip(groups, found, strict=True):
+            ends = at(group, zero), at(group, a)
+            quadruples.append((*ends, at(group, near), at(group, {n: a[n] + near[n] for n in moved})))
+            for times in (sign * far for far, _ in FAR for sign in (1.0, -1.0)):
+                b = {n: times * (v + v.sign()) for n, v in near.items()}
+                with suppress(ModelError):
+                    quadruples.append((*ends, at(group, b), at(group, {n: a[n] + b[n] for n in moved})))
         for name in moved:
             if values[name].ndim:
                 other = values[name].clone()
-                other[0] = b[name][0]
+                other[0] = near[name][0]
                 first_entry[name] = runner(part, {**values, name: other})[0]
     except ModelError:  # no values there: then nothing is claimed
         return None
-    return AdditivityRuns(moved, tuple(together), first_entry, local, tuple(apart))
+    together, *apart = (tuple(quadruples) for quadruples in found)
+    return AdditivityRuns(moved, together, first_entry, local, tuple(apart))
 
 
 def _mixes(key: str, sources: set[Source], local: frozenset[str]) -> bool:

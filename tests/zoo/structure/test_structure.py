@@ -875,3 +875,47 @@ def test_states_that_are_vectors_are_counted_right():
             pyro.sample("x", dist.Bernoulli(z @ p), obs=x)
 
     assert "enumerated (3)" in explain(one_hot(), FLIPS)
+
+
+PIECES = {
+    "abs": torch.abs,
+    "relu": torch.relu,
+    "below 2": lambda b: b.clamp(max=2.0),
+    "within 8": lambda b: b.clamp(-8.0, 8.0),
+    "steeper above 1.5": lambda b: torch.where(b > 1.5, b, 0.5 * b),
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("link", PIECES)
+def test_what_is_linear_in_pieces_is_not_taken_for_linear(link, seed):
+    """Whatever values are made up: near zero and on one side of it all of these are lines."""
+
+    @zoo.model(y=Real("row"), x=Real("row"))
+    def bent(y, x):
+        b = pyro.sample("b", dist.Normal(0.0, 5.0))
+        c = pyro.sample("c", dist.Normal(0.0, 5.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(PIECES[link](b) * x, 1.0), obs=y)
+            pyro.sample("z", dist.Normal(PIECES[link](c), 1.0), obs=y)
+
+    torch.manual_seed(seed)
+    program = prepare(bent(), {"x": [1.0, 2.0, -1.0, 0.5], "y": [3.0, 3.2, 1.0, -1.0]}, device="cpu")
+    assert program.sites["y"].args["loc"].kind == "function"
+    assert program.sites["z"].args["loc"].kind == "function"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bent_rates_and_shares_are_not_taken_for_themselves(seed):
+    @zoo.model(k=Count("row"), flips=Binary("row"))
+    def bent(k, flips):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        share = pyro.sample("share", dist.Beta(1.0, 1.0))
+        with pyro.plate("row", len(k)):
+            pyro.sample("k", dist.Poisson(rate.clamp(max=50.0)), obs=k)
+            pyro.sample("flips", dist.Bernoulli(share.clamp(0.05, 0.95)), obs=flips)
+
+    torch.manual_seed(seed)
+    program = prepare(bent(), {"k": [1, 0, 3], "flips": [1, 0, 1]}, device="cpu")
+    assert program.sites["k"].args["rate"].kind == "function"
+    assert program.sites["flips"].args["probs"].kind == "function"
