@@ -15,7 +15,8 @@ from zoo.replay.evaluate import is_deterministic
 from zoo.replay.masked import UNOBSERVED
 from zoo.replay.sites import Parent, Site
 from zoo.structure.discover import Discover, is_enumerated, made_up, sample_sites, symbol_of
-from zoo.structure.probes import Runner, log_prob_of
+from zoo.structure.probes import log_prob_of
+from zoo.structure.runner import Runner
 
 
 def check_scales(trace: Any) -> None:

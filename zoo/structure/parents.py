@@ -12,7 +12,9 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Parent, views
-from zoo.structure.probes import Check, Probes, Quadruple, Source, arguments
+from zoo.structure.additivity import Quadruple
+from zoo.structure.probes import Probes, arguments
+from zoo.structure.runner import Check, Source
 
 RELATIVE_GAP = 1e-3  # between two multiples that count as one: the runs that check see values far out, less exactly
 

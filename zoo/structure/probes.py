@@ -9,74 +9,26 @@ the first run finds has to hold there too. A function that is linear in pieces (
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.transforms import identity_transform
 
 from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
-from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.masked import UNOBSERVED
 from zoo.replay.sites import base_distribution, check_support, views
-from zoo.structure.discover import Discover, made_up, moved_to, run, sample_sites
+from zoo.structure.additivity import AdditivityRuns, additivity_runs
+from zoo.structure.discover import Discover, made_up, moved_to, sample_sites
 from zoo.structure.plates import fields_of, frames_of
+from zoo.structure.runner import FAR, Check, Runner, Source
 
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
-FAR = ((30.0, 5.0), (1e4, 8.0))  # how far out real values are at least, and unconstrained coordinates of others
-
-
-@dataclass(frozen=True)
-class Source:
-    """One thing that an argument may depend on: a latent or parameter, a network, or a data field."""
-
-    kind: Literal["site", "network", "data"]
-    name: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """A run with everything changed at once, the values of latents and parameters in it, and the data it saw."""
-
-    trace: Any
-    values: Values
-    data: Data
-
-
-Quadruple = tuple[Any, Any, Any, Any]
-
-
-@dataclass(frozen=True)
-class AdditivityRuns:
-    """Runs that tell affine functions from others: f is affine if and only if f(a + b) - f(a) - f(b) + f(0) = 0.
-
-    Attributes
-    ----------
-    moved
-        The real sites that are moved.
-    runs
-        With all of them at 0, at a, at b and at a + b; for several b: near, far out, and far out on the other side.
-    first_entry
-        Site -> a run in which only its first entry is changed.
-    local
-        Local latents of the model. Where some are among `moved`, `apart` has such runs with the local ones moved alone,
-        the others staying at a, and with the others moved alone.
-    apart
-        Those runs.
-    """
-
-    moved: tuple[str, ...]
-    runs: tuple[Quadruple, ...]
-    first_entry: dict[str, Any]
-    local: frozenset[str]
-    apart: tuple[tuple[Quadruple, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -124,46 +76,6 @@ class Probes:
         return {s.name for on in (*by_others, *self.made_from.values()) for s in on if s.kind == "site"}
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Runs a model under enumeration with values, network weights and data of one's choice.
-
-    Attributes
-    ----------
-    model, networks, priors
-        The model, its network weights, and distributions that replace its own at some sites.
-    first_dim
-        Leftmost dimension that no plate takes: enumeration dimensions begin there.
-    """
-
-    model: Model
-    networks: Values
-    priors: dict[str, Any]
-    first_dim: int
-
-    def __call__(
-        self,
-        data: Data,
-        values: Values | None = None,
-        *,
-        networks: Values | None = None,
-        spread: float = 1.0,
-        fixed: Values | None = None,
-    ) -> tuple[Any, Discover]:
-        """Return the trace, and the messenger that gave the sites their values."""
-        messenger = Discover(self.priors, values, spread, fixed)
-        return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
-
-    def drawn(self, data: Data, values: Values, states: Values) -> Any:
-        """Return the trace of a run without enumeration, at these states."""
-        return run(self.model, data, self.networks, Discover(self.priors, values, fixed=states), None)
-
-    def check(self, data: Data, spread: float = 1.0, values: Values | None = None) -> Check:
-        """Run with other values everywhere, `spread` standard deviations wide, or with these."""
-        trace, messenger = self(data, values, spread=spread)
-        return Check(trace, messenger.values, data)
-
-
 def probe(runner: Runner, data: Data, part: Data) -> Probes:
     """Run a model on a part of its data, and once on all of them.
 
@@ -180,7 +92,7 @@ def probe(runner: Runner, data: Data, part: Data) -> Probes:
     local = frozenset(
         n for n, node in sample_sites(base) if n in messenger.values and part.row in (f.name for f in frames_of(node))
     )
-    additivity = _additivity_runs(runner, part, messenger, sources, local)
+    additivity = additivity_runs(runner, part, messenger, sources, local)
     return Probes(base, messenger.values, part, messenger, sources, made_from, fields, checks, additivity)
 
 
@@ -322,53 +234,3 @@ def other_data_of(model: Model, data: Data, name: str) -> Iterator[Data]:
         other = value + torch.randn_like(value)
     for changed in (other, value.flip(0) if value.ndim else value):
         yield replace(data, values={**data.values, name: changed})
-
-
-def _additivity_runs(
-    runner: Runner,
-    part: Data,
-    messenger: Discover,
-    sources: dict[tuple[str, str], set[Source]],
-    local: frozenset[str],
-) -> AdditivityRuns | None:
-    """Move the real sites that a location depends on, if it depends on any with others or data, or on a local one."""
-    values, supports = messenger.values, messenger.supports
-    locations = [{s.name for s in on if s.kind == "site"} for (_, key), on in sources.items() if _mixes(key, on, local)]
-    parents = set().union(*locations)
-    moved = tuple(n for n in values if n in parents and bijection(supports[n], n) is identity_transform)
-    if not moved:
-        return None
-    zero = {n: torch.zeros_like(values[n]) for n in moved}
-    a = {n: values[n] for n in moved}
-    near = {n: made_up(supports[n], tuple(values[n].shape), n) for n in moved}
-    moved_locals = local.intersection(moved)
-    groups = (frozenset(moved), *((moved_locals, frozenset(moved) - local) if moved_locals else ()))
-    found: list[list[Quadruple]] = [[] for _ in groups]
-    first_entry = {}
-
-    def at(group: frozenset[str], values_of: Values) -> Any:
-        """A run with a group of sites moved, the others at a."""
-        return runner(part, {**values, **{n: values_of[n] for n in group}})[0]
-
-    try:
-        for group, quadruples in zip(groups, found, strict=True):
-            ends = at(group, zero), at(group, a)
-            quadruples.append((*ends, at(group, near), at(group, {n: a[n] + near[n] for n in moved})))
-            for times in (sign * far for far, _ in FAR for sign in (1.0, -1.0)):
-                b = {n: times * (v + v.sign()) for n, v in near.items()}
-                with suppress(ModelError):
-                    quadruples.append((*ends, at(group, b), at(group, {n: a[n] + b[n] for n in moved})))
-        for name in moved:
-            if values[name].ndim:
-                other = values[name].clone()
-                other[0] = near[name][0]
-                first_entry[name] = runner(part, {**values, name: other})[0]
-    except ModelError:  # no values there: then nothing is claimed
-        return None
-    together, *apart = (tuple(quadruples) for quadruples in found)
-    return AdditivityRuns(moved, together, first_entry, local, tuple(apart))
-
-
-def _mixes(key: str, sources: set[Source], local: frozenset[str]) -> bool:
-    """Whether an argument is a location that depends on several things, or on a local latent."""
-    return key == "loc" and (len(sources) > 1 or any(s.kind == "site" and s.name in local for s in sources))

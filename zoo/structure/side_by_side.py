@@ -17,7 +17,8 @@ from zoo.replay.chain import MarkovChain
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.structure.discover import is_enumerated, sample_sites, symbol_of
 from zoo.structure.plates import frames_of
-from zoo.structure.probes import Probes, Runner, log_prob_of
+from zoo.structure.probes import Probes, log_prob_of
+from zoo.structure.runner import Runner
 
 DRAWS = 2  # assignments that are looked at
 

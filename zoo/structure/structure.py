@@ -24,7 +24,8 @@ from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, s
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
 from zoo.structure.plates import check_chain, check_plates, frames_of
-from zoo.structure.probes import Probes, Runner, probe
+from zoo.structure.probes import Probes, probe
+from zoo.structure.runner import Runner
 from zoo.structure.side_by_side import check_states
 from zoo.structure.ties import find_ties, not_drawn
 

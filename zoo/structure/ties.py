@@ -19,7 +19,8 @@ from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.sites import Tie, base_distribution
 from zoo.structure.discover import is_enumerated, made_up, sample_sites
 from zoo.structure.plates import frames_of
-from zoo.structure.probes import Probes, Runner, Source, arguments, log_prob_of, other_data_of
+from zoo.structure.probes import Probes, arguments, log_prob_of, other_data_of
+from zoo.structure.runner import Runner, Source
 
 RAW = (
     "the distribution of site {!r} reads field {!r}, which the model itself explains (a lagged value, for example), so "
