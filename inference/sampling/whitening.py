@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 CLIP = 6.0  # particles further out than so many robust standard deviations say nothing more of the scale
+RIDGE = 1e-8  # share of its own that is added to the diagonal of normal equations
 PASSES = 3  # of least squares, each with the scales of the one before
 DRIVEN = 0.1  # correlation of log |deviation| with another coordinate from which on the scale is taken to depend on it
 
@@ -106,12 +107,19 @@ def whitening(u: Tensor) -> Whitening:
             weight = (-a.mean(1, keepdim=True)).exp()
             weight = weight / weight.max()
             target = (x[:, driven] * weight).clamp(-CLIP, CLIP)
-            shift[:, others] = torch.linalg.lstsq(columns * weight, target).solution[:-1].mT
+            shift[:, others] = _solved(columns * weight, target)[:-1].mT
             off = x[:, driven] - x @ shift.mT
             slope = (_centred(t) * _centred(_log(off))).mean(0) / t.var(0)
             a = slope * t
         x = x.index_copy(1, driven, off * (-a).exp())
     return Whitening(quarters[1], spread, _root(x), driven, shift, driver, slope)
+
+
+def _solved(columns: Tensor, target: Tensor) -> Tensor:
+    """Least squares by normal equations, (columns, targets): of LAPACK's the last bits depend on where memory lies."""
+    gram = columns.mT @ columns
+    root = torch.linalg.cholesky(gram + torch.diag(RIDGE * gram.diagonal().clamp_min(1e-300)))
+    return torch.cholesky_solve(columns.mT @ target, root)
 
 
 def _driven(x: Tensor) -> tuple[Tensor, Tensor]:

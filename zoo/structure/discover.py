@@ -21,6 +21,7 @@ from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.replay.masked import partner, picked, stand_in, unmask
 from zoo.replay.sites import support_of
 
+FARTHEST = 40.0  # unconstrained coordinates of made-up values
 LARGEST_COUNT = 10_000  # among made-up values
 
 
@@ -147,7 +148,7 @@ def made_up(support: Any, shape: tuple[int, ...], name: str, spread: float = 1.0
 
 
 def moved_to(value: Tensor, support: Any, name: str, far: tuple[float, float] | None = None) -> Tensor:
-    """Return the value at minus its unconstrained coordinates; with `far`, away from zero by that much at least.
+    """Return the value at minus its unconstrained coordinates; with `far`, at so many times these, a unit further out.
 
     `far` is for real values, and for the unconstrained coordinates of others. A function that is linear in pieces bends
     between a value, what is opposite of it, and what is far out.
@@ -155,9 +156,13 @@ def moved_to(value: Tensor, support: Any, name: str, far: tuple[float, float] | 
     if lowest_count(support) is not None:
         return value
     transform = bijection(support, name)
-    u = -transform.inv(value)
+    u = transform.inv(value)
     if far is not None and not isinstance(transform, CholeskyVector):  # a random triangle far out has no condition
-        u = -(far[0] if transform is identity_transform else far[1]) * (u + u.sign())
+        u = (far[0] if transform is identity_transform else far[1]) * (u + u.sign())
+    else:
+        u = -u
+    if transform is not identity_transform:  # what rounding has moved to the edge of a support stays inside
+        u = u.clamp(-FARTHEST, FARTHEST)
     moved: Tensor = transform(u)
     return moved
 

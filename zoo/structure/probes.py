@@ -114,10 +114,9 @@ def _elsewhere(runner: Runner, part: Data, messenger: Discover) -> Iterator[Chec
         for found in check(None, spread):
             yield found
             yield from check(moved(found.values))
-    for far in FAR:
-        values = moved(messenger.values, far)
-        yield from check(values)
-        yield from check(moved(values))
+    for real, other in FAR:
+        yield from check(moved(messenger.values, (real, other)))
+        yield from check(moved(messenger.values, (-real, -other)))
 
 
 def compact(view: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ def test_exchangeable_components_come_in_all_orders():
     means, states = found.approximation.values["means"][..., 0], found.approximation.states["z"]
     upper = (means[:, 0] > means[:, 1]).double().mean()
     assert abs(float(upper) - 0.5) < 4 * 0.5 / math.sqrt(len(means))
-    assert torch.equal(means.gather(1, states) > 0, torch.as_tensor(x[:, 0] > 0).expand(len(means), -1))
+    swapped = (means.gather(1, states) > 0) != torch.as_tensor(x[:, 0] > 0)
+    assert swapped.double().mean() < 1e-3  # rows between the clusters are in the other one in few draws
 
 
 # -- what it says and refuses -----------------------------------------------------------------------------------
