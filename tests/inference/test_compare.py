@@ -309,6 +309,7 @@ def test_distance_of_margins_to_draws():
     assert same.table.loc["exact", "seconds_to_accuracy"] == same.table.loc["exact", "seconds"]
 
 
+@pytest.mark.slow
 def test_chains_are_accurate_before_their_end():
     """Means of all draws so far, by hand: the first draw after which none leaves the 0.1 standard deviations."""
     truth = pd.DataFrame({"mean": [0.5], "sd": [math.sqrt(1 / 52)]}, index=["heads"])
@@ -572,6 +573,7 @@ def test_any_label_stays_inside_the_folder(label, tmp_path):
     assert (place / "table.csv").is_file()
 
 
+@pytest.mark.slow
 def test_fits_of_a_mixture_have_the_labels_of_one():
     """Two restarts that end under different labels; the table does not change, the parameters can be compared."""
     model, x = zoo.BayesianGMM(components=3), zoo.datasets.load("faithful")

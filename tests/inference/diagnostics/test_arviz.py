@@ -109,6 +109,7 @@ def chains(name: str) -> xr.DataTree:
     return fit(model, data, method=sampler, seed=0, progress=False).posterior
 
 
+@pytest.mark.slow
 def test_rank_plots_take_dimensions_that_nobody_labelled():
     """`component` has no labels of its own, and ArviZ asks for some."""
     tree = chains("trees")
