@@ -83,7 +83,7 @@ class Fit(Answer):
     @cached_property
     def outcome(self) -> Outcome:
         """What the method handed back, with all that is said of it: judged now, if that has waited until now."""
-        with seeded(self.seed, self.program.device), threads_for(self.program):
+        with seeded(self.seed, self.program.device), differentiable(), threads_for(self.program):
             return self._outcome.judged()
 
     @cached_property

@@ -863,3 +863,12 @@ def test_gradients_are_taken_where_the_caller_has_switched_them_off(switch):
         assert torch.is_inference_mode_enabled() is (switch is torch.inference_mode)
         assert not torch.is_grad_enabled()
     assert inside.objective == outside.objective
+
+
+@pytest.mark.parametrize("method", ["em", "cavi"])
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_a_verdict_does_not_hang_on_what_the_caller_has_switched_off(switch, method):
+    outside, inside = (fit(zoo.BayesianGMM(components=2), "faithful", method=method, seed=0) for _ in range(2))
+    with switch():
+        asked = inside.verdict, inside.diagnostics
+    assert asked == (outside.verdict, outside.diagnostics)
