@@ -131,16 +131,17 @@ class ConjugateBlock(Block):
     def _one_precision(self, expected: EStep) -> bool:
         """Whether entries that share a cell of a mean vector share a precision and a center: solved for otherwise."""
         use = self.uses[0]
-        center, shape = expected.center(use.site), tuple(expected.values[self.name].shape)
-        if not unscaled(use.parent) or (center is not None and _laid_out(expected, use, center, shape) is None):
+        if self.family.event_dim == 0 or len(self.uses) > 1 or not unscaled(use.parent):
             return False
         likelihood = expected.plan.likelihoods[use.site.name]
         if not isinstance(likelihood, LocationScale) or use.argument in (*likelihood.scales, *likelihood.by_bound):
             return False
+        center, shape = expected.center(use.site), tuple(expected.values[self.name].shape)
+        if center is not None and _laid_out(expected, use, center, shape) is None:
+            return False
         scales = [p for a, p in use.site.args.items() if a in likelihood.scales]
         plain = [p for p in scales if is_unknown(p) or (p.kind == "constant" and not p.data)]
-        one = any(set(p.index) <= set(use.parent.index) and not p.by for p in plain)
-        return one and self.family.event_dim > 0 and len(self.uses) == 1
+        return any(set(p.index) <= set(use.parent.index) and not p.by for p in plain)
 
 
 def _laid_out(expected: EStep, use: Use, columns: Tensor, shape: tuple[int, ...]) -> Tensor | None:
@@ -203,7 +204,7 @@ class ScaleBlock(ConjugateBlock):
             every = count.expand(broadcast(count.shape, spread.shape))
             shared = expected.reduce(use.parent, every, shape).clamp_min(1.0)
             found.append(expected.reduce(use.parent, spread * every, shape) / shared)
-        return torch.stack(found).amin(0)
+        return torch.stack(found).amin(0) if len(found) > 1 else found[0]
 
     def warnings(self, expected: EStep) -> list[str]:
         """Say which scales stand at their floor."""

@@ -43,14 +43,16 @@ class Dirichlet(ConjugatePrior):
         return {"mean": value, "log": value.log()}
 
     def mode(self, natural: tuple[Tensor, ...], *, interior: bool = False) -> Tensor:
-        """eta / sum eta: the share of each category.
+        """eta / sum eta: the share of each category, none of those where eta is negative.
 
-        Where all are negative that is the minimum: the mode is at a corner, with all of it in the largest category.
+        Where all are negative there is no maximum; with `interior` all of it is in the category that is least so.
         """
         (counts,) = natural
+        if not interior:  # counts of data, say
+            counts = counts.clamp_min(0.0)
+            return counts / counts.sum(-1, keepdim=True)
         lost = (counts < 0).all(-1, keepdim=True)
         at = torch.arange(counts.shape[-1], device=counts.device)
         corner = (at == counts.argmax(-1, keepdim=True)).to(counts)
-        counts = torch.where(lost, corner, counts)
-        counts = counts.clamp_min(torch.finfo(counts.dtype).eps) if interior else counts
+        counts = torch.where(lost, corner, counts).clamp_min(torch.finfo(counts.dtype).eps)
         return counts / counts.sum(-1, keepdim=True)

@@ -175,9 +175,9 @@ class EStep:
             entries = torch.where(cells.missing, 0.0, entries)
         outer = self.plan.events_outside(site)
         if outer:
-            entries = entries.expand(torch.broadcast_shapes(entries.shape, outer)).sum(list(range(-len(outer), 0)))
+            entries = entries.expand(broadcast(entries.shape, outer)).sum(list(range(-len(outer), 0)))
         own = self.replay.log_probs.get(site.name)
-        return entries if own is None else entries.expand(torch.broadcast_shapes(entries.shape, own.shape))
+        return entries if own is None else entries.expand(broadcast(entries.shape, own.shape))
 
     def log_density_of_sums(self, site: Site, statistics: Statistics) -> Tensor:
         """sum_i E[log p(x_i)] without the base measure, a scalar, from sums over the rows of a site."""
