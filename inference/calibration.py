@@ -16,9 +16,9 @@ import torch
 import xarray as xr
 
 from inference.diagnostics.arviz import Group, ecdf_plot, read_tree, tree
+from inference.diagnostics.coordinates import event_names, labels_of
 from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
-from inference.posterior.coordinates import event_names, labels_of
 from inference.posterior.fit import Fit
 from inference.runtime.random import as_seed, seeded
 from inference.simulated.quantities import Function, Quantities

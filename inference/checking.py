@@ -13,10 +13,10 @@ import torch
 
 from inference.approximations.simulations import simulations
 from inference.diagnostics.arviz import power_scaling, reference_plot
+from inference.diagnostics.coordinates import category_labels
 from inference.diagnostics.quantities import Kind, Quantity, distribution_distances, quantities
 from inference.diagnostics.uniformity import holm
 from inference.posterior.answer import Stream
-from inference.posterior.coordinates import category_labels
 from inference.posterior.fit import Fit
 from zoo.data.missing import with_nan
 from zoo.errors import FitError, ZooError

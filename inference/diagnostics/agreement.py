@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import effective_sizes, mcse_of_mean, split_rhat
+from inference.diagnostics.coordinates import entry_name
 from inference.diagnostics.importance import Judgement
 from inference.diagnostics.verdict import CARE, TRUST
 from zoo.program.program import Program
@@ -44,11 +45,17 @@ class ChainCheck:
         return f"R-hat at most {self.rhat:.3f}, effective sample sizes at least {self.ess:.0f}"
 
 
-def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
+def check_chains(
+    draws: Mapping[str, np.ndarray], named: Callable[[str, Sequence[int]], str] = entry_name
+) -> ChainCheck:
     """R-hat and effective sample sizes over all entries of draws (chains, draws, ...); what never changes is left out.
 
-    A chain on its own is checked in halves.
+    A chain on its own is checked in halves. `named` names an entry of a site by its place.
     """
+
+    def label(name: str, array: np.ndarray, entry: int) -> str:
+        return named(name, [int(i) for i in np.unravel_index(entry, array.shape[2:])] if array.ndim > 2 else [])
+
     rhat, ess = (float("nan"), ""), (float("nan"), "")
     for name, array in draws.items():
         flat = array.reshape(*array.shape[:2], -1)  # (chains, draws, entries)
@@ -59,8 +66,8 @@ def check_chains(draws: Mapping[str, np.ndarray]) -> ChainCheck:
         rhats = np.nan_to_num(split_rhat(_halves(flat)), nan=np.inf)  # NaN: an entry that one chain keeps
         sizes = np.nan_to_num(effective_sizes(flat), nan=0.0)
         top, low = int(np.argmax(rhats)), int(np.argmin(sizes))
-        rhat = rhat if rhat[0] >= rhats[top] else (float(rhats[top]), _label(name, array, moves[top]))
-        ess = ess if ess[0] <= sizes[low] else (float(sizes[low]), _label(name, array, moves[low]))
+        rhat = rhat if rhat[0] >= rhats[top] else (float(rhats[top]), label(name, array, moves[top]))
+        ess = ess if ess[0] <= sizes[low] else (float(sizes[low]), label(name, array, moves[low]))
     return ChainCheck(*rhat, *ess)
 
 
@@ -90,12 +97,6 @@ def mean_error(draws: np.ndarray) -> float:
     if draws.shape[1] < FEWEST_DRAWS:
         return float(draws.std() / np.sqrt(draws.size))
     return mcse_of_mean(draws)
-
-
-def _label(name: str, array: np.ndarray, entry: int) -> str:
-    """Name an entry of draws (chains, draws, ...) by its site and place."""
-    where = np.unravel_index(entry, array.shape[2:])
-    return f"{name}[{', '.join(str(int(i)) for i in where)}]" if array.ndim > 2 else name
 
 
 def _halves(draws: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from inference.diagnostics.coordinates import entry_name
 from inference.diagnostics.deferred import Deferred
 from inference.diagnostics.summary import Summary
 
@@ -150,11 +151,10 @@ def listed(data: xr.Dataset) -> pd.DataFrame:
     for name, array in data.data_vars.items():
         values = array.to_numpy()
         for at in np.ndindex(values.shape):
-            where = ", ".join(
-                str(array.coords[d].to_numpy()[i]) if d in array.coords else str(i)
-                for d, i in zip(array.dims, at, strict=True)
+            labels = (
+                array.coords[d].to_numpy()[i] if d in array.coords else i for d, i in zip(array.dims, at, strict=True)
             )
-            rows[f"{name}[{where}]" if where else str(name)] = float(values[at])
+            rows[entry_name(str(name), labels)] = float(values[at])
     return pd.DataFrame({"value": pd.Series(rows, dtype=float)})
 
 

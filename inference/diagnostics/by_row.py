@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import local_draws, pointwise
 from inference.diagnostics.importance import CELLS, Judgement, draws_for, finite
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note, smoothed
+from inference.diagnostics.pareto import KHAT_GOOD, khat_note, shape_error, smoothed
 from inference.diagnostics.shifts import shifts
 from inference.diagnostics.verdict import CARE, DISTRUST, MEAN_OFF, SD_OFF, TRUST
 from inference.method import Objective
@@ -65,6 +65,7 @@ def judge_rows(program: Program, q: Approximation, points: Values, *, converged:
     share = float(np.mean(found.shapes > KHAT_GOOD))
     diagnostics = {
         "khat": float(np.median(found.shapes)),
+        "khat_error": shape_error(float(np.median(found.shapes)), ROW_DRAWS),
         "khat_rows": float((~np.isnan(found.shapes)).sum()),
         "khat_rows_above": share,
         "khat_rows_max": float(found.shapes.max()),

@@ -14,10 +14,11 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.corrected import Corrected
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
+from inference.diagnostics.coordinates import Names
 from inference.diagnostics.labelling import labelling_of, restricted
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, smoothed
+from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, shape_error, smoothed
 from inference.diagnostics.resampling import Pool, kept_for, resampled
-from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, name_of, quantiles, scalars, shifts
+from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, place_of, quantiles, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
 from inference.diagnostics.verdict import CARE, Evidence, is_clear, verdict
 from inference.method import Objective
@@ -47,10 +48,10 @@ class Judgement:
     objective
         The ELBO, or the importance-weighted bound of several particles.
     diagnostics
-        "khat", "evidence" and "evidence_error"; "mean_shift" and "sd_ratio" of q, the largest; "ess", the draws in
-        effect after weighing; of exchangeable states "log_labellings", log K!, which is part of the evidence, and
-        "own_labelling", the share of q's draws that are of one labelling; of rows also "khat_rows", "khat_rows_above"
-        and "khat_rows_max".
+        "khat" and its standard error "khat_error"; "evidence" and "evidence_error"; "mean_shift" and "sd_ratio" of q,
+        the largest; "ess", the draws in effect after weighing; of exchangeable states "log_labellings", log K!, which
+        is part of the evidence, and "own_labelling", the share of q's draws that are of one labelling; of rows also
+        "khat_rows", "khat_rows_above" and "khat_rows_max".
     warnings
         Where q is far from the posterior.
     verdict
@@ -131,9 +132,10 @@ def judge(
     x, shapes = scalars(program, points, pool.values, len(ratio))
     if sound and corrected and not obstacle and not math.isnan(shape):
         given = resampled(program, q, pool, weights, x, kept_for(program) if keep is None else keep)
-    off, names = shifts(x, weights), [name_of(i, shapes) for i in range(x.shape[1])]
+    off, names = shifts(x, weights), Names(program, {**points, **{n: v[0] for n, v in pool.values.items()}})
     diagnostics = {
         "khat": shape,
+        "khat_error": shape_error(shape, len(ratio)),
         "evidence": value,
         "evidence_error": error,
         "mean_shift": float(off.mean[np.abs(off.mean).argmax()]),
@@ -172,7 +174,7 @@ def judge(
                 worth=diagnostics["ess"],
                 corrected=given is not q,
                 away=_away(plain, target, off, wide, corrected=given is not q),
-                names=names,
+                name=lambda scalar: names.entry(*place_of(scalar, shapes)),
                 confirmed=None if wide is None else wide.moments is not None,
                 missed=_missed(wide, value, error),
                 converged=converged,

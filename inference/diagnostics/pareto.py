@@ -55,8 +55,11 @@ def most_shape(count: int) -> float:
 def shape_error(shape: float, count: int) -> float:
     """Standard error of a Pareto shape from so many ratios, (1 + k) / sqrt(M), M the number in the tail.
 
-    That of the maximum likelihood estimate (Smith 1987), where the variance of the ratios' tail exists at all.
+    That of the maximum likelihood estimate (Smith 1987), where the variance of the ratios' tail exists at all; NaN and
+    infinity for themselves.
     """
+    if math.isnan(shape):
+        return shape
     return (1 + max(shape, 0.0)) / math.sqrt(tail(count))
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inference.diagnostics.shifts import Moments, moments, name_of, scalars
+from inference.diagnostics.coordinates import Names
+from inference.diagnostics.shifts import Moments, moments, place_of, scalars
 from inference.diagnostics.survey import survey
 from inference.diagnostics.verdict import KNOWN, MEAN_OFF, SD_OFF
 from zoo.program.program import Program
@@ -66,7 +67,8 @@ def second_look(program: Program, values: Values, count: int, worth: float) -> S
     mean = gaps[0] - SURE * slow * off.mean_error - MEAN_OFF
     sd = gaps[1] - SURE * slow * off.sd_error - SD_OFF
     if wide.modes and max(mean.max(), sd.max()) > 0:
-        name = name_of(int(np.maximum(mean, sd).argmax()), shapes)
+        names = Names(program, {n: v[0] for n, v in values.items()})
+        name = names.entry(*place_of(int(np.maximum(mean, sd).argmax()), shapes))
         return SecondLook(
             missed=f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, and weighed with "
             f"these the mean or spread of {name} is another one; start chains apart, or use smc"

@@ -150,12 +150,11 @@ def by_site(row: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     return {n: part.reshape(shape) for (n, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def name_of(scalar: int, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Name a scalar by its site and place."""
+def place_of(scalar: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...]]:
+    """The site that a scalar is an entry of, and its place there."""
     for name, shape in shapes.items():
         size = int(np.prod(shape))
         if scalar < size:
-            where = np.unravel_index(scalar, shape)
-            return f"{name}[{', '.join(str(int(i)) for i in where)}]" if shape else name
+            return name, tuple(int(i) for i in np.unravel_index(scalar, shape)) if shape else ()
         scalar -= size
     raise IndexError(scalar)

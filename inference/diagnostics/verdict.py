@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,8 +37,8 @@ class Evidence:
         Why it is not, if it was to be.
     away
         How far means and sds that are handed out are from the best estimate of the posterior's.
-    names
-        Of the scalars that `away` is of.
+    name
+        Names the scalars that `away` is of.
     confirmed
         Whether that estimate comes from draws that owe little to q; None if there are no such draws.
     missed
@@ -53,7 +54,7 @@ class Evidence:
     worth: float
     corrected: bool
     away: Shifts
-    names: list[str] = field(repr=False)
+    name: Callable[[int], str] = field(repr=False)
     confirmed: bool | None
     missed: str
     converged: bool
@@ -142,7 +143,7 @@ def _scores(away: Shifts) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _worst(known: Evidence, kind: str, near: np.ndarray) -> str:
     at = int(np.argmax(np.nan_to_num(near, nan=np.inf)))
-    off, name = near.flat[at], known.names[at % near.shape[-1]]
+    off, name = near.flat[at], known.name(at % near.shape[-1])
     if kind == "mean":
         return f"means within {off:.2f} posterior sds ({name})"
     if kind == "sd":

@@ -17,6 +17,7 @@ from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics import relabelling
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
+from inference.diagnostics.coordinates import Names
 from inference.diagnostics.importance import draws_for
 from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
 from inference.diagnostics.second_look import SecondLook, second_look
@@ -126,10 +127,11 @@ class NUTS(Method):
         assert isinstance(q, Sampled)
         draws = {n: _by_chain(v, q) for n, v in q.values.items()}
         labels = relabel(program, {}, q.values, rows=rows_for(program, len(q.log_p)), pivot=q.log_p)
-        drawn = check = check_chains(draws)
+        names = Names(program, {n: v[0] for n, v in q.values.items()})
+        drawn = check = check_chains(draws, names.entry)
         if labels:  # judged by what no labels change, and by the rest under labels that agree
             agreeing = {n: _by_chain(v, q) for n, v in relabelling.relabelled(q.values, labels).items()}
-            check = check_chains({**agreeing, "the log joint": _by_chain(q.log_p, q)})
+            check = check_chains({**agreeing, "the log joint": _by_chain(q.log_p, q)}, names.entry)
         switching = switching_of(labels, drawn, check)
         complaints, bent = complaints_of(q.stats, check, relabelled=bool(labels)), bent_note(q.stats)
         look, few = SecondLook(), bool(q.stats["diverging"].mean() <= FEW)

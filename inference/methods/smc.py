@@ -16,6 +16,7 @@ from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains
 from inference.diagnostics.bridge import bridge
+from inference.diagnostics.coordinates import Names
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.particles import Run, carry
@@ -95,7 +96,8 @@ class SMC(Method):
             run = carry(target, start, self.populations, self.share, self.moves, monitor)
         sampled = self._draws(program, target.density, run)
         value, error = (float(x) for x in log_mean_exp(run.log_evidence))
-        check = check_chains({n: _by_chain(v, sampled.chains) for n, v in sampled.values.items()})
+        names = Names(program, {n: v[0] for n, v in sampled.values.items()})
+        check = check_chains({n: _by_chain(v, sampled.chains) for n, v in sampled.values.items()}, names.entry)
         complaints = complaints_of(run, check, error, sampled.chains)
         by_bridge = bridged(program, sampled)
         complaints += disagreement((value, error), by_bridge)

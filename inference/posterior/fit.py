@@ -93,7 +93,7 @@ class Fit(Answer):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Numbers that say how far to trust it: khat, evidence, ess, mean_shift, sd_ratio and others."""
+        """Numbers that say how far to trust it: khat and khat_error, evidence, ess, mean_shift, sd_ratio and others."""
         return self.outcome.diagnostics
 
     @property
@@ -125,10 +125,10 @@ class Fit(Answer):
 
     @cached_property
     def khat(self) -> float:
-        """Pareto shape of log p - log q over the draws: below 0.7 q is close to the posterior; NaN if it is exact."""
+        """Pareto shape of p / q, diagnostics["khat"] +- "khat_error": below 0.7 q is close to p; NaN if it is exact."""
         if self.is_point or not self.program.latents:
             return float("nan")
-        if self.approximation.exact:  # resampled already, if that was needed
+        if "khat" in self.diagnostics or self.approximation.exact:
             return self.diagnostics.get("khat", float("nan"))
         return khat(self.draws.log_p - self.draws.log_q)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import Group, listed, tree
+from inference.diagnostics.coordinates import all_dims, all_labels, decoded
 from inference.posterior.answer import Answer, Stream
-from inference.posterior.coordinates import decoded, event_names, group_labels, labels_of
 from inference.posterior.densities import density_groups
 from inference.posterior.observed import Observed
 from inference.posterior.replicates import predictive_groups
@@ -41,7 +41,7 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
     with answer.running(Stream.GROUPS):
         latents = _latents(answer)
         observed = Observed(program, _values(answer))
-        labels = labels_of(program, all_dims(program)) | group_labels(program, _values(answer))
+        labels = all_labels(program, _values(answer))
     left_out: list[str] = []
     dims = all_dims(program)
     groups = {name: Group(_ordered(program, variables), dims) for name, variables in latents.items()}
@@ -59,7 +59,7 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
     with answer.running(Stream.SAMPLE, seed):
         values, _ = answer.approximation.draw(program, n)
     dims = all_dims(program)
-    labels = labels_of(program, dims) | group_labels(program, _values(answer))
+    labels = all_labels(program, _values(answer))
     arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
     return tree({"posterior": Group(arrays, dims)}, labels, {})["posterior"].to_dataset()
 
@@ -67,17 +67,12 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
 def shift_table(answer: Answer, shifts: Mapping[str, Values]) -> pd.DataFrame:
     """Lay out numbers for each entry of some sites as columns of a table, rows labelled as ArviZ labels them."""
     dims = all_dims(answer.program)
-    labels = labels_of(answer.program, dims) | group_labels(answer.program, _values(answer))
+    labels = all_labels(answer.program, _values(answer))
     groups = {
         statistic: tree({"shifts": Group(_numpy(v), dims)}, labels, {})["shifts"] for statistic, v in shifts.items()
     }
     columns = {statistic: listed(group.to_dataset())["value"] for statistic, group in groups.items()}
     return pd.DataFrame(columns, columns=[n for n in SHIFTS if n in columns])
-
-
-def all_dims(program: Program) -> dict[str, tuple[str, ...]]:
-    """Names of the dimensions of each site and data field."""
-    return {**{n: event_names(program, s) for n, s in program.sites.items()}, **program.data.dims}
 
 
 def _values(answer: Answer) -> Values:

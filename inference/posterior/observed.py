@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.diagnostics.arviz import Group
-from inference.posterior.coordinates import decoded, event_names, plain_labels
+from inference.diagnostics.coordinates import decoded, event_names, plain_labels
 from zoo.data.missing import with_nan
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from inference.approximations.simulations import simulations
 from inference.diagnostics.arviz import Group, tree
+from inference.diagnostics.coordinates import decoded, event_names, labels_of
 from inference.posterior.answer import Answer, Stream
-from inference.posterior.coordinates import decoded, event_names, labels_of
 from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.data import Data

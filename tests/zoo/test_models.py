@@ -15,7 +15,7 @@ from scipy.special import gammaln, logsumexp
 
 import zoo
 from inference import EM, MAP, SVI, Exact, Fit, fit
-from inference.posterior.coordinates import event_names
+from inference.diagnostics.coordinates import event_names
 from tests.cases.models import LINES, SIZES, ZOO_CASES
 from zoo import catalogue
 from zoo.program.prepare import prepare

@@ -216,7 +216,7 @@ def test_moments_of_weighted_draws_have_the_errors_they_say():
 
 
 NEAR = Shifts(np.array([0.01]), np.array([1.01]), np.array([0.01]), np.array([0.01]))
-GOOD = Evidence(0.3, 10_000, 6000.0, True, NEAR, ["a"], True, "", True, "log p(x) = -3.0 +- 0.1")
+GOOD = Evidence(0.3, 10_000, 6000.0, True, NEAR, lambda _: "a", True, "", True, "log p(x) = -3.0 +- 0.1")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,18 @@ def test_a_climb_that_has_not_come_to_its_end_is_said():
 
 def test_a_coin_is_trusted():
     assert fit(coin(a=2.0), FLIPS, method=Laplace(), seed=0, progress=False).verdict.startswith("trust")
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_there_is_one_khat_with_its_error(corrected):
+    """Of 10,000 draws the tail has 300: k-hat is known to (1 + k) / sqrt(300), and other draws agree within it."""
+    found = fit(coin(a=2.0), FLIPS, method=Laplace(corrected=corrected), seed=0, progress=False)
+    shape, error = found.diagnostics["khat"], found.diagnostics["khat_error"]
+    assert found.khat == shape
+    assert error == pytest.approx((1 + shape) / np.sqrt(300))
+    assert f"k-hat {shape:.2f} +- {error:.2f}" in found.verdict
+    others = [fit(coin(a=2.0), FLIPS, method=Laplace(), seed=seed, progress=False).khat for seed in range(1, 6)]
+    assert (np.abs(np.array(others) - shape) < 4 * error * np.sqrt(2)).all()
 
 
 # -- exchangeable states -----------------------------------------------------------------------------------------------

@@ -142,8 +142,7 @@ def test_a_funnel_is_reported():
     found = found_by_paths(EightSchools(), SCHOOLS)
     assert not found.converged
     assert found.reason in found.warnings
-    assert found.khat > 0.7  # of the thousand draws that are handed out; that of the verdict is of ten thousand
-    assert found.diagnostics["khat"] > 0.7
+    assert found.khat == found.diagnostics["khat"] > 0.7
     assert found.verdict.startswith("do not trust")
 
 

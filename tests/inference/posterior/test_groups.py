@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from functools import cache
 
 import numpy as np
@@ -11,10 +12,14 @@ import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 from scipy import stats
 
 import zoo
 from inference import SVI, Fit, Laplace, az, fit
+from inference.diagnostics.agreement import check_chains
+from inference.diagnostics.coordinates import Names
+from inference.diagnostics.shifts import place_of
 from tests.cases.columns import CASES, COLUMNS, GAPS, TREES, N
 from tests.cases.models import SCHOOLS, EightSchools
 from zoo import Category, Real
@@ -164,3 +169,45 @@ def test_a_dimension_of_the_same_size_that_is_not_about_the_groups_keeps_its_num
     table = pd.DataFrame({"y": np.arange(20.0), "g": np.tile(["a", "b"], 10)})
     found = fit(other, table, method=Laplace(), seed=0, progress=False)
     assert found.posterior["posterior"].coords["term"].to_numpy().tolist() == [0, 1]
+
+
+# -- names --------------------------------------------------------------------------------------------------------
+
+
+def in_summary_and_in_words(found: Fit) -> tuple[list[str], list[str]]:
+    """Names of all entries of float variables: in the summary, and in verdicts."""
+    posterior = found.posterior["posterior"].to_dataset()
+    names = Names(found.program, {**found.points, **{n: v[0] for n, v in found.draws.values.items()}})
+    shapes = {str(n): v.shape[2:] for n, v in posterior.data_vars.items() if v.dtype.kind == "f"}
+    said = [names.entry(*place_of(i, shapes)) for i in range(sum(int(np.prod(shape)) for shape in shapes.values()))]
+    return found.summary().index.tolist(), said
+
+
+def test_verdicts_name_entries_as_the_summary_does():
+    """Labels of rows, of categories and of columns, and numbers where there are none."""
+    for name in ("trees", "schools", "two"):
+        summary, said = in_summary_and_in_words(fitted(name))
+        assert said == summary, name
+    mixture = fit(zoo.BayesianGMM(components=2), zoo.datasets.load("faithful"), method="cavi", seed=0, progress=False)
+    summary, said = in_summary_and_in_words(mixture)
+    assert said == summary
+    assert "means[0, eruptions]" in said
+
+
+@zoo.model(x=Real("school"))
+def effects(x):
+    with pyro.plate("school", len(x)):
+        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(theta, 1.0), obs=x)
+
+
+def test_verdicts_and_warnings_name_schools():
+    names = pd.Index(["Choate", "Deerfield", "Exeter"], name="school")
+    found = fit(effects, pd.DataFrame({"x": [0.1, 0.5, -0.3]}, index=names), method=Laplace(), seed=0, progress=False)
+    said = re.findall(r"theta\[(\w+)\]", found.verdict)
+    assert said
+    assert set(said) <= set(names)
+    chains = np.random.default_rng(0).standard_normal((2, 100, 3))
+    chains[1, :, 2] += 5
+    check = check_chains({"theta": chains}, Names(found.program, {"theta": torch.zeros(3)}).entry)
+    assert check.worst_rhat == check.worst_ess == "theta[Exeter]"

@@ -1,8 +1,10 @@
-"""Names and labels of dimensions: of plates, events, rows, groups and categories."""
+"""Names and labels of dimensions: of plates, events, rows, groups and categories; names of single entries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,11 @@ def event_names(program: Program, site: Site) -> tuple[str, ...]:
         return own
     own = own[len(site.plates) :] if len(own) == len(site.shape) and own[: len(site.plates)] == site.plates else own
     return (*site.plates, *own[: site.event_dim])
+
+
+def all_dims(program: Program) -> dict[str, tuple[str, ...]]:
+    """Names of the dimensions of each site and data field."""
+    return {**{n: event_names(program, s) for n, s in program.sites.items()}, **program.data.dims}
 
 
 def labels_of(program: Program, dims: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -85,6 +92,44 @@ def group_labels(program: Program, values: Values) -> dict[str, np.ndarray]:
             ):
                 found[name] = labels
     return found
+
+
+def all_labels(program: Program, values: Values) -> dict[str, Any]:
+    """Labels of all dimensions: the data's own, and those of groups and categories, as asked for at some values."""
+    return labels_of(program, all_dims(program)) | group_labels(program, values)
+
+
+def entry_name(name: str, labels: Iterable[object]) -> str:
+    """Name an entry of an array by the labels of its place, as ArviZ does: theta[Choate], loc[0, x]."""
+    where = ", ".join(map(str, labels))
+    return f"{name}[{where}]" if where else name
+
+
+@dataclass
+class Names:
+    """Names of single entries of sites, as `Fit.summary` has them.
+
+    Attributes
+    ----------
+    program, values
+        The program, and one draw of its latents beside its parameters; labels are found when one is first needed.
+    """
+
+    program: Program
+    values: Values
+
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """Labels of all dimensions that have some."""
+        return all_labels(self.program, self.values)
+
+    def entry(self, name: str, place: Sequence[int]) -> str:
+        """Name an entry of a site; of what is no site, by its place."""
+        site = self.program.sites.get(name)
+        dims = () if site is None else dimension_names(self.program, site)
+        dims = dims if len(dims) == len(place) else ("",) * len(place)
+        labels = [self.labels.get(d) if d else None for d in dims]
+        return entry_name(name, [i if own is None else own[i] for own, i in zip(labels, place, strict=True)])
 
 
 def dimension_names(program: Program, site: Site) -> tuple[str, ...]:
