@@ -192,11 +192,11 @@ class ScaleBlock(ConjugateBlock):
         return {self.name: torch.where(alive, found, current)}
 
     def spread(self, expected: EStep) -> Tensor:
-        """Variance of the data, averaged over what shares a cell of the unknown; of each column, if it is a matrix."""
+        """Variance of neighbours in the data, averaged over what shares a cell; of each column, if it is a matrix."""
         shape, own = self.shape(expected, min(self.family.event_dim, 1)), [None] * min(self.family.event_dim, 1)
         found = []
         for use in self.uses:
-            spread = expected.plan.spread(use.site)
+            spread = expected.plan.spread(use.site, locally=True)
             if (same := _laid_out(expected, use, spread, shape)) is not None:
                 found.append(same)
                 continue

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.conjugate.exponential_family import Current, Entries, ExponentialFamily, Likelihood, Moments
 
-FLOOR = 1e-6  # smallest variance, as a share of the data's own along the same column
+FLOOR = 1e-6  # smallest variance, as a share of that of neighbours in the data along the same column
 NEAR = 1e-10  # smallest distance from the location, in units of the scale: the weight of what is nearer has no bound
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from inference.conjugate.exponential_family import Likelihood
 from inference.conjugate.linear import Coordinates, LinearLikelihood
+from inference.conjugate.local_spread import local_spread
+from inference.conjugate.location_scale import FLOOR
 from zoo.errors import MethodError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -23,7 +25,7 @@ class Frame:
 
     Attributes
     ----------
-    centers, spreads
+    centers, spreads, locally
         As in `Recognition`.
     coordinates
         Those of linear predictors.
@@ -31,12 +33,14 @@ class Frame:
 
     centers: dict[str, Tensor]
     spreads: dict[str, Tensor]
+    locally: dict[str, Tensor]
     coordinates: dict[str, Coordinates]
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers by what they are and of which site, to be saved."""
         numbers = {f"center {n}": v for n, v in self.centers.items()}
         numbers |= {f"spread {n}": v for n, v in self.spreads.items()}
+        numbers |= {f"locally {n}": v for n, v in self.locally.items()}
         for name, c in self.coordinates.items():
             numbers |= {f"rotate {name}": c.rotate, f"start {name}": c.start}
         return numbers
@@ -44,12 +48,12 @@ class Frame:
     @classmethod
     def read(cls, tensors: dict[str, Tensor]) -> Frame:
         """Make it again from what `tensors` gave."""
-        parts: dict[str, dict[str, Tensor]] = {"center": {}, "spread": {}, "rotate": {}, "start": {}}
+        parts: dict[str, dict[str, Tensor]] = {n: {} for n in ("center", "spread", "locally", "rotate", "start")}
         for key, value in tensors.items():
             what, _, name = key.partition(" ")
             parts[what][name] = value
         coordinates = {n: Coordinates(r, parts["start"][n]) for n, r in parts["rotate"].items()}
-        return cls(parts["center"], parts["spread"], coordinates)
+        return cls(parts["center"], parts["spread"], {**parts["spread"], **parts["locally"]}, coordinates)
 
 
 @dataclass
@@ -69,7 +73,9 @@ class Recognition:
     centers
         Observed site -> the mean of its data, that statistics are taken about.
     spreads
-        Observed site -> the variance of its data, that floors are relative to.
+        Observed site -> the variance of its data.
+    locally
+        Observed site -> the variance among neighbours in its data, that floors are relative to.
     incomplete
         Sites that would have a likelihood here, were it not for missing values.
     in_values
@@ -82,6 +88,7 @@ class Recognition:
     codes: Values = field(default_factory=dict)
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
+    locally: Values = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)
     in_values: set[str] = field(default_factory=set)
 
@@ -92,12 +99,13 @@ class Recognition:
     def frame(self) -> Frame:
         """Return what these data decided."""
         linear = {n: f.coordinates for n, f in self.likelihoods.items() if isinstance(f, LinearLikelihood)}
-        return Frame(dict(self.centers), dict(self.spreads), linear)
+        return Frame(dict(self.centers), dict(self.spreads), dict(self.locally), linear)
 
     def set_frame(self, frame: Frame) -> None:
         """Take statistics about what they were taken about before, and floors relative to what they were."""
         self.centers.update(frame.centers)
         self.spreads.update(frame.spreads)
+        self.locally.update(frame.locally)
         for name, coordinates in frame.coordinates.items():
             likelihood = self.likelihoods.get(name)
             if isinstance(likelihood, LinearLikelihood):
@@ -156,12 +164,15 @@ class Recognition:
             spread = (share * (flat - anchor - center).square()).sum(0)
         if self.likelihoods[site.name].centered:
             self.centers[site.name] = anchor + center
-        self.spreads[site.name] = torch.where(spread > 0, spread, torch.ones_like(spread))
+        self.spreads[site.name] = spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        seen_only = flat if cells is None else torch.where(cells.missing.reshape(flat.shape), torch.nan, flat)
+        self.locally[site.name] = local_spread(seen_only - anchor, spread, FLOOR)
 
-    def spread(self, site: Site) -> Tensor:
-        """Variance of a site's data, one number per column of an event; 1 where it is not known."""
-        if site.name in self.spreads:
-            return self.spreads[site.name]
+    def spread(self, site: Site, *, locally: bool = False) -> Tensor:
+        """Variance of a site's data, or of neighbours in it, one number per column of an event; 1 where not known."""
+        known = self.locally if locally else self.spreads
+        if site.name in known:
+            return known[site.name]
         shape = site.shape[len(site.shape) - site.event_dim :]
         return torch.ones(shape, dtype=self.program.dtype, device=self.program.device)
 

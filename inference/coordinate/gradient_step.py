@@ -13,7 +13,8 @@ from zoo.replay.bijections import PositiveDefiniteVector, bijection
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site
 
-FLOOR = 1e-6  # added to covariances, relative to the mean of their starting diagonal
+FLOOR = 1e-10  # added to covariances, relative to the mean of their starting diagonal; more in single precision
+DIGITS = 10  # rounding errors that a floor is above
 INNER_STEPS = 10
 
 
@@ -59,7 +60,7 @@ class GradientStep:
                 matrix = values[name]
                 mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
                 eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-                self.floors[name] = FLOOR * mean * eye
+                self.floors[name] = max(FLOOR, DIGITS * torch.finfo(matrix.dtype).eps) * mean * eye
 
     def _unconstrained(self, name: str, value: Tensor) -> Tensor:
         """Unconstrained numbers of a value, less its floor."""

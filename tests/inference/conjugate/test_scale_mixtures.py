@@ -17,6 +17,7 @@ from torch.distributions import constraints
 import zoo
 from inference import CAVI, EM, Exact, fit
 from inference.conjugate import closed_form
+from inference.conjugate.local_spread import local_spread
 from inference.conjugate.location_scale import FLOOR
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.stepwise import RunningAverages
@@ -136,13 +137,15 @@ def test_weights_need_not_be_whole_numbers():
 
 @pytest.mark.parametrize("unit", [1.0, 100.0])
 def test_a_scale_that_collapses_meets_a_floor_in_the_units_of_the_data(unit):
-    """The scale is a distance: its floor is the root of a variance's, sqrt(FLOOR) standard deviations of the data."""
+    """The scale is a distance: its floor is the root of a variance's, at most sqrt(FLOOR) standard deviations."""
     x = unit * np.concatenate([X, [30.0] * 6])
     program = prepared(two_medians(), x)
     start = {"w": [0.5, 0.5], "m": [0.0, 30.0 * unit], "b": [unit, unit]}
     start = {n: torch.tensor(v, dtype=AT) for n, v in start.items()}
     _, state, _ = climb(program, 20, "maximize", start)
-    assert float(state.values["b"][1]) == pytest.approx(math.sqrt(FLOOR) * x.std(), rel=1e-9)
+    near = float(local_spread(torch.tensor(x)[:, None], torch.tensor(x).var(correction=0)[None], FLOOR))
+    assert 0.01 * x.var() < near <= x.var()
+    assert float(state.values["b"][1]) == pytest.approx(math.sqrt(FLOOR * near), rel=1e-9)
     assert float(state.values["b"][0]) > 0.1 * unit
 
 
