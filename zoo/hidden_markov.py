@@ -77,6 +77,8 @@ class HiddenMarkov(Model):
         For "normal", as in `GMM`: "full", "diag", "tied" or "spherical".
     lengths
         Lengths of the sequences that stand below each other in the rows; None for one sequence.
+    levels
+        For "categorical", how many categories there can be; None for as many as the data that are fitted have.
     """
 
     x = Real("time", "feature")
@@ -85,6 +87,7 @@ class HiddenMarkov(Model):
     stationary: bool = False
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
     lengths: tuple[PositiveInt, ...] | None = None
+    levels: PositiveInt | None = None
 
     def check(self, x: Tensor) -> None:
         """Refuse rows that the emission cannot explain, and lengths that do not add up."""
@@ -105,6 +108,11 @@ class HiddenMarkov(Model):
                 f"field 'x': emission='categorical' expects codes below {MOST_LEVELS}, found {float(x.max()):g}; "
                 "recode it (pandas.factorize), or use emission='poisson' if these are counts"
             )
+        if self.emission == "categorical" and self.levels is not None and float(x.max()) >= self.levels:
+            raise DataError(
+                f"field 'x': levels={self.levels} expects category codes below that, found {float(x.max()):g}; "
+                f"ask for levels={int(x.max()) + 1}, or recode the data (pandas.factorize)"
+            )
         if self.emission == "poisson" and not bool(x.any(0).all()):
             name = self.coords["feature"][int((~x.any(0)).nonzero()[0])]
             raise DataError(f"column {name!r}: all counts are 0, so its rates are estimated as 0; drop the column")
@@ -118,7 +126,7 @@ class HiddenMarkov(Model):
             "categorical": {"probs": ("state", "feature", "level")},
         }
         self.dims = {"initial": ("state",), "transition": ("state", "state_2"), **emissions[self.emission]}
-        self.levels = int(x.max()) + 1 if self.emission == "categorical" else 0
+        self.categories = (self.levels or int(x.max()) + 1) if self.emission == "categorical" else 0
 
     def first(self, x: Tensor) -> Tensor:
         """Which rows begin a sequence."""
@@ -133,7 +141,7 @@ class HiddenMarkov(Model):
         k, missing = self.components, self.missing.get("x")
         seen = observed(x, missing)
         if self.emission == "categorical":
-            codes = (one_hot(x.long(), self.levels) * seen[..., None]).flatten(1)
+            codes = (one_hot(x.long(), self.categories) * seen[..., None]).flatten(1)
             around = avg_pool1d(codes.T[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0].T
             labels = kmeans(around, k)
         else:
@@ -149,7 +157,7 @@ class HiddenMarkov(Model):
         if self.emission == "poisson":
             values["rates"] = (member.T @ (seen * x) + (seen * x).sum(0) / seen.sum(0)) / (member.T @ seen + 1)
         elif self.emission == "categorical":
-            probs = (member.T @ codes + codes.mean(0)).reshape(k, x.shape[1], self.levels)
+            probs = (member.T @ codes + codes.mean(0)).reshape(k, x.shape[1], self.categories)
             values["probs"] = probs / probs.sum(-1, keepdim=True)
         else:
             _, values["means"], full = cluster_moments(x, labels, k, missing)
@@ -183,7 +191,7 @@ class HiddenMarkov(Model):
             rates = pyro.param("rates", torch.ones(k, d), constraint=constraints.positive)
             return lambda z: dist.Poisson(rates[z]).to_event(1)
         if self.emission == "categorical":
-            start = torch.full((k, d, self.levels), 1 / self.levels)
+            start = torch.full((k, d, self.categories), 1 / self.categories)
             probs = pyro.param("probs", start, constraint=constraints.simplex)
             return lambda z: dist.Categorical(probs[z]).to_event(1)
         means = pyro.param("means", torch.zeros(k, d))

@@ -21,6 +21,7 @@ from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import normal_draw, vectorized_draw
 from zoo.replay.masked import evidence, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
+from zoo.replay.sites import beyond_categories
 
 Values = dict[str, Tensor]
 
@@ -151,7 +152,10 @@ class Replay(Messenger):
         if name in self.missing:
             log_prob = observed_density(name, msg["fn"], msg["value"], self.missing[name])
         else:
-            log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
+            try:
+                log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
+            except RuntimeError as error:
+                raise beyond_categories(name, msg["fn"], msg["value"]) or error from error
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
 
     def _pyro_param(self, msg: Any) -> None:

@@ -266,3 +266,18 @@ def check_support(name: str, family: str, support: Any, value: Tensor) -> None:
             f"site {name!r}: {int((~inside).sum())} observed values are outside the support of its "
             f"{family} ({support}); correct the data or the model"
         )
+
+
+def beyond_categories(name: str, fn: Any, value: Tensor) -> DataError | None:
+    """Return the error of codes for which a distribution has no category; None where that is not what is wrong."""
+    base = base_distribution(fn)
+    if type(base).__name__ != "Categorical":
+        return None
+    count = base.logits.shape[-1]
+    wrong = value[(value < 0) | (value >= count)]
+    if not wrong.numel():
+        return None
+    return DataError(
+        f"site {name!r} has category {float(wrong.reshape(-1)[0]):g}, and its distribution has the {count} categories "
+        f"0 to {count - 1}; leave such rows out, or fit with data or a model that have this category too"
+    )

@@ -1,0 +1,55 @@
+"""Hidden Markov models of categories: how many there can be, and rows that show others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import zoo
+from inference import fit
+from zoo.errors import DataError
+
+SYMBOLS = np.array([1, 2, 3, 2, 2, 4, 5, 2, 2, 3, 3, 2, 1, 2, 3, 2])
+
+
+def symbols(levels=None):
+    model = zoo.HiddenMarkov(components=2, emission="categorical", lengths=(4, 4, 4, 4), levels=levels)
+    return fit(model, SYMBOLS, method="em", seed=0)
+
+
+@pytest.mark.parametrize("new", [[2, 6, 4, 2], [2, -1, 4, 2]])
+@pytest.mark.parametrize("question", ["log_prob", "assign"])
+def test_a_symbol_that_the_fit_does_not_know_is_named(question, new):
+    with pytest.raises(DataError, match=rf"{min(new) if min(new) < 0 else max(new)}\b|codes 0, 1, 2"):
+        getattr(symbols(), question)(np.array(new)[:, None])
+
+
+def test_a_symbol_that_the_model_knows_is_as_good_as_impossible():
+    """The maximum of the likelihood gives no probability to what was never seen, and the rest is as without it."""
+    found, known = symbols(8), [1, 2, 3, 2]
+    assert found.points["probs"].shape == (2, 1, 8)
+    density = found.log_prob(np.array([2, 6, 4, 2])[:, None]).to_numpy()
+    assert density[1] < -20
+    assert np.isfinite(density[[0, 2, 3]]).all()
+    at_most = symbols().log_prob(np.array(known)[:, None]).sum()
+    assert found.log_prob(np.array(known)[:, None]).sum() == pytest.approx(at_most, abs=1e-5)
+
+
+def test_fewer_levels_than_the_data_have_are_refused():
+    with pytest.raises(DataError, match="levels=3 expects category codes below that, found 5; ask for levels=6"):
+        symbols(3)
+
+
+def test_a_users_own_categories_are_named_too():
+    @zoo.model(y=zoo.Count("row"))
+    def codes(y):
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Categorical(p), obs=y)
+
+    found = fit(codes(), [0, 1, 2, 1], method="exact", seed=0)
+    with pytest.raises(DataError, match=r"site 'y' has category 3.*the 3 categories 0 to 2"):
+        found.log_prob([0, 3])
