@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,16 +11,16 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.agreement import mean_error
-from inference.diagnostics.labelling import Labelling, labelling_of, restricted
+from inference.diagnostics.labelling import Labelling, restricted
+from inference.diagnostics.one_labelling import one_labelling
 from zoo.errors import FitError
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values, many
+from zoo.replay.evaluate import many
 
 STEPS = 1000
 TOLERANCE = 1e-10
 FEWEST = 20  # draws of a chain, so that each half says something
-PASSES = 3  # of relabelling: to the best draw, then to the centre of what was relabelled
 
 
 def bridge(program: Program, sampled: Sampled) -> tuple[float, float]:
@@ -52,7 +51,7 @@ def bridge(program: Program, sampled: Sampled) -> tuple[float, float]:
     if each < FEWEST:
         raise FitError(f"bridge sampling needs at least {FEWEST} draws of each chain, not {each}")
     with torch.no_grad():
-        values, labelling = one_labelling(program, sampled)
+        values, labelling = one_labelling(program, sampled.values, sampled.log_p)
         u = many(density.unconstrain, values, len(sampled.log_p), each).double().cpu()
         u = u.reshape(sampled.chains, each, -1)
         half = each // 2
@@ -61,20 +60,6 @@ def bridge(program: Program, sampled: Sampled) -> tuple[float, float]:
     (a, error_a), (b, error_b) = found
     # The halves differ, but a common error of the labelling or the chains would not average out: no credit for two.
     return (a + b) / 2, max(math.hypot(error_a, error_b) / math.sqrt(2), abs(a - b) / 2)
-
-
-def one_labelling(program: Program, sampled: Sampled) -> tuple[Values, Labelling | None]:
-    """Draws relabelled around the best of them, and the region that they then lie in; as they are without symmetry."""
-    values = sampled.values
-    labelling = labelling_of(program, values)
-    if labelling is None:
-        return values, None
-    best = int(sampled.log_p.argmax())
-    labelling = replace(labelling, centres={n: values[n][best].double() for n in labelling.centres})
-    for _ in range(PASSES):
-        values = labelling.moved(values)
-        labelling = labelling_of(program, values) or labelling
-    return labelling.moved(values), labelling
 
 
 def _one_way(density: Density, labelling: Labelling | None, fitted: Tensor, used: Tensor) -> tuple[float, float]:

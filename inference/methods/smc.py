@@ -14,20 +14,21 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile
+from inference.coordinate.swept_path import SweptPath
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains
 from inference.diagnostics.bridge import bridge
 from inference.diagnostics.coordinates import Names
+from inference.diagnostics.one_labelling import ParticleLabels, shuffled
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
 from inference.sampling.unconstrained import no_density
 from zoo.errors import FitError
-from zoo.program.exchangeable import exchangeable
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.program.states import draw_states
-from zoo.replay.evaluate import Values, many
+from zoo.replay.evaluate import many
 
 TYPICAL_CALLS = 150  # gradients of all particles, to judge whether compiling pays
 WITH_GRADIENT = 32  # times the memory that a density takes: all its operations, and their gradients
@@ -88,12 +89,8 @@ class SMC(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Carry the particles, and check that the populations agree."""
-        count = self.populations * self.particles
-        chunk = max(FEWEST, chunk_for(program) // WITH_GRADIENT)
-        target = Tempered(program, count, chunk, self.compile, TYPICAL_CALLS)
         with Monitor("smc", 1, show=progress) as monitor, torch.no_grad():
-            start = prior_draws(target.density, count, chunk)
-            run = carry(target, start, self.populations, self.share, self.moves, monitor)
+            target, run = self._carried(program, monitor)
         sampled = self._draws(program, target.density, run)
         value, error = (float(x) for x in log_mean_exp(run.log_evidence))
         names = Names(program, {n: v[0] for n, v in sampled.values.items()})
@@ -132,6 +129,19 @@ class SMC(Method):
             verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {praise}",
         )
 
+    def _carried(self, program: Program, monitor: Monitor) -> tuple[Tempered, Run]:
+        """Carry particles by sweeps over the rows of a mixture, where rounding allows it; else by the program."""
+        count, chunk = self.populations * self.particles, max(FEWEST, chunk_for(program) // WITH_GRADIENT)
+        target = None if self.compile is True else SweptPath.of(program, count)
+        start = prior_draws(Density(program), count, chunk)
+        labels = ParticleLabels.of(Density(program), start)
+        if target is not None:
+            run = carry(target, start, self.populations, self.share, self.moves, monitor, labels)
+            if target.accurate(run.particles.u, run.particles.joint):
+                return target, run
+        plain = Tempered(program, count, chunk, self.compile, TYPICAL_CALLS)
+        return plain, carry(plain, start, self.populations, self.share, self.moves, monitor, labels)
+
     def _draws(self, program: Program, density: Density, run: Run) -> Sampled:
         """Values of all latents at the particles, with draws of the enumerated sites."""
         u, chunk = run.particles.u, chunk_for(program)
@@ -169,22 +179,6 @@ def disagreement(carried: tuple[float, float], by_bridge: tuple[float, float]) -
         f"{by_bridge[1]:.2g} by bridge sampling from the particles at its end; take share=0.9 or narrower priors, and "
         "compare with nuts"
     ]
-
-
-def shuffled(program: Program, values: Values, states: Values) -> tuple[Values, Values]:
-    """Give exchangeable states random labels in every draw, which leaves the posterior as it is.
-
-    A draw and its relabellings are equally probable, so this is a move between all of these modes at once
-    (Frühwirth-Schnatter 2001), and what remains of the particles' chance with labels is gone.
-    """
-    count = len(next(iter(values.values())))
-    for group in exchangeable(program):
-        members = torch.tensor(group.states)
-        permutation = torch.arange(group.count).repeat(count, 1)
-        permutation[:, members] = members[torch.rand(count, len(members)).argsort(1)]
-        moved = group.permute({**values, **states}, permutation)
-        values, states = {n: moved[n] for n in values}, {n: moved[n] for n in states}
-    return values, states
 
 
 def _by_chain(draws: Tensor, chains: int) -> np.ndarray:

@@ -10,54 +10,16 @@ from torch import Tensor
 
 from inference.runtime.monitor import Monitor
 from inference.sampling.tempered import Tempered
-from inference.sampling.whitening import Whitening, whitening
+from inference.sampling.trajectories import Kernel, Labels, Particles
 from zoo.errors import FitError
 
-LENGTH = 1.5  # of a trajectory, in standard deviations of the particles: a quarter of a Normal's orbit is pi / 2
-MOST_STEPS = 10  # leapfrog steps of a trajectory
-ACCEPTANCE = 0.8  # mean acceptance that the step size is adapted to
-HASTE = 1.5  # log step size moves by this times what the acceptance is off; its mean over particles has little noise
-JITTER = 0.5  # log step sizes of particles differ by so much: necks need small ones, and no one length is periodic
-FORGOTTEN = 0.2  # largest correlation with where particles began at which they have moved enough
-PROGRESS = 0.02  # by which a further move has to lower the mean correlation
-FEWEST_MOVES, FEWEST_SLOW = 3, 8  # at a temperature, and while particles lag behind
-DRIFT, LAG = 3.0, 4.0  # over the root of the count: shifts of the likelihood's ranks, by one move and by all of them
+FEWEST, FEWEST_SLOW = 3, 8  # moves at a temperature, and while particles lag behind
+LAG = 4.0  # over the root of the count: shift of the likelihood's ranks by all moves, at which particles lag behind
 SMALLER, LARGER = 1 / 3, 1.25  # by which the loss of particles at a temperature shrinks after a lag, and grows back
 FINEST = 0.98  # largest share of the particles left in effect
 SMALLEST_STEP = 1e-8  # in the temperature, relative to where it is: below it the prior hardly meets the posterior
 HALVINGS = 60  # of an interval of temperatures
 MOST_TEMPERATURES = 1000
-
-
-@dataclass
-class Particles:
-    """Where the particles are.
-
-    Attributes
-    ----------
-    u
-        Unconstrained vectors, shape (populations * particles, size), population after population.
-    prior, joint, gradient
-        log p_0 and log p_1 at each, shape (count,), and the gradient of the tempered density, (count, size).
-    """
-
-    u: Tensor
-    prior: Tensor
-    joint: Tensor
-    gradient: Tensor
-
-    @property
-    def gain(self) -> Tensor:
-        """Log likelihood, (count,)."""
-        return self.joint - self.prior
-
-    def take(self, at: Tensor) -> Particles:
-        """Return those at the given places."""
-        return Particles(self.u[at], self.prior[at], self.joint[at], self.gradient[at])
-
-    def tempered(self, temperature: float) -> Tensor:
-        """Log density on the way; -inf where the data are impossible or the density is no number."""
-        return self.prior + temperature * self.gain
 
 
 @dataclass
@@ -94,7 +56,15 @@ class Run:
     impossible: float = 0.0
 
 
-def carry(target: Tempered, start: Tensor, populations: int, share: float, most: int, monitor: Monitor) -> Run:
+def carry(
+    target: Tempered,
+    start: Tensor,
+    populations: int,
+    share: float,
+    most: int,
+    monitor: Monitor,
+    labels: Labels | None = None,
+) -> Run:
     """Carry particles from the prior to the posterior (Del Moral, Doucet and Jasra 2006).
 
     At each temperature b the next is the one at which weights exp((b' - b) (log p_1 - log p_0)) leave `share` of the
@@ -123,6 +93,8 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
         Most moves at a temperature.
     monitor
         Notes the log evidence so far after each temperature.
+    labels
+        Relabellings of exchangeable states.
 
     Raises
     ------
@@ -140,7 +112,7 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
             "smc: the data have density zero, or none that is a number, at all draws of the prior; narrow the priors, "
             "or use nuts, which begins at starting values"
         )
-    eve, kernel, left = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1]), share
+    eve, kernel, left = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1], labels), share
     while run.temperatures[-1] < 1.0:
         before = run.temperatures[-1]
         after = next_temperature(now.gain.double(), before, left)
@@ -154,14 +126,15 @@ def carry(target: Tempered, start: Tensor, populations: int, share: float, most:
         if bool(grown.isneginf().any()):
             raise FitError("smc: the data are impossible at all particles of a population; take more particles")
         at = systematic(logs)
-        here = now.take(at)
-        here.gradient = target(here.u, after)[2]
-        fewest = FEWEST_MOVES if left == share else FEWEST_SLOW
-        here, lag = kernel.move(here, after, populations, (fewest, most), run)
-        if lag > LAG / math.sqrt(len(start)) and left < FINEST:
+        fewest = FEWEST if left == share else FEWEST_SLOW
+        moved = kernel.move(now.u[at], now.tempered(after)[at], after, populations, fewest, most)
+        run.acceptance.append(moved.acceptance)
+        run.moves.append(moved.count)
+        run.correlation = moved.correlation
+        if moved.lag > LAG / math.sqrt(len(start)) and left < FINEST:
             left = 1 - SMALLER * (1 - left)
             continue
-        now, eve, left = here, eve[at], max(share, 1 - LARGER * (1 - left))
+        now, eve, left = moved.particles, eve[at], max(share, 1 - LARGER * (1 - left))
         run.log_evidence = grown
         run.temperatures.append(after)
         monitor.record(len(run.temperatures) - 1, float(run.log_evidence.logsumexp(0)) - math.log(populations))
@@ -205,107 +178,3 @@ def systematic(logs: Tensor) -> Tensor:
     at = torch.searchsorted(edges, points).clamp_max(size - 1)
     first = size * torch.arange(populations, device=logs.device)[:, None]
     return (at + first).reshape(-1)
-
-
-class Kernel:
-    """Hamiltonian trajectories of all particles at once, adapted to where the particles are.
-
-    Parameters
-    ----------
-    target
-        The densities.
-    size
-        Number of coordinates.
-    """
-
-    def __init__(self, target: Tempered, size: int) -> None:
-        self.target, self.log_step = target, math.log(1.0 / size**0.25)
-
-    def move(
-        self, now: Particles, temperature: float, populations: int, bounds: tuple[int, int], run: Run
-    ) -> tuple[Particles, float]:
-        """Move until particles have forgotten where they stood, or further moves do not help, some times at least.
-
-        Parameters
-        ----------
-        now
-            The particles.
-        temperature
-            Of the density that moves leave as it is.
-        populations
-            How many populations they are.
-        bounds
-            Fewest and most moves.
-        run
-            Takes notes.
-
-        Returns
-        -------
-        tuple
-            The particles, and by how much all moves together have shifted their likelihoods.
-        """
-        begin, gain = centred(traced(now), populations), now.gain
-        # Wide coordinates of a population that has collapsed to one point have no correlation; they need moves too.
-        scale = begin.square().mean(0)
-        accepted, correlation, count = 0.0, 1.0, 0
-        while count < bounds[1]:
-            last, before = correlation, now.gain
-            now, acceptance = self._trajectory(now, temperature, whitening(now.u))
-            accepted, count = accepted + acceptance, count + 1
-            here = centred(traced(now), populations)
-            each = (begin * here).mean(0) / (scale * here.square().mean(0)).sqrt().clamp_min(1e-300)
-            correlation = float(each.mean())
-            still = shift(now.gain, before) < DRIFT / math.sqrt(len(gain))
-            if count >= bounds[0] and still and (float(each.max()) < FORGOTTEN or last - correlation < PROGRESS):
-                break
-        run.acceptance.append(accepted / count)
-        run.moves.append(count)
-        run.correlation = correlation
-        return now, shift(now.gain, gain)
-
-    def _trajectory(self, now: Particles, temperature: float, white: Whitening) -> tuple[Particles, float]:
-        """One trajectory of each particle, accepted or not; and the mean acceptance.
-
-        Positions z and momenta are those of the coordinates of `white`: (count, size) each.
-        """
-        steps = max(1, min(MOST_STEPS, math.ceil(LENGTH / math.exp(self.log_step))))
-        steps = int(torch.randint((steps + 1) // 2, steps + 1, ()))
-        step = (self.log_step + JITTER * (2 * torch.rand_like(now.u[:, :1]) - 1)).exp()
-        momentum = torch.randn_like(now.u)
-        then, z = now, white.inverse(now.u)
-        energy = 0.5 * momentum.square().sum(1) - now.tempered(temperature) - white.forward(z)[1]
-        for _ in range(steps):
-            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
-            z = z + step * momentum
-            u, log_scale = white.forward(z)
-            then = Particles(u, *self.target(u, temperature))
-            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
-        change = energy - (0.5 * momentum.square().sum(1) - then.tempered(temperature) - log_scale)
-        chance = change.clamp_max(0.0).exp().nan_to_num(0.0)
-        good = torch.rand_like(chance) < chance
-        mean = float(chance.mean())
-        self.log_step = min(1.0, self.log_step + HASTE * (mean - ACCEPTANCE))
-
-        def kept(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(good if new.ndim == 1 else good[:, None], new, old)
-
-        pairs = zip(vars(then).values(), vars(now).values(), strict=True)
-        return Particles(*(kept(new, old) for new, old in pairs)), mean
-
-
-def traced(now: Particles) -> Tensor:
-    """What particles have to forget, (count, size + 1): where they stand, and the ranks of their likelihoods."""
-    return torch.cat([now.u, now.gain.argsort().argsort()[:, None].to(now.u)], 1)
-
-
-def shift(new: Tensor, old: Tensor) -> float:
-    """How far the ranks of new numbers (count,) among old ones are from their middle, in standard deviations."""
-    edges = old.sort().values
-    below = torch.searchsorted(edges, new) + torch.searchsorted(edges, new, right=True)
-    return abs(float(below.double().mean()) / (2 * len(old)) - 0.5) * math.sqrt(12)
-
-
-def centred(u: Tensor, populations: int) -> Tensor:
-    """Particles about the mean of their population, shape (count, size)."""
-    by_population = u.reshape(populations, -1, u.shape[1])
-    return (by_population - by_population.mean(1, keepdim=True)).reshape(u.shape)

@@ -15,7 +15,9 @@ from scipy.integrate import quad
 import zoo
 from inference import NUTS, SMC, Fit, fit
 from inference.compiled.compile import has_compiler
+from inference.coordinate.swept_path import SweptPath
 from inference.diagnostics.agreement import mean_error
+from inference.diagnostics.one_labelling import ParticleLabels
 from inference.sampling.particles import next_temperature, systematic
 from inference.sampling.tempered import Tempered, prior_draws
 from inference.sampling.whitening import whitening
@@ -195,6 +197,46 @@ def test_a_vector_without_a_density_leaves_the_others_alone(monkeypatch):
         torch.testing.assert_close(one[there], other[there])
     assert together[1][~there].isnan().all()
     assert calls == []
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0, 0.0, 3.0] * 3])
+def test_sweeps_over_the_rows_have_the_densities_and_gradients_of_the_program(covariance, weights):
+    x = np.random.default_rng(0).normal(size=(12, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
+    program = prepare(zoo.BayesianGMM(3, covariance=covariance), x, device="cpu", weights=weights)
+    swept, plain = SweptPath.of(program, 40), Tempered(program, 40, 40, False, 1)
+    assert swept is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u = prior_draws(plain.density, 40, 40)
+    for temperature in (0.0, 0.3, 1.0):
+        for one, other in zip(swept(u, temperature), plain(u, temperature), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert swept.accurate(u, plain(u, 1.0)[1])
+    assert not swept.accurate(u, plain(u, 1.0)[1] + 1e-3 * u.new_tensor([0.0] * 39 + [1e6]))
+
+
+@pytest.mark.parametrize("model", [coin, EightSchools()])
+def test_what_is_no_mixture_with_priors_is_not_swept(model):
+    data = FLIPS if model is coin else SCHOOLS
+    assert SweptPath.of(prepare(model, data, device="cpu"), 10) is None
+
+
+def test_relabelled_particles_lie_in_one_region_and_have_the_likelihood_that_they_had():
+    program = prepare(zoo.BayesianGMM(3), np.random.default_rng(0).normal(size=(12, 2)), device="cpu")
+    target = Tempered(program, 60, 60, False, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u = prior_draws(target.density, 60, 60)
+        labels = ParticleLabels.of(target.density, u)
+        there = labels.gathered(u, target(u, 1.0)[1])
+        scattered = labels.scattered(there)
+    assert labels.own(there).all()
+    assert 0.02 < labels.own(scattered).double().mean() < 0.4  # one of 3! regions
+    gains = [joint - prior for prior, joint, _ in (target(v, 1.0) for v in (u, there, scattered))]
+    torch.testing.assert_close(gains[1], gains[0])
+    torch.testing.assert_close(gains[2], gains[0])
+    assert ParticleLabels.of(Density(prepare(coin, FLIPS)), torch.zeros(3, 1).double()) is None
 
 
 def test_populations_that_disagree_are_reported():
