@@ -7,7 +7,8 @@ with a site's value (`parents`) tells "this site itself" from "a function of it"
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from zoo.structure.side_by_side import check_states
 from zoo.structure.ties import find_ties, not_drawn
 
 PERTURBATION = 0.1  # of network weights, standard deviation
+MOST_DIMENSIONS = 63  # for plates and states: tensors have 64, and draws take one
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
 
 
@@ -56,16 +58,18 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     with _own_randomness(data):
         moved = {n: v + PERTURBATION * torch.randn_like(v) if v.is_floating_point() else v for n, v in networks.items()}
     runner = Runner(model, moved, priors, -1 - depth)
-    try:
-        probes = probe(runner, data, part)
-        if part is not data and not _same_shapes(plain, probes.base, data.row):
+    with _within_dimensions(plain, depth):
+        try:
+            probes = probe(runner, data, part)
+            if part is not data and not _same_shapes(plain, probes.base, data.row):
+                probes = probe(runner, data, data)
+        except ModelError:  # the model may need what the other rows show
+            if part is data:
+                raise
             probes = probe(runner, data, data)
-    except ModelError:  # the model may need what the other rows show
-        if part is data:
-            raise
-        probes = probe(runner, data, data)
-    check_scales(probes.base)
-    sites, plates = _describe(data, plain, first, probes)
+        _check_dimensions(probes.base)
+        check_scales(probes.base)
+        sites, plates = _describe(data, plain, first, probes)
     with _own_randomness(data):
         check_masks(runner, probes.data, probes.base, probes.messenger)
         check_states(runner, probes)
@@ -84,6 +88,33 @@ def _own_randomness(data: Data) -> AbstractContextManager[None]:
     """Leave the generators as they are: a seed keeps the start that it has had, whatever else is looked at."""
     used = {v.device for v in data.values.values() if v.device.type == "cuda"}
     return torch.random.fork_rng(devices=list(used))
+
+
+@contextmanager
+def _within_dimensions(plain: Any, depth: int) -> Iterator[None]:
+    """Say of a run that fails whether it has more sites to sum out than a tensor has dimensions."""
+    try:
+        yield
+    except (ModelError, RuntimeError) as error:
+        summed = sum(is_enumerated(node["infer"]) for _, node in sample_sites(plain))
+        if summed + depth <= MOST_DIMENSIONS:
+            raise
+        raise _too_many(summed) from error
+
+
+def _check_dimensions(enumerated: Any) -> None:
+    """Raise if sites are laid out along more dimensions than tensors have in all computations that follow."""
+    dims = {n: node["infer"]["_enumerate_dim"] for n, node in sample_sites(enumerated) if is_enumerated(node["infer"])}
+    if dims and -min(dims.values()) > MOST_DIMENSIONS:
+        raise _too_many(len(dims))
+
+
+def _too_many(summed: int) -> ModelError:
+    return ModelError(
+        f"{summed} discrete latents are summed out, each along a dimension of its own, and of the 64 dimensions of a "
+        "tensor plates and draws take some; make them one site in a pyro.plate, or, where each depends on the one "
+        "before, loop over them with pyro.markov"
+    )
 
 
 def _untied(sites: dict[str, Site], ties: tuple[Tie, ...]) -> dict[str, Site]:
@@ -106,7 +137,9 @@ def _same_shapes(plain: Any, sampled: Any, row: str) -> bool:
     """Tell whether sites outside the data plate have the same shape and states on the sampled rows as on all."""
     for name, node in sample_sites(plain):
         other = sampled.nodes.get(name)
-        if other is None or node["is_observed"] or row in (f.name for f in frames_of(node)):
+        if other is None:  # as many sites as rows
+            return False
+        if node["is_observed"] or row in (f.name for f in frames_of(node)):
             continue
         if is_enumerated(node["infer"]):
             full, part = (n["fn"].enumerate_support(expand=False) for n in (node, other))
