@@ -33,7 +33,7 @@ def test_every_fit_has_its_answers():
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_fit_of_0_1_0_says_what_it_said(name):
     found, then = Fit.load(FOLDER / name), ANSWERS[name]
-    assert repr(found) == then["text"]
+    assert repr(found).replace(", levels=None", "") == then["text"]  # a setting that 0.1.0 did not have
     dtype = found.program.dtype
     close(found.log_prob(), then["log_prob"], dtype)
     table = np.asarray(then["summary"])
