@@ -28,6 +28,7 @@ from inference.coordinate.ascent import distinct
 from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Method, Objective, Outcome
+from inference.posterior.fingerprint import Fingerprint
 from inference.posterior.labels import describe_labels, read_labels
 from inference.runtime.output_folder import claim
 from inference.runtime.settings import describe, find, location, make, plain
@@ -80,6 +81,8 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         tensors.add("memory", _sums(outcome.memory))
     for statistic, by_site in outcome.shifts.items():
         tensors.add(f"shift.{statistic}", by_site)
+    fingerprint = Fingerprint.of(program, outcome.points)
+    tensors.add("fingerprint", fingerprint.values)
     frame = closed_form(program).frame() if outcome.memory is None else outcome.memory.frame
     tensors.add("frame", frame.tensors())
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
@@ -90,6 +93,8 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         "model": {
             **location(type(model)),
             "settings": {n: plain(v) for n, v in model.settings.items()},
+            "sites": fingerprint.sites,
+            "densities": fingerprint.densities,
         },
         "data": {
             "dims": data.dims,
@@ -186,6 +191,11 @@ def _rebuild(
         program = Program(instance.eval(), data, {n: q for q in priors for n in q.names})
         # Planned on the rows it was fitted to, whatever rows are asked about later; statistics are about the first.
         closed_form(program).set_frame(Frame.read(tensors.folder("frame")))
+        if "sites" in described["model"]:  # which version 0.1.0 did not write
+            written = Fingerprint(
+                **{n: described["model"][n] for n in ("sites", "densities")}, values=tensors.folder("fingerprint")
+            )
+            written.check(program, tensors.folder("point"))
         q = approximation.read(described["approximation"], tensors.folder("q"), program)
     outcome = Outcome(
         approximation=q,
