@@ -41,7 +41,7 @@ lint: $(STAMP)  ## ruff, its formatting, and mypy --strict
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy" --strict
 
-slow: $(STAMP)  ## run the tests that `make test` leaves out: compiled programs, long chains
+slow: $(STAMP)  ## run the tests that `make test` leaves out: compiled programs, long chains, further cases
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q $(PYTEST_ARGS) -m "compiled or slow"
 
 demo: $(STAMP)  ## compare four methods on Old Faithful, with a report in runs/faithful

@@ -11,7 +11,7 @@ from guides import MeanField, Point
 from inference import Method
 from inference.conjugate import load
 from inference.conjugate.exponential_family import Likelihood
-from tests.cases.models import FLIPS, OWN_CASES, SCHOOLS, ZOO_CASES, EightSchools, NormalMean, coin
+from tests.cases.models import CONJUGATE, FLIPS, OWN_CASES, SCHOOLS, ZOO_CASES, EightSchools, NormalMean, coin
 from zoo import catalogue, testing
 from zoo.program.explain import legality
 from zoo.program.prepare import prepare
@@ -68,6 +68,7 @@ def test_legal_methods_follow_from_the_latents(case):
         assert said["em"] is not None or not (program.enumerated or program.globals)
     else:
         assert (said["em"] is None) == bool(program.enumerated)
+    assert (said["exact"] is None) == (type(CASES[case][0]).__name__ in (*CONJUGATE, "coin"))
     assert said["exact"] is not None or said["cavi"] is None  # one block after the other, or all at once
     for site in program.enumerated:  # Pyro marks states with the address of a distribution, which another may have
         assert vars(site.states) == {}

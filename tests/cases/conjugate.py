@@ -43,6 +43,10 @@ class Story:
         Whether it can be declared without priors.
     fused
         Whether its E-step is one sweep over the rows.
+    exact
+        Whether its posterior has a closed form.
+    local
+        Whether it has latents of its rows that are not summed out.
     blocks
         Classes of the updates it is to have, "Block" left out, in their order.
     """
@@ -51,6 +55,8 @@ class Story:
     data: Any
     optional: bool
     fused: bool
+    exact: bool
+    local: bool
     blocks: str
 
 
@@ -79,11 +85,20 @@ XY, LINE = {**R2, "y": Real("row")}, {"x": MATRIX, "y": [1.8, -1.6, 2.7, -1.4, 1
 N, P = {"x": Count("row")}, {"x": Positive("row")}
 
 
-def story(data: Any, blocks: str, *, fused: bool = False, optional: bool = True, **fields: Any) -> Callable[[Any], Any]:
+def story(
+    data: Any,
+    blocks: str,
+    *,
+    fused: bool = False,
+    optional: bool = True,
+    exact: bool = False,
+    local: bool = False,
+    **fields: Any,
+) -> Callable[[Any], Any]:
     """Register a model."""
 
     def add(forward: Any) -> Any:
-        STORIES[forward.__name__] = Story(zoo.model(**fields)(forward), data, optional, fused, blocks)
+        STORIES[forward.__name__] = Story(zoo.model(**fields)(forward), data, optional, fused, exact, local, blocks)
         return forward
 
     return add
@@ -112,21 +127,21 @@ def state() -> Tensor:
 # -- probabilities ----------------------------------------------------------------------------------------------------
 
 
-@story(BITS, "Single", x=Binary("row"))
+@story(BITS, "Single", exact=True, x=Binary("row"))
 def bernoulli(x, *, prior: bool = True):
     p = unknown("p", dist.Beta(2.5, 1.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Bernoulli(p), obs=x)
 
 
-@story({"x": COUNTS, "n": [5, 4, 3, 9, 1, 6]}, "Single", n=Count("row"), **N)
+@story({"x": COUNTS, "n": [5, 4, 3, 9, 1, 6]}, "Single", exact=True, n=Count("row"), **N)
 def binomial(x, n, *, prior: bool = True):
     p = unknown("p", dist.Beta(2.5, 1.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Binomial(n, p), obs=x)
 
 
-@story(ITEMS, "Single", x=Binary("row", "item"))
+@story(ITEMS, "Single", exact=True, x=Binary("row", "item"))
 def bernoulli_shared_by_columns(x, *, prior: bool = True):
     p = unknown("p", dist.Beta(2.5, 1.5), prior)
     with pyro.plate("row", len(x)):
@@ -161,7 +176,7 @@ def bernoulli_columns_shared_by_states(x, *, prior: bool = True):
         pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x)
 
 
-@story(ITEMS, "Single", x=Binary("row", "item"))
+@story(ITEMS, "Single", exact=True, x=Binary("row", "item"))
 def items_in_a_plate(x, *, prior: bool = True):
     with pyro.plate("item", 3, dim=-1):
         p = unknown("p", dist.Beta(t(2.0, 1.5, 3.0), 3.0), prior)
@@ -169,7 +184,7 @@ def items_in_a_plate(x, *, prior: bool = True):
             pyro.sample("x", dist.Bernoulli(p), obs=x)
 
 
-@story(ITEMS, "Single", x=Binary("row", "item"))
+@story(ITEMS, "Single", exact=True, x=Binary("row", "item"))
 def one_for_all_items_in_a_plate(x, *, prior: bool = True):
     p = unknown("p", dist.Beta(2.0, 3.0), prior)
     with pyro.plate("item", 3, dim=-1), pyro.plate("row", len(x), dim=-2):
@@ -198,7 +213,7 @@ def binomial_mixture_of_tries_by_state(x, *, prior: bool = True):
         pyro.sample("x", dist.Binomial(t(8.0, 9.0)[z], p[z]), obs=x)
 
 
-@story({"x": COUNTS, "r": SIZES}, "Single", r=Positive("row"), **N)
+@story({"x": COUNTS, "r": SIZES}, "Single", exact=True, r=Positive("row"), **N)
 def negative_binomial(x, r, *, prior: bool = True):
     p = unknown("p", dist.Beta(2.5, 1.5), prior)
     with pyro.plate("row", len(x)):
@@ -212,7 +227,7 @@ def negative_binomial_mixture(x, *, prior: bool = True):
         pyro.sample("x", dist.NegativeBinomial(t(4.0), p[state()]), obs=x)
 
 
-@story(LABELS, "Single", x=Category("row"))
+@story(LABELS, "Single", exact=True, x=Category("row"))
 def categorical(x, *, prior: bool = True):
     p = unknown("p", dist.Dirichlet(t(1.5, 2.0, 3.0)), prior)
     with pyro.plate("row", len(x)):
@@ -228,7 +243,7 @@ def one_category(x, *, prior: bool = True):
         pyro.sample("x", dist.Normal(mu[z], 0.7), obs=x)
 
 
-@story({"x": LABELS, "g": GROUP}, "Single", x=Category("row"), g=Category("row"))
+@story({"x": LABELS, "g": GROUP}, "Single", exact=True, x=Category("row"), g=Category("row"))
 def categorical_by_group(x, g, *, prior: bool = True):
     p = unknown("p", dist.Dirichlet(t(1.5, 2.0, 3.0).expand(3, 3)).to_event(1), prior)
     with pyro.plate("row", len(x)):
@@ -245,7 +260,7 @@ def categorical_items(x, *, prior: bool = True):
         pyro.sample("x", dist.Categorical(p[z]).to_event(1), obs=x)
 
 
-@story(FACES, "Single", x=Count("row", "face"))
+@story(FACES, "Single", exact=True, x=Count("row", "face"))
 def multinomial(x, *, prior: bool = True):
     p = unknown("p", dist.Dirichlet(t(1.5, 2.0, 3.0)), prior)
     with pyro.plate("row", len(x)):
@@ -261,7 +276,7 @@ def multinomial_mixture(x, *, prior: bool = True):
         pyro.sample("x", dist.Multinomial(5, p[z]), obs=x)
 
 
-@story(torch.eye(3)[LABELS].numpy(), "Single", x=Binary("row", "face"))
+@story(torch.eye(3)[LABELS].numpy(), "Single", exact=True, x=Binary("row", "face"))
 def one_hot(x, *, prior: bool = True):
     p = unknown("p", dist.Dirichlet(t(1.5, 2.0, 3.0)), prior)
     with pyro.plate("row", len(x)):
@@ -271,28 +286,28 @@ def one_hot(x, *, prior: bool = True):
 # -- rates ------------------------------------------------------------------------------------------------------------
 
 
-@story(COUNTS, "Single", **N)
+@story(COUNTS, "Single", exact=True, **N)
 def poisson(x, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Poisson(r), obs=x)
 
 
-@story(COUNTS, "Single", **N)
+@story(COUNTS, "Single", exact=True, **N)
 def poisson_scaled(x, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Poisson(2.5 * r), obs=x)
 
 
-@story({"x": COUNTS, "e": SIZES}, "Single", e=Positive("row"), **N)
+@story({"x": COUNTS, "e": SIZES}, "Single", exact=True, e=Positive("row"), **N)
 def poisson_exposures(x, e, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Poisson(r * e), obs=x)
 
 
-@story({"x": COUNTS, "e": SIZES, "g": GROUP}, "Single", e=Positive("row"), g=Category("row"), **N)
+@story({"x": COUNTS, "e": SIZES, "g": GROUP}, "Single", exact=True, e=Positive("row"), g=Category("row"), **N)
 def poisson_exposures_by_group(x, e, g, *, prior: bool = True):
     r = unknown("r", dist.Gamma(t(2.0, 1.0, 1.5), 0.5).to_event(1), prior)
     with pyro.plate("row", len(x)):
@@ -308,7 +323,7 @@ def poisson_exposures_mixture(x, e, *, prior: bool = True):
         pyro.sample("x", dist.Poisson(r[z] * e), obs=x)
 
 
-@story(FACES, "Single", x=Count("row", "face"))
+@story(FACES, "Single", exact=True, x=Count("row", "face"))
 def poisson_columns_scaled(x, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
@@ -322,14 +337,14 @@ def exponential_columns_scaled(x, *, prior: bool = True):
         pyro.sample("x", dist.Exponential(r[state()][..., None] * t(1.0, 2.0, 3.0)).to_event(1), obs=x + 0.5)
 
 
-@story({"x": WAITS, "e": SIZES}, "Single", e=Positive("row"), **P)
+@story({"x": WAITS, "e": SIZES}, "Single", exact=True, e=Positive("row"), **P)
 def exponential_exposures(x, e, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Exponential(r * e), obs=x)
 
 
-@story(WAITS, "Single", **P)
+@story(WAITS, "Single", exact=True, **P)
 def gamma_of_known_shape(x, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
@@ -358,7 +373,7 @@ def gamma_mixture_of_shapes_by_state(x, *, prior: bool = True):
         pyro.sample("x", dist.Gamma(t(1.0, 2.5)[z], r[z]), obs=x)
 
 
-@story({"x": WAITS, "e": SIZES}, "Single", e=Positive("row"), **P)
+@story({"x": WAITS, "e": SIZES}, "Single", exact=True, e=Positive("row"), **P)
 def inverse_gamma_of_known_shape(x, e, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.7), prior)
     with pyro.plate("row", len(x)):
@@ -372,7 +387,7 @@ def inverse_gamma_mixture(x, *, prior: bool = True):
         pyro.sample("x", dist.InverseGamma(2.5, r[state()]), obs=x)
 
 
-@story({"x": COUNTS, "y": WAITS}, "Single", y=Positive("row"), **N)
+@story({"x": COUNTS, "y": WAITS}, "Single", exact=True, y=Positive("row"), **N)
 def one_rate_for_two(x, y, *, prior: bool = True):
     r = unknown("r", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
@@ -380,7 +395,7 @@ def one_rate_for_two(x, y, *, prior: bool = True):
         pyro.sample("y", dist.Exponential(0.5 * r), obs=y)
 
 
-@story(FACES, "Single", optional=False, x=Count("row", "item"))
+@story(FACES, "Single", exact=True, local=True, optional=False, x=Count("row", "item"))
 def rate_for_each_row(x):
     with pyro.plate("row", x.shape[0], dim=-2):
         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
@@ -388,7 +403,7 @@ def rate_for_each_row(x):
             pyro.sample("x", dist.Poisson(rate), obs=x)
 
 
-@story(COUNTS, "Single Single", **N)
+@story(COUNTS, "Single Single", local=True, **N)
 def rate_of_rates(x, *, prior: bool = True):
     b = unknown("b", dist.Gamma(3.0, 0.5), prior)
     with pyro.plate("row", len(x)):
@@ -399,49 +414,49 @@ def rate_of_rates(x, *, prior: bool = True):
 # -- means, and precisions, of Normals --------------------------------------------------------------------------------
 
 
-@story({"x": VECTOR, "sd": SIZES}, "NormalMean", sd=Positive("row"), **R)
+@story({"x": VECTOR, "sd": SIZES}, "NormalMean", exact=True, sd=Positive("row"), **R)
 def normal_mean(x, sd, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu, sd), obs=x)
 
 
-@story({**XG, "sd": SIZES}, "NormalMean", sd=Positive("row"), **RG)
+@story({**XG, "sd": SIZES}, "NormalMean", exact=True, sd=Positive("row"), **RG)
 def normal_means_of_groups(x, sd, g, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(t(1.0, 0.0, -1.0), 2.0).to_event(1), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu[g], sd), obs=x)
 
 
-@story({"x": VECTOR, "c": MATRIX}, "NormalMean", c=Real("row", "two"), **R)
+@story({"x": VECTOR, "c": MATRIX}, "NormalMean", exact=True, c=Real("row", "two"), **R)
 def normal_mean_times_data(x, c, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu * c[:, 0], 0.7), obs=x)
 
 
-@story(VECTOR, "NormalMean", **R)
+@story(VECTOR, "NormalMean", exact=True, **R)
 def normal_mean_scaled(x, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(-3 * mu, 0.7), obs=x)
 
 
-@story(MATRIX, "NormalMean", **R2)
+@story(MATRIX, "NormalMean", exact=True, **R2)
 def normal_means(x, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(t(1.0, -1.0), 2.0).to_event(1), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu, t(0.5, 2.0)).to_event(1), obs=x)
 
 
-@story(MATRIX, "NormalMean", **R2)
+@story(MATRIX, "NormalMean", exact=True, **R2)
 def normal_mean_shared_by_columns(x, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu, t(0.5, 2.0)).to_event(1), obs=x)
 
 
-@story(MATRIX, "NormalMean", **R2)
+@story(MATRIX, "NormalMean", exact=True, **R2)
 def normal_mean_columns_scaled(x, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
@@ -467,7 +482,7 @@ def normal_states_shared_by_columns(x, *, prior: bool = True):
         pyro.sample("x", dist.Normal(mu[z][..., None] * t(1.0, -2.0), scale).to_event(1), obs=x)
 
 
-@story({"x": VECTOR, "y": WAITS}, "NormalMean", y=Real("row"), **R)
+@story({"x": VECTOR, "y": WAITS}, "NormalMean", exact=True, y=Real("row"), **R)
 def one_mean_for_two(x, y, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(1.0, 2.0), prior)
     with pyro.plate("row", len(x)):
@@ -475,21 +490,21 @@ def one_mean_for_two(x, y, *, prior: bool = True):
         pyro.sample("y", dist.Normal(2 * mu, 1.7), obs=y)
 
 
-@story(VECTOR, "Precision", **R)
+@story(VECTOR, "Precision", exact=True, **R)
 def normal_precision(x, *, prior: bool = True):
     tau = unknown("tau", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(0.4, tau.rsqrt()), obs=x)
 
 
-@story({"x": VECTOR, "c": SIZES}, "Precision", c=Positive("row"), **R)
+@story({"x": VECTOR, "c": SIZES}, "Precision", exact=True, c=Positive("row"), **R)
 def normal_precision_times_data(x, c, *, prior: bool = True):
     tau = unknown("tau", dist.Gamma(2.0, 0.5), prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(c, (4 * c * tau).rsqrt()), obs=x)
 
 
-@story({"x": VECTOR, "c": SIZES}, "Precision", c=Positive("row"), **R)
+@story({"x": VECTOR, "c": SIZES}, "Precision", exact=True, c=Positive("row"), **R)
 def normal_variance_times_data(x, c, *, prior: bool = True):
     v = unknown("v", dist.InverseGamma(2.5, 0.7), prior)
     with pyro.plate("row", len(x)):
@@ -534,7 +549,7 @@ def normal_of_separate_priors(x, *, prior: bool = True):
 # -- means and precisions together ------------------------------------------------------------------------------------
 
 
-@story(VECTOR, "NormalGamma", optional=False, **R)
+@story(VECTOR, "NormalGamma", exact=True, optional=False, **R)
 def normal_gamma(x):
     tau = pyro.sample("tau", dist.Gamma(2.0, 0.5))
     mu = pyro.sample("mu", dist.Normal(1.0, (0.3 * tau).rsqrt()))
@@ -542,7 +557,7 @@ def normal_gamma(x):
         pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
 
 
-@story(MATRIX, "NormalGamma", optional=False, **R2)
+@story(MATRIX, "NormalGamma", exact=True, optional=False, **R2)
 def normal_gamma_by_column(x):
     tau = pyro.sample("tau", dist.Gamma(t(2.0, 3.0), 0.5).to_event(1))
     mu = pyro.sample("mu", dist.Normal(t(1.0, -1.0), (0.3 * tau).rsqrt()).to_event(1))
@@ -550,7 +565,7 @@ def normal_gamma_by_column(x):
         pyro.sample("x", dist.Normal(mu, tau.rsqrt()).to_event(1), obs=x)
 
 
-@story(VECTOR, "NormalInverseGamma", optional=False, **R)
+@story(VECTOR, "NormalInverseGamma", exact=True, optional=False, **R)
 def normal_inverse_gamma(x):
     v = pyro.sample("v", dist.InverseGamma(2.5, 0.7))
     mu = pyro.sample("mu", dist.Normal(0.5, (v / 0.3).sqrt()))
@@ -558,7 +573,7 @@ def normal_inverse_gamma(x):
         pyro.sample("x", dist.Normal(mu, v.sqrt()), obs=x)
 
 
-@story(MATRIX, "NormalInverseGamma", optional=False, **R2)
+@story(MATRIX, "NormalInverseGamma", exact=True, optional=False, **R2)
 def normal_inverse_gamma_by_column(x):
     v = pyro.sample("v", dist.InverseGamma(t(2.5, 3.0), 0.7).to_event(1))
     mu = pyro.sample("mu", dist.Normal(0.5, (2 * v).sqrt()).to_event(1))
@@ -566,7 +581,7 @@ def normal_inverse_gamma_by_column(x):
         pyro.sample("x", dist.Normal(mu, v.sqrt()).to_event(1), obs=x)
 
 
-@story(MATRIX, "NormalGamma", optional=False, **R2)
+@story(MATRIX, "NormalGamma", exact=True, optional=False, **R2)
 def normal_gamma_of_one_precision(x):
     tau = pyro.sample("tau", dist.Gamma(2.0, 0.5))
     mu = pyro.sample("mu", dist.Normal(t(1.0, -1.0), (t(0.3, 0.6) * tau).rsqrt()).to_event(1))
@@ -574,7 +589,7 @@ def normal_gamma_of_one_precision(x):
         pyro.sample("x", dist.Normal(mu, tau.rsqrt()).to_event(1), obs=x)
 
 
-@story(XG, "NormalGamma", optional=False, **RG)
+@story(XG, "NormalGamma", exact=True, optional=False, **RG)
 def normal_gamma_of_groups(x, g):
     tau = pyro.sample("tau", dist.Gamma(t(2.0, 3.0, 1.5), 0.5).to_event(1))
     mu = pyro.sample("mu", dist.Normal(t(1.0, -1.0, 0.0), (0.3 * tau).rsqrt()).to_event(1))
@@ -582,7 +597,7 @@ def normal_gamma_of_groups(x, g):
         pyro.sample("x", dist.Normal(mu[g], tau[g].rsqrt()), obs=x)
 
 
-@story(XG, "NormalGamma", optional=False, **RG)
+@story(XG, "NormalGamma", exact=True, optional=False, **RG)
 def normal_gamma_of_groups_of_one_precision(x, g):
     tau = pyro.sample("tau", dist.Gamma(2.0, 0.5))
     mu = pyro.sample("mu", dist.Normal(t(1.0, -1.0, 0.0), (0.3 * tau).rsqrt()).to_event(1))
@@ -635,7 +650,7 @@ def groups_about_a_mean(x, g):
         pyro.sample("x", dist.Normal(mu[g], within.rsqrt()), obs=x)
 
 
-@story(VECTOR, "NormalMean NormalMean Precision", **R)
+@story(VECTOR, "NormalMean NormalMean Precision", local=True, **R)
 def rows_about_a_mean(x, *, prior: bool = True):
     top = unknown("top", dist.Normal(0.5, 3.0), prior)
     between = unknown("between", dist.Gamma(2.0, 1.0), prior)
@@ -644,7 +659,7 @@ def rows_about_a_mean(x, *, prior: bool = True):
         pyro.sample("x", dist.Normal(mu, 0.8), obs=x)
 
 
-@story([[1.0, 2.0, 0.3], [0.1, -0.5, 0.4]], "NormalMean NormalMean Precision", x=Real("group", "member"))
+@story([[1.0, 2.0, 0.3], [0.1, -0.5, 0.4]], "NormalMean NormalMean Precision", local=True, x=Real("group", "member"))
 def plates_about_a_mean(x, *, prior: bool = True):
     top = unknown("top", dist.Normal(0.5, 3.0), prior)
     within = unknown("within", dist.Gamma(2.0, 1.0), prior)
@@ -664,7 +679,7 @@ def precision(prior: bool, name: str = "P") -> Tensor:
     return pyro.param(name, torch.eye(2) + 0.2, constraint=constraints.positive_definite)
 
 
-@story(MATRIX, "MultivariateMean", **R2)
+@story(MATRIX, "MultivariateMean", exact=True, **R2)
 def multivariate_mean(x, *, prior: bool = True):
     mu = unknown("mu", dist.MultivariateNormal(t(1.0, -1.0), V), prior)
     with pyro.plate("row", len(x)):
@@ -679,7 +694,7 @@ def multivariate_means_by_state(x, *, prior: bool = True):
         pyro.sample("x", dist.MultivariateNormal(mu[z], torch.stack([0.5 * V, 2 * torch.eye(2)])[z]), obs=x)
 
 
-@story(X2G, "MultivariateMean", **R2G)
+@story(X2G, "MultivariateMean", exact=True, **R2G)
 def multivariate_means_of_groups(x, g, *, prior: bool = True):
     mu = unknown("mu", dist.MultivariateNormal(t(1.0, -1.0).expand(3, 2), V).to_event(1), prior)
     with pyro.plate("row", len(x)):
@@ -694,21 +709,21 @@ def multivariate_mean_of_two_precisions(x, *, prior: bool = True):
         pyro.sample("x", dist.MultivariateNormal(mu, covariance), obs=x)
 
 
-@story(MATRIX, "Wishart", **R2)
+@story(MATRIX, "Wishart", exact=True, **R2)
 def wishart(x, *, prior: bool = True):
     p = precision(prior)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.MultivariateNormal(t(0.3, 0.2), precision_matrix=p), obs=x)
 
 
-@story(MATRIX, "Wishart", optional=False, **R2)
+@story(MATRIX, "Wishart", exact=True, optional=False, **R2)
 def wishart_scaled(x):
     p = precision(True)
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.MultivariateNormal(t(0.3, 0.2), precision_matrix=3 * p), obs=x)
 
 
-@story({"x": MATRIX, "c": SIZES}, "Wishart", optional=False, c=Positive("row"), **R2)
+@story({"x": MATRIX, "c": SIZES}, "Wishart", exact=True, optional=False, c=Positive("row"), **R2)
 def wishart_times_data(x, c):
     p = precision(True)
     with pyro.plate("row", len(x)):
@@ -733,7 +748,7 @@ def multivariate_mixture_of_separate_priors(x):
         pyro.sample("x", dist.MultivariateNormal(mu[z], precision_matrix=p[z]), obs=x)
 
 
-@story(MATRIX, "NormalWishart", optional=False, **R2)
+@story(MATRIX, "NormalWishart", exact=True, optional=False, **R2)
 def normal_wishart(x):
     p = precision(True)
     mu = pyro.sample("mu", dist.MultivariateNormal(t(1.0, -1.0), precision_matrix=0.4 * p))
@@ -760,7 +775,7 @@ def normal_wishart_mixture_of_one_precision(x):
         pyro.sample("x", dist.MultivariateNormal(mu[state()], precision_matrix=p), obs=x)
 
 
-@story(X2G, "NormalWishart", optional=False, **R2G)
+@story(X2G, "NormalWishart", exact=True, optional=False, **R2G)
 def normal_wishart_of_groups(x, g):
     with pyro.plate("level", 3):
         p = pyro.sample("P", dist.Wishart(t(4.5), V))
@@ -778,7 +793,7 @@ def coefficients(prior: bool) -> tuple[Tensor, Tensor]:
     return a, unknown("b", dist.Normal(t(1.0, -1.0), t(2.0, 3.0)).to_event(1), prior)
 
 
-@story(LINE, "Regression", **XY)
+@story(LINE, "Regression", exact=True, **XY)
 def regression(x, y, *, prior: bool = True):
     a, b = coefficients(prior)
     with pyro.plate("row", len(x)):
@@ -793,7 +808,7 @@ def regression_of_separate_priors(x, y, *, prior: bool = True):
         pyro.sample("y", dist.Normal(a + x @ b, tau.rsqrt()), obs=y)
 
 
-@story(LINE, "Regression", optional=False, **XY)
+@story(LINE, "Regression", exact=True, optional=False, **XY)
 def regression_of_a_joint_prior(x, y):
     tau = pyro.sample("tau", dist.Gamma(2.0, 0.5))
     a = pyro.sample("a", dist.Normal(0.5, (0.2 * tau).rsqrt()))
@@ -802,14 +817,14 @@ def regression_of_a_joint_prior(x, y):
         pyro.sample("y", dist.Normal(a + x @ b, tau.rsqrt()), obs=y)
 
 
-@story({**LINE, "sd": SIZES}, "Regression", sd=Positive("row"), **XY)
+@story({**LINE, "sd": SIZES}, "Regression", exact=True, sd=Positive("row"), **XY)
 def regression_with_an_offset(x, y, sd, *, prior: bool = True):
     a, b = coefficients(prior)
     with pyro.plate("row", len(x)):
         pyro.sample("y", dist.Normal(a + x @ b + x[:, 0] ** 2, sd), obs=y)
 
 
-@story({**LINE, "g": GROUP}, "Regression", g=Category("row"), **XY)
+@story({**LINE, "g": GROUP}, "Regression", exact=True, g=Category("row"), **XY)
 def regression_with_an_intercept_for_each_group(x, y, g, *, prior: bool = True):
     a = unknown("a", dist.Normal(t(0.5, 0.1, 1.0), 2.0).to_event(1), prior)
     b = unknown("b", dist.Normal(1.0, 2.0), prior)
@@ -837,7 +852,7 @@ def regression_of_two_outputs(x, y, *, prior: bool = True):
         pyro.sample("y", dist.Normal(a + x[:, None] * b, tau.rsqrt()).to_event(1), obs=y)
 
 
-@story(VECTOR, "Regression", **R)
+@story(VECTOR, "Regression", exact=True, **R)
 def sum_of_two(x, *, prior: bool = True):
     a = unknown("a", dist.Normal(0.0, 1.0), prior) if prior else pyro.sample("a", dist.Normal(0.0, 1.0))
     b = pyro.sample("b", dist.Normal(0.0, 2.0))
@@ -901,7 +916,7 @@ def state_of_each_group(x, *, prior: bool = True):
             pyro.sample("x", dist.Normal(mu[z], tau.rsqrt()), obs=x)
 
 
-@story(TABLE, "NormalMean Precision", x=Real("group", "member"))
+@story(TABLE, "NormalMean Precision", local=True, x=Real("group", "member"))
 def state_of_each_member(x, *, prior: bool = True):
     mu = unknown("mu", dist.Normal(t(0.0, 1.0), 3.0).to_event(1), prior)
     with pyro.plate("group", x.shape[0], dim=-2):
@@ -910,7 +925,7 @@ def state_of_each_member(x, *, prior: bool = True):
             pyro.sample("x", dist.Normal(mu[state()], tau.rsqrt()), obs=x)
 
 
-@story(TABLE, "NormalGamma", optional=False, x=Real("group", "member"))
+@story(TABLE, "NormalGamma", exact=True, local=True, optional=False, x=Real("group", "member"))
 def normal_gamma_of_each_row(x):
     with pyro.plate("group", x.shape[0], dim=-2):
         tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
@@ -919,7 +934,7 @@ def normal_gamma_of_each_row(x):
             pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
 
 
-@story(TABLE, "NormalMean Precision", optional=False, x=Real("group", "member"))
+@story(TABLE, "NormalMean Precision", local=True, optional=False, x=Real("group", "member"))
 def means_of_rows_in_units_of_one_precision(x):
     """Conjugate together, but for the weights of rows, which repeat means and not the precision."""
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
@@ -929,7 +944,9 @@ def means_of_rows_in_units_of_one_precision(x):
             pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
 
 
-@story([MATRIX[:3], MATRIX[3:]], "Wishart", optional=False, x=Real("group", "member", "feature"))
+@story(
+    [MATRIX[:3], MATRIX[3:]], "Wishart", exact=True, local=True, optional=False, x=Real("group", "member", "feature")
+)
 def wishart_of_each_row(x):
     with pyro.plate("group", x.shape[0], dim=-2):
         p = pyro.sample("P", dist.Wishart(t(4.5), V))
@@ -946,7 +963,7 @@ def columns_in_a_plate(x, *, prior: bool = True):
             pyro.sample("x", dist.Normal(mu, tau.rsqrt()), obs=x)
 
 
-@story(X2G, "NormalGamma", optional=False, **R2G)
+@story(X2G, "NormalGamma", exact=True, optional=False, **R2G)
 def normal_gamma_of_groups_in_a_plate(x, g):
     with pyro.plate("level", 3):
         tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))

@@ -185,6 +185,8 @@ ZOO_CASES = {
         (zoo.HiddenMarkov(components=1, emission="categorical"), BITS),
     ],
 }
+# Those of them whose posterior has a closed form.
+CONJUGATE = ("BetaBernoulli", "NormalNormal", "GammaPoisson", "DirichletMultinomial", "BayesianRegression")
 OWN_CASES = [
     (EightSchools(), SCHOOLS),
     (NonCentred(scale=3.0), SCHOOLS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from functools import cache
@@ -29,6 +30,7 @@ from tests.cases.models import (
     RegressionMixture,
     coin,
 )
+from tests.cases.spread import spread
 
 RNG = np.random.default_rng(11)
 GEYSER = zoo.datasets.load("faithful").iloc[:120]
@@ -209,8 +211,7 @@ def test_assign_gives_one_probability_per_state(name):
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 1500])
-@pytest.mark.parametrize("name", DISCRETE)
+@spread(("rows", "name"), list(itertools.product([1, 7, 1500], DISCRETE)), part=0)
 def test_assign_takes_any_number_of_new_rows(name, rows):
     data = CASES[name][1]
     new = data.iloc[np.arange(rows) % len(data)].set_axis(pd.RangeIndex(rows) + 5)
@@ -765,8 +766,15 @@ def test_double_precision_is_the_default_without_networks():
     assert {v.dtype for v in found.points.values()} == {torch.float64}
 
 
-@pytest.mark.parametrize("name", ["coin-exact", "gmm-em", "bayesian-em", "counts-em", "lines-em"])
-@pytest.mark.parametrize("how", ["column", "array", "series", "tensor"])
+@spread(
+    ("name", "how"),
+    list(
+        itertools.product(
+            ["coin-exact", "gmm-em", "bayesian-em", "counts-em", "lines-em"], ["column", "array", "series", "tensor"]
+        )
+    ),
+    part=0,
+)
 def test_a_weight_is_a_repeated_row(name, how):
     model, data, method = CASES[name]
     table = data if isinstance(data, pd.DataFrame) else pd.DataFrame({"flips": data})
@@ -818,7 +826,7 @@ def test_a_precision_that_is_none(dtype):
 
 
 @pytest.mark.parametrize("progress", [True, False])
-@pytest.mark.parametrize("method", ["exact", "em", SVI(steps=30), MAP(steps=30)], ids=["exact", "em", "svi", "map"])
+@pytest.mark.parametrize("method", ["exact", "em", SVI(steps=5), MAP(steps=5)], ids=["exact", "em", "svi", "map"])
 def test_nothing_is_printed_where_there_is_no_terminal(method, progress, capfd):
     model, data = (coin, FLIPS) if method == "exact" else (zoo.BayesianGMM(components=2), GEYSER)
     fit(model, data, method=method, seed=0, progress=progress)
@@ -865,10 +873,9 @@ def test_gradients_are_taken_where_the_caller_has_switched_them_off(switch):
     assert inside.objective == outside.objective
 
 
-@pytest.mark.parametrize("method", ["em", "cavi"])
-@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+@spread(("switch", "method"), list(itertools.product([torch.no_grad, torch.inference_mode], ["cavi", "em"])), part=0)
 def test_a_verdict_does_not_hang_on_what_the_caller_has_switched_off(switch, method):
-    outside, inside = (fit(zoo.BayesianGMM(components=2), "faithful", method=method, seed=0) for _ in range(2))
+    outside, inside = (fit(zoo.BayesianGMM(components=2), GEYSER, method=method, seed=0) for _ in range(2))
     with switch():
         asked = inside.verdict, inside.diagnostics
     assert asked == (outside.verdict, outside.diagnostics)

@@ -30,6 +30,7 @@ from inference.conjugate.wishart import inverse
 from inference.coordinate.ascent import Coordinates, State, distinct
 from tests.cases.conjugate import COUNTS, MATRIX, STORIES, VECTOR, WEIGHTS, V, label
 from tests.cases.models import ROWS, ZOO_CASES, BernoulliMixture, PoissonMixture
+from tests.cases.spread import spread
 from zoo import Count, Positive, Real
 from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
@@ -53,8 +54,12 @@ def prepared(model, data, **settings):
         return prepare(model, data, dtype=AT, **settings)
 
 
-@cache
 def program_of(name, prior=True, weighted=True):
+    return traced(name, prior, weighted)
+
+
+@cache
+def traced(name, prior, weighted):
     story = STORIES[name]
     model = story.model(prior=prior) if story.optional else story.model()
     rows = len(story.data["x"]) if isinstance(story.data, dict) else len(story.data)
@@ -127,7 +132,7 @@ BOTH = [pytest.param(n, True, id=n) for n in ALL] + [
 # -- updates ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "prior"), BOTH)
+@spread(("name", "prior"), BOTH, part=0)
 def test_every_unknown_has_its_update(name, prior):
     plan = closed_form(program_of(name, prior))
     assert plan.rest == []
@@ -137,6 +142,13 @@ def test_every_unknown_has_its_update(name, prior):
 def families(of=Likelihood):
     """All families there are."""
     return [c for below in of.__subclasses__() for c in (below, *families(below))]
+
+
+@spread("name", ALL, part=2)
+def test_a_story_is_what_it_is_said_to_be(name):
+    program = program_of(name)
+    assert bool(program.locals) == STORIES[name].local
+    assert (Exact().why_not(program) is None) == STORIES[name].exact
 
 
 def test_every_family_is_tried():
@@ -151,7 +163,7 @@ def test_every_family_is_tried():
     assert blocks == {"FixedBlock", "ConjugateBlock", "ScaleBlock", "JointBlock", "RegressionBlock"}
 
 
-@pytest.mark.parametrize("name", ALL)
+@spread("name", ALL, part=0)
 def test_the_joint_over_the_posterior_is_constant(name):
     """Bayes: log p(x, u) - log p(u | x) is log p(x), whatever u; states count with their probability."""
     program = program_of(name)
@@ -173,7 +185,7 @@ def test_the_joint_over_the_posterior_is_constant(name):
         torch.testing.assert_close(found, found[0].expand(4), rtol=1e-10, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "prior"), BOTH)
+@spread(("name", "prior"), BOTH, part=1)
 def test_an_update_is_the_maximum(name, prior):
     """Each M-step in turn: the gradient is zero in unconstrained coordinates, and nothing around it is better."""
     program = program_of(name, prior)
@@ -200,7 +212,7 @@ def check_each_maximum(program, expected, values, rounding=1e-8):
         values = {**values, **found}
 
 
-@pytest.mark.parametrize(("name", "prior"), BOTH)
+@spread(("name", "prior"), BOTH, part=0)
 def test_a_weight_is_a_number_of_repetitions(name, prior):
     program = program_of(name, prior)
     if program.locals:
@@ -234,7 +246,7 @@ def test_a_latent_of_a_row_does_not_count_repetitions_of_the_row(name):
     assert_same(*found)
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if program_of(n).locals])
+@pytest.mark.parametrize("name", [n for n, s in STORIES.items() if s.local])
 def test_a_row_of_weight_zero_leaves_its_latent_at_the_prior(name):
     program = program_of(name)
     program = program.rebind(replace(program.data, weights=torch.arange(len(program.data), dtype=AT)))
@@ -244,7 +256,7 @@ def test_a_row_of_weight_zero_leaves_its_latent_at_the_prior(name):
     assert math.isfinite(float(value))
 
 
-@pytest.mark.parametrize(("name", "prior"), BOTH)
+@spread(("name", "prior"), BOTH, part=2)
 def test_every_step_raises_the_objective(name, prior):
     """EM, also with separate priors of mean and precision, whose M-step is one after the other; and the ELBO."""
     program = program_of(name, prior)
@@ -262,7 +274,7 @@ def test_every_step_raises_the_objective(name, prior):
 # -- expectations -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
+@spread("name", ALL, part=1)
 def test_expectations_are_those_of_draws(name):
     """E[log p] of every entry of every site, and KL to the prior, within 5 standard errors."""
     program = program_of(name)
@@ -462,7 +474,7 @@ def test_moments_of_wisharts(name):
 
 # -- in closed form ---------------------------------------------------------------------------------------------------
 
-EXACT = [n for n in ALL if Exact().why_not(program_of(n)) is None]
+EXACT = [n for n, s in STORIES.items() if s.exact]
 
 
 @pytest.mark.parametrize("seen", [[2.0, 3.0, 0.0], [2.0, 2.0, 1.0]])
@@ -477,12 +489,7 @@ def test_no_count_of_what_is_impossible_is_no_surprise(seen):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
-def test_what_is_solved_exactly():
-    assert len(EXACT) >= 35
-    assert {"normal_gamma", "normal_wishart", "normal_gamma_of_groups", "regression_of_a_joint_prior"} <= set(EXACT)
-
-
-@pytest.mark.parametrize("name", [n for n in EXACT if not program_of(n).locals])
+@spread("name", [n for n in EXACT if not STORIES[n].local], part=1)
 def test_the_bound_at_the_exact_posterior_is_the_evidence(name):
     """log p(x), also by Chib's identity; and it is a sum over blocks of log p(x, u) - log p(u | x)."""
     program = program_of(name, True, False)
@@ -520,7 +527,7 @@ def check_sweep(program, states):
     return True
 
 
-@pytest.mark.parametrize(("name", "prior"), [c for c in BOTH if c.values[1] or STORIES[c.values[0]].fused])
+@spread(("name", "prior"), [c for c in BOTH if c.values[1] or STORIES[c.values[0]].fused], part=2)
 def test_one_sweep_gives_what_all_densities_give(name, prior):
     program = program_of(name, prior)
     states = [State(anywhere(program, 3), {}), believed(program)]
@@ -530,9 +537,11 @@ def test_one_sweep_gives_what_all_densities_give(name, prior):
 SWEPT = {"GMM", "BayesianGMM", "PoissonMixture", "LatentClass", "MixtureOfRegressions", "KMeans"}
 
 
-@pytest.mark.parametrize(
+@spread(
     ("model", "data"),
     [case for name in sorted(SWEPT) for case in ZOO_CASES[name]],
+    part=1,
+    of=2,
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
 def test_one_sweep_gives_what_all_densities_give_in_the_zoo(model, data):
@@ -728,7 +737,7 @@ def test_prior_arguments_that_are_wrong_for_a_closed_form_are_not_claimed():
 # -- the zoo, shared parameters ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@spread(
     ("model", "data"),
     [
         case
@@ -736,6 +745,8 @@ def test_prior_arguments_that_are_wrong_for_a_closed_form_are_not_claimed():
         for case in ZOO_CASES[name]
     ]
     + [(zoo.GMM(components=k, covariance=c), FAITHFUL.head(40)) for c, k in itertools.product(COVARIANCES, (1, 2, 3))],
+    part=0,
+    of=2,
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
 def test_updates_of_the_zoo_are_maxima(model, data):
@@ -749,9 +760,11 @@ def test_updates_of_the_zoo_are_maxima(model, data):
 SHAPES = {"one": (), "by column": (2,), "by state": (2, 1), "by both": (2, 2)}
 
 
-@pytest.mark.parametrize("argument", ["scale", "variance", "precision"])
-@pytest.mark.parametrize("scales", SHAPES)
-@pytest.mark.parametrize("locations", SHAPES)
+@spread(
+    ("argument", "scales", "locations"),
+    list(itertools.product(["scale", "variance", "precision"], SHAPES, SHAPES)),  # 3 and 4: each pair is in each part
+    part=0,
+)
 def test_updates_are_maxima_however_locations_and_scales_are_shared(locations, scales, argument):
     """A location shared by cells with scales of their own weighs them by precision, which needs the scales."""
     power = {"scale": 1.0, "variance": 0.5, "precision": -0.5}[argument]

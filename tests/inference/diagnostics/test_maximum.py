@@ -94,7 +94,7 @@ def test_a_flat_direction_is_named():
 
 
 def test_maxima_by_gradient_are_judged_alike():
-    found = fit(two(), X, method=MAP(restarts=3), seed=0, progress=False)
+    found = fit(two(), X, method=MAP(restarts=2), seed=0, progress=False)
     assert found.diagnostics["curvature"] > 0
     assert found.verdict.startswith(("trust: ", "usable with care: the highest"))
 

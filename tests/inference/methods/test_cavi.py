@@ -26,6 +26,7 @@ from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.stepwise import RunningAverages
 from tests.cases.conjugate import STORIES
 from tests.cases.models import BernoulliMixture
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, Real
 from zoo.program.prepare import prepare
 from zoo.replay.chain import MarkovChain
@@ -217,9 +218,7 @@ def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    "name", [n if i % 4 == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(ALL)]
-)
+@spread("name", ALL, part=0, of=6)
 def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where_q_is_exact(name):
     model, data = ALL[name]
     found = fit(model, data, method=TIGHT, seed=0, device="cpu")
@@ -617,7 +616,7 @@ def table_of(name):
     return model, table
 
 
-@pytest.mark.parametrize("name", TABLES)
+@spread("name", TABLES, part=0, of=2)
 def test_a_weight_repeats_a_row_and_zero_drops_it(name):
     model, table = table_of(name)
     doubled = fit(model, table, method=TIGHT, seed=0, weights=np.full(len(table), 2.0))

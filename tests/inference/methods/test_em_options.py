@@ -24,6 +24,7 @@ from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.matrices import POSITIVE_DEFINITE
 from tests.cases.conjugate import STORIES
 from tests.cases.models import BernoulliMixture, LatentClass, PoissonMixture, RegressionMixture, StudentMixture
+from tests.cases.spread import spread
 from zoo import Count, Real
 from zoo.initial import kmeans
 from zoo.program.prepare import prepare
@@ -312,7 +313,7 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("hard", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", TOGETHER)
+@spread("name", TOGETHER, part=0, of=2)
 def test_starts_together_are_starts_one_by_one(name, hard):
     model, data = TOGETHER[name]
     data = zoo.datasets.load(data) if isinstance(data, str) else data
@@ -446,8 +447,12 @@ def test_gradient_steps_stay_positive_definite_where_entries_leave_the_cone(name
     )
 
 
-@pytest.mark.parametrize("covariance", ["full", "tied"])
-@pytest.mark.parametrize("name", MATRICES)
+@spread(
+    ("name", "covariance"),
+    [(name, c) for i, name in enumerate(MATRICES) for c in (("full", "tied"), ("tied", "full"))[i % 2]],
+    part=0,
+    of=2,
+)
 def test_every_map_ends_at_the_maximum_of_the_closed_form(name, covariance, faithful):
     model = zoo.GMM(2, covariance=covariance)
     best = fit(model, faithful, method=EM(tolerance=1e-9), seed=0)

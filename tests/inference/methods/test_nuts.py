@@ -165,10 +165,18 @@ def test_rows_by_weight_are_rows_repeated(heads):
 # -- enumerated sites --------------------------------------------------------------------------------------------
 
 
+X = np.concatenate([np.random.default_rng(0).normal(-2, 1, 25), np.random.default_rng(1).normal(2, 1, 15)])
+BRIEF = NUTS(chains=2, warmup=50, draws=60, compile=False)  # draws of no use but to be kept
+
+
 @pytest.fixture(scope="module")
 def clusters():
-    x = np.concatenate([np.random.default_rng(0).normal(-2, 1, 25), np.random.default_rng(1).normal(2, 1, 15)])
-    return x, fit(low_dim_gauss_mix(), x, method=QUICK, seed=0, progress=False)
+    return X, fit(low_dim_gauss_mix(), X, method=QUICK, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return fit(low_dim_gauss_mix(), X, method=BRIEF, seed=0, progress=False)
 
 
 @pytest.mark.slow
@@ -224,28 +232,26 @@ def test_locals_are_drawn_with_the_globals(effects):
     assert abs(float(checked.mean()) - (mean + x.mean()) / 2) < 0.2
 
 
-def test_a_fit_of_draws_is_saved_and_read(clusters, tmp_path):
-    x, found = clusters
-    found.save(tmp_path / "fit")
+def test_a_fit_of_draws_is_saved_and_read(few, tmp_path):
+    few.save(tmp_path / "fit")
     back = Fit.load(tmp_path / "fit", low_dim_gauss_mix)
-    assert repr(back) == repr(found)
-    assert back.method == found.method
+    assert repr(back) == repr(few)
+    assert back.method == few.method
     for group in ("posterior", "sample_stats", "log_likelihood"):
-        assert back.posterior[group].to_dataset().identical(found.posterior[group].to_dataset())
-    assert back.assign().equals(found.assign())
-    assert back.log_prob(x[:4]).equals(found.log_prob(x[:4]))
-    assert back.generate(5).equals(found.generate(5))
+        assert back.posterior[group].to_dataset().identical(few.posterior[group].to_dataset())
+    assert back.assign().equals(few.assign())
+    assert back.log_prob(X[:4]).equals(few.log_prob(X[:4]))
+    assert back.generate(5).equals(few.generate(5))
 
 
-def test_draws_are_drawn_from_again(clusters):
-    _, found = clusters
-    kept = found.approximation.values["theta"].numpy()
-    for count in (30, 500, 1200):
-        drawn = found.sample(count)["theta"].to_numpy()
+def test_draws_are_drawn_from_again(few):
+    kept = few.approximation.values["theta"].numpy()
+    for count in (10, 150, 360):
+        drawn = few.sample(count)["theta"].to_numpy()
         assert drawn.shape == (1, count)
         assert np.isin(drawn, kept).all()
-    few = found.globals(100)["theta"]
-    assert torch.equal(few, found.approximation.values["theta"][::4])  # of both chains
+    every_fourth = few.globals(30)["theta"]
+    assert torch.equal(every_fourth, few.approximation.values["theta"][::4])  # of both chains
 
 
 @pytest.mark.slow

@@ -73,11 +73,12 @@ def test_eight_schools_have_the_evidence_and_the_posterior_of_quadrature(referen
         assert draws.std() == pytest.approx(exact[f"{name}_sd"], rel=0.1)
 
 
-def test_errors_are_what_they_say():
+@pytest.mark.parametrize("seeds", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_errors_are_what_they_say(seeds):
     """z-scores against log B(6, 6) over seeds have the unit spread of errors that are neither small nor large."""
     exact = math.log(math.gamma(6) ** 2 / math.gamma(12))
-    z = np.array([z_of(found_by(coin, FLIPS, seed=seed), exact) for seed in range(20)])
-    assert stats.chi2(20).ppf(0.001) < (z**2).sum() < stats.chi2(20).ppf(0.999)
+    z = np.array([z_of(found_by(coin, FLIPS, seed=seed), exact) for seed in range(seeds)])
+    assert stats.chi2(seeds).ppf(0.001) < (z**2).sum() < stats.chi2(seeds).ppf(0.999)
 
 
 def test_modes_far_apart_have_their_masses():
