@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from inference.approximations.pareto import KHAT_GOOD
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.bridge import bridge
-from inference.diagnostics.pareto import KHAT_GOOD
 from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
 from inference.method import as_method

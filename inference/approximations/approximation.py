@@ -78,6 +78,10 @@ class Approximation(ABC):
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Return `count` draws of the latents, stacked along dimension 0, and log q of each, shape (count,)."""
 
+    def weighed(self, program: Program, count: int) -> tuple[Values, Tensor, Tensor] | None:
+        """Return `count` draws with log p(x, z) and log q(z) of each, where q knows log p by itself; else None."""
+        return None
+
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Return `count` draws of the locals of the program's rows and log q per row, (count, rows).
 
@@ -88,6 +92,10 @@ class Approximation(ABC):
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Return q(z_i = k) of each enumerated site of a row, (rows, states); None if q does not say."""
         return None
+
+    def at(self, points: Values) -> Approximation:
+        """Return q with the values of parameters and network weights that its files leave out, if it needs them."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Return what it is made of besides tensors, as JSON."""

@@ -72,6 +72,11 @@ class Permuted(Approximation):
         values, log_q = self.q.draw(program, count)
         return self.forth(values), log_q
 
+    def weighed(self, program: Program, count: int) -> tuple[Values, Tensor, Tensor] | None:
+        """Draw from q, under the new labels; the log joint is what it was."""
+        known = self.q.weighed(program, count)
+        return None if known is None else (self.forth(known[0]), *known[1:])
+
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from q, under the new labels."""
         proposed = self.q.propose(program, self.back(points), count)
@@ -85,6 +90,10 @@ class Permuted(Approximation):
         for group, order in zip(self.groups, self.orders, strict=True):
             known = {n: v[:, order.to(v.device)] if n in group.sites else v for n, v in known.items()}
         return known
+
+    def at(self, points: Values) -> Permuted:
+        """Return it with values of parameters and network weights, under the new labels."""
+        return dataclasses.replace(self, q=self.q.at(self.back(points)))
 
     def describe(self) -> dict[str, Any]:
         """Return what q is, and the groups."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from inference.approximations.pareto import KHAT_GOOD, khat_note
 from inference.diagnostics.arviz import RowDensities, loo
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note
 from inference.posterior.fit import Fit
 from zoo.errors import FitError
 

@@ -180,19 +180,6 @@ def mcse_of_mean(draws: np.ndarray) -> float:
     return float(azs.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
 
 
-def psis(log_ratio: np.ndarray, share: float = 1.0) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed log importance weights of log ratios log p - log q, and their Pareto shape.
-
-    With a `share` below 1 the tail has that share of its usual number, min(S / 5, 3 sqrt(S)).
-    """
-    array = xr.DataArray(
-        -log_ratio[None, :], dims=("chain", "draw")
-    )  # ArviZ takes log likelihoods: 1 / p is their ratio
-    with np.errstate(all="ignore"):  # where one ratio outweighs all others by more than a float holds
-        logs, shape = array.azstats.psislw(dim=["chain", "draw"], r_eff=share**-2)
-    return logs.to_numpy()[0], float(shape)
-
-
 @dataclass(frozen=True)
 class RowDensities:
     """The log density that each row has under a fit that did not see it.
@@ -232,7 +219,7 @@ def loo(data: xr.DataTree) -> RowDensities:
     data = xr.DataTree.from_dict({**kept, "/log_likelihood": xr.Dataset({name: row_likelihood(data)})})
     with warnings.catch_warnings():  # the largest Pareto shape is returned, and reported, instead
         warnings.simplefilter("ignore", UserWarning)
-        corrected = "weight" in stats  # draws that were resampled by p / q are not to be weighed by it again
+        corrected = "corrected" in stats.attrs  # draws that were resampled by p / q are not to be weighed by it again
         if not corrected and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
             found = azs.loo_approximate_posterior(
                 data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
-from inference.approximations.rows import local_draws, pointwise
+from inference.approximations.corrected_rows import CorrectedRows, back, by_row, draws_by_row, shared_points
+from inference.approximations.pareto import KHAT_GOOD, khat_note, shape_error, smoothed_rows
+from inference.approximations.trained import Trained
 from inference.diagnostics.importance import CELLS, Judgement, draws_for, finite
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note, shape_error, smoothed
 from inference.diagnostics.shifts import shifts
-from inference.diagnostics.verdict import CARE, DISTRUST, MEAN_OFF, SD_OFF, TRUST
+from inference.diagnostics.verdict import CARE, DISTRUST, FEWEST_WORTH, MEAN_OFF, SD_OFF, TRUST
 from inference.method import Objective
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -26,24 +27,56 @@ SURE = 2.0  # Monte Carlo errors beyond which a row is held to be off
 
 
 class Rows(NamedTuple):
-    """What is known of some rows: Pareto shapes, and the largest shift of a mean and of a standard deviation."""
+    """What is known of some rows.
+
+    Attributes
+    ----------
+    shapes, worth
+        Pareto shape of each, and how many draws are left in effect when they are weighed, (rows,).
+    mean, sd
+        By how much a mean and a standard deviation of q are off at least, the largest of each row, (rows,).
+    shifts
+        Statistic -> site -> array in the shape of the site, if these are all rows.
+    """
 
     shapes: np.ndarray
+    worth: np.ndarray
     mean: np.ndarray
     sd: np.ndarray
+    shifts: dict[str, Values]
+
+    @property
+    def median(self) -> float:
+        """Pareto shape of the median row."""
+        return float(np.median(self.shapes))
+
+    @property
+    def above(self) -> np.ndarray:
+        """Which rows are too far from their posterior to be corrected."""
+        return self.shapes > KHAT_GOOD
+
+    @property
+    def thin(self) -> np.ndarray:
+        """Which other rows have so few draws in effect that means are known to 0.1 sds only."""
+        return ~self.above & (self.worth < FEWEST_WORTH)
 
 
 def judged_by_row(program: Program, q: Approximation, points: Values) -> bool:
-    """Whether locals of rows that are independent of each other are all that q is about."""
-    by_row = not program.globals and not program.chained and not program.shared
+    """Whether all that q is about are locals of rows that are independent of each other, given points of the rest."""
+    fixed = q.guide.points(program) if isinstance(q, Trained) else ()
+    known = all(s.name in fixed for s in program.globals)
+    by_row = known and bool(program.locals) and not program.chained and not program.shared
     return by_row and q.propose(program, points, 1) is not None
 
 
-def judge_rows(program: Program, q: Approximation, points: Values, *, converged: bool, particles: int = 1) -> Judgement:
-    """Weigh draws of each row's locals by themselves; they are handed out as q has them.
+def judge_rows(
+    program: Program, q: Approximation, points: Values, *, converged: bool, particles: int = 1, corrected: bool = True
+) -> Judgement:
+    """Weigh draws of each row's locals by themselves, and correct each row by its own weights where these allow it.
 
     As `judge`, but the evidence is a sum over rows, and a row's weights are its own. The verdict is about most rows.
     """
+    everything, shared = shared_points(program, q, points)
     count = -(-max(draws_for(program), particles) // particles) * particles
     weights = program.data.weights
     one = torch.ones(len(program.data), dtype=torch.float64, device=program.device)
@@ -52,104 +85,121 @@ def judge_rows(program: Program, q: Approximation, points: Values, *, converged:
     chunk = max(particles, CELLS // 10 // max(1, len(program.data)) // particles * particles)
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
-        rows, _ = _ratios(program, q, points, size)
+        rows = _ratios(program, q, everything, size)[0]
         grouped = rows.reshape(size // particles, particles, -1).logsumexp(1) - math.log(particles)
         parts.append(grouped @ one)
         logs.append(torch.stack([rows.logsumexp(0), (2 * rows).logsumexp(0)]))
-    bound = torch.cat(parts)
+    rest = _rest(program, q, everything)
+    bound = torch.cat(parts) + rest
     first, second = torch.stack(logs).logsumexp(0)
     log_mean, relative = first - math.log(count), (second - 2 * first + math.log(count)).exp() - 1
     error = float((one.square() * relative.clamp_min(0) / max(1, count - 1)).sum().sqrt())
     spread = float(bound.std() / math.sqrt(len(bound))) if len(bound) > 1 else math.inf
-    found = _looked_at(program, q, points)
-    share = float(np.mean(found.shapes > KHAT_GOOD))
+    found = _looked_at(program, q, everything)
+    share = float(np.mean(found.above))
     diagnostics = {
-        "khat": float(np.median(found.shapes)),
-        "khat_error": shape_error(float(np.median(found.shapes)), ROW_DRAWS),
+        "khat": found.median,
+        "khat_error": shape_error(found.median, ROW_DRAWS),
         "khat_rows": float((~np.isnan(found.shapes)).sum()),
         "khat_rows_above": share,
         "khat_rows_max": float(found.shapes.max()),
-        "evidence": float(one @ log_mean),
+        "evidence": float(one @ log_mean) + rest,
         "evidence_error": error,
     }
+    left = ", and their draws are handed out as q has them" if corrected else ""
     note = (
         f"khat > {KHAT_GOOD} for {share:.0%} of {len(found.shapes)} rows looked at (largest {found.shapes.max():.2f}): "
-        "for these the guide is far from the posterior of their locals"
+        f"for these the guide is far from the posterior of their locals{left}"
     )
     above = diagnostics["khat"] > KHAT_GOOD
+    kind = "elbo" if particles == 1 else "iwae"
     return Judgement(
-        approximation=q,
-        objective=Objective(float(bound.mean()), "elbo" if particles == 1 else "iwae", spread),
+        approximation=CorrectedRows(q, points) if corrected else q,
+        objective=Objective(float(bound.mean()), f"{kind}_at_point" if shared else kind, spread),
         diagnostics=diagnostics,
         warnings=[*([note] if share > 0 else []), *([khat_note(diagnostics["khat"])] if above else [])],
-        verdict=_verdict(found, diagnostics, converged=converged),
+        verdict=_verdict(found, diagnostics, tuple(shared), converged=converged, corrected=corrected),
+        shifts=found.shifts,
     )
 
 
-def _verdict(found: Rows, diagnostics: dict[str, float], *, converged: bool) -> str:
+def _verdict(
+    found: Rows, diagnostics: dict[str, float], fixed: tuple[str, ...], *, converged: bool, corrected: bool
+) -> str:
     """Say what most rows say."""
-    number, shape = len(found.shapes), diagnostics["khat"]
-    off = float(np.mean((found.mean > MEAN_OFF) | (found.sd > SD_OFF)))
-    above = diagnostics["khat_rows_above"]
+    shape, above, thin = found.median, diagnostics["khat_rows_above"], float(np.mean(found.thin))
+    wrong = (found.mean > MEAN_OFF) | (found.sd > SD_OFF)
+    off = float(np.mean(wrong & found.above if corrected else wrong))  # others are resampled
+    level, why = TRUST, f"k-hat of the median row is {shape:.2f} +- {diagnostics['khat_error']:.2f}"
     if math.isnan(shape):
         level, why = CARE, "too few draws of each row can be weighed to see how far q is from its posterior"
     elif shape > KHAT_GOOD:
-        level, why = DISTRUST, f"k-hat of the median row is {shape:.2f}, above {KHAT_GOOD}; try a richer guide"
-    elif above > FEW_ROWS or off > FEW_ROWS:
-        level, why = CARE, f"k-hat of the median row is {shape:.2f}"
-    else:
-        level, why = TRUST, f"k-hat of the median row is {shape:.2f}"
+        level = DISTRUST
+    elif max(above, off) > FEW_ROWS or (corrected and above + thin > FEW_ROWS) or fixed:
+        level = CARE
     if not math.isnan(shape):
-        why += (
-            f", above {KHAT_GOOD} in {above:.0%} of {number} rows; locals are handed out uncorrected, and a mean is "
-            f"more than {MEAN_OFF} posterior sds or an sd more than {SD_OFF:.0%} off in {off:.0%} of the rows"
-        )
+        why += f", above {KHAT_GOOD} in {above:.0%} of {len(found.shapes)} rows, "
+        why += _how(above, thin) if corrected else "and locals are handed out uncorrected"
+        why += f"; means more than {MEAN_OFF} posterior sds or sds more than {SD_OFF:.0%} off in {off:.0%} of the rows"
+        why += "; try a richer guide" if level == DISTRUST else ""
+    if fixed:
+        why = f"{', '.join(fixed)} at a point without spread, and given that {why}"
     if not converged:
         why += ". The climb has not converged, so this describes where it stopped"
-    log_p = f"log p(x) = {diagnostics['evidence']:.3f} +- {diagnostics['evidence_error']:.2g} by importance weighting"
-    return f"{level}: {why}; {log_p}"
+    of = ", ".join(("x", *fixed))
+    log_p = f"log p({of}) = {diagnostics['evidence']:.3f} +- {diagnostics['evidence_error']:.2g}"
+    return f"{level}: {why}; {log_p} by importance weighting"
+
+
+def _how(above: float, thin: float) -> str:
+    """Say how rows are corrected."""
+    text = "which q hands out as they are, and the others" if above else "and all"
+    text += " are resampled, each by weights of its own"
+    return text + (f" ({thin:.0%} of the rows with fewer than {FEWEST_WORTH:.0f} draws in effect)" if thin else "")
 
 
 def _ratios(program: Program, q: Approximation, points: Values, count: int) -> tuple[Tensor, Values]:
     """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64; and the draws l."""
-    locals_ = local_draws(program, q, points, {}, count)
-    ratio = pointwise(program, points, {}, locals_).double()
-    return finite(ratio, ratio.isfinite().all(1)), locals_[0]
+    drawn = draws_by_row(program, q, points, count)
+    return finite(drawn.log_ratio, drawn.log_ratio.isfinite().all(1)), drawn.values
+
+
+def _rest(program: Program, q: Approximation, points: Values) -> float:
+    """The part of the log joint that belongs to no row: of latents at a point, and of data outside of the rows."""
+    drawn = draws_by_row(program, q, points, 1)
+    return float(program.log_joint({**points, **{n: v[0] for n, v in drawn.values.items()}}).rest)
 
 
 def _looked_at(program: Program, q: Approximation, points: Values) -> Rows:
     """Pareto shapes and shifts of some of the rows, spread evenly."""
-    entries = max(1, sum(v.numel() for v in program.data.values.values()) // len(program.data))
+    entries = max(1, program.view.local_size, sum(v.numel() for v in program.data.values.values()) // len(program.data))
     size = max(1, min(len(program.data), ROWS, 2 * CELLS // (5 * entries * ROW_DRAWS)))
     whole = program
     if size < len(program.data) and not q.covers_new_rows:
         if len(program.data) * entries * ROW_DRAWS > 2 * CELLS:
-            return Rows(*[np.full(1, np.nan)] * 3)  # q draws all of its rows together, and these are too many
+            nothing = np.full(1, np.nan)  # q draws all of its rows together, and these are too many
+            return Rows(nothing, nothing, nothing, nothing, {})
     elif size < len(program.data):
         at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
         whole = program.rebind(program.data.take(at))
     ratios, draws = _ratios(whole, q, points, ROW_DRAWS)
-    columns = [_by_row(whole, name, value) for name, value in draws.items()]
-    x = torch.cat(columns, -1).double().cpu().numpy()  # (draws, rows, locals of a row)
+    weights, shapes = smoothed_rows(ratios[:, :size])
+    columns = {n: by_row(whole, n, v, 1)[:, :size] for n, v in draws.items()}  # (draws, rows, entries of a row)
+    x = torch.cat(list(columns.values()), -1).double()
+    off = shifts(
+        x.flatten(1).cpu().numpy(), weights[..., None].expand(x.shape).flatten(1).cpu().numpy()
+    )  # of scalars, those of a row side by side
+    table = {n: v.reshape(size, -1) for n, v in off.table.items()}
+    told = {}
+    if size == len(program.data):
+        widths = [v.shape[-1] for v in columns.values()]
+        for statistic, values in table.items():
+            parts = torch.from_numpy(values).split(widths, 1)
+            told[statistic] = {n: back(program, n, v, 0) for n, v in zip(columns, parts, strict=True)}
     return Rows(
-        *(
-            np.array(v)
-            for v in zip(*(_row(r, x[:, i]) for i, r in enumerate(ratios.cpu().numpy().T[:size])), strict=True)
-        )
+        shapes=shapes.nan_to_num(nan=0.0, posinf=math.inf).cpu().numpy(),
+        worth=(1 / weights.square().sum(0)).cpu().numpy(),
+        mean=(np.abs(table["mean_shift"]) - SURE * table["mean_error"]).max(1),
+        sd=(np.abs(table["sd_ratio"] - 1) - SURE * table["sd_error"]).max(1),
+        shifts=told,
     )
-
-
-def _row(ratio: np.ndarray, x: np.ndarray) -> tuple[float, float, float]:
-    """Pareto shape of a row, and how far its means and sds are off at least, as far as errors let it be known."""
-    weights, shape = smoothed(ratio)
-    off = shifts(x, weights)
-    mean = np.abs(off.mean) - SURE * off.mean_error
-    sd = np.abs(off.sd - 1) - SURE * off.sd_error
-    return (0.0 if math.isnan(shape) else shape), float(mean.max()), float(sd.max())
-
-
-def _by_row(program: Program, name: str, value: Tensor) -> Tensor:
-    """Draws of a local as (draws, rows, entries)."""
-    site = program.sites[name]
-    moved = value.movedim(1 + site.batch_dim + site.plate_dim(program.row), 1)
-    return moved.reshape(*moved.shape[:2], -1)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.corrected import Corrected
+from inference.approximations.pareto import KHAT_GOOD, khat_note, most_shape, shape_error, smoothed
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
 from inference.diagnostics.coordinates import Names
 from inference.diagnostics.labelling import labelling_of, restricted
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note, most_shape, shape_error, smoothed
 from inference.diagnostics.resampling import Pool, kept_for, resampled
 from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, place_of, quantiles, scalars, shifts
 from inference.diagnostics.survey import Survey, survey
@@ -184,14 +184,13 @@ def judge(
         )
         if fixed and words.startswith("trust"):
             words = f"{CARE}: {', '.join(fixed)} at a point without spread, and given that {words}"
-    told = {"mean_shift": off.mean, "sd_ratio": off.sd, "mean_error": off.mean_error, "sd_error": off.sd_error}
     return Judgement(
         approximation=given,
         objective=bound,
         diagnostics=diagnostics,
         warnings=[khat_note(shape)] if shape > KHAT_GOOD else [],
         verdict=words,
-        shifts={n: {s: torch.from_numpy(v) for s, v in by_site(row, shapes).items()} for n, row in told.items()},
+        shifts={n: {s: torch.from_numpy(v) for s, v in by_site(row, shapes).items()} for n, row in off.table.items()},
         confirmed=wide is not None and wide.moments is not None,
     )
 

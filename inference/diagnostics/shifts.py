@@ -56,6 +56,16 @@ class Shifts:
     tail: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
     tail_error: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
 
+    @property
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns of a table of them."""
+        return {
+            "mean_shift": self.mean,
+            "sd_ratio": self.sd,
+            "mean_error": self.mean_error,
+            "sd_error": self.sd_error,
+        }
+
 
 def moments(x: np.ndarray, weights: np.ndarray, cuts: np.ndarray | None = None) -> Moments:
     """Moments of draws (draws, scalars) with weights (draws,) that sum to 1; masses beyond `cuts` (2, scalars).
@@ -65,7 +75,7 @@ def moments(x: np.ndarray, weights: np.ndarray, cuts: np.ndarray | None = None) 
     """
     parts = []
     for at in range(0, x.shape[1], COLUMNS):
-        centre, gap, variance = _centred(x[:, at : at + COLUMNS], weights)
+        centre, gap, variance = _centred(x[:, at : at + COLUMNS], weights[:, None])
         sd = np.sqrt(variance)
         square = np.square(weights)
         errors = [np.sqrt(square @ np.square(p)) for p in (gap, _of_sd(gap, variance))]
@@ -96,28 +106,41 @@ def _tails(x: np.ndarray, weights: np.ndarray, cuts: np.ndarray) -> tuple[np.nda
 
 
 def shifts(x: np.ndarray, weights: np.ndarray) -> Shifts:
-    """How far plain means and sds of draws (draws, scalars) are from the weighted ones, errors of both together."""
-    even = np.full(len(x), 1 / len(x))
+    """How far plain means and sds of draws (draws, scalars) are from the weighted ones, errors of both together.
+
+    Weights are those of draws, (draws,), or of each scalar by itself, (draws, scalars).
+    """
+    even = np.full((len(x), 1), 1 / len(x))
     parts = []
     for at in range(0, x.shape[1], COLUMNS):
         block = x[:, at : at + COLUMNS]
-        centre, gap, variance = _centred(block, weights)
+        own = weights[:, None] if weights.ndim == 1 else weights[:, at : at + COLUMNS]
+        centre, gap, variance = _centred(block, own)
         plain, plain_gap, plain_variance = _centred(block, even)
         scale = np.sqrt(np.where(variance > 0, variance, 1.0))
         mean = (plain - centre) / scale
         ratio = np.where(variance > 0, np.sqrt(plain_variance) / scale, 1.0)
-        apart = (even[:, None] * plain_gap - weights[:, None] * gap) / scale
-        sds = (even[:, None] * _of_sd(plain_gap, plain_variance) - weights[:, None] * _of_sd(gap, variance)) / scale
+        apart = (even * plain_gap - own * gap) / scale
+        sds = (even * _of_sd(plain_gap, plain_variance) - own * _of_sd(gap, variance)) / scale
         parts.append((mean, ratio, *(np.sqrt(np.square(p).sum(0)) for p in (apart, sds))))
     return Shifts(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
 def _centred(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean, draws less it, and weighted variance; 0 for what only rounding moves."""
+    """Weighted mean, draws less it, and weighted variance; 0 for what only rounding moves.
+
+    Weights are (draws, 1), or (draws, scalars).
+    """
+
+    def mean_of(values: np.ndarray) -> np.ndarray:
+        same = weights.shape[1] == 1
+        found: np.ndarray = weights[:, 0] @ values if same else np.einsum("ds,ds->s", weights, values)
+        return found
+
     first = x[:1]
-    mean = weights @ (x - first)  # of small numbers, should all draws be far from 0
+    mean = mean_of(x - first)  # of small numbers, should all draws be far from 0
     gap = x - first - mean
-    variance = weights @ np.square(gap)
+    variance = mean_of(np.square(gap))
     still = np.sqrt(variance) <= 1e-12 * np.abs(first[0] + mean)
     return first[0] + mean, gap, np.where(still, 0.0, variance)
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from guides.curvature import hessian
+from inference.approximations.pareto import most_shape, smoothed
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.coordinate.ascent import SINGULAR
 from inference.diagnostics.labelling import Labelling, restricted
-from inference.diagnostics.pareto import most_shape, smoothed
 from inference.diagnostics.shifts import Moments, moments, scalars
 from inference.sampling.climbs import climb_together
 from inference.sampling.paths import log_densities

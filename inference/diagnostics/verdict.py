@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from inference.diagnostics.pareto import KHAT_GOOD, most_shape, shape_error
+from inference.approximations.pareto import KHAT_GOOD, most_shape, shape_error
 from inference.diagnostics.shifts import Shifts
 
 TRUST, CARE, DISTRUST = "trust", "usable with care", "do not trust"  # what every verdict begins with

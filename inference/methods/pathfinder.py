@@ -12,10 +12,10 @@ from torch import Tensor
 
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
+from inference.approximations.pareto import KHAT_GOOD, khat_note, smoothed
 from inference.approximations.rows import chunk_for
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import judge
-from inference.diagnostics.pareto import KHAT_GOOD, khat_note, smoothed
 from inference.method import Method, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.sampling.paths import Normal, along, climb, log_densities

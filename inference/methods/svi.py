@@ -17,6 +17,7 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from inference.approximations.approximation import Approximation
+from inference.approximations.corrected_rows import CorrectedRows
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
@@ -102,7 +103,8 @@ class SVI(Method):
         Processes that fetch mini-batches ahead of their use.
     corrected
         Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out draws of q itself.
-        Locals that are judged row by row (an encoder's) are never corrected.
+        Where rows are independent, as with an encoder and points for what they share, each is resampled by weights
+        of its own when draws are asked for, and rows whose k-hat is above 0.7 are left as q has them.
     """
 
     guide: Guide = field(default_factory=MeanField)
@@ -265,8 +267,9 @@ class SVI(Method):
         assert isinstance(q, Trained)
         q, points = replace(q, data=program.data), bound.points(climb.position, index)
         with torch.no_grad():
-            by_row = judged_by_row(program, q, points)
-            given = handed_out(program, q, points, corrected=self.corrected and not by_row)
+            given: Approximation = CorrectedRows(q, points)
+            if not (self.corrected and judged_by_row(program, q, points)):
+                given = handed_out(program, q, points, corrected=self.corrected)
         return Outcome(
             approximation=given,
             points=points,
@@ -371,7 +374,9 @@ class SVI(Method):
     ) -> Judgement:
         """Weigh draws of the best end."""
         if judged_by_row(program, q, points):
-            return judge_rows(program, q, points, converged=schedule.converged, particles=particles)
+            return judge_rows(
+                program, q, points, converged=schedule.converged, particles=particles, corrected=self.corrected
+            )
         return judge(program, q, points, converged=schedule.converged, particles=particles, corrected=self.corrected)
 
     @staticmethod

@@ -122,6 +122,9 @@ class Answer:
         """The kept posterior draws of the latents."""
         program, count = self.program, self.draw_count
         with self.running(Stream.KEPT_DRAWS):
+            known = self.approximation.weighed(program, count)
+            if known is not None:
+                return Draws(known[0], known[1].cpu().numpy(), known[2].cpu().numpy())
             values, log_q = self.approximation.draw(program, count)
             if self.approximation.exact:
                 return Draws(values, log_q.cpu().numpy(), log_q.cpu().numpy())
@@ -135,6 +138,8 @@ class Answer:
     def globals(self, count: int) -> Values:
         """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated."""
         names = {s.name for s in self.program.globals}
+        if not names:
+            return {}
         if self.is_point:
             values, _ = self.approximation.draw(self.program, 1)
             return {n: v.expand(count, *v.shape[1:]) for n, v in values.items() if n in names}

@@ -68,7 +68,8 @@ def _responsibilities(answer: Answer, program: Program, site: Site, *, fresh: bo
         count = 1 if answer.is_point else answer.draw_count
         draws = answer.globals(count)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
-        together = answer.approximation.exact and not fresh  # draws of locals that belong to those of the globals
+        # Draws of locals that belong to those of the globals; where rows are apart, each weighs fresh ones.
+        together = answer.approximation.exact and answer.approximation.kept is not None and not fresh
         if program.locals and together:
             draws = answer.draws.values
         elif program.locals:

@@ -17,8 +17,8 @@ import pandas as pd
 import xarray as xr
 from torch import Tensor
 
+from inference.approximations.pareto import khat
 from inference.diagnostics.arviz import listed, summarize
-from inference.diagnostics.pareto import khat
 from inference.method import Method, Outcome
 from inference.posterior import store
 from inference.posterior.answer import Answer

@@ -45,6 +45,8 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
     left_out: list[str] = []
     dims = all_dims(program)
     groups = {name: Group(_ordered(program, variables), dims) for name, variables in latents.items()}
+    if answer.approximation.exact:
+        groups["sample_stats"] = groups["sample_stats"]._replace(attrs={"corrected": 1})
     if not answer.is_point:
         groups |= density_groups(answer, observed, left_out)
         groups |= predictive_groups(answer, observed, dims, left_out)

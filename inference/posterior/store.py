@@ -197,6 +197,7 @@ def _rebuild(
             )
             written.check(program, tensors.folder("point"))
         q = approximation.read(described["approximation"], tensors.folder("q"), program)
+        q = q.at(tensors.folder("point"))
     outcome = Outcome(
         approximation=q,
         points=tensors.folder("point"),

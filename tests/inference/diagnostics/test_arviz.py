@@ -15,7 +15,7 @@ from scipy import stats
 
 import zoo
 from inference import NUTS, SVI, Fit, Laplace, az, fit
-from inference.diagnostics.pareto import khat
+from inference.approximations.pareto import khat
 from tests.cases.columns import CASES, normal
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, PoissonMixture, coin
 

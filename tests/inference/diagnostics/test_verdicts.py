@@ -17,10 +17,10 @@ import zoo
 from inference import NUTS, SVI, Fit, Laplace, Pathfinder, fit
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
+from inference.approximations.pareto import khat, smoothed
 from inference.approximations.sampled import Sampled
 from inference.diagnostics.agreement import with_agreement
 from inference.diagnostics.importance import judge
-from inference.diagnostics.pareto import khat, smoothed
 from inference.diagnostics.shifts import Shifts, moments, quantiles, shifts
 from inference.diagnostics.verdict import Evidence, is_clear, verdict
 from inference.method import Objective, Outcome

@@ -17,7 +17,7 @@ from guides.counts import NARROWEST, CountFactor
 from guides.pathwise import log_ndtr
 from guides.steps import drawn, noise_behind, poisson_quantile
 from inference import SVI, fit
-from inference.diagnostics.pareto import khat, smoothed
+from inference.approximations.pareto import khat, smoothed
 from inference.variational.score import advantages
 from tests.inference.variational.test_bounds import ALL, ONE, bound_of, noise_of
 from zoo.program.prepare import prepare
