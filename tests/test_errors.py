@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from decimal import Decimal
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from tests.cases.models import (
     RegressionMixture,
     coin,
 )
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, Positive, Real, UnitInterval, catalogue
 
 RNG = np.random.default_rng(2)
@@ -64,11 +67,7 @@ CASES = {
     ),
 }
 MIXTURES = [n for n in CASES if n.startswith(("gmm", "bayesian"))]
-LONGEST = ("profiles-em", "bayesian-em", "bayesian-map", "bayesian-svi", "vae-gaussian-svi", "schools-svi", "lines-em")
 every = pytest.mark.parametrize("name", CASES)
-mostly = pytest.mark.parametrize(
-    "name", [pytest.param(c, marks=pytest.mark.slow) if c in LONGEST else c for c in CASES]
-)
 few = pytest.mark.parametrize("name", ["gmm-em", pytest.param("vae-svi", marks=pytest.mark.slow)])
 some = pytest.mark.parametrize("name", ["coin-exact", "schools-map", "gmm-em", "vae-svi"])
 
@@ -92,9 +91,15 @@ def fits(name: str, data=None, **options):
     return fit(model, good if data is None else data, method=method, seed=0, **options)
 
 
+@cache
+def fitted(name: str):
+    """The fit of a case to its own data."""
+    return fits(name)
+
+
 @every
 def test_the_cases_themselves_are_fine(name):
-    found = fits(name)
+    found = fitted(name)
     assert math.isfinite(found.objective.value)
     assert np.isfinite(found.summary().astype(float)).all(axis=None)
 
@@ -139,18 +144,20 @@ def test_one_stranger_cell(name, cell):
 @some
 def test_one_bad_cell_in_new_rows(name, cell):
     table, (value, word) = CASES[name][1], CELLS[cell]
-    found = fits(name)
+    found = fitted(name)
     refused(lambda: found.log_prob(with_cell(table, value)), word)
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, pd.NA], ids=repr)
-@mostly
+MISSING = (float("nan"), None, pd.NA)
+
+
+@spread(("name", "value"), [(c, MISSING[(i + j) % 3]) for i, c in enumerate(CASES) for j in range(3)], part=0)
 def test_one_missing_cell(name, value):
     """What a site observes is summed over, and the fit says so; covariates are refused."""
     table = with_cell(CASES[name][1], value)
     if name.startswith("schools"):
         refused(lambda: fits(name, table), "missing values", "'error'", "school 4", "argument scale")
-        refused(lambda: fits(name).log_prob(table), "missing values", "'error'", "argument scale")
+        refused(lambda: fitted(name).log_prob(table), "missing values", "'error'", "argument scale")
         return
     found = fits(name, table)
     assert math.isfinite(found.objective.value)
@@ -172,7 +179,7 @@ def test_an_empty_table(name):
     refused(lambda: fits(name, table.iloc[:0]), "empty|no numeric|size 0")
     refused(lambda: fits(name, table[[]]), re.escape(table.columns[0]) + "|no numeric columns|no column")
     refused(lambda: fits(name, pd.DataFrame()), "no numeric columns|no column")
-    found = fits(name)
+    found = fitted(name)
     refused(lambda: found.log_prob(table.iloc[:0]), "empty|size 0")
 
 
@@ -203,7 +210,7 @@ def test_a_missing_column(name):
     table = CASES[name][1]
     if table.shape[1] == 1 and len(CASES[name][0].fields) == 1:
         pytest.skip("one column fills the one field whatever its name")
-    found, fewer = fits(name), table.iloc[:, 1:]
+    found, fewer = fitted(name), table.iloc[:, 1:]
     refused(lambda: found.log_prob(fewer), "column|expected")
     if len(CASES[name][0].fields) > 1:
         refused(lambda: fits(name, fewer), re.escape(table.columns[0]))
@@ -276,51 +283,32 @@ def test_entries_that_are_masked_are_missing():
     refused(lambda: fit(zoo.GMM(components=2), masked, method="em", seed=0), "column 1", "missing")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        GEYSER.astype("float32"),
-        GEYSER.astype({"waiting": "Int64", "eruptions": "Float64"}),
-        GEYSER.astype("float64[pyarrow]"),
-        GEYSER.map(lambda v: Decimal(str(v))),
-        GEYSER.astype(object),
-        GEYSER.astype(str),
-        GEYSER.set_index(pd.MultiIndex.from_product([range(5), range(6)])),
-        GEYSER.set_index(pd.Index([0] * 30)),
-        GEYSER.set_index(pd.date_range("2020-01-01", periods=30)[::-1]),
-        GEYSER.set_axis(pd.MultiIndex.from_product([["a"], ["x", "y"]]), axis=1),
-        GEYSER.set_axis([3, ("b", 1)], axis=1),
-        GEYSER.assign(label=list("ab") * 15),
-        GEYSER.to_numpy().tolist(),
-        torch.as_tensor(GEYSER.to_numpy(), dtype=torch.float16),
-        torch.as_tensor(GEYSER.to_numpy()).requires_grad_(),
-        np.asfortranarray(GEYSER.to_numpy())[::-1],
-        {"x": GEYSER},
-        GEYSER.median() < GEYSER,
-    ],
-    ids=[
-        "single",
-        "nullable",
-        "arrow",
-        "decimals",
-        "objects",
-        "numbers in words",
-        "levels in the index",
-        "an index of one label",
-        "time running backwards",
-        "levels in the columns",
-        "names of several kinds",
-        "a label column",
-        "lists",
-        "half",
-        "needs gradients",
-        "strides",
-        "a table in a dict",
-        "truths",
-    ],
-)
+UNUSUAL = {
+    "single": GEYSER.astype("float32"),
+    "nullable": GEYSER.astype({"waiting": "Int64", "eruptions": "Float64"}),
+    "arrow": GEYSER.astype("float64[pyarrow]"),
+    "decimals": GEYSER.map(lambda v: Decimal(str(v))),
+    "objects": GEYSER.astype(object),
+    "numbers in words": GEYSER.astype(str),
+    "levels in the index": GEYSER.set_index(pd.MultiIndex.from_product([range(5), range(6)])),
+    "an index of one label": GEYSER.set_index(pd.Index([0] * 30)),
+    "time running backwards": GEYSER.set_index(pd.date_range("2020-01-01", periods=30)[::-1]),
+    "levels in the columns": GEYSER.set_axis(pd.MultiIndex.from_product([["a"], ["x", "y"]]), axis=1),
+    "names of several kinds": GEYSER.set_axis([3, ("b", 1)], axis=1),
+    "a label column": GEYSER.assign(label=list("ab") * 15),
+    "lists": GEYSER.to_numpy().tolist(),
+    "half": torch.as_tensor(GEYSER.to_numpy(), dtype=torch.float16),
+    "needs gradients": torch.as_tensor(GEYSER.to_numpy()).requires_grad_(),
+    "strides": np.asfortranarray(GEYSER.to_numpy())[::-1],
+    "a table in a dict": {"x": GEYSER},
+    "truths": GEYSER.median() < GEYSER,
+}
+
+
+@spread("data", UNUSUAL, part=0)
 @pytest.mark.parametrize("method", ["em", pytest.param(SHORT, marks=pytest.mark.slow)], ids=["em", "svi"])
 def test_unusual_data_that_are_fine(data, method, tmp_path):
+    data = UNUSUAL[data]
     found = fit(zoo.BayesianGMM(components=2), data, method=method, seed=0)
     assert math.isfinite(found.objective.value)
     assert np.isfinite(found.summary().astype(float)).all(axis=None)
@@ -432,7 +420,7 @@ def test_a_likelihood_without_maximum_is_said(rows, method):
 @pytest.mark.parametrize("value", [1e12, 1e200, 1e300, -1e300])
 @pytest.mark.parametrize("name", ["gmm-em", "bayesian-em", "bayesian-svi", "counts-em"])
 def test_far_away_rows_are_assigned_or_refused(name, value):
-    found, new = fits(name), CASES[name][1].iloc[:2].astype(float)
+    found, new = fitted(name), CASES[name][1].iloc[:2].astype(float)
     new.iloc[1, 0] = abs(value) if name == "counts-em" else value
     try:
         table = found.assign(new)
@@ -478,7 +466,7 @@ def test_equal_rows_are_fitted_or_refused(name):
 )
 @pytest.mark.parametrize("name", ["gmm-em", "bayesian-svi", "vae-gaussian-svi"])
 def test_new_rows_with_other_columns(name, new):
-    found = fits(name)
+    found = fitted(name)
     text = refused(lambda: found.log_prob(new))
     assert "eruptions" in text or "waiting" in text or "feature" in text
     refused(lambda: found.predict(new))
@@ -733,8 +721,7 @@ def prepared(name: str):
     return prepare(*CASES[name][:2])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@mostly
+@spread(("name", "method"), list(itertools.product(CASES, METHODS)), part=0)
 def test_an_illegal_method_says_why_and_what_would_work(name, method):
     model, data, _ = CASES[name]
     program = prepared(name)
@@ -978,7 +965,7 @@ def test_explaining_densities_that_are_no_numbers(wrong):
 
 
 @pytest.mark.parametrize("guide", [MeanField(), FullRank(), Point()], ids=repr)
-@pytest.mark.parametrize("steps", [3, 60, 400])
+@pytest.mark.parametrize("steps", [3, 60, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_density_that_becomes_nan_on_the_way(guide, steps):
     """Fine at the start, no number a few steps uphill: an error, or the last good place with a warning; never NaN."""
 

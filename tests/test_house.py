@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -160,11 +161,15 @@ def test_every_model_of_the_zoo_has_test_data():
     assert set(ZOO_CASES) == set(zoo.models())
 
 
+@cache
+def programs_of(name):
+    return [prepare(model, data) for model, data in ZOO_CASES[name]]
+
+
 @pytest.mark.parametrize("name", zoo.models())
 def test_a_card_names_every_site(name):
     card = inspect.getdoc(getattr(zoo, name))
-    for model, data in ZOO_CASES[name]:
-        program = prepare(model, data)
+    for program in programs_of(name):
         for site in program.sites.values():
             assert f"``{site.name}``" in card
         for network in {n.partition(".")[0] for n in program.networks}:
@@ -176,7 +181,7 @@ def test_a_card_names_the_legal_methods(name):
     """Those that are legal for one of its cases at least, and no others: a card cannot go stale."""
     card = inspect.getdoc(getattr(zoo, name))
     named = re.findall(r"``([a-z]+)``", card.partition("Methods:")[2].partition("Limits:")[0])
-    verdicts = [legality(prepare(model, data)) for model, data in ZOO_CASES[name]]
+    verdicts = [legality(program) for program in programs_of(name)]
     assert set(named) == {method.lower() for legal in verdicts for method, why in legal.items() if why is None}
 
 

@@ -61,6 +61,16 @@ def before() -> dict[str, Fit]:
     return {name: make() for name, make in CASES.items()}
 
 
+SAID: dict[str, dict[str, str]] = {}
+
+
+def said_before(name: str, before: dict[str, Fit]) -> dict[str, str]:
+    """What the first fit of a case says, asked once."""
+    if name not in SAID:
+        SAID[name] = said(before[name])
+    return SAID[name]
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(before):
     """One that was asked for other things first: nothing that a process remembers is part of an answer."""
@@ -87,14 +97,14 @@ def test_the_number_of_threads_does_not_matter_where_data_are_few(name, before):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads % 2 + 1)
-        assert said(CASES[name]()) == said(before[name])
+        assert said(CASES[name]()) == said_before(name, before)
     finally:
         torch.set_num_threads(threads)
 
 
 @every
 def test_a_loaded_fit_answers_with_the_same_bytes(name, before, tmp_path):
-    assert said(Fit.load(before[name].save(tmp_path))) == said(before[name])
+    assert said(Fit.load(before[name].save(tmp_path))) == said_before(name, before)
 
 
 @pytest.mark.slow

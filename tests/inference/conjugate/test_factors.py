@@ -334,8 +334,15 @@ def test_the_posterior_of_the_factors_is_gaussian_conditioning(name):
 
 
 @every_model
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("columns", [4, 40], ids=["narrow", "wide"])
+@pytest.mark.parametrize(
+    ("weighted", "columns"),
+    [
+        (True, 4),
+        (False, 40),
+        pytest.param(False, 4, marks=pytest.mark.slow),
+        pytest.param(True, 40, marks=pytest.mark.slow),
+    ],
+)
 def test_second_moments_of_the_rows_say_the_same_as_the_rows(name, weighted, columns):
     x = table(rows=30 if columns < 30 else 100, columns=columns)
     weights = np.random.default_rng(0).integers(0, 4, len(x)) if weighted else None

@@ -601,7 +601,7 @@ def test_weights_of_rows_with_latents_of_their_own():
     ],
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
-@pytest.mark.parametrize("cuts", [[1], [1, 2, 3]], ids=str)
+@pytest.mark.parametrize("cuts", [pytest.param([1], marks=pytest.mark.slow), [1, 2, 3]], ids=str)
 def test_batches_one_after_the_other_are_one_batch(model, data, cuts):
     check_batches(model, data, cuts)
 

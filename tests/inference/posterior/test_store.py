@@ -32,6 +32,7 @@ from tests.cases.models import (
     RegressionMixture,
     coin,
 )
+from tests.cases.spread import spread
 
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(5)
@@ -174,7 +175,7 @@ def test_loading_leaves_global_state_alone(name, saved):
     assert torch.get_default_dtype() == dtype
 
 
-@every
+@spread("name", CASES, part=1)
 def test_a_loaded_fit_saves_to_the_same(name, saved, tmp_path):
     again = Fit.load(saved[name]).save(tmp_path / "again")
     assert (again / "fit.json").read_text() == (saved[name] / "fit.json").read_text()

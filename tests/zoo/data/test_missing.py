@@ -31,6 +31,7 @@ from tests.cases.models import (
     TrilMixture,
     coin,
 )
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, Real
 from zoo.data.bind import bind
 from zoo.data.patterns import Patterns
@@ -397,10 +398,20 @@ def check_monotone(found):
     assert (np.diff(value) >= -1e-9 * (1 + np.abs(value[1:]))).all(), np.diff(value).min()
 
 
-@steps
-@pytest.mark.parametrize("method", [EM(max_steps=25), EM(max_steps=25, hard=True), CAVI(max_steps=25)], ids=repr)
-def test_no_step_lowers_the_objective(case, method):
-    model, data = STEPS[case]
+CLIMBS = {"em": EM(max_steps=25), "hard": EM(max_steps=25, hard=True), "cavi": CAVI(max_steps=25)}
+
+
+@spread(
+    ("case", "climb"),
+    [
+        pytest.param(case, climb, marks=[pytest.mark.slow] if case in LONGEST else [])
+        for case, climb in itertools.product(STEPS, CLIMBS)
+    ],
+    part=0,
+    of=2,
+)
+def test_no_step_lowers_the_objective(case, climb):
+    (model, data), method = STEPS[case], CLIMBS[climb]
     if method.why_not(prepare(model, data)) is None:
         found = fit(model, data, method=method, seed=0)
         if getattr(method, "hard", False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from tests.cases.models import (
     RegressionMixture,
     coin,
 )
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, DataError, MethodError, ModelError, Positive, Real
 from zoo.catalogue import entries
 from zoo.program.explain import explain, legality
@@ -182,10 +184,12 @@ def test_structure_does_not_hang_on_luck(model, data):
     assert all(seen(prepared(model, data, 100 + seed)) == first for seed in range(4))
 
 
-@pytest.mark.parametrize("components", [1, 2, 3])
-@pytest.mark.parametrize("columns", [1, 2, 3])
-@pytest.mark.parametrize("rows", [2, 3, 70])
-@pytest.mark.parametrize("covariance", ["full", "diag", "tied", "spherical"])
+@spread(
+    ("components", "columns", "rows", "covariance"),
+    list(itertools.product([1, 2, 3], [1, 2, 3], [2, 3, 70], ["full", "diag", "tied", "spherical"])),
+    part=0,
+    of=5,
+)
 def test_sizes_that_coincide_change_nothing(components, columns, rows, covariance):
     """As many rows as columns as components: shapes alone cannot tell dimensions apart."""
     if rows < components:
