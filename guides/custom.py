@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import transform_to
+from torch.func import jacrev
 
 from guides.guide import Guide
 from guides.handwritten import TracedGuide, trace
@@ -22,6 +24,8 @@ from zoo.program.program import Program
 from zoo.program.view import Slot
 from zoo.replay.bijections import log_abs_det
 from zoo.replay.evaluate import Values
+
+FEW = 3  # rows on which it is seen whether they are drawn by themselves
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +100,7 @@ class HandWritten(Variational):
         self.traced = traced
         self.transforms = {n: transform_to(c) for n, c in traced.constraints.items()}
         self.names = list(traced.parameters)
+        self.some = program.data.take(torch.arange(min(FEW, len(program.data))))
         self.free = nn.ParameterList(
             [nn.Parameter(self.transforms[n].inv(v).clone()) for n, v in traced.parameters.items()]
         )
@@ -110,6 +115,41 @@ class HandWritten(Variational):
             sum(torch.Size(self.traced.sites[n].shape(rows)).numel() for n in names) for names in self.sides
         )
         return (first,), (second,)
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether rows are drawn by themselves: globals are points, and noise of one row moves no other; on some rows.
+
+        Moves are derivatives, so what is drawn without a gradient is taken to move all.
+        """
+        if self.scored or not self.sides[1] or not all(self.traced.sites[n].point for n in self.sides[0]):
+            return False
+        shared, own = self.noise_shapes(len(self.some))
+        rows = torch.arange(len(self.some), device=self.traced.device)
+        noise = torch.linspace(-1.0, 1.0, own[0], dtype=self.traced.dtype, device=self.traced.device)
+
+        def locals_(noise: Tensor) -> Tensor:
+            return self.draw(self.some, rows, (noise.new_zeros(shared), noise)).locals
+
+        try:
+            slope = jacrev(locals_)(noise)  # (rows, locals of a row, noise)
+        except (ZooError, RuntimeError):  # it takes no other number of rows, or cannot be differentiated
+            return False
+        return bool(((slope != 0).any(1).sum(0) <= 1).all())
+
+    @property
+    def for_new_rows(self) -> bool:
+        """Whether rows never seen have a distribution: there are no parameters of rows."""
+        return not self.traced.rows and self.apart
+
+    def row_noise(self, rows: int) -> tuple[int, ...]:
+        """A vector that holds the noise of all local sites."""
+        return self.noise_shapes(rows)[1]
+
+    def draw_rows(self, data: Data, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the locals of these rows, and log q of each row's."""
+        drawn = self.draw(data, None, (noise.new_zeros(self.noise_shapes(len(data))[0]), noise))
+        return drawn.locals, drawn.log_q_rows
 
     def draw(self, data: Data, rows: Tensor | None = None, noise: Noise | None = None) -> Draw:
         """Draw by the live guide; then run it with everything held fixed, to evaluate log q at the draw."""

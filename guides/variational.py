@@ -112,6 +112,24 @@ class Variational(nn.Module):
         return self.over_locals.amortized
 
     @property
+    def apart(self) -> bool:
+        """Whether the locals of each row can be drawn by themselves, whatever those of others and the globals are."""
+        return self.covers_rows
+
+    @property
+    def for_new_rows(self) -> bool:
+        """Whether so can those of rows never seen."""
+        return self.amortized
+
+    def row_noise(self, rows: int) -> tuple[int, ...]:
+        """Shape of the noise behind one draw of the locals of `rows` rows; only where rows are `apart`."""
+        return self.over_locals.noise_shape(rows)
+
+    def draw_rows(self, data: Data, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the locals of these rows, and log q of each row's; only where rows are `apart`."""
+        return self.over_locals.draw(data, None, noise)
+
+    @property
     def scored(self) -> bool:
         """Whether some draws have no gradient."""
         return self.over_globals.scored or self.over_locals.scored

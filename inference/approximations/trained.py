@@ -47,7 +47,7 @@ class Trained(Approximation):
     @property
     def covers_new_rows(self) -> bool:
         """Whether the guide is amortized."""
-        return self.q.amortized
+        return self.q.for_new_rows
 
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Draw globals, and the locals of the fitted rows; log q is that of the values in their constrained space."""
@@ -73,18 +73,18 @@ class Trained(Approximation):
         return values, log_q
 
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
-        """Draw locals from the encoder, or from the rows' own parts if these are the fitted rows."""
+        """Draw locals by an amortized guide, or from the rows' own parts if these are the fitted rows."""
         known = program.data is self.data
-        if self.point or not self.q.covers_rows or not (self.q.amortized or known):
+        if self.point or not self.q.apart or not (self.q.for_new_rows or known):
             return None
         view = program.view
 
         def one(noise: Tensor) -> tuple[Values, Tensor]:
-            v, log_q = self.q.over_locals.draw(program.data, None, noise)
+            v, log_q = self.q.draw_rows(program.data, noise)
             values, jacobian = view.constrain_locals(v)
             return values, log_q - jacobian
 
-        shape = self.q.over_locals.noise_shape(len(program.data))
+        shape = self.q.row_noise(len(program.data))
         with torch.no_grad():
             values, log_q = stack(one, lambda some: normal(some.stop - some.start, shape, program), count, program)
         return values, log_q
