@@ -189,15 +189,17 @@ def _looked_at(program: Program, q: Approximation, points: Values) -> Rows:
     off = shifts(
         x.flatten(1).cpu().numpy(), weights[..., None].expand(x.shape).flatten(1).cpu().numpy()
     )  # of scalars, those of a row side by side
+    shapes = shapes.nan_to_num(nan=0.0, posinf=math.inf)
     table = {n: v.reshape(size, -1) for n, v in off.table.items()}
     told = {}
     if size == len(program.data):
         widths = [v.shape[-1] for v in columns.values()]
-        for statistic, values in table.items():
+        of_rows = {"khat": shapes.cpu().numpy()[:, None].repeat(x.shape[-1], 1)}
+        for statistic, values in (table | of_rows).items():
             parts = torch.from_numpy(values).split(widths, 1)
             told[statistic] = {n: back(program, n, v, 0) for n, v in zip(columns, parts, strict=True)}
     return Rows(
-        shapes=shapes.nan_to_num(nan=0.0, posinf=math.inf).cpu().numpy(),
+        shapes=shapes.cpu().numpy(),
         worth=(1 / weights.square().sum(0)).cpu().numpy(),
         mean=(np.abs(table["mean_shift"]) - SURE * table["mean_error"]).max(1),
         sd=(np.abs(table["sd_ratio"] - 1) - SURE * table["sd_error"]).max(1),

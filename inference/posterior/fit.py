@@ -163,11 +163,11 @@ class Fit(Answer):
             Mean of q less that of its weighted draws, in posterior standard deviations.
         sd_ratio
             Standard deviation of q over that of its weighted draws.
-        mean_error, sd_error
-            Monte Carlo standard errors of the two.
+        mean_error, sd_error, khat
+            Monte Carlo standard errors of the two; Pareto shape of the row, where rows are weighed one by one.
 
-        Empty where no draws of q were weighed together. It is about q itself: what is handed out has been corrected
-        if `verdict` says so.
+        Empty where no draws of q were weighed, or of some rows only. It is about q itself: what is handed out has been
+        corrected if `verdict` says so.
         """
         return shift_table(self, self.outcome.shifts)
 

@@ -21,7 +21,7 @@ from zoo.data.missing import with_nan
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
-SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error")
+SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error", "khat")
 
 
 def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:

@@ -174,6 +174,7 @@ def test_what_is_said_of_rows_that_are_left(monkeypatch):
     assert isinstance(after.approximation, CorrectedRows)
     assert isinstance(before.approximation, Off)
     shifts, good = after.shifts, ~far(data())
+    assert torch.equal((shifts["khat"]["z"] > 0.7).all(1), ~good)
     score = (shifts["mean_shift"]["z"] - 0.5)[good] / shifts["mean_error"]["z"][good]
     assert float(score.square().mean()) < 1.5
     score = (shifts["sd_ratio"]["z"] - 1.25)[good] / shifts["sd_error"]["z"][good]
