@@ -63,8 +63,9 @@ class CorrectedRows(Approximation):
         parts, logs = [], torch.zeros(2, count, dtype=torch.float64, device=program.device)  # log p and log q
         for some in _row_parts(program, self.uncorrected, tried):
             drawn = draws_by_row(some, self.uncorrected, points, tried)
-            at = resampled_rows(drawn.log_ratio, count)
-            parts.append({n: by_row(some, n, v, 1).take_along_dim(at[..., None], 0) for n, v in drawn.values.items()})
+            entries = {n: by_row(some, n, v, 1) for n, v in drawn.values.items()}  # (draws, rows, entries of a row)
+            at = resampled_rows(drawn.log_ratio, next(iter(entries.values()))[..., 0], count)
+            parts.append({n: v.take_along_dim(at[..., None], 0) for n, v in entries.items()})
             rows = torch.stack([drawn.log_ratio + drawn.log_q, drawn.log_q.double()]).take_along_dim(at[None], 1)
             logs += rows.sum(2) if some.data.weights is None else rows @ some.data.weights.double()
         values = {n: back(program, n, torch.cat([p[n] for p in parts], 1), 1) for n in parts[0]}
@@ -123,19 +124,21 @@ def shared_points(program: Program, q: Approximation, points: Values) -> tuple[V
     return {**points, **shared}, shared
 
 
-def resampled_rows(log_ratio: Tensor, count: int) -> Tensor:
+def resampled_rows(log_ratio: Tensor, along: Tensor, count: int) -> Tensor:
     """Which of each row's draws to take by log weights (draws, rows): (count, rows), in random order.
 
-    Systematic resampling (Kitagawa 1996) by smoothed weights; the first draws as they are of rows whose Pareto shape is
+    Systematic resampling (Kitagawa 1996) by smoothed weights of draws in the order of `along` (draws, rows), whose
+    distribution the draws taken then have next to exactly; the first draws as they are of rows whose Pareto shape is
     above 0.7, or whose density is somewhere no number.
     """
     draws = len(log_ratio)
     sound = ~(log_ratio.isnan() | (log_ratio == torch.inf)).any(0) & log_ratio.isfinite().any(0)
     weights, shapes = smoothed_rows(torch.where(sound, log_ratio, 0.0))
     sound &= ~(shapes > KHAT_GOOD)
-    edges = weights.cumsum(0).mT.contiguous()  # (rows, draws)
+    order = along.mT.argsort(1)  # (rows, draws)
+    edges = weights.mT.gather(1, order).cumsum(1)
     places = (torch.arange(count, device=edges.device) + _uniform(edges, 1)) / count * edges[:, -1:]
-    at = torch.searchsorted(edges, places).clamp_max(draws - 1)
+    at = order.gather(1, torch.searchsorted(edges, places).clamp_max(draws - 1))
     shuffled = at.gather(1, _uniform(edges, count).argsort(1))  # else draws of two rows would rise together
     return torch.where(sound[:, None], shuffled, torch.arange(count, device=at.device)).mT
 

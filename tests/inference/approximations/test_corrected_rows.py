@@ -125,11 +125,16 @@ def test_draws_are_taken_as_often_as_their_weights_say():
         ratio = 0.5 * torch.randn(2000, 3).double()
         ratio[:, 1] = 20 * torch.rand(2000).log().abs()
         ratio[7, 2] = torch.nan
-        at = resampled_rows(ratio, 500)
+        along = torch.randn(2000, 3).double()
+        at = resampled_rows(ratio, along, 500)
     weights = smoothed_rows(ratio).weights[:, 0]
     times = torch.bincount(at[:, 0], minlength=2000)
     assert bool(((times - 500 * weights).abs() < 1).all())
-    assert abs(stats.spearmanr(np.arange(500), at[:, 0]).statistic) < 0.2
+    assert abs(stats.spearmanr(np.arange(500), along[at[:, 0], 0]).statistic) < 0.2
+    # Evenly along the order: the distribution function is off by at most one in 500.
+    order = along[:, 0].argsort()
+    taken = torch.bincount(at[:, 0], minlength=2000)[order].cumsum(0) / 500
+    assert float((taken - weights[order].cumsum(0)).abs().max()) <= 1 / 500 + 1e-12
     for row in (1, 2):
         assert at[:, row].tolist() == list(range(500))
 
