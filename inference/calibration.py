@@ -19,7 +19,7 @@ from inference.diagnostics.arviz import Group, ecdf_plot, read_tree, tree
 from inference.diagnostics.coordinates import event_names, labels_of
 from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
-from inference.posterior.fit import Fit
+from inference.posterior.fit import Fit, as_fit
 from inference.runtime.random import as_seed, seeded
 from inference.simulated.quantities import Function, Quantities
 from inference.simulated.ranks import Refit
@@ -308,6 +308,7 @@ def _program(
         raise DataError(
             "calibrate: with posterior=fit the data are those of the fit; leave out like, weights and dtype"
         )
+    posterior = as_fit(posterior, "calibrate(method=..., posterior=fit(model, data, method=...))")
     if model is not None and repr(as_model(model)) != repr(posterior.model):
         raise DataError(f"calibrate: posterior is a fit of {posterior.model!r}, not of {as_model(model)!r}")
     return posterior.program

@@ -17,7 +17,7 @@ from inference.diagnostics.coordinates import category_labels
 from inference.diagnostics.quantities import Kind, Quantity, distribution_distances, quantities
 from inference.diagnostics.uniformity import holm
 from inference.posterior.answer import Stream
-from inference.posterior.fit import Fit
+from inference.posterior.fit import Fit, as_fit
 from zoo.data.missing import with_nan
 from zoo.errors import FitError, ZooError
 from zoo.program.program import Program
@@ -140,12 +140,13 @@ def check(fit: Fit, *, level: float = LEVEL, replicates: int | None = None, seed
     Raises
     ------
     FitError
-        If the weights of rows are no whole numbers, or data cannot be simulated.
+        If it is no fit, the weights of rows are no whole numbers, or data cannot be simulated.
 
     Examples
     --------
     >>> print(check(result))  # doctest: +SKIP
     """
+    fit = as_fit(fit, "check(fit(model, data, method=...))")
     if not 0 < level < 1:
         raise FitError(f"check(level) must be between 0 and 1, not {level!r}")
     if fit.program.not_drawn:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from inference.runtime.output_folder import check_free, check_writable
 from inference.runtime.written import model_class, model_of, models_of, pairs
 from zoo import catalogue, datasets
 from zoo.errors import DataError, UnknownNameError, ZooError, unknown
@@ -107,6 +108,8 @@ def fit(
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
     made, chosen = model_of(model, set_), _method(method, guide, option)
+    if out is not None:
+        check_free(out)
     from inference.fitting import fit as fit_model
 
     fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
@@ -144,6 +147,8 @@ def compare(
     chosen = [
         _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
     ]
+    if out is not None:
+        check_free(out)
     from inference.comparing.reference import read
     from inference.comparison import compare as compare_methods
 
@@ -178,6 +183,8 @@ def calibrate(
 ) -> None:
     """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
     made, chosen = model_of(model, set_), _method(method, guide, option)
+    if out is not None:
+        check_writable(out)
     from inference.calibration import calibrate as calibrate_method
 
     result = calibrate_method(

@@ -9,7 +9,7 @@ import torch
 import torch.fx.experimental.symbolic_shapes  # multivariate Normals import it when first made, in 0.3 s; better here
 
 from inference.method import Method, as_method
-from inference.posterior.fit import Fit
+from inference.posterior.fit import Fit, as_fit
 from inference.runtime.gradients import differentiable
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
@@ -104,7 +104,10 @@ def update(
         If the new rows are not like those fitted.
     MethodError
         If the method cannot go on from this fit, or one of its settings would be ignored.
+    FitError
+        If `fit` is none.
     """
+    fit = as_fit(fit, "update(fit(model, data, method=...), new_data)")
     if method is None:
         return fit.updated(fit.method.continuing(), new_data, progress=progress)
     method = as_method(method)

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 import zoo
 from guides import Encoder, FullRank, MeanField, Point
-from inference import EM, MAP, SVI, Exact, compare, fit
+from inference import EM, MAP, SVI, Exact, calibrate, check, compare, fit, update
 from tests.cases.models import (
     FLIPS,
     SCHOOLS,
@@ -527,6 +527,17 @@ def test_what_is_no_method(method):
         assert name in text.lower()
 
 
+@pytest.mark.parametrize("given", [None, zoo.BetaBernoulli, coin, zoo.GMM(), TOSSES, "exact"], ids=name_of)
+def test_what_is_no_fit(given):
+    for call, usage in (
+        (lambda: check(given), r"check\(fit\(model, data, method"),
+        (lambda: update(given, TOSSES), r"update\(fit\(model, data, method=...\), new_data"),
+    ):
+        refused(call, "expected a fit, found", usage)
+    if given is not None:
+        refused(lambda: calibrate("coin", "exact", posterior=given), "expected a fit", r"posterior=fit\(model")
+
+
 @pytest.mark.parametrize("guide", [None, 5, "nonsense", "", [], True, int, Weird(), EM(), zoo.GMM], ids=name_of)
 def test_what_is_no_guide(guide):
     refused(lambda: SVI(guide=guide), "guide")
@@ -544,6 +555,7 @@ def test_a_near_miss_is_suggested():
     refused(lambda: fit("GMN", GEYSER, method="em"), r"did you mean '?GMM")
     refused(lambda: fit("GMM", "faithfull", method="em"), r"did you mean '?faithful")
     refused(lambda: fit("GMM", GEYSER, method="exacct"), r"did you mean '?[Ee]xact")
+    refused(lambda: fit("GMM", GEYSER, method="emm"), r"did you mean 'EM'")
     refused(lambda: zoo.GMM(component=2), r"did you mean '?components")
 
 

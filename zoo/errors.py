@@ -33,7 +33,8 @@ class UnknownNameError(ZooError):
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownNameError:
     """Make the error for `name` not being one of the `known` names of this `kind`, with the nearest one suggested."""
     known = sorted(known)
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    by_lower = {word.lower(): word for word in known}
+    near = [by_lower[word] for word in get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)]
     text = f"unknown {kind} {name!r}"
     text += f"; did you mean {near[0]!r}?" if near else "."
     text += f" Known: {', '.join(known) if known else 'none'}."

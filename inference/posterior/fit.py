@@ -505,6 +505,27 @@ class Fit(Answer):
         return Fit(*store.load(Path(folder), model))
 
 
+def as_fit(given: Any, usage: str) -> Fit:
+    """Return what is a fit already.
+
+    Parameters
+    ----------
+    given
+        What stands where a fit is expected.
+    usage
+        How the call is written.
+
+    Raises
+    ------
+    FitError
+        If it is anything else.
+    """
+    if not isinstance(given, Fit):
+        name = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise FitError(f"expected a fit, found {name}: {usage}")
+    return given
+
+
 def _positive(what: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
         raise FitError(f"{what} must be a whole number above 0, not {value!r}")

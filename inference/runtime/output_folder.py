@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from zoo.errors import DataError
@@ -17,25 +18,57 @@ def claim(folder: Path) -> None:
     Raises
     ------
     DataError
-        If it is a file, or holds anything that no saved fit or comparison wrote. Nothing is removed then.
+        As `check_free`. Nothing is removed then.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise DataError(f"{folder} is a file; give a folder to save to") from None
-    there = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _files(folder):
+        path.unlink()
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        path.rmdir()
+
+
+def check_free(folder: Path) -> None:
+    """Check that a run can be written to a folder, before it takes its time; nothing is made or removed.
+
+    Raises
+    ------
+    DataError
+        If it or what it is to be made in is a file, cannot be written to, or holds anything that no saved fit or
+        comparison wrote.
+    """
+    check_writable(folder)
+    if not folder.is_dir():
+        return
     ours = _written(folder)
-    other = sorted(str(path.relative_to(folder)) for path in there if path not in ours)
+    other = sorted(str(path.relative_to(folder)) for path in _files(folder) if path not in ours)
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         raise DataError(
             f"{folder} is not empty: it holds {other[0]}{more}, which no saved fit or comparison of this version "
             "wrote. A new run replaces an earlier one only; give another folder, or empty this one"
         )
-    for path in there:
-        path.unlink()
-    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-        path.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written to a folder, or that it can be made.
+
+    Raises
+    ------
+    DataError
+        If it or what it is to be made in is a file, or may not be written to.
+    """
+    # Where a parent cannot be searched, nothing is known to exist below it; it is refused itself.
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file; give a folder to save to")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{nearest} cannot be written to: permission denied; give another folder")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return all that is in a folder but for folders."""
+    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
 
 
 def _written(folder: Path) -> set[Path]:

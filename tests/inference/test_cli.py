@@ -366,6 +366,33 @@ def test_models_that_cannot_be_read_are_refused(written, run):
     assert re.search("MODEL takes a name, or several|takes NAME=VALUE", ran.err), ran.err
 
 
+@pytest.mark.parametrize("command", [("fit", "--method"), ("compare", "--methods"), ("calibrate", "--method")])
+@pytest.mark.parametrize("place", ["full", "full/notes.txt", "full/notes.txt/deeper", "locked/run"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_fit(command, place, run, tmp_path, monkeypatch):
+    def late(*arguments, **options):
+        raise AssertionError("fitted first")
+
+    for module, name in (("fitting", "fit"), ("comparison", "compare"), ("calibration", "calibrate")):
+        monkeypatch.setattr(f"inference.{module}.{name}", late)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and allowed(path, mode))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    name, option = command
+    arguments = (name, "BetaBernoulli", "coin", option, "exact", "--out", place)
+    if name == "calibrate" and place == "full":  # it goes on from what is there
+        with pytest.raises(AssertionError, match="fitted first"):
+            run(*arguments)
+        return
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert len(ran.err.strip().splitlines()) == 1
+    said = {"full": "full is not empty: it holds notes.txt", "locked/run": "locked cannot be written to"}
+    assert said.get(place, "notes.txt is a file; give a folder to save to") in ran.err
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["full", "full/notes.txt", "locked"]
+
+
 def test_summary_of_a_fit(run):
     made = run("fit", "BetaBernoulli", "coin", "-m", "exact", "--seed", 0, "--out", "x")
     again = run("summary", "x")
