@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from zoo.data.read import NAMELESS, NOTES
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -21,6 +22,7 @@ def from_frame(
     if not frame.columns.is_unique:
         twice = list(frame.columns[frame.columns.duplicated()])
         raise DataError(f"the table names column {twice[0]!r} twice; rename one")
+    frame, notes = _without_index(frame, expected)
     name_of_model, fields = type(model).__name__, model.fields
     matrices = [n for n, f in fields.items() if len(f.dims) == 2]
     vectors = [n for n, f in fields.items() if len(f.dims) == 1]
@@ -30,7 +32,7 @@ def from_frame(
             f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}"
         )
     if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
-        return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, ()
+        return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, notes
     missing = [n for n in vectors if n not in frame.columns]
     if missing:
         raise DataError(
@@ -39,9 +41,8 @@ def from_frame(
         )
     arrays = {n: _numbers(frame[n], fields[n]) for n in vectors}
     if not matrices:
-        return arrays, None, ()
+        return arrays, None, notes
     rest = frame[[c for c in frame.columns if c not in vectors]]
-    notes: tuple[str, ...] = ()
     if expected is not None and set(expected) <= set(rest.columns):
         rest = rest[list(expected)]
     else:
@@ -49,7 +50,7 @@ def from_frame(
         text = [] if labels else [c for c in rest.columns if _is_text(rest[c])]
         rest = rest.drop(columns=text)
         if text:
-            notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",)
+            notes += (f"left out the columns that are text: {', '.join(map(repr, text))}",)
         if not len(rest.columns):
             raise DataError(
                 f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
@@ -58,6 +59,17 @@ def from_frame(
     stacked = [_numbers(rest[c], fields[matrices[0]]) for c in rest.columns]
     arrays[matrices[0]] = np.stack(stacked, axis=1)
     return arrays, rest.columns, notes
+
+
+def _without_index(frame: pd.DataFrame, expected: pd.Index | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Leave out a column in which pandas has kept the row numbers, and say what became of these."""
+    notes: tuple[str, ...] = tuple(frame.attrs.get(NOTES, ()))
+    if NAMELESS not in frame.columns or len(frame.columns) == 1 or (expected is not None and NAMELESS in expected):
+        return frame, notes
+    numbers = frame[NAMELESS].to_numpy()
+    if not (np.array_equal(numbers, np.arange(len(frame))) or np.array_equal(numbers, frame.index.to_numpy())):
+        return frame, notes
+    return frame.drop(columns=NAMELESS), (*notes, f"left out the column {NAMELESS!r}: it holds the numbers of the rows")
 
 
 def _parsed(column: pd.Series) -> pd.Series:

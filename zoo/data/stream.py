@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from zoo.data.read import with_labels
 from zoo.errors import DataError
 
 CHUNK = 250_000  # rows read at a time unless told otherwise
@@ -66,7 +67,7 @@ class Stream:
 
     def _csv(self) -> Iterator[pd.DataFrame]:
         with pd.read_csv(self.path, chunksize=self.chunk) as reader:
-            yield from reader
+            yield from map(with_labels, reader)
 
     def _npy(self) -> Iterator[np.ndarray]:
         mapped = np.load(self.path, mmap_mode="r")

@@ -154,6 +154,50 @@ def test_what_was_left_out_is_a_warning_of_the_fit():
     assert not fit(zoo.GMM(components=1), FAITHFUL.head(20), method=EM(), seed=0).warnings
 
 
+TAKEN = "the first column has no name: taken as the labels of the rows"
+LEFT_OUT = "left out the column 'Unnamed: 0': it holds the numbers of the rows"
+
+
+@pytest.mark.parametrize("index", [None, [f"day {i}" for i in range(30)], [7] * 30], ids=["numbers", "words", "same"])
+def test_a_column_without_a_name_holds_the_labels_of_the_rows(index, tmp_path):
+    """As `DataFrame.to_csv` writes them; rows in memory, in a file and in chunks of it give the same fit."""
+    frame = FAITHFUL.head(30) if index is None else FAITHFUL.head(30).set_axis(index)
+    frame.to_csv(tmp_path / "rows.csv")
+    data = bind(zoo.GMM(), tmp_path / "rows.csv")
+    assert list(data.coords["feature"]) == ["eruptions", "waiting"]
+    assert list(data.coords["row"]) == list(frame.index)
+    assert data.notes == (TAKEN,)
+    model, path = zoo.GMM(components=1), tmp_path / "rows.csv"
+    plain = fit(model, frame, method="em", seed=0)
+    for source in (path, str(path), zoo.stream(path, chunk=8)):
+        read = fit(model, source, method="em", seed=0)
+        assert read.objective.value == pytest.approx(plain.objective.value, rel=1e-9)
+        assert TAKEN in read.warnings
+        assert read.assign(path).shape == read.assign(frame).shape == (30, 1)
+
+
+def test_a_vector_beside_labels_without_a_name_is_the_field_whatever_its_name(tmp_path):
+    pd.DataFrame({"toss": FLIPS}).to_csv(tmp_path / "tosses.csv")
+    data = bind(coin(), tmp_path / "tosses.csv")
+    assert data.values["flips"].tolist() == FLIPS
+    assert data.notes == (TAKEN,)
+    kept = bind(coin(), pd.DataFrame({"Unnamed: 0": range(len(FLIPS)), "toss": FLIPS}))
+    assert kept.values["flips"].tolist() == FLIPS
+    assert kept.notes == (LEFT_OUT,)
+
+
+def test_row_numbers_among_the_columns_are_left_out_with_a_note():
+    numbered = FAITHFUL.reset_index(names="Unnamed: 0")
+    for rows in (numbered, numbered[20:50]):
+        data = bind(zoo.GMM(), rows)
+        assert list(data.coords["feature"]) == ["eruptions", "waiting"]
+        assert data.notes == (LEFT_OUT,)
+    other = numbered.assign(**{"Unnamed: 0": numbered["waiting"]})
+    assert list(bind(zoo.GMM(), other).coords["feature"]) == ["Unnamed: 0", "eruptions", "waiting"]
+    only = bind(zoo.GMM(), numbered[["Unnamed: 0"]])
+    assert list(only.coords["feature"]) == ["Unnamed: 0"]
+
+
 def test_vectors_take_their_columns_and_the_matrix_the_rest():
     frame = pd.DataFrame({"a": [1.0, 2.0], "kind": ["v", "u"], "b": [3.0, 4.0], "size": [1, 2], "name": ["p", "q"]})
     data = bind(Labelled(), frame)
