@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -215,14 +216,23 @@ class ScaleBlock(ConjugateBlock):
         dispersion = likelihood.scales[use.argument].dispersion(expected.values[self.name])
         low = likelihood.at_floor(dispersion, self.spread(expected))
         low = low.reshape(low.shape[0] if low.ndim else 1, -1).any(-1)
-        return [collapse_note(self.name, k, bool(use.parent.index)) for k in low.nonzero()[:, 0].tolist()]
+        return collapse_notes(self.name, low.nonzero()[:, 0].tolist(), component=bool(use.parent.index))
 
 
-def collapse_note(name: str, k: int, component: bool) -> str:
-    """Say that a variance stands at its floor."""
+def collapse_notes(name: str, cells: list[int], *, component: bool) -> list[str]:
+    """Say that variances stand at their floor, all in one sentence."""
+    if not cells:
+        return []
     if not component:
-        return f"the variance in {name!r} is next to its floor"
-    return (
-        f"component {k} has collapsed: the variance in {name!r} is next to its floor, and its likelihood "
-        "says nothing but how small a variance may be; use fewer components or a prior"
-    )
+        return [f"the variance in {name!r} is next to its floor"]
+    if len(cells) == 1:
+        what = f"component {cells[0]} has collapsed: the variance in {name!r} is next to its floor"
+    else:
+        what = f"components {listed(cells)} have collapsed: their variances in {name!r} are next to their floor"
+    return [f"{what}, and the likelihood says nothing but how small a variance may be; use fewer components or a prior"]
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Numbers in words: "1, 2 and 5"."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last

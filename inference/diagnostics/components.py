@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
+from inference.conjugate.conjugate_block import listed
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -32,10 +33,18 @@ def thin_components(program: Program, values: Values) -> list[str]:
     for name, probability in responsibilities.items():
         sizes = probability.sum(0)
         thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < least]
-        notes += [
-            f"component {k} of {name!r} holds {s:.2f} rows in effect; its parameters are hardly determined"
-            for k, s in thin
-        ]
+        if len(thin) == 1:
+            k, size = thin[0]
+            notes.append(
+                f"component {k} of {name!r} holds {size:.2f} rows in effect; its parameters are hardly determined"
+            )
+        elif thin:
+            each = listed([k for k, _ in thin])
+            most = max(size for _, size in thin)
+            notes.append(
+                f"components {each} of {name!r} hold {most:.2f} rows in effect or fewer; their parameters are hardly "
+                "determined"
+            )
     return notes
 
 

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions.transforms import identity_transform
 
 from guides.curvature import hessian, slope
 from inference.diagnostics.verdict import CARE, DISTRUST, TRUST
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values
+from zoo.replay.bijections import bijection
+from zoo.replay.evaluate import Values, many
 
 LARGEST = 60  # unknowns up to which the curvature is looked at
 CELLS = 2_000_000  # entries of the data, for each of their states, times unknowns
+CHUNK = 64  # places that are looked at in one call
 SADDLE = 1e-6  # curvature upwards, in that of each unknown by itself, at which a point is no maximum
 FLAT = 1e-8  # and downwards, below which it is none that the data determine
 GAIN = 0.01  # nats that a Newton step may promise at a maximum
+FAR = 3.0  # standard errors, by the curvature, at which the objective is looked at once more
+FALL = 0.1  # nats by which it has to have fallen there, where a parabola has by 4.5
 SAME = 0.01  # nats that ends of climbs to the same maximum may differ by
 
 
@@ -78,6 +83,7 @@ def judge_point(
     *,
     converged: bool,
     reason: str,
+    floored: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Maximum:
     """Say whether a point is a maximum, and the highest there is, as far as can be told.
@@ -93,8 +99,10 @@ def judge_point(
         The objective where each start has ended.
     converged, reason
         Whether the climb came to its end, and in words.
+    floored
+        What is to be said of scales at their floor: the maximum is where the floor is, and no estimate.
     notes
-        What is to be said of components that are empty or at a floor.
+        What is to be said of components that are all but empty.
     """
     diagnostics: dict[str, float] = {}
     if len(heights) > 1:
@@ -103,6 +111,8 @@ def judge_point(
     seen = "curvature" in diagnostics
     if not converged:
         level, why = DISTRUST, reason
+    elif floored:
+        level, why = DISTRUST, floored[0]
     elif trouble:
         level, why = (CARE if trouble.startswith("flat") else DISTRUST), trouble
     elif notes:
@@ -163,4 +173,31 @@ def _local(program: Program, values: Values, diagnostics: dict[str, float]) -> s
     if not bool(bent.all()) or not bool(free.all()):
         at = int((~free).nonzero()[0]) if not bool(free.all()) else int(vectors[:, 0].abs().argmax())
         return f"flat along {surface.name(at)!r}: the data do not determine it there"
-    return ""
+    return _from_afar(surface, u, height, vectors / (unit[:, None] * curvature.sqrt()))
+
+
+def _from_afar(surface: Objective, u: Tensor, height: float, axes: Tensor) -> str:
+    """Say along which axis (a column, one standard error long) the objective is no lower far from here.
+
+    A sample that a line separates, or a count of nothing, has its maximum at infinity: wherever a climb ends, the
+    curvature is that of a maximum, and the objective rises on for ever.
+    """
+    moved = torch.cat([u + FAR * axes.mT, u - FAR * axes.mT])
+    try:
+        with torch.no_grad():
+            heights = many(lambda v: surface.log_prob(v["u"]), {"u": moved}, len(moved), CHUNK)
+    except RuntimeError:  # outside of what the model can evaluate
+        return ""
+    fall = height - heights.double().nan_to_num(-math.inf)
+    least = int(fall.argmin())
+    if float(fall[least]) >= FALL:
+        return ""
+    name = surface.name(int(axes[:, least % len(u)].abs().argmax()))
+    bounded = bijection(surface.program.sites[name].support, name) is not identity_transform
+    if bounded and float(fall[least]) > -FALL:
+        return f"flat to one side along {name!r}: the maximum is at the edge of its support, or next to it"
+    change = f"is {-fall[least]:.2g} nats higher" if float(fall[least]) < -FALL else "has hardly fallen"
+    return (
+        f"no maximum that the data determine: {FAR:.0f} standard errors away along {name!r} the objective {change}; "
+        "the maximum may be elsewhere, or at infinity (a sample that a line separates, say): use a prior, or restarts"
+    )

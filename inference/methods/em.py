@@ -160,11 +160,11 @@ class EM(Method):
         best, notes, heights = self.starts(program).climb(advice, progress=progress)
         assert best.state is not None
         values = best.state.values
-        thin = thin_components(program, values) + floored_scales(program, values)
-        outcome = self._outcome(program, best, notes + thin)
+        thin, floored = thin_components(program, values), floored_scales(program, values)
+        outcome = self._outcome(program, best, notes + floored + thin)
         if self.hard:  # what climbs is not smooth, so there is no curvature to look at
             return outcome
-        return replace(outcome, judge=partial(_judged, program, values, heights, thin))
+        return replace(outcome, judge=partial(_judged, program, values, heights, floored, thin))
 
     def starts(self, program: Program) -> Restarts:
         """Return where it starts, and how it climbs from there."""
@@ -260,7 +260,16 @@ class EM(Method):
         return program, replace(outcome, memory=memory)
 
 
-def _judged(program: Program, values: Values, heights: Sequence[float], thin: Sequence[str], end: Outcome) -> Outcome:
+def _judged(
+    program: Program,
+    values: Values,
+    heights: Sequence[float],
+    floored: Sequence[str],
+    thin: Sequence[str],
+    end: Outcome,
+) -> Outcome:
     """Say whether the point is a maximum."""
-    found = judge_point(program, values, heights, converged=end.converged, reason=end.reason, notes=thin)
+    found = judge_point(
+        program, values, heights, converged=end.converged, reason=end.reason, floored=floored, notes=thin
+    )
     return replace(end, diagnostics=found.diagnostics, verdict=found.verdict)

@@ -143,3 +143,52 @@ def test_cavi_is_judged_by_weights():
 def test_mixtures_with_an_empty_component_are_said(method):
     found = fit(zoo.BayesianGMM(components=6), X[:12, None], method=method, seed=0, progress=False)
     assert not found.verdict.startswith("trust")
+
+
+@zoo.model(x=Real("row"), y=zoo.Binary("row"))
+def logistic(x, y):
+    a, b = (pyro.param(name, torch.tensor(0.0)) for name in "ab")
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Bernoulli(logits=a + b * x), obs=y)
+
+
+@zoo.model(y=Count("row"))
+def rate(y):
+    log = pyro.param("log", torch.tensor(0.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Poisson(log.exp()), obs=y)
+
+
+PLACES = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "name"),
+    [(logistic, {"x": PLACES, "y": [0, 0, 0, 1, 1, 1]}, "'b'"), (rate, [0, 0, 0, 0], "'log'")],
+    ids=["separated by a line", "a count of nothing"],
+)
+def test_a_maximum_at_infinity_is_no_maximum(model, data, name):
+    """Wherever the climb ends the curvature is that of a maximum, and the likelihood rises on to its bound, 1."""
+    found = fit(model(), data, method=MAP(), seed=0, progress=False)
+    assert not found.verdict.startswith(("trust", "usable"))
+    assert "at infinity" in found.verdict
+    assert name in found.verdict or not found.converged
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [(logistic, {"x": PLACES, "y": [0, 1, 0, 1, 0, 1]}), (rate, [0, 0, 1, 0])],
+    ids=["not separated", "one event"],
+)
+def test_a_skewed_likelihood_has_its_maximum(model, data):
+    found = fit(model(), data, method=MAP(), seed=0, progress=False)
+    assert found.verdict.startswith("usable with care: a maximum by its curvature")
+
+
+def test_components_at_their_floor_are_no_estimate():
+    """Twenty components for twenty distinct rows: each can have a row of its own. All are named in one sentence."""
+    x = np.random.default_rng(2).normal(size=(20, 1))
+    found = fit(zoo.GMM(12), x, method=EM(), seed=0, progress=False)
+    said = [w for w in found.warnings if "collapsed" in w]
+    assert len(said) == 1
+    assert found.verdict == f"do not trust: {said[0]}"

@@ -563,7 +563,7 @@ def test_priors_rule_collapse_out():
 def test_as_many_components_as_rows():
     found = fit(zoo.GMM(components=4), DUPLICATES[:4], method="em", seed=0)
     assert np.isfinite(found.objective.value)
-    assert len(found.warnings) >= 4
+    assert any(w.startswith("components 0, 1, 2 and 3 have collapsed") for w in found.warnings)
     assert not found.log_prob().isna().any()
 
 
