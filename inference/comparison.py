@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from inference.comparing.blocks import as_html, as_text, blocks, label_of
+from inference.comparing.blocks import as_html, as_text, blocks, brief, label_of
 from inference.comparing.held_out import Rows, held_out, splits
 from inference.comparing.labels import matched
 from inference.comparing.reference import COLUMNS as DISTANCES
@@ -280,7 +280,7 @@ def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
         for one in made:
             name = type(one).__name__
             alike = [other for other in made if type(other).__name__ == name]
-            label = stem = name if len(alike) == 1 else _brief(one, alike)
+            label = stem = name if len(alike) == 1 else brief(one, alike)
             number = 2
             while label in found:
                 label, number = f"{stem} {number}", number + 1
@@ -290,14 +290,6 @@ def _several(model: Models | None, models: Models | None) -> dict[Any, Model]:
     if not found:
         raise UnknownNameError("models must not be empty: give a list of models, or a dict from label to model")
     return found
-
-
-def _brief(model: Model, alike: Sequence[Model]) -> str:
-    """Return the class and the settings that are not the default, or not the same in all models of the class."""
-    defaults = {name: repr(default) for name, (_, default) in type(model).hyperparameters.items()}
-    others = {n: {defaults[n], *(repr(m.settings.get(n)) for m in alike)} for n in model.settings}
-    changed = {n: v for n, v in model.settings.items() if len(others[n]) > 1}
-    return f"{type(model).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
 
 def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from inference.approximations.pareto import KHAT_GOOD
 from inference.approximations.sampled import Sampled
+from inference.comparing.blocks import brief
 from inference.diagnostics.bridge import bridge
 from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
@@ -20,12 +22,14 @@ from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
+from zoo.declare.model import Model
 from zoo.errors import DataError, FitError, MethodError
 
 METHODS = ("exact", "laplace", "smc", "nuts")
 COLUMNS = ["model", "method", "kind", "log_evidence", "error", "khat", "note"]
 ESTIMATES = ("exact", "smc", "bridge", "importance")  # with an error, the best known first
 BOUNDS = ("elbo", "iwae")
+WIDTH = 90  # characters of a line of text
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,19 @@ class Evidence:
 
     def __str__(self) -> str:
         """Estimates, then approximations without an error, then lower bounds; Bayes factors of several models below."""
-        kinds = self.table["kind"]
+        kinds, names = self.table["kind"], self.table["model"].unique()
         parts = {
             "estimates of log p(x)": self.table[kinds.isin(ESTIMATES)],
             "approximations without an error": self.table[kinds == "laplace"],
             "lower bounds, not to be ranked with estimates": self.table[kinds.isin(BOUNDS)],
         }
-        texts = [f"{title}\n{_text(rows)}" for title, rows in parts.items() if len(rows)]
-        texts += [f"{row.model} by {row.method}: {row.note}" for row in self.table[kinds == ""].itertuples()]
+        hidden = ["note", "model"] if len(names) == 1 else ["note"]
+        texts = [str(names[0])] if len(names) == 1 else []
+        texts += [f"{title}\n{_text(rows.drop(columns=hidden))}" for title, rows in parts.items() if len(rows)]
+        said = self.table[self.table["note"] != ""]
+        for _, row in said.iterrows():
+            kind = f", {row['kind']}" if row["kind"] else ""
+            texts.append(_wrapped(f"{row['model']}{kind} by {row['method']}: {row['note']}"))
         if len(self.bayes_factors) > 1:
             texts.append(f"log Bayes factors\n{_text(self.bayes_factors)}")
         return "\n\n".join(texts)
@@ -65,6 +74,10 @@ class Evidence:
 def _text(rows: pd.DataFrame) -> str:
     shown = rows.drop(columns=[c for c in rows if rows[c].isna().all() or (rows[c] == "").all()])
     return str(shown.to_string(index=False, na_rep="-", float_format=lambda v: f"{v:.4f}"))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_long_words=False)
 
 
 def evidence(
@@ -130,13 +143,14 @@ def _labelled(of: Any) -> list[tuple[str, Any]]:
         return [(str(label), item) for label, item in of.items()]
     items = list(of) if isinstance(of, list | tuple) else [of]
     # Fits of one model by several methods are of one model.
-    return [(_name(item.model if isinstance(item, Fit) else item), item) for item in items]
+    models = [item.model if isinstance(item, Fit) else item for item in items]
+    return [(_name(model, models), item) for model, item in zip(models, items, strict=True)]
 
 
-def _name(model: Any) -> str:
-    if isinstance(model, str):
-        return model
-    return model.__name__ if isinstance(model, type) else repr(model)
+def _name(model: Any, others: Sequence[Any]) -> str:
+    if isinstance(model, Model):
+        return brief(model, [m for m in others if type(m) is type(model)])
+    return model.__name__ if isinstance(model, type) else str(model)
 
 
 def _row(label: str, method: str, kind: str, value: float = math.nan, error: float = math.nan, **more: Any) -> Any:

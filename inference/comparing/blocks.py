@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zoo.declare.model import Model
+
 WIDTH = 80
 PLACES = {
     "seconds": 2,
@@ -148,3 +150,11 @@ def as_html(found: Sequence[Block], notes: Sequence[str]) -> str:
     parts = [f"<h4>{html.escape(b.title)}</h4>\n{b.table.to_html()}" for b in found]
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     return "\n".join([*parts, *([f"<ul>{items}</ul>"] if items else [])])
+
+
+def brief(model: Model, alike: Sequence[Model]) -> str:
+    """Return the class and the settings that are not the default, or not the same in all models of the class."""
+    defaults = {name: repr(default) for name, (_, default) in type(model).hyperparameters.items()}
+    others = {n: {defaults[n], *(repr(m.settings.get(n)) for m in alike)} for n in model.settings}
+    changed = {n: v for n, v in model.settings.items() if len(others[n]) > 1}
+    return f"{type(model).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"

@@ -37,7 +37,7 @@ LARGEST = 2000  # coordinates: their covariance is factorized at every temperatu
 CHAINS = 4  # that the populations are shown as
 ESS_GOOD = 100  # of each of these
 ERROR_GOOD = 0.3  # of the log evidence: beyond it populations disagree by their own size
-APART = 3.5  # standard errors between two estimates of the log evidence
+APART, SEEN = 3.5, 2.0  # standard errors between two estimates of the log evidence: too many, and more than chance
 SHARE_GOOD = 0.1  # of the prior draws that may have no density
 
 
@@ -49,10 +49,11 @@ class SMC(Method):
     chosen on the way. At each, particles are weighed, resampled and moved by Hamiltonian trajectories that adapt to
     them (Del Moral, Doucet and Jasra 2006; Buchholz, Chopin and Jacob 2021). All particles are one batch. Several
     populations run side by side, each resampled by itself: their estimates of p(x) are independent and unbiased, so
-    that the spread of these gives the error of the objective, the log evidence; bridge sampling from the particles at
-    the end is held against it. Modes that draws of the prior reach get
-    their right mass, and exchangeable states random labels. Enumerated sites are drawn exactly afterwards. For ArviZ
-    the populations are grouped in four chains, whose R-hat says whether they agree.
+    that the spread of these gives the error of the objective, the log evidence; bridge sampling from the particles
+    at the end is held against it, and where the two differ by more than chance, the difference is the error. Modes
+    that draws of the prior reach get their right mass, and exchangeable states random labels. Enumerated sites are
+    drawn exactly afterwards. For ArviZ the populations are grouped in four chains, whose R-hat says whether they
+    agree.
 
     Parameters
     ----------
@@ -98,6 +99,7 @@ class SMC(Method):
         complaints = complaints_of(run, check, error, sampled.chains)
         by_bridge = bridged(program, sampled)
         complaints += disagreement((value, error), by_bridge)
+        error = with_lag((value, error), by_bridge)
         levels = len(run.temperatures) - 1
         reason = f"{self.populations} populations of {self.particles} particles, {levels} temperatures, "
         reason += f"{sum(run.moves)} moves, {target.calls} gradients of all"
@@ -179,6 +181,12 @@ def disagreement(carried: tuple[float, float], by_bridge: tuple[float, float]) -
         f"{by_bridge[1]:.2g} by bridge sampling from the particles at its end; take share=0.9 or narrower priors, and "
         "compare with nuts"
     ]
+
+
+def with_lag(carried: tuple[float, float], by_bridge: tuple[float, float]) -> float:
+    """Error of the way's log p(x): the spread of the populations, or where bridge sampling shows a lag, its size."""
+    off = abs(carried[0] - by_bridge[0])
+    return off if off > SEEN * math.hypot(carried[1], by_bridge[1]) else carried[1]
 
 
 def _by_chain(draws: Tensor, chains: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from inference.sampling.tempered import Tempered
 from inference.sampling.trajectories import Kernel, Labels, Particles
 from zoo.errors import FitError
 
-FEWEST, FEWEST_SLOW = 3, 8  # moves at a temperature, and while particles lag behind
+# Moves at a temperature, and while particles lag behind: 3 there, too, leave log p(x) of wide regressions lower by 0.1.
+FEWEST, FEWEST_SLOW = 3, 8
 LAG = 4.0  # over the root of the count: shift of the likelihood's ranks by all moves, at which particles lag behind
 SMALLER, LARGER = 1 / 3, 1.25  # by which the loss of particles at a temperature shrinks after a lag, and grows back
 FINEST = 0.98  # largest share of the particles left in effect

@@ -164,13 +164,15 @@ class Kernel:
         step = (self.log_step + JITTER * (2 * torch.rand_like(now.u[:, :1]) - 1)).exp()
         momentum = torch.randn_like(now.u)
         then, z = now, white.inverse(now.u)
+        force = white.pull(z, then.gradient)
         energy = 0.5 * momentum.square().sum(1) - now.tempered(temperature) - white.forward(z)[1]
         for _ in range(steps):
-            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
+            momentum = momentum + 0.5 * step * force
             z = z + step * momentum
             u, log_scale = white.forward(z)
             then = self.at(u, temperature)
-            momentum = momentum + 0.5 * step * white.pull(z, then.gradient)
+            force = white.pull(z, then.gradient)
+            momentum = momentum + 0.5 * step * force
         change = energy - (0.5 * momentum.square().sum(1) - then.tempered(temperature) - log_scale)
         chance = change.clamp_max(0.0).exp().nan_to_num(0.0)
         good = torch.rand_like(chance) < chance

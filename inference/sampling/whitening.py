@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CLIP = 6.0  # particles further out than so many robust standard deviations say nothing more of the scale
+from inference.sampling.roots import CLIP, Root, RootAlong, root_along, root_of
+
 RIDGE = 1e-8  # share of its own that is added to the diagonal of normal equations
 PASSES = 3  # of least squares, each with the scales of the one before
 DRIVEN = 0.1  # correlation of log |deviation| with another coordinate from which on the scale is taken to depend on it
@@ -22,15 +23,17 @@ class Whitening:
 
         x_N = y_N,    x_D = A y_N + y_D exp(a),    a_i = g_i clip(y_j(i)),    y = L z,
 
-    where N are the others, one of which, j(i), drives i. Such maps are fixed while particles move, so that Hamiltonian
-    trajectories in z leave what they should as it is; how well a map fits matters for their speed only.
+    where N are the others, one of which, j(i), drives i. L, too, changes along the coordinate that drives most:
+    where that scale goes from far below to far above that of a prior, no one slope and no one covariance fit. Such
+    maps are fixed while particles move, so that Hamiltonian trajectories in z leave what they should as it is; how
+    well a map fits matters for their speed only.
 
     Attributes
     ----------
     centre, spread
         Medians and robust standard deviations, shape (size,) each.
     root
-        L, shape (size, size).
+        L.
     driven
         D, shape (driven,).
     shift
@@ -41,7 +44,7 @@ class Whitening:
 
     centre: Tensor
     spread: Tensor
-    root: Tensor
+    root: Root | RootAlong
     driven: Tensor
     shift: Tensor
     driver: Tensor
@@ -49,12 +52,12 @@ class Whitening:
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return u (count, size), and the log determinant of its derivatives up to a constant (count,)."""
-        y = z @ self.root.mT
-        x, log_scale = y, y.new_zeros(len(y))
+        y, log_scale = self.root.forward(z)
+        x = y
         if len(self.driven):
             a = self._log_scales(y)
             x = y.index_copy(1, self.driven, y @ self.shift.mT + y[:, self.driven] * a.exp())
-            log_scale = a.sum(1)
+            log_scale = log_scale + a.sum(1)
         return self.centre + self.spread * x, log_scale
 
     def inverse(self, u: Tensor) -> Tensor:
@@ -63,22 +66,21 @@ class Whitening:
         if len(self.driven):
             off = x[:, self.driven] - x @ self.shift.mT
             x = x.index_copy(1, self.driven, off * (-self._log_scales(x)).exp())
-        solved: Tensor = torch.linalg.solve_triangular(self.root, x.mT, upper=False).mT
-        return solved
+        return self.root.inverse(x)
 
     def pull(self, z: Tensor, gradient: Tensor) -> Tensor:
         """Gradient in z of f(u(z)) plus the log determinant, from that of f in u: (count, size) each."""
         of_x = gradient * self.spread
         of_y = of_x
         if len(self.driven):
-            y = z @ self.root.mT
+            y, _ = self.root.forward(z)
             a = self._log_scales(y)
             mine = of_x[:, self.driven]
             along = mine * a.exp()
             of_y = of_x.index_copy(1, self.driven, along) + mine @ self.shift
             inside = y[:, self.driver].abs() < CLIP
             of_y = of_y.index_add(1, self.driver, self.slope * inside * (along * y[:, self.driven] + 1))
-        return of_y @ self.root
+        return self.root.pull(z, of_y)
 
     def _log_scales(self, y: Tensor) -> Tensor:
         return self.slope * y[:, self.driver].clamp(-CLIP, CLIP)
@@ -112,7 +114,8 @@ def whitening(u: Tensor) -> Whitening:
             slope = (_centred(t) * _centred(_log(off))).mean(0) / t.var(0)
             a = slope * t
         x = x.index_copy(1, driven, off * (-a).exp())
-    return Whitening(quarters[1], spread, _root(x), driven, shift, driver, slope)
+    root = root_along(x, int(driver.mode().values)) if len(driven) else root_of(x)
+    return Whitening(quarters[1], spread, root, driven, shift, driver, slope)
 
 
 def _solved(columns: Tensor, target: Tensor) -> Tensor:
@@ -146,15 +149,3 @@ def _log(off: Tensor) -> Tensor:
 
 def _centred(x: Tensor) -> Tensor:
     return x - x.mean(0)
-
-
-def _root(x: Tensor) -> Tensor:
-    """Root L of the covariance L L^T of standardized particles, shape (size, size)."""
-    count, size = x.shape
-    x = _centred(x.clamp(-CLIP, CLIP))
-    covariance = x.mT @ x / count
-    diagonal = covariance.diagonal().clamp_min(1e-6)
-    shrink = size / (size + count)
-    covariance = (1 - shrink) * covariance + shrink * torch.diag(diagonal)
-    root: Tensor = torch.linalg.cholesky(covariance + torch.diag(1e-9 * diagonal))
-    return root

@@ -64,6 +64,18 @@ def test_kinds_stand_apart_and_all_estimates_meet_the_closed_form():
     assert "smc" not in bounds.partition("\n\n")[0]
 
 
+def test_the_text_is_narrow_and_names_models_by_what_tells_them_apart():
+    few = SMC(populations=2, particles=10, compile=False)
+    one = evidence(zoo.BetaBernoulli(a=2.0), FLIPS, methods=["exact", "em", few], seed=0, progress=False)
+    assert str(one).startswith("BetaBernoulli(a=2.0)\n\nestimates of log p(x)\nmethod")
+    assert "BetaBernoulli(a=2.0) by em: em is not legal" in str(one)
+    assert "BetaBernoulli(a=2.0), smc by smc: 2 populations" in str(one)  # why it is in doubt
+    models = [zoo.NormalNormal(scale=s) for s in (1.0, 2.0)]
+    two = evidence(models, [0.3, 1.2, -0.4], methods=["exact", few], seed=0, progress=False)
+    assert two.table["model"].unique().tolist() == [f"NormalNormal(scale={s})" for s in (1.0, 2.0)]
+    assert max(map(len, [*str(one).splitlines(), *str(two).splitlines()])) <= 100
+
+
 def test_bayes_factors_are_differences_with_both_errors():
     models = {"flat": coin(), "fair": coin(a=20.0, b=20.0)}
     found = evidence(models, FLIPS, methods=["exact"], seed=0, progress=False).bayes_factors

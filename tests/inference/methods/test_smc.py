@@ -341,6 +341,23 @@ def test_scales_that_other_coordinates_drive_are_divided_out():
     assert abs(float(torch.corrcoef(torch.stack([z[:, 0].abs().log(), z[:, 3]]))[0, 1])) < 0.1
 
 
+def test_scales_that_grow_up_to_a_limit_and_correlations_that_fade_are_divided_out():
+    """As of coefficients under a prior, with the scale of the noise: no one slope and no one covariance fit."""
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(4096, 3, dtype=torch.float64, generator=generator)
+    scale = (3 * z[:, 0]).exp() / (1 + (3 * z[:, 0]).exp())
+    pair = 0.99 * (1 - scale)  # correlation
+    second = pair * z[:, 1] + (1 - pair.square()).sqrt() * z[:, 2]
+    u = torch.stack([3 * z[:, 0], scale * z[:, 1], scale * second], 1)
+    white = whitening(u)
+    found = white.inverse(u)
+    order = u[:, 0].argsort()
+    for part in found[order].split(512):
+        spread = torch.linalg.eigvalsh(torch.cov(part[:, 1:].mT))
+        assert 0.4 < float(spread[0]) <= float(spread[1]) < 1.3  # 0.004 to 2.4 with one root for all
+    torch.testing.assert_close(white.forward(found)[0], u)
+
+
 def test_whitening_is_a_bijection_with_the_derivatives_that_it_says():
     white = whitening(funnel(0))
     z = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
