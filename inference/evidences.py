@@ -13,6 +13,7 @@ import pandas as pd
 from inference.approximations.pareto import KHAT_GOOD
 from inference.approximations.sampled import Sampled
 from inference.comparing.blocks import brief
+from inference.comparing.row import yardstick
 from inference.diagnostics.bridge import bridge
 from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
@@ -43,11 +44,15 @@ class Evidence:
         evidence with its Monte Carlo error, k-hat where there is one, and a note.
     bayes_factors
         A row per model: the estimate of it with the least error among those that are estimates, and its log Bayes
-        factor against the first, with the error of both together. Bounds and Laplace's formula never enter.
+        factor against the first, with the error of both together. Bounds and Laplace's formula never enter; of models
+        that explain other data than the first (other rows, or log y in place of y) there is none, but NaN.
+    explained
+        Model -> what it explains.
     """
 
     table: pd.DataFrame
     bayes_factors: pd.DataFrame
+    explained: dict[str, str]
 
     def __str__(self) -> str:
         """Estimates, then approximations without an error, then lower bounds; Bayes factors of several models below."""
@@ -66,6 +71,9 @@ class Evidence:
             texts.append(_wrapped(f"{row['model']}{kind} by {row['method']}: {row['note']}"))
         if len(self.bayes_factors) > 1:
             texts.append(f"log Bayes factors\n{_text(self.bayes_factors)}")
+        if len(set(self.explained.values())) > 1:
+            each = "\n".join(f"  {model}: {what}" for model, what in self.explained.items())
+            texts.append(f"not all models explain the same data, and what differs has no Bayes factor:\n{each}")
         return "\n\n".join(texts)
 
     __repr__ = __str__
@@ -119,10 +127,11 @@ def evidence(
     --------
     ``evidence({"one": zoo.BayesianGMM(1), "two": zoo.BayesianGMM(2)}, geyser)``
     """
-    seed, rows = as_seed(seed), []
+    seed, rows, explained = as_seed(seed), [], {}
     for label, item in _labelled(of):
         if isinstance(item, Fit):
             rows += _rows(label, item)
+            explained[label] = yardstick(item)
             continue
         if data is None:
             raise DataError(f"evidence({label}): a model needs data, as in evidence(model, data); fits bring their own")
@@ -134,8 +143,9 @@ def evidence(
                 rows.append(_row(label, name, "", note=str(error)))
                 continue
             rows += _rows(label, fitted)
+            explained[label] = yardstick(fitted)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return Evidence(table, _bayes_factors(table))
+    return Evidence(table, _bayes_factors(table, explained), explained)
 
 
 def _labelled(of: Any) -> list[tuple[str, Any]]:
@@ -190,7 +200,7 @@ def _bridge(label: str, method: str, fitted: Fit, q: Sampled) -> Any:
     return _row(label, method, "bridge", value, error, note=note)
 
 
-def _bayes_factors(table: pd.DataFrame) -> pd.DataFrame:
+def _bayes_factors(table: pd.DataFrame, explained: Mapping[str, str]) -> pd.DataFrame:
     """The best estimate of each model, and log Bayes factors against the first."""
     rows: list[dict[str, Any]] = []
     good = table[table["kind"].isin(ESTIMATES) & (table["note"] == "")]
@@ -200,14 +210,15 @@ def _bayes_factors(table: pd.DataFrame) -> pd.DataFrame:
             continue
         best = mine.loc[mine["error"].idxmin()]
         first = rows[0] if rows else best
+        alike = explained[model] == explained[first["model"]]
         rows.append(
             {
                 "model": model,
                 "by": f"{best['kind']} ({best['method']})",
                 "log_evidence": best["log_evidence"],
                 "error": best["error"],
-                "log_bayes_factor": best["log_evidence"] - first["log_evidence"],
-                "its_error": math.hypot(best["error"], first["error"]) if rows else 0.0,
+                "log_bayes_factor": best["log_evidence"] - first["log_evidence"] if alike else math.nan,
+                "its_error": (math.hypot(best["error"], first["error"]) if rows else 0.0) if alike else math.nan,
             }
         )
     columns = ["model", "by", "log_evidence", "error", "log_bayes_factor", "its_error"]

@@ -10,6 +10,7 @@ from inference.approximations.pareto import KHAT_GOOD, khat_note
 from inference.diagnostics.arviz import RowDensities, loo
 from inference.posterior.fit import Fit
 from zoo.errors import FitError
+from zoo.replay.sites import Site
 
 COLUMNS = [
     "objective",
@@ -122,11 +123,16 @@ def yardstick(fitted: Fit) -> str:
     """
     program = fitted.program
     explained = {
-        f"{'probabilities' if s.support.is_discrete else 'density'} of {s.field or s.name}" for s in program.observed
+        f"{'probabilities' if s.support.is_discrete else 'density'} of {s.field or _made(s)}" for s in program.observed
     }
     weights = program.data.weights
     total = len(program.data) if weights is None else float(weights.sum())
     return f"{', '.join(sorted(explained))}; {total:g} rows"
+
+
+def _made(site: Site) -> str:
+    """Name what a site observes that is no field as it stands: the density of log y is another one than that of y."""
+    return f"what {site.name!r} makes from {' and '.join(site.observes)}" if site.observes else site.name
 
 
 def differences(name: str, found: Mapping[Any, RowDensities], fits: Mapping[Any, Fit]) -> dict[Any, dict[str, float]]:

@@ -91,6 +91,34 @@ def test_bayes_factors_are_differences_with_both_errors():
     assert noisy["its_error"][1] == pytest.approx(math.hypot(*noisy["error"]))
 
 
+@zoo.model(y=zoo.Positive("row"))
+def of_logarithms(y):
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("ly", dist.Normal(a, 1.0), obs=y.log())
+
+
+@zoo.model(y=zoo.Positive("row"))
+def of_numbers(y):
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.LogNormal(a, 1.0), obs=y)
+
+
+def test_densities_of_other_data_have_no_bayes_factor():
+    """The same model twice, of log y and of y: their evidences differ by -sum log y, which says nothing of them."""
+    y, methods = [10.0, 20.0, 30.0, 25.0], ["exact", "laplace"]
+    found = evidence({"log": of_logarithms(), "lognormal": of_numbers()}, y, methods=methods, seed=0)
+    best = found.bayes_factors.set_index("model")
+    assert best["log_evidence"].diff().iloc[-1] == pytest.approx(-np.log(y).sum(), abs=0.01)
+    assert math.isnan(best.loc["lognormal", "log_bayes_factor"])
+    assert "lognormal: density of y" in str(found)
+    assert "log: density of what 'ly' makes from y" in str(found)
+    same = evidence({"one": of_numbers(), "two": of_numbers()}, y, methods=["laplace"], seed=0)
+    assert same.bayes_factors["log_bayes_factor"].abs().max() < 0.01
+    assert "same data" not in str(same)
+
+
 def test_fits_bring_their_own_data():
     fitted = fit(coin, FLIPS, method="exact", seed=0)
     assert evidence(fitted).table["log_evidence"].tolist() == [fitted.objective.value]
