@@ -1077,6 +1077,105 @@ OTHERS = {
 }
 
 
+GROUPS = {"y": np.linspace(-1.0, 1.0, 12), "group": np.tile(np.arange(1, 7), 2)}
+
+
+def of_groups(effect, kind=Category, groups=6):
+    """Rows in groups, whose effects `effect` looks up."""
+
+    @zoo.model(y=Real("row"), group=kind("row"))
+    def grouped(y, group):
+        with pyro.plate("group", groups):
+            theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(effect(theta, group), 1.0), obs=y)
+
+    return grouped
+
+
+@pytest.mark.parametrize(
+    ("effect", "kind", "entries"),
+    [
+        (lambda theta, group: theta[group], Category, "6 entries"),
+        (lambda theta, group: theta[group.long()], Count, "6 entries"),
+        (lambda theta, group: theta.gather(0, group), Category, "6 entries"),
+        (lambda theta, group: torch.nn.functional.embedding(group, theta[:, None])[:, 0], Category, "fewer entries"),
+    ],
+    ids=["codes", "counts", "gather", "embedding"],
+)
+def test_codes_that_begin_with_one_are_named(effect, kind, entries):
+    model = of_groups(effect, kind)
+    said = f"'group' holds codes up to 6, and what they index has {entries}; codes count from 0: subtract 1"
+    assert "data plate" not in refused(lambda: zoo.explain(model, GROUPS), said, "have 7 entries")
+    zoo.explain(model, {**GROUPS, "group": GROUPS["group"] - 1})
+    gap = GROUPS["group"] - (GROUPS["group"] == 1)
+    assert "subtract" not in refused(
+        lambda: zoo.explain(model, {**GROUPS, "group": gap}), "'group' holds codes up to 6"
+    )
+
+
+def test_an_index_of_the_models_own_is_not_blamed_on_a_field():
+    model = of_groups(lambda theta, group: theta[torch.arange(len(group))] + 0.0 * group)
+    assert "'group' holds" not in refused(lambda: zoo.explain(model, GROUPS), "IndexError: index 6 is out of bounds")
+
+
+def takes_another_argument(self, y):
+    pass
+
+
+def adds_another_length(self, x):
+    mu = mean()
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu + torch.zeros(3) + x, 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "word", "lengths"),
+    [
+        (adds_another_length, "after plate 'row'", True),
+        (takes_another_argument, r"forward\(self, x\)", False),
+        (same_site_twice, "site 'mu'", False),
+        (raises, "before its first site", False),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_lengths_are_asked_about_where_shapes_differ(forward, word, lengths):
+    text = refused(lambda: zoo.explain(declared(forward), X), word)
+    assert ("Check that every data plate has the length" in text) == lengths
+
+
+def by_numpy(self, x):
+    mu = mean()
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(0.0, torch.as_tensor(np.exp(mu))), obs=x)
+
+
+def a_parameter_by_numpy(self, x):
+    width = np.exp(pyro.param("width", torch.tensor(0.0)))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(0.0, width), obs=x)
+
+
+def data_by_numpy(self, x):
+    mu, width = mean(), torch.as_tensor(np.std(x.numpy()))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, width), obs=x)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("forward", "place"), [(by_numpy, "after plate 'row'"), (a_parameter_by_numpy, "after parameter 'width'")]
+)
+@pytest.mark.parametrize("rows", [5, 500])
+def test_latents_and_parameters_do_not_pass_through_numpy(forward, place, rows):
+    x = np.linspace(-1.0, 1.0, rows)
+    for grad in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with grad():
+            refused(lambda: fit(declared(forward), x, method=POINT, seed=0), f"NumPy {place}", r"torch\.exp")
+            refused(lambda: zoo.explain(declared(forward), x), f"NumPy {place}", r"torch\.exp")
+    fit(declared(data_by_numpy), x, method=POINT, seed=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wrong", OTHERS)
 def test_models_that_are_wrong_otherwise(wrong, method):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codeop
 import os
 import re
 import subprocess
@@ -33,6 +34,16 @@ def program(text: str) -> str:
 def test_only_python_blocks_are_kept_at_their_lines() -> None:
     text = "# Title\n```python\na = 1\n```\n```bash\nexit 1\n```\n1. step\n   ```python\n   b = a\n   ```\nend\n"
     assert program(text).split("\n") == ["", "", "a = 1", *[""] * 6, "b = a", "", "", ""]
+
+
+def test_blocks_can_be_pasted_at_a_prompt() -> None:
+    """A blank line ends a class there, so that classes have none inside."""
+    pending: list[str] = []
+    for line in program(README.read_text(encoding="utf-8")).splitlines():
+        pending.append(line)
+        if codeop.compile_command("\n".join(pending)) is not None:  # a SyntaxError names the line
+            pending = []
+    assert not any(pending)
 
 
 @pytest.mark.slow

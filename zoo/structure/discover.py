@@ -20,6 +20,7 @@ from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
 from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.replay.masked import partner, picked, stand_in, unmask
 from zoo.replay.sites import support_of
+from zoo.structure.failures import failure
 
 FARTHEST = 40.0  # unconstrained coordinates of made-up values
 LARGEST_COUNT = 10_000  # among made-up values
@@ -74,7 +75,7 @@ class Discover(Messenger):
         return self.values[name]
 
     def _pyro_sample(self, msg: Any) -> None:
-        self.now = f"site {msg['name']!r}"
+        self.now = f"at {'plate' if is_plate(msg) else 'site'} {msg['name']!r}"
         if is_deterministic(msg):
             states = picked(msg["name"], self.labelled, self.seen)
             if states is not None:
@@ -103,12 +104,13 @@ class Discover(Messenger):
                 self.parted.add(name)
 
     def _pyro_post_sample(self, msg: Any) -> None:
+        self.now = f"after {'plate' if is_plate(msg) else 'site'} {msg['name']!r}"
         if not is_plate(msg):
             self.seen[msg["name"]] = msg["value"]
 
     def _pyro_param(self, msg: Any) -> None:
         name, args = msg["name"], msg["args"]
-        self.now = f"parameter {name!r}"
+        self.now = f"at parameter {name!r}"
         initial = args[1] if len(args) > 1 else None
         if isinstance(initial, torch.nn.Parameter) or (isinstance(initial, Tensor) and "$$$" in name):
             msg["value"], msg["done"] = initial, True
@@ -122,6 +124,9 @@ class Discover(Messenger):
         initial = torch.as_tensor(initial).detach()
         self.params[name] = (initial, constraint)
         msg["value"], msg["done"] = self._value(name, constraint, tuple(initial.shape)).to(initial.dtype), True
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.now = f"after parameter {msg['name']!r}"
 
 
 def symbol_of(node: Any) -> str | None:
@@ -170,25 +175,21 @@ def moved_to(value: Tensor, support: Any, name: str, far: tuple[float, float] | 
 def run(model: Model, data: Data, networks: Values, messenger: Discover, enumerate_from: int | None) -> Any:
     """Run the model under `messenger`; turn whatever goes wrong inside it into a `ModelError` that names the site."""
 
-    def story() -> Any:
-        return call(model, frozenset(networks), networks, data.values)
+    def traced(data: Data) -> Any:
+        def story() -> Any:
+            return call(model, frozenset(networks), networks, data.values)
 
-    program: Any = messenger(story)
-    if enumerate_from is not None:
-        program = poutine.enum(program, first_available_dim=enumerate_from)
-    try:
+        program: Any = messenger(story)
+        if enumerate_from is not None:
+            program = poutine.enum(program, first_available_dim=enumerate_from)
         return poutine.trace(program).get_trace()
+
+    try:
+        return traced(data)
     except ZooError:
         raise
     except Exception as error:
-        cause = error.__cause__ or error
-        first = str(cause).strip().partition("\n")[0]
-        raise ModelError(
-            f"{type(model).__name__} failed at {messenger.now or 'its start'} on data of shapes "
-            f"{ {n: tuple(v.shape) for n, v in data.values.items()} }: {type(cause).__name__}: {first}. "
-            "Check that every data plate has the length of its data and that sites inside it have that "
-            "shape"
-        ) from error
+        raise failure(model, data, messenger.now or "before its first site", error, traced) from error
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:

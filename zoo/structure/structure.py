@@ -21,6 +21,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
+from zoo.structure.differentiable import check_torch
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
@@ -54,6 +55,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     if data.row and len(data) > SAMPLE_ROWS:
         rows = torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long()
         part = data.take(rows)
+    with _own_randomness(data):
+        check_torch(model, part, networks, priors)
     # A network that starts at zero shows nothing of what feeds it.
     with _own_randomness(data):
         moved = {n: v + PERTURBATION * torch.randn_like(v) if v.is_floating_point() else v for n, v in networks.items()}

@@ -1,0 +1,93 @@
+"""What a model's own code does wrong: where it failed, of what, and the remedy where the cause can be told."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from zoo.data.data import Data
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+
+OUT_OF_BOUNDS = re.compile(r"index \d+ is out of bounds for dimension \d+ with size (\d+)|index out of range in self")
+CHECK = "Check that every data plate has the length of its data and that sites inside it have that shape"
+SHAPES = re.compile(r"\b(shapes?|sizes?|broadcast\w*|dimensions?|elements)\b", re.IGNORECASE)
+
+
+def failure(model: Model, data: Data, place: str, error: Exception, again: Callable[[Data], Any]) -> ModelError:
+    """Return the error that says where `model` failed, of what, and what to do about it.
+
+    Parameters
+    ----------
+    model, data
+        What was run.
+    place
+        Where it failed, such as "at site 'x'".
+    error
+        What was raised there.
+    again
+        Runs the model on other data; raises what it raises.
+    """
+    cause = error.__cause__ or error
+    name, first = type(model).__name__, str(cause).strip().partition("\n")[0]
+    if through_numpy(error):
+        return ModelError(
+            f"{name} hands a latent or parameter to NumPy {place}, where gradients do not pass; use torch's functions "
+            "on latents and parameters, such as torch.exp in place of np.exp"
+        )
+    if beyond := OUT_OF_BOUNDS.search(first):
+        size = None if beyond[1] is None else int(beyond[1])
+        if field := _index(model, data, size, again):
+            return ModelError(f"{name} failed {place}: {_too_few(field, data, size)} ({type(cause).__name__}: {first})")
+    shapes = {n: tuple(v.shape) for n, v in data.values.items()}
+    text = f"{name} failed {place} on data of shapes {shapes}: {type(cause).__name__}: {first}"
+    if not beyond and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
+        text += f". {CHECK}"
+    elif isinstance(cause, TypeError) and not _takes_fields(model):
+        text += f". Declare it with an argument for each data field: forward(self, {', '.join(model.fields)})"
+    return ModelError(text)
+
+
+def _takes_fields(model: Model) -> bool:
+    """Tell whether the model's `forward` can be called with its data fields."""
+    try:
+        inspect.signature(model.forward).bind(**dict.fromkeys(model.fields))
+    except TypeError:
+        return False
+    return True
+
+
+def through_numpy(error: BaseException) -> bool:
+    """Tell whether an error is that a value whose gradient is needed was handed to NumPy."""
+    return "call numpy() on Tensor that requires grad" in str(error.__cause__ or error)
+
+
+def _index(model: Model, data: Data, size: int | None, again: Callable[[Data], Any]) -> str | None:
+    """Return the field of whole numbers that indexes too few entries: with smaller numbers in it the model gets on."""
+    most = 0 if size is None else size - 1
+    for name, kind in model.fields.items():
+        value = data.values[name]
+        if not kind.support.is_discrete or not bool((value > most).any()):
+            continue
+        try:
+            again(replace(data, values={**data.values, name: value.clamp_max(most)}))
+        except Exception as error:
+            found = OUT_OF_BOUNDS.search(str(error.__cause__ or error))
+            if found and found[1] == (None if size is None else str(size)):
+                continue
+        return name
+    return None
+
+
+def _too_few(field: str, data: Data, size: int | None) -> str:
+    """Say that the codes of a field go beyond what they index."""
+    smallest, largest = int(data.values[field].min()), int(data.values[field].max())
+    lower = "subtract 1, or give words, which are coded in sorted order, or " if smallest > 0 else ""
+    entries = "fewer entries" if size is None else "1 entry" if size == 1 else f"{size} entries"
+    return (
+        f"field {field!r} holds codes up to {largest}, and what they index has {entries}; codes count from 0: {lower}"
+        f"let what they index have {largest + 1} entries"
+    )
