@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted
 CELLS = 50_000_000  # entries of the data times draws that are evaluated: some seconds of work
 COLUMNS = 8  # of a linear predictor, which cost as much as one entry of what is observed
 SORTED = 500  # scalars whose quantiles are looked at, at most
+FINITE = 0.5  # Pareto shape above which weights have no variance, and errors by it are too small
 MASS = 0.1  # nats by which a wider look may find more evidence than draws of q, beyond errors
 
 
@@ -142,12 +144,9 @@ def judge(
         "sd_ratio": float(off.sd[np.abs(np.log(off.sd.clip(1e-300))).argmax()]),
         "ess": float(1 / np.square(weights).sum()),
     }
-    log_p = f"log p({', '.join(('x', *fixed))}) = {value:.3f} +- {error:.2g} by importance weighting"
     if labelling is not None:
         diagnostics["log_labellings"] = labelling.log_modes
         diagnostics["own_labelling"] = float(target_ratio.isfinite().double().mean())
-        log_p += f", {labelling.log_modes:.3f} of it for the {labelling}, of which draws are of one"
-    words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
     wide = None
 
     if many_draws:
@@ -167,6 +166,14 @@ def judge(
                 most=draws_for(program, 4 * CELLS, MORE * DRAWS),
                 clear=lambda seen: is_clear(plain.off(seen)),
             )
+            if _better(wide, shape, error):
+                diagnostics |= {"evidence": wide.evidence, "evidence_error": wide.error}
+    log_p = f"log p({', '.join(('x', *fixed))}) = {diagnostics['evidence']:.3f} +- {diagnostics['evidence_error']:.2g} "
+    log_p += "by importance weighting"
+    if labelling is not None:
+        log_p += f", {labelling.log_modes:.3f} of it for the {labelling}, of which draws are of one"
+    words = f"{CARE}: too few draws ({len(ratio)}) can be weighed against so many rows; {log_p}"
+    if many_draws:
         words = verdict(
             Evidence(
                 shape=shape,
@@ -229,6 +236,11 @@ def _away(plain: Moments, target: Moments, off: Shifts, wide: Survey | None, *, 
     scale = np.where(target.sd > 0, target.sd, 1.0)
     nothing = np.zeros_like(target.mean)
     return Shifts(nothing, nothing + 1, target.mean_error / scale, target.sd_error / scale)
+
+
+def _better(wide: Survey | None, shape: float, error: float) -> TypeGuard[Survey]:
+    """Whether the evidence by a wider proposal is the better one: its weights have a variance, those of q may not."""
+    return wide is not None and wide.moments is not None and (wide.error < error or shape > FINITE)
 
 
 def _missed(wide: Survey | None, evidence: float, error: float) -> str:

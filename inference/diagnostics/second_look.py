@@ -15,6 +15,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
 MORE = 4  # times as many draws for a look that is not precise enough
+ROUGHLY = 0.05  # of the weight, at other modes, from which chains have left something out, however rough that is
 SURE = 3.0  # Monte Carlo errors beyond which chains have left something out
 
 
@@ -59,8 +60,16 @@ def second_look(program: Program, values: Values, count: int, worth: float) -> S
         return bool(off.mean_error.max() <= KNOWN * MEAN_OFF and off.sd_error.max() <= KNOWN * SD_OFF)
 
     wide = survey(program, {}, values, count, most=MORE * count, clear=known)
-    if wide is None or wide.moments is None:
+    if wide is None:
         return SecondLook()
+    if wide.moments is None:  # its weights are uneven: what they say is rough
+        heavy = wide.modes > 0 and wide.elsewhere > ROUGHLY
+        return SecondLook(
+            missed=f"climbs from afar end at {wide.modes} other mode(s) that no chain has come to, where much of the "
+            "mass may be; start chains apart, or use smc"
+            if heavy
+            else ""
+        )
     off = own.off(wide.moments)
     gaps = (np.abs(off.mean), np.abs(off.sd - 1))
     slow = math.sqrt(max(1.0, total / worth))  # draws of chains are worth fewer

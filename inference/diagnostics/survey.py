@@ -55,12 +55,15 @@ class Survey:
         The log of the mean of p / proposal, and its standard error.
     modes
         How many maxima of the density climbs have found outside of where q has its draws.
+    elsewhere
+        Share of the weight outside of there; rough where `moments` is None.
     """
 
     moments: Moments | None
     evidence: float
     error: float
     modes: int
+    elsewhere: float
 
 
 def survey(
@@ -144,7 +147,8 @@ def _survey(
         weights, sound = _sound(ratio)
         told = _told(density, points, u, weights, cuts) if sound else None
     evidence, error = log_mean_exp(ratio)
-    return Survey(told, float(evidence), float(error), len(found))
+    elsewhere = float((ratio - ratio.logsumexp(0)).exp()[_outside(u, centre, root)].sum())
+    return Survey(told, float(evidence), float(error), len(found), elsewhere)
 
 
 def _sound(ratio: Tensor) -> tuple[np.ndarray, bool]:
@@ -177,18 +181,25 @@ def _starts(density: Density, centre: Tensor, root: Tensor) -> Tensor:
 
 def _modes(density: Density, centre: Tensor, root: Tensor, labelling: Labelling | None, starts: Tensor) -> Tensor:
     """Distinct ends of climbs that lie outside of the draws of q, the highest first, (modes, size)."""
-    size = len(centre)
     ends, height = climb_together(density, starts, centre, root, STEPS)
     if labelling is not None and bool(height.isfinite().any()):
         ends, height = ends[height.isfinite()], height[height.isfinite()]
         ends = _unconstrained(density, labelling.moved(density.constrain_all(ends.to(density.like))))
     v = torch.linalg.solve_triangular(root, (ends - centre).mT, upper=False).mT
-    outside = (v.square().sum(1) > size + 6 * math.sqrt(2 * size) + 10) & height.isfinite()
+    outside = _outside(ends, centre, root) & height.isfinite()
     kept: list[int] = []
     for at in height.argsort(descending=True).tolist():
         if bool(outside[at]) and all(float((v[at] - v[other]).norm()) > 1 for other in kept):
             kept.append(at)
     return ends[kept[:MODES]]
+
+
+def _outside(u: Tensor, centre: Tensor, root: Tensor) -> Tensor:
+    """Which vectors (draws, size) are where Normal draws of this centre and root never are, (draws,)."""
+    size = len(centre)
+    v = torch.linalg.solve_triangular(root, (u - centre).mT, upper=False)
+    far: Tensor = v.square().sum(0) > size + 6 * math.sqrt(2 * size) + 10
+    return far
 
 
 def _ranked(density: Density, u: Tensor) -> Tensor:

@@ -6,12 +6,16 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
+from scipy import stats
+from scipy.integrate import quad
 
 import inference.diagnostics.by_row
 import zoo
 from guides import FullRank
-from inference import SVI, fit
+from inference import SVI, Laplace, fit
 from tests.cases import posteriordb
 from tests.cases.models import CONJUGATE, SCHOOLS, ZOO_CASES, EightSchools, LinearFactors
 
@@ -76,3 +80,21 @@ def test_rows_of_a_guide_that_draws_them_all_are_not_looked_at_one_by_one_where_
     assert found.diagnostics["khat_rows"] == 0
     assert np.isfinite(found.diagnostics["evidence"])
     assert found.verdict.startswith("usable with care: too few draws")
+
+
+@zoo.model(x=zoo.Real("row"))
+def heavy(x):
+    s = pyro.sample("s", dist.StudentT(3.0, 0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Cauchy(s, 4.0), obs=x)
+
+
+def test_the_evidence_has_an_error_where_the_weights_have_no_variance():
+    """A Normal's weights of a posterior with heavy tails: the wider look's are bounded, and so is their error."""
+    x = np.array([-1.0, 2.0])
+    density = quad(lambda s: stats.t(3).pdf(s) * np.prod(stats.cauchy(s, 4.0).pdf(x)), -np.inf, np.inf)[0]
+    found = [fit(heavy(), x, method=Laplace(), seed=seed).diagnostics for seed in range(6)]
+    z = [(f["evidence"] - np.log(density)) / f["evidence_error"] for f in found]
+    assert max(f["khat"] for f in found) > 0.5
+    assert np.square(z).sum() < stats.chi2(len(z)).ppf(0.999)
+    assert np.median([f["evidence_error"] for f in found]) < 0.01
