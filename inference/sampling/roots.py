@@ -11,7 +11,8 @@ CLIP = 6.0  # particles further out than so many robust standard deviations say 
 # Shares of the particles between which covariances are taken, small ones at the ends: what lies further out is taken
 # to be as there, and where that is wrong, trajectories cannot reach it. Where particles are few, the ends are left out.
 EDGES = (0.015, 0.05, 0.12, 0.22, 0.34, 0.45, 0.55, 0.66, 0.78, 0.88, 0.95, 0.985)
-EACH = 8  # particles per coordinate in each part, at least
+EACH = 25  # particles per coordinate in each part, at least: rough covariances make for small steps
+WORTH = 0.1  # by which scales along the coordinate have to be smaller than overall: mean logarithm
 WIDEST = 40  # coordinates whose covariance may change along one of them; a matrix a particle is factorized
 
 
@@ -127,8 +128,8 @@ def root_of(x: Tensor) -> Root:
 def root_along(x: Tensor, along: int) -> Root | RootAlong:
     """Root of the covariance of standardized particles (count, size) as it changes along one coordinate.
 
-    Particles are sorted by that coordinate into parts, and moments taken of each; where they are too few for that, or
-    coordinates too many, of all together.
+    Particles are sorted by that coordinate into parts, and moments taken of each; where they are too few for that,
+    coordinates too many, or parts alike, of all together.
     """
     count, size = x.shape
     edges = [round(count * e) for e in EDGES]
@@ -142,6 +143,10 @@ def root_along(x: Tensor, along: int) -> Root | RootAlong:
     if not bool((knots.diff() > 1e-6).all()):
         return root_of(x)
     middles, roots = zip(*(_moments(part[:, rest]) for part in parts), strict=True)
+    whole, shares = root_of(x[:, rest]).root, torch.tensor([len(part) / count for part in parts]).to(x)
+    narrower = whole.diagonal().log() - shares @ torch.stack([root.diagonal().log() for root in roots])
+    if not float(narrower.mean()) > WORTH:
+        return root_of(x)
     scale = torch.ones(size, dtype=x.dtype, device=x.device)
     scale[along] = x[:, along].clamp(-CLIP, CLIP).std()
     return RootAlong(along, rest, scale, knots, torch.stack(middles), torch.stack(roots))
