@@ -147,20 +147,21 @@ def line(y, x):
 
 
 @pytest.mark.slow
-def test_two_regressions_that_are_not_nested_have_the_bayes_factor_of_the_closed_form():
+@pytest.mark.parametrize("method", [PARTICLES, NUTS(chains=4, warmup=500, draws=1500)], ids=["smc", "nuts"])
+def test_two_regressions_that_are_not_nested_have_the_bayes_factor_of_the_closed_form(method):
     rng = np.random.default_rng(1)
     z = rng.normal(0, 4, 42)
     x = z + rng.normal(0, 1.5, 42)
     y = 3000 + 185 * z + rng.normal(0, 300, 42)
     fits, exact = {}, {}
     for name, column in {"density": x - x.mean(), "adjusted": z - z.mean()}.items():
-        fits[name] = fit(line, {"y": y, "x": column}, method=PARTICLES, seed=0, progress=False)
+        fits[name] = fit(line, {"y": y, "x": column}, method=method, seed=0, progress=False)
         # Student t with 6 degrees of freedom: y ~ t(mean, 2 b / 2 a (I + X V X^T)).
         design = np.stack([np.ones(42), column], 1)
         shape = 300.0**2 * 2 / 3 * (np.eye(42) + design @ np.diag([1 / 0.06, 1 / 6]) @ design.T)
         exact[name] = stats.multivariate_t(design @ [3000.0, 185.0], shape, df=6).logpdf(y)
     found = evidence(fits).bayes_factors
-    assert found["by"].tolist() == ["bridge (smc)"] * 2
+    assert found["by"].tolist() == [f"bridge ({type(method).__name__.lower()})"] * 2
     assert abs(found["log_bayes_factor"][1] - (exact["adjusted"] - exact["density"])) < 0.02
     assert found["its_error"][1] < 0.01
 
