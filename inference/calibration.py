@@ -31,6 +31,7 @@ from zoo.errors import DataError, FitError, MethodError
 from zoo.program.prepare import as_model, prepare
 from zoo.program.program import Program
 
+DOUBT = 0.05  # p-value below which more simulations are worth their time
 LEVEL = 0.002  # at which departures are alarms: of 100 clean runs more than one then has one in 2 % of cases
 BROKEN = 0.05  # share of refits that may break down; more, and ranks of the others say little
 INTERVALS = (0.5, 0.9)
@@ -109,7 +110,8 @@ class Calibration:
         refits = len(self.ranks)
         broken = len(self.failures) / (refits + len(self.failures))
         worst = table["adjusted"].idxmin()
-        p = f"smallest adjusted p-value {table['adjusted'].min():.2g}, of {worst}"
+        least = float(table["adjusted"].min())
+        p = f"smallest adjusted p-value {least:.2g}, of {worst} (an alarm is one below {LEVEL:g})"
         alarms = table[table["adjusted"] < LEVEL].sort_values("p_value")
         if len(alarms):
             readings = [
@@ -122,6 +124,7 @@ class Calibration:
             words = f"cannot be said: too many refits broke down, and the others are no fair sample; {p}"
         else:
             words = f"no fault found in {refits} refits of simulated data; {p}"
+            words += "; more simulations would tell" if least < DOUBT else ""
         if self.failures:
             words += f". {len(self.failures)} of {refits + len(self.failures)} refits broke down: {self.failures[0]}"
         return words
