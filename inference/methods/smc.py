@@ -25,6 +25,7 @@ from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
 from inference.sampling.unconstrained import no_density
 from zoo.errors import FitError
+from zoo.program.exchangeable import exchangeable
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.program.states import draw_states
@@ -105,7 +106,10 @@ class SMC(Method):
         reason += f"{sum(run.moves)} moves, {target.calls} gradients of all"
         reason += f": {complaints[0]}" if complaints else ""
         notes = [target.lowered.note] if target.lowered.note else []
-        praise = f"log p(x) = {value:.3f} +- {error:.2g}; {check.praise}"
+        verdict = f"trust: log p(x) = {value:.3f} +- {error:.2g}; {check.praise}"
+        if exchangeable(program):
+            verdict = verdict.replace("trust", "trust after fit.relabelled()", 1)
+            verdict += "; exchangeable states have other labels in each draw"
         return Outcome(
             approximation=sampled,
             points={},
@@ -128,7 +132,7 @@ class SMC(Method):
                 "rhat": check.rhat,
                 "ess": check.ess,
             },
-            verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else f"trust: {praise}",
+            verdict=f"do not trust without a look at this: {complaints[0]}" if complaints else verdict,
         )
 
     def _carried(self, program: Program, monitor: Monitor) -> tuple[Tempered, Run]:
