@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool1d, one_hot
 from zoo.checks import check_components, check_rows
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.errors import DataError
+from zoo.errors import DataError, ModelError
 from zoo.initial import cluster_moments, kmeans, observed
 from zoo.replay.chain import MarkovChain, firsts, stationary
 
@@ -90,7 +90,11 @@ class HiddenMarkov(Model):
     levels: PositiveInt | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that the emission cannot explain, and lengths that do not add up."""
+        """Refuse rows that the emission cannot explain, lengths that do not add up, and levels of what has none."""
+        if self.levels is not None and self.emission != "categorical":
+            raise ModelError(
+                f"levels={self.levels} is for emission='categorical', found emission={self.emission!r}; leave it out"
+            )
         if self.lengths is not None and sum(self.lengths) != len(x):
             raise DataError(f"lengths add up to {sum(self.lengths)}, but there are {len(x)} rows; correct the lengths")
         if self.emission == "normal":
@@ -108,7 +112,7 @@ class HiddenMarkov(Model):
                 f"field 'x': emission='categorical' expects codes below {MOST_LEVELS}, found {float(x.max()):g}; "
                 "recode it (pandas.factorize), or use emission='poisson' if these are counts"
             )
-        if self.emission == "categorical" and self.levels is not None and float(x.max()) >= self.levels:
+        if self.levels is not None and float(x.max()) >= self.levels:
             raise DataError(
                 f"field 'x': levels={self.levels} expects category codes below that, found {float(x.max()):g}; "
                 f"ask for levels={int(x.max()) + 1}, or recode the data (pandas.factorize)"

@@ -106,10 +106,12 @@ class SMC(Method):
         reason += f"{sum(run.moves)} moves, {target.calls} gradients of all"
         reason += f": {complaints[0]}" if complaints else ""
         notes = [target.lowered.note] if target.lowered.note else []
-        verdict = f"trust: log p(x) = {value:.3f} +- {error:.2g}; {check.praise}"
-        if exchangeable(program):
-            verdict = verdict.replace("trust", "trust after fit.relabelled()", 1)
-            verdict += "; exchangeable states have other labels in each draw"
+        verdict = f"log p(x) = {value:.3f} +- {error:.2g}; {check.praise}"
+        verdict = (
+            f"trust after fit.relabelled(): {verdict}; exchangeable states have other labels in each draw"
+            if exchangeable(program)
+            else f"trust: {verdict}"
+        )
         return Outcome(
             approximation=sampled,
             points={},
@@ -139,8 +141,9 @@ class SMC(Method):
         """Carry particles by sweeps over the rows of a mixture, where rounding allows it; else by the program."""
         count, chunk = self.populations * self.particles, max(FEWEST, chunk_for(program) // WITH_GRADIENT)
         target = None if self.compile is True else SweptPath.of(program, count)
-        start = prior_draws(Density(program), count, chunk)
-        labels = ParticleLabels.of(Density(program), start)
+        density = Density(program)
+        start = prior_draws(density, count, chunk)
+        labels = ParticleLabels.of(density, start)
         if target is not None:
             run = carry(target, start, self.populations, self.share, self.moves, monitor, labels)
             if target.accurate(run.particles.u, run.particles.joint):

@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from inference import fit
-from zoo.errors import DataError
+from zoo.errors import DataError, ModelError
 
 SYMBOLS = np.array([1, 2, 3, 2, 2, 4, 5, 2, 2, 3, 3, 2, 1, 2, 3, 2])
 
@@ -41,6 +41,12 @@ def test_a_symbol_that_the_model_knows_is_as_good_as_impossible():
 def test_fewer_levels_than_the_data_have_are_refused():
     with pytest.raises(DataError, match="levels=3 expects category codes below that, found 5; ask for levels=6"):
         symbols(3)
+
+
+def test_levels_are_for_categories_alone():
+    model = zoo.HiddenMarkov(components=2, emission="poisson", levels=8)
+    with pytest.raises(ModelError, match="levels=8 is for emission='categorical', found emission='poisson'"):
+        fit(model, SYMBOLS, method="em", seed=0)
 
 
 def test_a_users_own_categories_are_named_too():
