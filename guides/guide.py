@@ -23,6 +23,7 @@ from zoo.replay.sites import Site
 Names = tuple[str, ...]
 ROLES = {
     "enumerated": "is summed out exactly and needs no guide; leave it out",
+    "integrated": "is integrated out exactly and needs no guide; leave it out",
     "observed": "is observed and needs no guide; leave it out",
     "parameter": "is a parameter, which climbs along without a guide; leave it out",
     "deterministic": "follows from other sites and needs no guide; leave it out",

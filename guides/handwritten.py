@@ -247,7 +247,8 @@ def _check_names(guide: str, run: Run, program: Program) -> None:
         )
     for extra in (n for n in run.values if n not in latents):
         site = program.sites.get(extra)
-        role = "is summed out exactly" if site is not None and site.role == "enumerated" else ""
+        gone = {"enumerated": "is summed out exactly", "integrated": "is integrated out exactly"}
+        role = gone.get(site.role, "") if site is not None else ""
         role = role or f"is no latent that it is to cover ({', '.join(latents)})"
         raise MethodError(f"the guide {guide} has a site {extra!r}, which {role}; take it out")
 

@@ -11,6 +11,7 @@ _EXPORTS = {
     "Count": "zoo.declare.fields",
     "DataError": "zoo.errors",
     "FitError": "zoo.errors",
+    "LinearGaussianChain": "zoo.replay.gaussian_chain",
     "MarkovChain": "zoo.replay.chain",
     "MethodError": "zoo.errors",
     "Model": "zoo.declare.model",

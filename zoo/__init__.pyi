@@ -33,6 +33,7 @@ from zoo.poisson_mixture import PoissonMixture as PoissonMixture
 from zoo.ppca import PPCA as PPCA
 from zoo.program.explain import explain as explain
 from zoo.replay.chain import MarkovChain as MarkovChain
+from zoo.replay.gaussian_chain import LinearGaussianChain as LinearGaussianChain
 from zoo.vae import VAE as VAE
 
 __version__: str

@@ -41,8 +41,9 @@ def recognize(seen: Recognition) -> EStep:
     with torch.no_grad():
         example = EStep(seen, sample, values, sample.replay(values))
         made = made_values(program, values, example.replay)
+        gone = program.integrated.names if program.integrated else frozenset()
         for site in program.sites.values():
-            if site.name in example.replay.distributions and _is_plain(example, site):
+            if site.name in example.replay.distributions and site.name not in gone and _is_plain(example, site):
                 _recognize_site(seen, example, site, made)
         seen.in_values = in_values(program, values, made)
         if structure.example_rows is not None:

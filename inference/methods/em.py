@@ -112,7 +112,10 @@ class EM(Method):
             return "distributed needs all rows at once and closed forms: leave out batch_size and gradient"
         if program.locals:
             return self._over_locals(program)
-        if not program.enumerated:
+        if program.integrated is not None and not (program.parameters or program.globals or program.networks):
+            chain = program.integrated.chains[0].name
+            return f"there is no parameter to estimate beside the states {chain!r}; exact has their posterior"
+        if not program.enumerated and program.integrated is None:
             return "nothing to enumerate: it has no discrete latent"
         return None if self.batch_size is None else RunningAverages.why_not(program, gradient=self.gradient)
 

@@ -35,7 +35,7 @@ class Exact(Method):
         """Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate."""
         if (reason := unsupported(program)) is not None:
             return reason
-        if not program.latents:
+        if not program.latents and program.integrated is None:
             return "there is no latent to have a posterior"
         if program.enumerated:
             return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
@@ -45,7 +45,10 @@ class Exact(Method):
         plan = closed_form(program)
         if plan.rest:
             return no_posterior(program, plan.rest[0])
+        gone = program.integrated.names if program.integrated else frozenset()
         for site in program.observed:
+            if site.name in gone:
+                continue
             if program.missing(site) is not None and plan.likelihoods[site.name].completes:
                 return (
                     f"site {site.name!r} has vectors with missing values (NaN), given which the posterior is no longer "

@@ -19,6 +19,7 @@ from inference.posterior.observed import Observed
 from inference.posterior.replicates import predictive_groups
 from zoo.data.missing import with_nan
 from zoo.program.program import Program
+from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
 
 SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error", "khat")
@@ -97,7 +98,9 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
     if answer.is_point:
         latents = {n: v[0] for n, v in answer.approximation.draw(program, 1)[0].items()}
         derived = program.deterministic({**points, **latents})
-        return {"point_estimate": {**parameters, **_numpy({**latents, **derived})}}
+        groups = {"point_estimate": {**parameters, **_numpy({**latents, **derived})}}
+        states = _states(answer, {}, {**points, **latents})
+        return {**groups, "posterior": {n: v[None] for n, v in states.items()}} if states else groups
 
     def deterministic(v: Values) -> Values:
         return program.deterministic({**points, **v})
@@ -105,7 +108,7 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
     values, log_p, log_q = answer.draws
     if any(s.role == "deterministic" for s in program.sites.values()):
         values = {**values, **many(deterministic, values, len(log_p), chunk_for(program))}
-    arrays = _numpy({**values, **answer.approximation.states})
+    arrays = {**_numpy({**values, **answer.approximation.states}), **_states(answer, answer.draws.values, points)}
     densities = {"log_p": answer.by_chain(log_p), "log_q": answer.by_chain(log_q)}
     groups = {
         "posterior": {n: answer.by_chain(v) for n, v in arrays.items()},
@@ -114,6 +117,20 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
     if parameters:
         groups["point_estimate"] = parameters
     return groups
+
+
+def _states(answer: Answer, values: Values, shared: Values) -> dict[str, np.ndarray]:
+    """Draws of the chains that were integrated out, given each draw of the latents, and what follows from them."""
+    program, count = answer.program, answer.draw_count
+    states = draw_chains(program, values, shared, count)
+    names = program.derived_from(states)
+    if names:
+
+        def derived(v: Values) -> Values:
+            return {n: program.replay({**shared, **v}, densities=False).seen[n] for n in names}
+
+        states = {**states, **many(derived, {**values, **states}, count, chunk_for(program))}
+    return _numpy(states)
 
 
 def _data(program: Program, observed: Observed) -> dict[str, Group]:

@@ -20,6 +20,7 @@ from zoo.data.bind import Source
 from zoo.data.patterns import MissingCells
 from zoo.errors import FitError
 from zoo.program.program import Program
+from zoo.program.smoothing import chain_moments, draw_chains
 from zoo.replay.evaluate import Values
 from zoo.replay.incomplete_normals import by_row, filled
 from zoo.replay.normals import normal_rows
@@ -138,6 +139,9 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     The states of a row are drawn from their posterior given what is observed of it, those of a chain each from its own;
     with `mean` they are averaged over.
     """
+    if program.integrated is not None:  # given its states a row is complete by itself; means are affine in them
+        states = chain_moments(program, values)[0] if mean else draw_chains(program, {}, values, 1)
+        values = {**values, **(states if mean else {n: v[0] for n, v in states.items()})}
     replay = program.replay(values)
     log_probs = dict(replay.log_probs)
     _, weights = program.marginals(log_probs)

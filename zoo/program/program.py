@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,14 +14,16 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
+from zoo.elimination.kalman import LinearGaussian
 from zoo.errors import ModelError
 from zoo.program.elimination import Elimination
+from zoo.program.integrated import Integrated
 from zoo.program.marginals import functional_marginals, gradient_marginals, mixture_marginals, one_state_per_row
 from zoo.program.starting import check_densities, check_proposal, middle
 from zoo.program.terms import Terms
 from zoo.program.view import View
 from zoo.replay.evaluate import Replay, Values, call, model_context
-from zoo.replay.sites import Site, Structure
+from zoo.replay.sites import Site, Structure, base_distribution
 from zoo.structure.observed import check_missing
 from zoo.structure.structure import trace
 
@@ -75,6 +77,10 @@ class Program:
         self._proposed: frozenset[str] | None = None  # what the model's `initial` proposes, once it was asked
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
         self.chains = {s.name: s for s in self.enumerated if s.family == "MarkovChain"}
+        gone = [s for s in self.sites.values() if s.role == "integrated"]
+        names = {s.name for s in gone}
+        seen = [s for s in self.observed if any(names.intersection(p.sites) for p in s.args.values())]
+        self.integrated = Integrated(gone, seen, self.row) if gone else None
         self._firsts: Values = {}  # which rows begin a sequence of each chain, noted when the model runs
         if self.chained and self.shared:
             raise ModelError(
@@ -105,13 +111,15 @@ class Program:
     @property
     def chained(self) -> bool:
         """Whether rows depend on others given the globals, so that they cannot be shuffled, split or drawn apart."""
-        return bool(self.chains) or any(t.kind != "whole" for t in self.structure.ties)
+        moving = self.chains or self.integrated is not None
+        return bool(moving) or any(t.kind != "whole" for t in self.structure.ties)
 
     @property
     def tied(self) -> str:
         """Why rows cannot be taken in parts, each by itself; empty if they can."""
-        if self.chains:
-            return f"site {next(iter(self.chains))!r} is a chain along the rows"
+        chains = [*self.chains, *(s.name for s in (self.integrated.chains if self.integrated else ()))]
+        if chains:
+            return f"site {chains[0]!r} is a chain along the rows"
         return str(self.structure.ties[0]) if self.structure.ties else ""
 
     @property
@@ -140,12 +148,60 @@ class Program:
     # -- densities ---------------------------------------------------------------------------------------------
 
     def replay(self, values: Values, *, densities: bool = True) -> Replay:
-        """Run the model at these values, enumerated sites at all their states, and return what was recorded."""
-        replay = Replay({**values, **self._states}, self.priors, densities=densities, missing=self._missing)
+        """Run the model at these values, enumerated sites at all their states, and return what was recorded.
+
+        Chains of continuous states that have no value are integrated out: the log densities of what is observed of them
+        are those of the filter.
+        """
+        gone = self.integrated
+        if gone is None or all(s.name in values for s in gone.chains):
+            return self._run(values, densities=densities)
+        still = gone.states(len(self.data), self.dtype, self.device)
+        replay = self._run({**still, **values}, densities=densities, left_out=gone.names)
+        if densities:
+            replay.log_probs.update(gone.log_probs(self._linear_gaussian(values, replay), replay))
+        return replay
+
+    def _run(self, values: Values, *, densities: bool, left_out: Collection[str] = ()) -> Replay:
+        given = {**values, **self._states}
+        replay = Replay(given, self.priors, densities=densities, missing=self._missing, left_out=left_out)
         with model_context(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
         self._firsts.update(replay.firsts)
         return replay
+
+    def locations(self, values: Values, states: Values, names: Sequence[str]) -> Values:
+        """Locations of Normal sites at given states of the chains that are integrated out."""
+        seen = self._run({**values, **states}, densities=False).distributions
+        return {n: base_distribution(seen[n]).loc for n in names}
+
+    def linear_gaussian(self, values: Values) -> LinearGaussian:
+        """Return the chain of continuous states and what was observed of it, at values of everything else.
+
+        Raises
+        ------
+        ModelError
+            If the model has no such chain.
+        """
+        return self._linear_gaussian(values, self.replay(values, densities=False))
+
+    def _linear_gaussian(self, values: Values, replay: Replay) -> LinearGaussian:
+        gone = self.integrated
+        if gone is None:
+            raise ModelError(f"{type(self.model).__name__} has no LinearGaussianChain")
+        designs = self._designs if gone.fixed else gone.designs(self, values, replay)
+        return gone.model(self, replay, designs)
+
+    @cached_property
+    def _designs(self) -> dict[str, Tensor]:
+        """What is seen of the states, where no unknown moves it."""
+        assert self.integrated is not None
+        values = {**self.structure.example, **{n: p.detach() for n, p in self.model.named_parameters()}}
+        values = {n: v.to(self.device) for n, v in values.items()}
+        for site in self.locals:
+            values[site.name] = torch.zeros(self.site_shape(site), dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return self.integrated.designs(self, values, self.replay(values, densities=False))
 
     def missing(self, site: Site) -> MissingCells | None:
         """Return the missing cells of what a site observes, None if there are none."""
@@ -304,6 +360,11 @@ class Program:
             return {}
         seen = self.replay(values).seen
         return {n: seen[n] for n in names}
+
+    def derived_from(self, states: Collection[str]) -> list[str]:
+        """Names of the `pyro.deterministic` sites that depend on these chains."""
+        derived = (s for s in self.sites.values() if s.role == "deterministic")
+        return [s.name for s in derived if any(n in states for parent in s.args.values() for n in parent.sites)]
 
     # -- starting values ---------------------------------------------------------------------------------------
 

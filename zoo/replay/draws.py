@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import base_distribution
 
 ONE_OF = (  # arguments that say the same
@@ -19,8 +20,10 @@ SIZES = ("total_count", "dim")  # plain numbers that some distributions are made
 
 
 def normal_draw(fn: Any) -> Tensor | None:
-    """Draw from a Normal by way of `torch.randn`, which torch can vectorize where `sample` it cannot; else None."""
+    """Draw from Normals by way of `torch.randn`, which torch can vectorize where `sample` it cannot; else None."""
     base = base_distribution(fn)
+    if isinstance(base, LinearGaussianChain):
+        return base.sample()
     if type(base).__name__ != "Normal":
         return None
     draw: Tensor = base.loc + base.scale * torch.randn(fn.shape(), dtype=base.loc.dtype, device=base.loc.device)

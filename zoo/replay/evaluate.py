@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,12 +13,14 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import normal_draw, vectorized_draw
+from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.masked import evidence, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
@@ -68,6 +70,8 @@ class Replay(Messenger):
         Observed site -> which of its cells are missing and have to be integrated out.
     lead
         With `simulate` inside `torch.vmap`: a number that varies over it, so that each entry gets draws of its own.
+    left_out
+        Sites whose log density is not evaluated.
 
     Attributes
     ----------
@@ -85,9 +89,10 @@ class Replay(Messenger):
         densities: bool = True,
         missing: Mapping[str, MissingCells] | None = None,
         lead: Tensor | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.lead = lead
+        self.lead, self.skipped = lead, left_out
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.densities, self.missing = densities, missing or {}
         self.now = ""
@@ -145,9 +150,9 @@ class Replay(Messenger):
             self.labelled.add(other)
             self.log_probs[other] = evidence(msg["value"], self.seen[other], mask, msg["fn"].event_dim)
         self.distributions[name] = msg["fn"]
-        if isinstance(msg["fn"], MarkovChain):
+        if isinstance(msg["fn"], MarkovChain | LinearGaussianChain):
             self.firsts[name] = msg["fn"].first
-        if not self.densities:
+        if not self.densities or name in self.skipped:
             return
         if name in self.missing:
             log_prob = observed_density(name, msg["fn"], msg["value"], self.missing[name])
@@ -184,6 +189,8 @@ def many(function: Callable[[Values], Any], values: Values, count: int, chunk: i
 
     Models whose control flow depends on values cannot be vectorized; they are evaluated one by one.
     """
+    if not values:  # all the same
+        return pytree.tree_map(lambda t: t.expand(count, *t.shape), function({}))
     try:
         return torch.vmap(function, chunk_size=max(1, min(chunk, count)))(values)
     except RuntimeError as error:

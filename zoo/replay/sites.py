@@ -20,7 +20,7 @@ ALTERNATIVES = (
 )
 
 Kind = Literal["constant", "site", "indexed", "linear", "bilinear", "function"]
-Role = Literal["global", "local", "enumerated", "observed", "parameter", "deterministic", "unsupported"]
+Role = Literal["global", "local", "enumerated", "integrated", "observed", "parameter", "deterministic", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class Site:
     Attributes
     ----------
     role
-        "global", "local", "enumerated", "observed", "parameter", "deterministic", or "unsupported" for a discrete
-        latent that can be neither enumerated nor drawn as a count.
+        "global", "local", "enumerated", "integrated" (a chain of continuous states, which is integrated out),
+        "observed", "parameter", "deterministic", or "unsupported" for a discrete latent that can be neither enumerated
+        nor drawn as a count.
     family
         Name of the distribution ("Normal"), empty for parameters.
     plates

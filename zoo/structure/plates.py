@@ -14,6 +14,7 @@ from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.evaluate import is_deterministic
+from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import base_distribution
 
 
@@ -26,12 +27,12 @@ def check_chain(data: Data, name: str, node: Any, *, masked: bool) -> None:
         Naming the site, and what to do.
     """
     chain = base_distribution(node["fn"])
-    if not isinstance(chain, MarkovChain):
+    if not isinstance(chain, MarkovChain | LinearGaussianChain):
         return
     plates = [f.name for f in node["cond_indep_stack"] if f.vectorized]
     if plates != [data.row]:
         raise ModelError(
-            f"site {name!r}: a MarkovChain runs along the rows of the data, so it has to be in the plate "
+            f"site {name!r}: a {type(chain).__name__} runs along the rows of the data, so it has to be in the plate "
             f"{data.row!r} and no other (its plates: {plates or 'none'}); write sequences below each other and mark "
             "where they begin with start="
         )
@@ -42,8 +43,8 @@ def check_chain(data: Data, name: str, node: Any, *, masked: bool) -> None:
         or not bool(torch.as_tensor(node["scale"] == 1).all())
     ):
         raise ModelError(
-            f"site {name!r}: a MarkovChain cannot be masked, scaled or made part of an event; mask the sites "
-            "that depend on its states instead"
+            f"site {name!r}: a {type(chain).__name__} cannot be masked, scaled or made part of an event; mask the "
+            "sites that depend on its states instead"
         )
     if data.weights is not None:
         first = chain.first

@@ -20,9 +20,11 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
+from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
 from zoo.structure.differentiable import check_torch
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
+from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
 from zoo.structure.plates import check_chain, check_plates, frames_of
@@ -73,14 +75,16 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         _check_dimensions(probes.base)
         check_scales(probes.base)
         sites, plates = _describe(data, plain, first, probes)
+        check_linear_gaussian(runner, probes, sites)
     with _own_randomness(data):
         check_masks(runner, probes.data, probes.base, probes.messenger)
         check_states(runner, probes)
         ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
+    check_own_rows(sites, ties)
     return Structure(
         without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),
         plates,
-        probes.values,
+        {n: v for n, v in probes.values.items() if sites[n].role != "integrated"},
         rows if probes.data is part else None,
         ties,
         undrawn,
@@ -172,7 +176,9 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
         # With pyro.markov a dimension serves several enumerated sites; those in scope are the ones with its symbol.
         scope = {n: v for n, v in states.items() if symbol_of(base.nodes[n]) in symbols.values()}
         args = (
-            _of_states(node, base.nodes[name], scope) if is_deterministic(node) else find_parents(name, probes, scope)
+            _of_states(node, base.nodes[name], scope, integrated_sources(name, probes))
+            if is_deterministic(node)
+            else find_parents(name, probes, scope)
         )
         site = _site(data, name, node, base.nodes[name], args, states.get(name), drawn=name in first.values)
         if site.role == "observed":
@@ -184,8 +190,10 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
     return sites, plates
 
 
-def _of_states(plain: Any, enumerated: Any, scope: Values) -> dict[str, Parent]:
-    """Parents of a deterministic site among enumerated ones: those along whose dimensions its value was laid out."""
+def _of_states(plain: Any, enumerated: Any, scope: Values, integrated: tuple[str, ...]) -> dict[str, Parent]:
+    """Parents of a deterministic site among states: enumerated ones along whose dimensions it was laid out; chains."""
+    if integrated:
+        return {"value": Parent("function", integrated)}
     value, more = enumerated["value"], enumerated["value"].ndim - plain["value"].ndim
     index = tuple(n for n, code in scope.items() if code.ndim > 0 and value.ndim >= code.ndim and more > 0)
     return {"value": Parent("function", (), index)} if index or value.shape != plain["value"].shape else {}
@@ -240,6 +248,8 @@ def _role(data: Data, node: Any, plates: tuple[str, ...], *, enumerated: bool, d
         return "observed"
     if enumerated:
         return "enumerated"
+    if isinstance(base_distribution(node["fn"]), LinearGaussianChain):
+        return "integrated"
     if not drawn:
         return "unsupported"
     return "local" if data.row and data.row in plates else "global"

@@ -1,0 +1,127 @@
+"""Fits of state space models: against statsmodels, published estimates and quadrature."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import zoo
+from inference import EM, NUTS, SMC, SVI, Fit, Laplace, Pathfinder, fit
+from tests.cases.state_space import NILE, local_level, seasonal, smoother
+from zoo.errors import MethodError
+
+ONE = np.eye(1)
+
+
+@zoo.model(x=zoo.Real("year"))
+def known(x):
+    """A level whose variances are known."""
+    with pyro.plate("year", len(x)):
+        h = pyro.sample(
+            "h", zoo.LinearGaussianChain(torch.zeros(1), 1e7 * torch.eye(1), torch.eye(1), 1469.1 * torch.eye(1))
+        )
+        pyro.deterministic("level", h[..., 0] / 100)
+        pyro.sample("x", dist.Normal(h[..., 0], 15099.0**0.5), obs=x)
+
+
+@zoo.model(x=zoo.Real("year"))
+def wandering(x):
+    """A level with priors of both standard deviations."""
+    level = pyro.sample("level", dist.HalfNormal(100.0))
+    noise = pyro.sample("noise", dist.HalfNormal(200.0))
+    one = torch.eye(1)
+    with pyro.plate("year", len(x)):
+        h = pyro.sample("h", zoo.LinearGaussianChain(torch.zeros(1), 1e7 * one, one, level**2 * one))
+        pyro.sample("x", dist.Normal(h[..., 0], noise), obs=x)
+
+
+def nile(level, noise, x=NILE):
+    return smoother(np.asarray(x)[:, None], (np.zeros(1), 1e7 * ONE), ONE, level * ONE, ONE, noise * ONE)
+
+
+def test_em_finds_the_published_variances_of_the_nile():
+    """Durbin and Koopman (2012), section 2.10: 15099 and 1469.1."""
+    found = fit(local_level(), NILE, method="em", seed=0)
+    assert found.converged
+    level, noise = (float(found.points[n]) for n in ("level", "noise"))
+    assert noise == pytest.approx(15099, rel=2e-4)
+    assert level == pytest.approx(1469.1, rel=1e-3)
+    assert found.objective.kind == "log_likelihood"
+    assert found.objective.value == pytest.approx(nile(level, noise).llf, abs=1e-9)
+    assert (np.diff(found.trace.value) >= 0).all()
+    np.testing.assert_allclose(found.log_prob(), nile(level, noise).llf_obs, atol=1e-9)
+
+
+def test_exact_has_the_evidence_and_the_states():
+    found, expected = fit(known(), NILE, method="exact", seed=0), nile(1469.1, 15099.0)
+    assert found.objective.kind == "log_evidence"
+    assert found.objective.value == pytest.approx(expected.llf, abs=1e-9)
+    draws = found.posterior["posterior"]
+    h, sd = draws["h"].values[0, :, :, 0], expected.smoothed_state_cov[0, 0] ** 0.5
+    assert draws["h"].dims[:3] == ("chain", "draw", "year")
+    assert (np.abs(h.mean(0) - expected.smoothed_state[0]) < 5 * sd / len(h) ** 0.5).all()
+    np.testing.assert_allclose(draws["level"].values[0], h / 100)
+
+
+def test_missing_rows_are_forecast(tmp_path):
+    x = np.array([*NILE, *[np.nan] * 5])
+    x[20:30] = np.nan
+    found, expected = fit(known(), x, method="exact", seed=0), nile(1469.1, 15099.0, x)
+    table = found.impute(mean=True).to_numpy()[:, 0]
+    gone = np.isnan(x)
+    np.testing.assert_allclose(table[gone], expected.smoothed_state[0, gone], rtol=1e-9)
+    assert found.impute(draws=3, seed=1)[2].shape == (105, 1)
+    found.save(tmp_path / "fit")
+    again = Fit.load(tmp_path / "fit")
+    np.testing.assert_array_equal(again.posterior["posterior"]["h"], found.posterior["posterior"]["h"])
+
+
+def test_a_model_with_nothing_to_estimate_has_an_exact_posterior():
+    with pytest.raises(MethodError, match="no parameter to estimate beside the states 'h'; exact has their posterior"):
+        fit(known(), NILE, method="em")
+
+
+def quadrature():
+    """Means and standard deviations of both scales by a grid over the filter's likelihood."""
+    level, noise = np.linspace(0.5, 140, 60), np.linspace(70, 190, 50)
+    log_p = np.array([[nile(a**2, b**2).llf - a**2 / 2e4 - b**2 / 8e4 for b in noise] for a in level])
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    mean = np.array([p.sum(1) @ level, p.sum(0) @ noise])
+    return mean, np.sqrt(np.array([p.sum(1) @ level**2, p.sum(0) @ noise**2]) - mean**2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [NUTS(warmup=300, draws=500), SMC(), Laplace(), Pathfinder(), SVI(guide="fullrank")],
+    ids=lambda m: type(m).__name__,
+)
+def test_every_method_climbs_the_density_without_the_states(method):
+    found = fit(wandering(), NILE, method=method, seed=0)
+    mean, sd = quadrature()
+    draws = found.posterior["posterior"]
+    values = np.stack([draws[n].values.ravel() for n in ("level", "noise")])
+    np.testing.assert_allclose((values.mean(1) - mean) / sd, 0, atol=0.2)
+    np.testing.assert_allclose(values.std(1) / sd, 1, atol=0.15)
+    h = draws["h"].values.reshape(-1, 100)  # each path belongs to its draw of the scales
+    steps = np.square(np.diff(h, axis=1)).mean(1) ** 0.5
+    assert np.corrcoef(steps, values[0])[0, 1] > 0.7
+
+
+@pytest.mark.slow
+def test_seasonal_variances_are_those_of_statsmodels():
+    from statsmodels.tsa.statespace.structural import UnobservedComponents
+
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=120).cumsum() * 0.5 + np.tile([2.0, -1, 0.5, -1.5], 30) + rng.normal(size=120) * 0.7
+    found = fit(seasonal(), x, method=EM(), seed=0)
+    theirs = UnobservedComponents(x, "local level", seasonal=4, stochastic_seasonal=True)
+    theirs.ssm.initialize_known(np.zeros(4), 10 * np.eye(4))
+    theirs.loglikelihood_burn = 0
+    best = theirs.fit(disp=0, method="nm", maxiter=4000)
+    assert found.objective.value >= best.llf - 1e-5
+    assert found.objective.value == pytest.approx(best.llf, abs=1e-3)
