@@ -54,10 +54,10 @@ def list_() -> None:
         typer.echo(f"{kind}s")
         for entry in catalogue.entries(kind).values():
             name = entry.name if kind != "method" else entry.name.lower()
-            typer.echo(f"  {name:<22}{entry.summary}")
+            typer.echo(f"  {name:<25}{entry.summary}")
     typer.echo("datasets")
     for name in datasets.names():
-        typer.echo(f"  {name:<22}{datasets.info(name).title}")
+        typer.echo(f"  {name:<25}{datasets.info(name).title}")
 
 
 @app.command()

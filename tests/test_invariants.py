@@ -11,7 +11,17 @@ from guides import MeanField, Point
 from inference import Method
 from inference.conjugate import load
 from inference.conjugate.exponential_family import Likelihood
-from tests.cases.models import CONJUGATE, FLIPS, OWN_CASES, SCHOOLS, ZOO_CASES, EightSchools, NormalMean, coin
+from tests.cases.models import (
+    CONJUGATE,
+    FLIPS,
+    LATER,
+    OWN_CASES,
+    SCHOOLS,
+    ZOO_CASES,
+    EightSchools,
+    NormalMean,
+    coin,
+)
 from zoo import catalogue, testing
 from zoo.program.explain import legality
 from zoo.program.prepare import prepare
@@ -30,12 +40,16 @@ OFTEN = ("* storage", "* seeds", "svi weights", "map weights")
 def methods_for(case: int) -> list[Method]:
     model = type(CASES[case][0])
     chosen = {n: m for n, m in QUICK.items() if n not in DENSITY_ONLY or FIRST[model] == case}
-    if model is EightSchools:  # it has no mode: the density of the centred schools rises without bound as tau falls
-        del chosen["laplace"]
+    if model in (EightSchools, zoo.HierarchicalRegression):  # no mode: the density rises without bound as a scale falls
+        chosen.pop("laplace", None)
     return list(chosen.values())
 
 
-everywhere = pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{i}-{type(CASES[i][0]).__name__}")
+CASE_NUMBERS = [
+    pytest.param(i, id=f"{i}-{name}", marks=[pytest.mark.slow] if name in LATER else [])
+    for i, name in enumerate(type(model).__name__ for model, _ in CASES)
+]
+everywhere = pytest.mark.parametrize("case", CASE_NUMBERS)
 
 
 def test_every_registered_model_has_small_data():
@@ -43,7 +57,7 @@ def test_every_registered_model_has_small_data():
     assert not missing, f"add a few rows of data for {sorted(missing)} to ZOO_CASES in tests/cases/models.py"
 
 
-@pytest.mark.parametrize("case", sorted(FIRST.values()), ids=lambda i: type(CASES[i][0]).__name__)
+@pytest.mark.parametrize("case", [CASE_NUMBERS[i] for i in sorted(FIRST.values())])
 def test_every_model_keeps_its_promises_with_closed_forms(case):
     """One shape of each model by the quick methods; other shapes and methods are among the slow tests."""
     quick = [QUICK[name] for name in CLOSED_FORMS]
@@ -124,6 +138,11 @@ DISTRIBUTIONS = {  # of each family, alone and in a batch; those of a prior have
     "Normal": [dist.Normal(1.0, 2.0), dist.Normal(T([0.0, 30.0]), T([1.0, 0.2]))],
     "Poisson": [dist.Poisson(2.0), dist.Poisson(T([1.0, 8.0]))],
     "Exponential": [dist.Exponential(2.0), dist.Exponential(T([1.0, 8.0]))],
+    "Student": [dist.StudentT(3.0, 1.0, 2.0), dist.StudentT(T([4.0, 1.0]), T([0.0, 30.0]), T([1.0, 0.2]))],
+    "MultivariateStudent": [
+        dist.MultivariateStudentT(T(3.0), T([1.0, -2.0]), TRIL),
+        dist.MultivariateStudentT(T([4.0, 1.5]), T([[1.0, -2.0], [0.0, 30.0]]), torch.stack([TRIL, 2 * TRIL])),
+    ],
     "Wishart": [
         dist.Wishart(T(5.0), scale_tril=TRIL),
         dist.Wishart(T([5.0, 7.0]), scale_tril=torch.stack([TRIL, 2 * TRIL])),

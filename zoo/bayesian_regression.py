@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import Buffer
 
-from zoo.checks import check_range
+from zoo.checks import check_predictors, check_range
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -80,15 +80,8 @@ class BayesianRegression(Model):
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Refuse columns without effect, and a response without variation where noise has to be learned from it."""
-        check_range(x, self.coords["feature"])
+        check_predictors(x, self.coords["feature"], intercept=self.intercept)
         check_range(y[:, None], pd.Index(["y"]))
-        useless = (x == (x[0] if self.intercept else 0.0)).all(0)
-        if bool(useless.any()):
-            name = self.coords["feature"][int(useless.nonzero()[0])]
-            why = "is constant, so its coefficient cannot be told from the intercept" if self.intercept else "is 0"
-            raise DataError(
-                f"column {name!r} {why}; drop it ({int(useless.sum())} of {x.shape[1]} columns have no effect)"
-            )
         if self.scale is None and self.prior_scale is None and bool((y == (y[0] if self.intercept else 0.0)).all()):
             raise DataError(
                 f"field 'y': expected values that differ, found {float(y[0]):g} {len(y)} times, so nothing tells the "

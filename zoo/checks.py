@@ -124,6 +124,31 @@ def check_range(x: Tensor, features: pd.Index) -> None:
         _check_scale(x[:, varies], features[varies.numpy()])
 
 
+def check_predictors(x: Tensor, features: pd.Index, *, intercept: bool) -> None:
+    """Raise if a column has no effect that could be told: constant beside an intercept, or 0 without.
+
+    Parameters
+    ----------
+    x
+        Rows, shape (rows, columns).
+    features
+        Names of the columns.
+    intercept
+        Whether the response has a level of its own.
+
+    Raises
+    ------
+    DataError
+        Naming the column.
+    """
+    check_range(x, features)
+    useless = (x == (x[0] if intercept else 0.0)).all(0)
+    if bool(useless.any()):
+        name = features[int(useless.nonzero()[0])]
+        why = "is constant, so its coefficient cannot be told from the intercept" if intercept else "is 0"
+        raise DataError(f"column {name!r} {why}; drop it ({int(useless.sum())} of {x.shape[1]} columns have no effect)")
+
+
 def _check_scale(x: Tensor, features: pd.Index) -> None:
     """Raise if a column's variance is beyond what floating-point numbers hold."""
     variance = (x - x.mean(0)).square().mean(0)

@@ -159,3 +159,37 @@ def expected_factors(x: Tensor, means: Tensor, loadings: Tensor, variances: Tens
     precision = torch.eye(loadings.shape[1]).to(x) + scaled.mT @ loadings
     factors: Tensor = torch.linalg.solve(precision, ((x - means) @ scaled).mT).mT
     return factors
+
+
+def predictor_scales(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what columns of predictors are centred at, and units in which effects are alike (Gelman et al. 2008).
+
+    The unit of a column is two standard deviations, and of one with two values their distance.
+    """
+    center, variances = column_moments(x, weights)
+    low, high = x.amin(0), x.amax(0)
+    two = ((x == low) | (x == high)).all(0) & (high > low)
+    return center, torch.where(two, high - low, 2 * variances.sqrt())
+
+
+def ridge(z: Tensor, response: Tensor, weights: Tensor, penalty: float) -> Tensor:
+    """Minimize sum_i w_i (response_i - z_i . b)^2 + penalty * |b|^2; the last column of z has no penalty.
+
+    Parameters
+    ----------
+    z
+        Columns in comparable units, the last one of ones, shape (rows, columns).
+    response, weights
+        Shape (rows,).
+    penalty
+        Positive.
+
+    Returns
+    -------
+    Tensor
+        The coefficients, shape (columns,).
+    """
+    weighted = (z * weights[:, None]).mT
+    eye = torch.eye(z.shape[1]).to(z)
+    eye[-1, -1] = 1e-6  # a level is as free as it can be
+    return torch.linalg.solve(weighted @ z + penalty * eye, weighted @ response)

@@ -72,7 +72,8 @@ def _argument(likelihood: Likelihood, child: Site, args: Mapping[str, Parent], w
     if argument is None or set(args) - parameterizations(argument):
         return None
     free = {"loc"}.union(*(parameterizations(a) for a in likelihood.conjugate))
-    return argument if not any(p.sites for a, p in child.args.items() if a not in free) else None
+    held = {a for a in likelihood.given if a in child.args and is_unknown(child.args[a])}
+    return argument if not any(p.sites for a, p in child.args.items() if a not in free | held) else None
 
 
 def _family(likelihood: Likelihood, argument: str) -> str:

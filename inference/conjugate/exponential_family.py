@@ -119,6 +119,8 @@ class Likelihood(ABC):
         Name of the family that posteriors of its value are of, where it is the prior; its own if empty.
     by_bound
         Arguments whose update maximizes a bound on log p that touches it at the current values.
+    given
+        Arguments that updates of the others take at their current values: they may be unknowns that nothing updates.
     centered
         Whether T is taken about the mean of the data, for accuracy far from zero.
     completes
@@ -134,6 +136,7 @@ class Likelihood(ABC):
     alternatives: ClassVar[Mapping[str, Mapping[str, Callable[[Moments], Moments]]]] = {}
     prior: ClassVar[str] = ""
     by_bound: ClassVar[tuple[str, ...]] = ()
+    given: ClassVar[tuple[str, ...]] = ()
     centered: ClassVar[bool] = False
     completes: ClassVar[bool] = False
     summable: ClassVar[bool] = True

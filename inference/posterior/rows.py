@@ -40,7 +40,7 @@ def frame_of(
     Counts are whole numbers, unless `whole` is false: means of counts.
     """
     data = program.data
-    arrays = {n: v.cpu().numpy() for n, v in values.items()}
+    arrays = {n: values[n].cpu().numpy() for n in program.model.fields if n in values}  # a loaded fit has them by name
     for name in arrays:
         if whole and program.model.fields[name].support.is_discrete:
             arrays[name] = arrays[name].astype(np.int64)

@@ -127,6 +127,14 @@ LINES = {
     ],
     "y": [1.8, -1.6, 7.7, -4.4, 1.4, -1.9, 5.9, -1.6, 6.4, -1.9],
 }
+ANSWERS = {"x": [[0.3, 72.0], [0.9, 76.0], [3.2, 73.0], [2.3, 78.0], [0.4, 82.0]], "y": [0, 1, 1, 0, 1]}
+EVENTS = {
+    "x": [[*row, i % 2] for i, row in enumerate(ANSWERS["x"])],
+    "y": [2, 0, 5, 1, 3],
+    "exposure": [1.0, 0.5, 2.5, 1.0, 2.0],
+}
+TEAMS = {**LINES, "group": ["b", "a", "c", "b", "a", "c", "b", "a", "c", "a"]}
+LABELS = [[[2, 1], [1, 0]], [[0, 3], [0, 1]], [[1, 0], [0, 2]], [[0, 1], [1, 1]]]  # items, annotators, levels
 SIZES = [[5.1, 3.5, 1.4], [4.9, 3.0, 1.6], [6.3, 3.3, 6.0], [5.8, 2.7, 5.1], [7.1, 3.0, 5.9], [6.4, 3.2, 4.5]]
 
 # A few rows of data for every model of the zoo, in each of its shapes: small enough to sum over every assignment.
@@ -184,7 +192,43 @@ ZOO_CASES = {
         (zoo.HiddenMarkov(emission="categorical", lengths=(1, 3)), PIXELS),
         (zoo.HiddenMarkov(components=1, emission="categorical"), BITS),
     ],
+    "LogisticRegression": [
+        (zoo.LogisticRegression(), ANSWERS),
+        (zoo.LogisticRegression(df=None, scale=1.0, intercept_scale=2.0), ANSWERS),
+    ],
+    "PoissonRegression": [
+        (zoo.PoissonRegression(), EVENTS),
+        (zoo.PoissonRegression(scale=1.0), {n: v for n, v in EVENTS.items() if n != "exposure"}),
+    ],
+    "HierarchicalRegression": [
+        (zoo.HierarchicalRegression(), TEAMS),
+        (zoo.HierarchicalRegression(slopes=False, scale=1.0), TEAMS),
+    ],
+    "ZeroInflatedPoisson": [
+        (zoo.ZeroInflatedPoisson(), COUNTS),
+        (zoo.ZeroInflatedPoisson(concentration=2.0, shape=1.5), COUNTS),
+    ],
+    "ItemResponse": [
+        (zoo.ItemResponse("one", nodes=2), BITS),  # first: with abilities there is no joint mode of so few answers
+        (zoo.ItemResponse(), BITS),
+        (zoo.ItemResponse(nodes=3, scale=None, spread=None), BITS),
+    ],
+    "DawidSkene": [
+        (zoo.DawidSkene(concentration=1.5), {"counts": LABELS}),
+        (zoo.DawidSkene(), {"counts": LABELS}),
+    ],
+    "StudentTMixture": [
+        *((zoo.StudentTMixture(covariance=c, df=df), ROWS) for c in ("full", "diag") for df in (4.0, None)),
+    ],
+    "MixtureOfExperts": [(zoo.MixtureOfExperts(), LINES), (zoo.MixtureOfExperts(intercept=False), LINES)],
 }
+# Models of which parametrized tests leave one cheap case in `make test`, and mark the others slow.
+LATER = frozenset(
+    {
+        *("LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
+        *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
+    }
+)
 # Those of them whose posterior has a closed form.
 CONJUGATE = ("BetaBernoulli", "NormalNormal", "GammaPoisson", "DirichletMultinomial", "BayesianRegression")
 OWN_CASES = [

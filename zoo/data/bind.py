@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from zoo.data.match import from_arrays, from_frame
 from zoo.data.missing import check_observed, fill, notes_of
 from zoo.data.read import read
 from zoo.data.stream import Stream
+from zoo.data.tally import tally
 from zoo.data.tensors import check_support, to_tensor
 from zoo.data.weights import as_weights
 from zoo.declare.fields import Field
@@ -80,12 +81,15 @@ class _Matched:
         Labels of a table's rows.
     notes
         What was left out.
+    coords
+        Labels by dimension, of a long table that was counted.
     """
 
     arrays: dict[str, Any]
     columns: pd.Index | None = None
     index: pd.Index | None = None
     notes: tuple[str, ...] = ()
+    coords: dict[str, pd.Index] = field(default_factory=dict)
 
 
 def _matched(model: Model, source: Any, like: Data | None) -> _Matched:
@@ -94,6 +98,9 @@ def _matched(model: Model, source: Any, like: Data | None) -> _Matched:
         source = source.to_frame(source.name if source.name is not None else next(iter(model.fields)))
     if not isinstance(source, pd.DataFrame):
         return _Matched(from_arrays(model, source))
+    counted = tally(model, source, like)
+    if counted is not None:
+        return _Matched({counted.field: counted.counts}, coords=counted.coords)
     matrix = _matrix_field(model)
     expected = None if like is None or matrix is None else like.coords[matrix.dims[1]]
     arrays, columns, notes = from_frame(model, source, expected)
@@ -109,7 +116,7 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     """Check shapes, named dimensions and supports field by field, and gather the coordinates."""
     fields, columns = model.fields, matched.columns
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
-    coords = _labels(fields, matched.arrays)
+    coords = {**_labels(fields, matched.arrays), **matched.coords}
     values: dict[str, Tensor] = {}
     missing: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}

@@ -33,13 +33,16 @@ def from_frame(
         )
     if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
         return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, notes
-    missing = [n for n in vectors if n not in frame.columns]
+    absent = [n for n in vectors if n not in frame.columns]
+    missing = [n for n in absent if fields[n].default is None]
     if missing:
         raise DataError(
             f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
             f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it"
         )
-    arrays = {n: _numbers(frame[n], fields[n]) for n in vectors}
+    arrays = {
+        n: np.full(len(frame), fields[n].default) if n in absent else _numbers(frame[n], fields[n]) for n in vectors
+    }
     if not matrices:
         return arrays, None, notes
     rest = frame[[c for c in frame.columns if c not in vectors]]
@@ -115,14 +118,15 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
     """Match a dict of arrays, or one array for a model with one field."""
     fields, name_of_model = model.fields, type(model).__name__
     if isinstance(source, Mapping):
-        missing = [n for n in fields if n not in source]
+        absent = [n for n in fields if n not in source]
+        missing = [n for n in absent if fields[n].default is None]
         extra = [str(n) for n in source if n not in fields]
         if missing or extra:
             raise DataError(
                 f"{name_of_model} has data fields {', '.join(fields)}; "
                 + (f"missing: {', '.join(missing)}" if missing else f"not a field: {', '.join(extra)}")
             )
-        return dict(source)
+        return {**source, **{n: _by_default(fields, n, source) for n in absent}}
     if len(fields) > 1:
         raise DataError(
             f"{name_of_model} has {len(fields)} data fields ({', '.join(fields)}); give a dict or a "
@@ -134,3 +138,11 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
             "array, a path or the name of a dataset"
         )
     return {next(iter(fields)): source}
+
+
+def _by_default(fields: Mapping[str, Field], name: str, source: Mapping[str, Any]) -> np.ndarray:
+    """Return the default entries of a field, as many as the data have along its dimension."""
+    along = next((n for n, f in fields.items() if n in source and f.dims[:1] == fields[name].dims), None)
+    if along is None or not hasattr(source[along], "__len__"):
+        raise DataError(f"no field of the data says how many entries the default of {name!r} has; give {name!r}")
+    return np.full(len(source[along]), fields[name].default)

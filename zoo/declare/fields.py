@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch.distributions import constraints
 
 from zoo.errors import ModelError
@@ -23,11 +24,14 @@ class Field:
     *dims
         Names of the dimensions, left to right: ``Real("school")`` is a vector over schools,
         ``Real("row", "feature")`` a matrix.
+    default
+        Entry of every row of data that have no such column: ``Positive("row", default=1.0)``; None where the data
+        must have one. Only fields of one dimension have it.
 
     Raises
     ------
     ModelError
-        If a dimension is not a name, or is named twice.
+        If a dimension is not a name, or is named twice, or a default is none that the field can hold.
     """
 
     support: ClassVar[constraints.Constraint] = constraints.real
@@ -35,7 +39,7 @@ class Field:
     integer: ClassVar[bool] = False
     levels: int | None = None  # how many categories there can be, where that is said
 
-    def __init__(self, *dims: str) -> None:
+    def __init__(self, *dims: str, default: float | None = None) -> None:
         for dim in dims:
             if not isinstance(dim, str) or not dim.isidentifier():
                 raise ModelError(
@@ -46,11 +50,17 @@ class Field:
             raise ModelError(f"a field's dimension cannot be called {taken[0]!r}, which ArviZ uses itself; rename it")
         if len(set(dims)) < len(dims):
             raise ModelError(f"a field's dimensions must differ, but {dims} names one twice")
-        self.dims = dims
+        kind = type(self).__name__
+        if default is not None and len(dims) != 1:
+            raise ModelError(f"{kind}{dims}: only a field of one dimension has a default, found {len(dims)} dimensions")
+        if default is not None and not bool(self.support.check(torch.as_tensor(default))):
+            raise ModelError(f"{kind}(default={default!r}): expected {self.describes}")
+        self.dims, self.default = dims, default
 
     def __repr__(self) -> str:
         """Show the field as it is written in a model."""
-        return f"{type(self).__name__}({', '.join(map(repr, self.dims))})"
+        default = () if self.default is None else (f"default={self.default!r}",)
+        return f"{type(self).__name__}({', '.join((*map(repr, self.dims), *default))})"
 
 
 class Real(Field):

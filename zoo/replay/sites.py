@@ -220,12 +220,17 @@ def base_distribution(fn: Any) -> Any:
 
 
 def views(fn: Any) -> dict[str, Tensor]:
-    """Return every parameterization of a distribution's arguments: for a Normal also its variance and precision."""
+    """Return every parameterization of a distribution's arguments: for a Normal also its variance and precision.
+
+    Of a Student t, variance and covariance are those of the Normal that it is a scale mixture of.
+    """
     base = base_distribution(fn)
     arguments = {n: v for n in base.arg_constraints if isinstance(v := getattr(base, n, None), Tensor)}
-    if type(base).__name__ == "Normal":  # torch knows it by its scale only
+    if type(base).__name__ in ("Normal", "StudentT"):  # torch knows them by their scale only
         arguments["variance"] = base.scale.square()
         arguments["precision"] = base.scale.square().reciprocal()
+    if type(base).__name__ == "MultivariateStudentT":
+        arguments["covariance_matrix"], arguments["precision_matrix"] = base.covariance_matrix, base.precision_matrix
     return arguments
 
 
