@@ -19,9 +19,9 @@ class MixtureOfExperts(MixtureOfRegressions):
 
     Generative story::
 
-        gate_kj            ~ Normal(0, gate_scale / u_j)
+        gate_kj            ~ Normal(0, gate_scale)
         levels_k           ~ Normal(0, gate_scale)
-        z_i                ~ Categorical(softmax_k(levels_k + (x_i - m) . gate_k))                  i = 1 .. n
+        z_i                ~ Categorical(softmax_k(levels_k + (x_i - m) / u . gate_k))              i = 1 .. n
         y_i | z_i = k      ~ Normal(intercepts_k + (x_i - m) . coefficients_k, scales_k)
 
     with m the means of the columns of x, and u_j the unit of column j: two standard deviations, or the distance of its
@@ -55,7 +55,7 @@ class MixtureOfExperts(MixtureOfRegressions):
     intercept
         Whether lines have a level of their own.
     gate_scale
-        Prior standard deviation of the gate's coefficients, per unit of their column, and of its levels.
+        Prior standard deviation of the gate's coefficients and levels.
     """
 
     components: PositiveInt = 2
@@ -85,19 +85,18 @@ class MixtureOfExperts(MixtureOfRegressions):
         z = torch.cat([(x - self.middle) / self.unit, torch.ones_like(x[:, :1])], 1)
         member, share = density.softmax(1), 1 / self.components  # (rows, components)
         pull = ridge(z, (member - share) / (share * (1 - 0.5 * share)), torch.full_like(y, share), 1.0)
-        return {**start, "gate": pull[:-1].mT / self.unit, "levels": pull[-1]}
+        return {**start, "gate": pull[:-1].mT, "levels": pull[-1]}
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         """Tell the generative story."""
         k, d = self.components, x.shape[1]
-        scale = self.gate_scale / self.unit.expand(k, d)
-        gate = pyro.sample("gate", dist.Normal(torch.zeros_like(scale), scale).to_event(2))
+        gate = pyro.sample("gate", dist.Normal(torch.zeros(k, d), self.gate_scale).to_event(2))
         levels = pyro.sample("levels", dist.Normal(torch.zeros(k), self.gate_scale).to_event(1))
         coefficients = pyro.param("coefficients", torch.zeros(k, d))
         intercepts = pyro.param("intercepts", torch.zeros(k)) if self.intercept else None
         scales = pyro.param("scales", torch.ones(k), constraint=constraints.positive)
         with pyro.plate("row", len(x)):
-            z = pyro.sample("z", dist.Categorical(logits=levels + (x - self.middle) @ gate.mT))
+            z = pyro.sample("z", dist.Categorical(logits=levels + ((x - self.middle) / self.unit) @ gate.mT))
             loc = ((x - self.center) * coefficients[z]).sum(-1)
             loc = loc if intercepts is None else loc + intercepts[z]
             pyro.sample("y", dist.Normal(loc, scales[z]), obs=y)

@@ -88,9 +88,9 @@ def item_response(model, v, x):
 
 def mixture_of_experts(model, v, data):
     x, y, unit = np.asarray(data["x"]), np.asarray(data["y"]), columns(data)[1]
-    gate = v["levels"] + (x - x.mean(0)) @ v["gate"].T
+    gate = v["levels"] + ((x - x.mean(0)) / unit) @ v["gate"].T
     lines = (x - model.intercept * x.mean(0)) @ v["coefficients"].T + (v["intercepts"] if model.intercept else 0)
-    prior = stats.norm(0, model.gate_scale / unit).logpdf(v["gate"]).sum()
+    prior = stats.norm(0, model.gate_scale).logpdf(v["gate"]).sum()
     prior += stats.norm(0, model.gate_scale).logpdf(v["levels"]).sum()
     weights = np.exp(gate - logsumexp(gate, axis=1, keepdims=True))
     density = stats.norm(lines, v["scales"]).logpdf(y[:, None])

@@ -25,12 +25,10 @@ def log_posterior(v, data):
     """Of two experts, in a vector: gates, levels, coefficients, intercepts, logarithms of scales."""
     gate, levels, slopes, intercepts, logs = v.reshape(5, 2)
     x, y = data["x"][:, 0] - data["x"].mean(), data["y"]
-    weight = levels + np.outer(x, gate)
+    weight = levels + np.outer(x / (2 * x.std()), gate)
     weight = weight - logsumexp(weight, axis=1, keepdims=True)
     density = stats.norm(intercepts + np.outer(x, slopes), np.exp(logs)).logpdf(y[:, None])
-    prior = (
-        stats.norm(0, GATE_SCALE / (2 * x.std())).logpdf(gate).sum() + stats.norm(0, GATE_SCALE).logpdf(levels).sum()
-    )
+    prior = stats.norm(0, GATE_SCALE).logpdf([gate, levels]).sum()
     return prior + logsumexp(weight + density, axis=1).sum()
 
 
@@ -45,7 +43,7 @@ def test_em_climbs_to_the_maximum():
     assert found.objective.value == pytest.approx(log_posterior(at, data), abs=1e-8)
     best = minimize(lambda v: -log_posterior(v, data), at + 0.1, options={"gtol": 1e-7})
     assert found.objective.value == pytest.approx(-best.fun, abs=1e-4)
-    truth = np.array([-1.0, 1.0, 0.0, 0.0, 1.0, -1.0, 5.0, -1.0, np.log(0.5), np.log(0.5)])
+    truth = np.array([-4.0, 4.0, 0.0, 0.0, 1.0, -1.0, 5.0, -1.0, np.log(0.5), np.log(0.5)])
     assert found.objective.value > log_posterior(truth, data)
 
 
