@@ -92,4 +92,5 @@ class DawidSkene(Model):
             confusion = pyro.sample("confusion", prior.to_event(2))
         with pyro.plate("item", len(counts)):
             z = pyro.sample("z", dist.Categorical(weights))
-            pyro.sample("counts", Multinomial(counts.sum(-1), confusion[z]).to_event(1), obs=counts)
+            labels = dist.Independent(Multinomial(counts.sum(-1), confusion[z]), 1)
+            pyro.sample("counts", labels, obs=counts)

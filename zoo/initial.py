@@ -192,4 +192,5 @@ def ridge(z: Tensor, response: Tensor, weights: Tensor, penalty: float) -> Tenso
     weighted = (z * weights[:, None]).mT
     eye = torch.eye(z.shape[1]).to(z)
     eye[-1, -1] = 1e-6  # a level is as free as it can be
-    return torch.linalg.solve(weighted @ z + penalty * eye, weighted @ response)
+    found: Tensor = torch.linalg.solve(weighted @ z + penalty * eye, weighted @ response)
+    return found

@@ -58,7 +58,7 @@ def tally(model: Model, frame: pd.DataFrame, like: Data | None) -> Tally | None:
             raise DataError(f"column {dim!r}: {int(column.isna().sum())} labels are missing; drop these rows")
         known = like.coords[dim] if like is not None and i > 0 else None
         coords[dim] = _labels(column, known, first=i == 0)
-        codes.append(coords[dim].get_indexer(column))
+        codes.append(coords[dim].get_indexer(pd.Index(column)))
         if (codes[-1] < 0).any():
             new = column[codes[-1] < 0].iloc[0]
             raise DataError(
@@ -73,7 +73,9 @@ def _labels(column: pd.Series, known: pd.Index | None, *, first: bool) -> pd.Ind
     """Labels in their order: by first row, by the categories of an ordered column, or sorted."""
     if known is not None:
         return known
+    labels: pd.Index = pd.Index(column.unique())
     if isinstance(column.dtype, pd.CategoricalDtype) and not first:
-        return pd.Index(column.cat.categories)
-    labels = column.unique()
-    return pd.Index(labels if first else sorted(labels, key=lambda v: (isinstance(v, str), v)))
+        labels = column.cat.categories
+    elif not first:
+        labels = pd.Index(sorted(labels, key=lambda v: (isinstance(v, str), v)))
+    return labels
