@@ -81,7 +81,7 @@ def test_legal_methods_follow_from_the_latents(case):
     if program.locals:  # legal where their posterior given parameters without prior has a closed form
         assert said["em"] is not None or not (program.enumerated or program.globals)
     else:
-        assert (said["em"] is None) == bool(program.enumerated)
+        assert (said["em"] is None) == bool(program.enumerated or program.integrated)
     assert (said["exact"] is None) == (type(CASES[case][0]).__name__ in (*CONJUGATE, "coin"))
     assert said["exact"] is not None or said["cavi"] is None  # one block after the other, or all at once
     for site in program.enumerated:  # Pyro marks states with the address of a distribution, which another may have

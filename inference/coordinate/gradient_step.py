@@ -16,6 +16,7 @@ from zoo.replay.sites import Site
 FLOOR = 1e-10  # added to covariances, relative to the mean of their starting diagonal; more in single precision
 DIGITS = 10  # rounding errors that a floor is above
 INNER_STEPS = 10
+DIRECT_STEPS = 300  # where nothing is averaged over, so that what climbs is the objective itself
 
 
 class GradientStep:
@@ -36,6 +37,7 @@ class GradientStep:
 
     def __init__(self, program: Program, names: list[str], matrices: str = "log_cholesky") -> None:
         self.program = program
+        self.steps = INNER_STEPS if program.enumerated or program.locals else DIRECT_STEPS
         self.floors: dict[str, Tensor] = {}
         self._obstacle = ""
         self.transforms: dict[str, Transform] = {}
@@ -96,7 +98,7 @@ class GradientStep:
         # All unknowns as one vector, shape (sum of sizes,): L-BFGS sees how they curve together.
         flat = torch.cat([u.reshape(-1) for u in start.values()]).clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [flat], max_iter=INNER_STEPS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+            [flat], max_iter=self.steps, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
         )
 
         def unpack(vector: Tensor) -> Values:

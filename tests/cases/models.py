@@ -185,6 +185,10 @@ ZOO_CASES = {
     "FactorAnalysis": [(zoo.FactorAnalysis(), SIZES), (zoo.FactorAnalysis(factors=2), SIZES)],
     "PPCA": [(zoo.PPCA(), SIZES), (zoo.PPCA(factors=2), SIZES)],
     "KMeans": [(zoo.KMeans(), ROWS), (zoo.KMeans(clusters=3), ROWS), (zoo.KMeans(clusters=1), ROWS)],
+    "LinearDynamicalSystem": [
+        (zoo.LinearDynamicalSystem(), SIZES),
+        (zoo.LinearDynamicalSystem(states=2, lengths=(2, 4)), SIZES),
+    ],
     "HiddenMarkov": [
         *((zoo.HiddenMarkov(covariance=c), SIZES) for c in ("full", "diag", "tied", "spherical")),
         (zoo.HiddenMarkov(components=3, emission="poisson"), COUNTS),

@@ -1,4 +1,4 @@
-"""Kalman filter and smoother of a linear-Gaussian chain over many rows, without a loop over the rows, and its gradient.
+"""Kalman filter and smoother of a linear-Gaussian chain over many rows, without a loop over the rows.
 
     h_t = F_t h_{t-1} + u_t + Normal(0, Q_t),    v_t = H_t h_t + Normal(0, R_t),
 
@@ -9,13 +9,10 @@ is in double precision, whatever comes in, and covariances are sums of squares (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.elimination.gaussian_scan import Steps, before_and_after, recurrence, weighed
 
@@ -192,13 +189,6 @@ def square_root(cov: Tensor) -> Tensor:
     return root
 
 
-def log_evidence(model: LinearGaussian) -> Tensor:
-    """log p(x_t | x_1 .. x_{t-1}) of its sequence, cell after cell, (..., rows, p), differentiable and vectorizable."""
-    if get_proxy_mode() is not None:  # the gradient looks at values, and a compiler cannot
-        return filter_rows(model).log_prob
-    return _density(*model.tensors)
-
-
 def _steps(m: LinearGaussian) -> Steps:
     """Each row as a step from the state before it."""
     gain, root = _gain(m, m.noise)
@@ -228,124 +218,3 @@ def _updated(m: LinearGaussian, cov: Tensor, gain: Tensor) -> tuple[Tensor, Tens
 
 def _symmetric(matrix: Tensor) -> Tensor:
     return 0.5 * (matrix + matrix.mT)
-
-
-# -- the gradient -----------------------------------------------------------------------------------------------------
-
-
-def _differentiate(gradient: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Gradient of sum_tj g_tj log p(x_tj | ...) by torch, with no more claimed than that it is one of the density."""
-    given, kept = tensors[:6], tensors[6:]
-    pull = torch.func.vjp(lambda *own: filter_rows(LinearGaussian(*own, *kept)).log_prob, *given)[1]
-    gradients: tuple[Tensor, ...] = pull(gradient.double())
-    return gradients
-
-
-def scores(model: LinearGaussian, weight: Tensor) -> tuple[Tensor, ...]:
-    """Gradient of sum_t w_t log p(x_t | x_1 .. x_{t-1}) by F, u, Q, H, v, R; w is constant in each sequence.
-
-    By Fisher's identity it is the expected gradient of log p(x, h) given all rows (Durbin and Koopman 2012, section
-    7.3.3); no inverse of Q is needed, as Q^-1 (h_t - F h_{t-1} - u) is what the rows from t on say of h_t.
-    """
-    filtered = filter_rows(model, after=True)
-    smoothed, m, d = smooth_rows(filtered), filtered.model, filtered.mean.shape[-1]
-    w = weight.double()[..., None]
-    both = torch.cat([m.design, m.value[..., None] - m.design @ smoothed.mean[..., None]], -1)
-    weighted = torch.linalg.solve_ex(m.spread, both)[0]  # R^-1 H and R^-1 (v - H E[h])
-    precise, error = weighted[..., :d], weighted[..., d]
-    # What the rows from t on say of h_t, its gradient at E[h_t] and minus its second derivative.
-    says = filtered.ahead[..., :d] + m.design.mT @ precise
-    at = (filtered.ahead[..., :d] @ smoothed.mean[..., None])[..., 0]
-    slope = filtered.ahead[..., d] - at + (m.design.mT @ error[..., None])[..., 0]
-    by_state = says @ torch.cat([smoothed.cov, smoothed.cross], -1)
-    before = slope[..., :, None] * smoothed.before[..., None, :] - by_state[..., d:]
-    by_noise = slope[..., :, None] * slope[..., None, :] + by_state[..., :d] @ says - says
-    seen = precise @ smoothed.cov
-    by_design = error[..., :, None] * smoothed.mean[..., None, :] - seen
-    eye = torch.eye(m.value.shape[-1], dtype=seen.dtype, device=seen.device)
-    inverse = torch.linalg.solve_ex(m.spread, eye.expand_as(m.spread))[0]
-    by_spread = error[..., :, None] * error[..., None, :] + seen @ precise.mT - inverse
-    w2 = w[..., None]
-    inside = (~m.missing).double()
-    return (
-        torch.where(m.first[:, None, None], 0.0, w2 * before),
-        w * slope,
-        0.5 * w2 * by_noise,
-        w2 * by_design * inside[..., None],
-        -w * error * inside,
-        0.5 * w2 * by_spread * inside[..., None] * inside[..., None, :],
-    )
-
-
-def _sequence_weights(gradient: Tensor, missing: Tensor, first: Tensor) -> Tensor | None:
-    """g of each row, (..., rows), where it is the same in all cells of a sequence that are there; else None."""
-    low = torch.where(missing, math.inf, gradient).amin(-1)
-    high = torch.where(missing, -math.inf, gradient).amax(-1)
-    sequence = (first.cumsum(0) - 1).expand(low.shape)
-    count = int(first.sum())
-    low = low.new_full((*low.shape[:-1], count), math.inf).scatter_reduce(-1, sequence, low, "amin")
-    high = high.new_full((*high.shape[:-1], count), -math.inf).scatter_reduce(-1, sequence, high, "amax")
-    if bool((low < high).any()):
-        return None
-    each: Tensor = torch.where(low > high, 0.0, high)
-    return each.gather(-1, sequence)
-
-
-def _joined(function: Any, size: int, dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]) -> tuple[Any, Any]:
-    """Apply a function that takes any dimensions on the left to inputs with one more; masks and marks have none."""
-    full = [
-        x if x.dtype == torch.bool else (x.expand(size, *x.shape) if d is None else x.movedim(d, 0))
-        for x, d in zip(inputs, dims, strict=True)
-    ]
-    outputs = function.apply(*full)
-    return outputs, (0,) * len(outputs) if isinstance(outputs, tuple) else 0
-
-
-class _Density(torch.autograd.Function):
-    """log p(x_tj | ...), with its gradient from the smoothed states."""
-
-    @staticmethod
-    def forward(*tensors: Tensor) -> Tensor:
-        return filter_rows(LinearGaussian(*tensors)).log_prob
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_gradient(gradient, *ctx.saved_tensors), None, None)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-        return _joined(_Density, info.batch_size, dims, inputs)
-
-
-class _Gradient(torch.autograd.Function):
-    """Gradient of sum_tj g_tj log p(x_tj | ...), which can be differentiated once more."""
-
-    @staticmethod
-    def forward(gradient: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        model = LinearGaussian(*tensors)
-        weight = _sequence_weights(gradient, model.missing, model.first)
-        found = _differentiate(gradient, *tensors) if weight is None else scores(model, weight)
-        return tuple(g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(found, tensors[:6], strict=True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, *tensors = ctx.saved_tensors
-        given, kept = tensors[:6], tensors[6:]
-        pull = torch.func.vjp(lambda g, *own: _differentiate(g, *own, *kept), gradient, *given)[1]
-        return (*pull(gradients), None, None)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-        return _joined(_Gradient, info.batch_size, dims, inputs)
-
-
-_density: Callable[..., Tensor] = _Density.apply
-_gradient: Callable[..., tuple[Tensor, ...]] = _Gradient.apply

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.patterns import MissingCells
-from zoo.elimination.kalman import LinearGaussian, log_evidence
+from zoo.elimination.kalman import LinearGaussian
+from zoo.elimination.kalman_gradient import log_evidence
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Replay, Values, many
 from zoo.replay.sites import Site, base_distribution

@@ -124,8 +124,10 @@ class ModelChecks:
         return None
 
     def enumeration(self) -> str | None:
-        """Discrete latents are summed out: the log joint is that summed over every assignment, one by one."""
+        """Discrete latents and chains are summed out: the log joint is that over every assignment, or path."""
         program, rows = self.program, self.few_rows()
+        if program.integrated is not None:
+            return self._paths()
         if rows is None:
             return "too many assignments to go through"
         if program.data.missing:
@@ -138,6 +140,40 @@ class ModelChecks:
             terms = here.rebind(plain).log_joint(values)
             require_close(terms.total(), joint.logsumexp(0), f"log joint summed over {len(each)} assignments")
             self._responsibilities(here.rebind(plain), values, each, (joint - joint.logsumexp(0)).exp())
+        return None
+
+    def _paths(self) -> str | None:
+        """Chains of continuous states are integrated out: log p(x, h) is quadratic in them.
+
+        log int exp f(h) dh = f(0) + g^T L^-1 g / 2 + n log(2 pi) / 2 - log|L| / 2, g and -L the derivatives of f at 0.
+        """
+        program = self.program
+        assert program.integrated is not None
+        zero = program.integrated.states(len(program.data), program.dtype, program.device)
+        sizes, shapes = [z.numel() for z in zero.values()], [z.shape for z in zero.values()]
+        plain = program.rebind(replace(program.data, weights=None))
+        for seed in (1, 2):
+            values = self.somewhere(seed)
+
+            def joint(h: Tensor, values: Values = values) -> Tensor:
+                parts = zip(zero, h.split(sizes), shapes, strict=True)
+                return plain.log_joint({**values, **{n: p.reshape(s) for n, p, s in parts}}).total()
+
+            h = torch.zeros(sum(sizes), dtype=program.dtype, device=program.device, requires_grad=True)
+            with torch.enable_grad():
+                height = joint(h)
+                (slope,) = torch.autograd.grad(height, h, create_graph=True)
+                rows = [torch.autograd.grad(s, h, retain_graph=True)[0] for s in slope]
+            precision, slope = -torch.stack(rows), slope.detach()
+            root, failed = torch.linalg.cholesky_ex(precision)
+            if int(failed):
+                return "some states have no noise of their own, so that paths have no density"
+            white = torch.linalg.solve_triangular(root, slope[:, None], upper=False)
+            volume = 0.5 * len(h) * math.log(2 * math.pi) - root.diagonal().log().sum()
+            expected = height.detach() + 0.5 * white.square().sum() + volume
+            require_close(
+                plain.log_joint(values).total(), expected, "log joint integrated over all paths of the states"
+            )
         return None
 
     def _responsibilities(self, program: Program, values: Values, each: list[Values], probability: Tensor) -> None:

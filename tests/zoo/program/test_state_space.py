@@ -11,7 +11,8 @@ from scipy import stats
 
 import zoo
 from tests.cases.state_space import NILE, autoregression, local_level, seasonal, smoother, tracking
-from zoo.elimination.kalman import LinearGaussian, filter_rows, log_evidence
+from zoo.elimination.kalman import LinearGaussian, filter_rows
+from zoo.elimination.kalman_gradient import log_evidence
 from zoo.errors import ModelError
 from zoo.program.prepare import prepare
 from zoo.program.smoothing import chain_moments, draw_chains
