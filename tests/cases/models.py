@@ -229,7 +229,7 @@ ZOO_CASES = {
 # Models of which parametrized tests leave one cheap case in `make test`, and mark the others slow.
 LATER = frozenset(
     {
-        *("LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
+        *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
     }
 )
