@@ -25,7 +25,7 @@ from inference.method import as_method
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
 
-METHODS = ("exact", "cavi", "svi", "laplace", "pathfinder", "nuts", "smc")
+METHODS = ("exact", "cavi", "svi", "dadvi", "laplace", "pathfinder", "nuts", "smc")
 # First words of the posteriors that were written after the rules were made.
 HELD_OUT = "counts ridge gammas students lifetimes rates spread squared waves kink edge precise"
 MEAN_OFF, SD_OFF, ERRORS = 0.1, 0.1, 3.0

@@ -13,6 +13,7 @@ from inference.fitting import fit as fit
 from inference.fitting import update as update
 from inference.method import Method as Method
 from inference.methods.cavi import CAVI as CAVI
+from inference.methods.dadvi import DADVI as DADVI
 from inference.methods.em import EM as EM
 from inference.methods.exact import Exact as Exact
 from inference.methods.laplace import Laplace as Laplace

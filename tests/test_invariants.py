@@ -28,7 +28,13 @@ from zoo.program.prepare import prepare
 
 CASES = [*(case for cases in ZOO_CASES.values() for case in cases), *OWN_CASES]
 QUICK = testing.quick_methods()
-DENSITY_ONLY = ("laplace", "pathfinder", "nuts", "smc")  # see no more of a model than its density: one case will do
+DENSITY_ONLY = (
+    "laplace",
+    "dadvi",
+    "pathfinder",
+    "nuts",
+    "smc",
+)  # see no more than the density: one case will do
 FIRST = {type(model): i for i, (model, _) in reversed(list(enumerate(CASES)))}
 
 

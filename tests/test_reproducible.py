@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import zoo
-from inference import CAVI, EM, MAP, SVI, Exact, Fit, Laplace, Pathfinder, fit
+from inference import CAVI, DADVI, EM, MAP, SVI, Exact, Fit, Laplace, Pathfinder, fit
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -32,6 +32,7 @@ CASES = {
     "svi": lambda: fit(zoo.BayesianGMM(2), CLOUDS, method=SVI(steps=40, compile=False), seed=0),
     "map": lambda: fit(zoo.BayesianGMM(2), CLOUDS, method=MAP(steps=40, compile=False), seed=0),
     "laplace": lambda: fit(zoo.BayesianRegression(), LINE, method=Laplace(compile=False), seed=0),
+    "dadvi": lambda: fit(zoo.BayesianRegression(), LINE, method=DADVI(compile=False), seed=0),
     "pathfinder": lambda: fit(
         zoo.BayesianRegression(), LINE, method=Pathfinder(paths=2, draws=50, compile=False), seed=0
     ),

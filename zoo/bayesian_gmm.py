@@ -44,7 +44,8 @@ class BayesianGMM(Model):
     section 3), with df = d + 2 (diag: shape 3/2), the fewest degrees of freedom for which that mean exists.
 
     Methods: ``em`` (the posterior's mode over weights, means and precisions, closed form); ``cavi`` (closed form);
-    ``svi`` with any guide; also ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``, with z summed out.
+    ``svi`` with any guide; also ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``, with z summed
+    out.
 
     Limits: components are exchangeable; compare fits by label-invariant quantities.
 

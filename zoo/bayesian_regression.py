@@ -48,7 +48,7 @@ class BayesianRegression(Model):
 
     Methods: ``exact`` (given the precision the posterior of coefficients and intercept is Normal, the precision's is
     Gamma, and without it coefficients are Student t: Bishop 2006, exercises 3.12 and 3.13); also ``cavi``, ``svi``,
-    ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
+    ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: straight lines and light-tailed noise. The default prior takes its scales from the data; to compare
     evidences with those of other models give all of them the same.

@@ -26,8 +26,8 @@ class BetaBernoulli(Model):
     x_i          ``x``        (row)
     ===========  ===========  ==========================
 
-    Methods: ``exact`` (the posterior is Beta(a + sum x, b + n - sum x)); also ``cavi``, ``svi``, ``map``, ``laplace``,
-    ``pathfinder``, ``nuts`` and ``smc``.
+    Methods: ``exact`` (the posterior is Beta(a + sum x, b + n - sum x)); also ``cavi``, ``svi``, ``map``, ``dadvi``,
+    ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: the zeros and ones are exchangeable; for groups with probabilities of their own declare a plate of groups.
 

@@ -44,7 +44,7 @@ class DawidSkene(Model):
 
     Weights and confusion are parameters without prior, fitted by maximum likelihood, unless their prior is asked for.
 
-    Methods: ``em`` (closed form); also ``svi`` and ``map``; with `concentration` also ``cavi``, ``laplace``,
+    Methods: ``em`` (closed form); also ``svi`` and ``map``; with `concentration` also ``cavi``, ``dadvi``, ``laplace``,
     ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: annotators err independently given what an item is, and no item is harder than another. The likelihood

@@ -32,7 +32,7 @@ class DirichletMultinomial(Model):
     The totals are the sums of the rows, taken as known; rows may have different ones.
 
     Methods: ``exact`` (the posterior is Dirichlet(concentration + sum_i counts_i)); also ``cavi``, ``svi``, ``map``,
-    ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
+    ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: all rows share one vector of shares. Rows that differ more than chance allows need shares of their own; the
     evidence tells.

@@ -28,8 +28,8 @@ class GammaPoisson(Model):
     counts_i     ``counts``   (row)
     ===========  ===========  ==========================
 
-    Methods: ``exact`` (the posterior is Gamma(a + sum counts, b + n)); also ``cavi``, ``svi``, ``map``, ``laplace``,
-    ``pathfinder``, ``nuts`` and ``smc``.
+    Methods: ``exact`` (the posterior is Gamma(a + sum counts, b + n)); also ``cavi``, ``svi``, ``map``, ``dadvi``,
+    ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: one rate for all rows, and variance equal to the mean; for counts that vary more than that use
     `PoissonMixture`. Every row stands for the same exposure.

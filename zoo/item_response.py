@@ -47,8 +47,8 @@ class ItemResponse(Model):
     Answers are a table of persons by items; those that were not given are NaN. A long table becomes one by
     ``frame.pivot(index="person", columns="item", values="answer")``.
 
-    Methods: with both priors ``svi``, ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``; with `nodes` also
-    ``em``, which without priors is marginal maximum likelihood.
+    Methods: with both priors ``svi``, ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``; with
+    `nodes` also ``em``, which without priors is marginal maximum likelihood.
 
     Limits: one ability, answers right or wrong, no guessing. `map` without `nodes` takes the mode of abilities too,
     which is no estimate of the items. Items that all answer alike have no maximum without a prior.

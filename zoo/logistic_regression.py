@@ -41,8 +41,8 @@ class LogisticRegression(Model):
     The prior goes with the columns' units, so columns on any scale work. It says that a typical change of a column
     rarely moves a probability from 0.01 to 0.5, and keeps coefficients finite where a line separates yes from no.
 
-    Methods: ``svi``, ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``. With `df` None the mode is that of a
-    ridge penalty, and of maximum likelihood as `scale` and `intercept_scale` grow.
+    Methods: ``svi``, ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``. With `df` None the mode is
+    that of a ridge penalty, and of maximum likelihood as `scale` and `intercept_scale` grow.
 
     Limits: effects are linear in the log odds and have no interactions; give products of columns as columns. Answers
     are 0 or 1 (False or True), one a row.

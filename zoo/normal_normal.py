@@ -33,10 +33,10 @@ class NormalNormal(Model):
     x_i          ``x``          (row)
     ===========  =============  ==============================
 
-    Methods: ``exact``; also ``cavi``, ``svi``, ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``. With known
-    noise the posterior of the mean is Normal, with (shrinkage * center + sum x) / (shrinkage + n) in the middle;
-    without, it is Normal-Gamma, and the mean alone is Student t with df + n degrees of freedom (Gelman et al. 2013,
-    sections 2.5 and 3.3).
+    Methods: ``exact``; also ``cavi``, ``svi``, ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
+    With known noise the posterior of the mean is Normal, with (shrinkage * center + sum x) / (shrinkage + n) in the
+    middle; without, it is Normal-Gamma, and the mean alone is Student t with df + n degrees of freedom (Gelman et al.
+    2013, sections 2.5 and 3.3).
 
     Limits: one mean for all rows and light-tailed noise, so one wild value moves the mean. The default prior takes its
     center and scale from the data; give both to compare evidences with those of other models.

@@ -38,8 +38,8 @@ class PoissonMixture(Model):
 
     Weights and rates are parameters without prior, fitted by maximum likelihood, unless their prior is asked for.
 
-    Methods: ``em`` (closed form); also ``svi`` and ``map``; with both priors ``cavi``, ``laplace``, ``pathfinder``,
-    ``nuts`` and ``smc``.
+    Methods: ``em`` (closed form); also ``svi`` and ``map``; with both priors ``cavi``, ``dadvi``, ``laplace``,
+    ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: components are exchangeable; a component that holds nothing but zeros has its maximum at rate 0, the edge of
     the support, which `shape` above 1 rules out. Rows are exchangeable too: the order of counts in time is not used.

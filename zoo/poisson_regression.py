@@ -41,7 +41,7 @@ class PoissonRegression(Model):
     `exposure` is how long, or how many, each row was watched; 1 where the data have no such column. An offset is its
     logarithm. The prior goes with the units of the columns and of the exposure.
 
-    Methods: ``svi``, ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
+    Methods: ``svi``, ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
 
     Limits: effects multiply rates; the variance of a row is its mean. For counts with more zeros than that see
     `ZeroInflatedPoisson`, for a few rates `PoissonMixture`.

@@ -40,7 +40,8 @@ class ZeroInflatedPoisson(Model):
     `assign` gives the probability that a zero is one of those that come whatever the rate. Gate and rate are
     parameters without prior, fitted by maximum likelihood, unless their prior is asked for.
 
-    Methods: ``em``; also ``svi`` and ``map``; with both priors ``laplace``, ``pathfinder``, ``nuts`` and ``smc``.
+    Methods: ``em``; also ``svi`` and ``map``; with both priors ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and
+    ``smc``.
 
     Limits: one gate and one rate for all rows. Where there are no more zeros than the rate explains, the maximum is at
     gate 0, the edge of its support. Positive counts that vary more than a Poisson's need a `PoissonMixture`.

@@ -49,10 +49,14 @@ class Path:
         return u
 
 
-def climb(target: Gradient, start: np.ndarray, unit: np.ndarray, steps: int) -> Path:
+def climb(
+    target: Gradient, start: np.ndarray, unit: np.ndarray, steps: int, flat: float = 1e-7, history: int = HISTORY
+) -> Path:
     """Climb by L-BFGS (Liu and Nocedal 1989) from `start` (size,) for at most `steps` steps, in natural units.
 
-    L-BFGS begins with steps along the gradient itself, which are good only where all coordinates have like scales.
+    L-BFGS begins with steps along the gradient itself, which are good only where all coordinates have like scales. The
+    climb ends where no entry of the gradient in these units is above `flat`. Curvature is estimated from the last
+    `history` steps.
     """
     # Gradients by the bytes of the point: the optimizer tells its callback the points it has accepted, not their
     # gradients, and a second evaluation of each would cost as much as the climb.
@@ -74,7 +78,7 @@ def climb(target: Gradient, start: np.ndarray, unit: np.ndarray, steps: int) -> 
         jac=True,
         method="L-BFGS-B",
         callback=lambda v: points.append(v.copy()),
-        options={"maxcor": HISTORY, "maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-13, "gtol": 1e-7},
+        options={"maxcor": history, "maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-13, "gtol": flat},
     )
     gradients = np.stack([(seen.get(v.tobytes()) or (0.0, unit * target(start + unit * v)[1]))[1] for v in points])
     return Path(start, unit, np.stack(points), gradients, -float(done.fun), str(done.message))

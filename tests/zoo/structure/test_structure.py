@@ -37,7 +37,7 @@ from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
 
 METHODS = sorted(name.lower() for name in entries("method"))
-DENSITY = ("laplace", "nuts", "pathfinder", "smc")  # legal where every unknown has a prior and a density
+DENSITY = ("dadvi", "laplace", "nuts", "pathfinder", "smc")  # legal where every unknown has a prior and a density
 
 
 def prepared(model, data, seed=0, **settings):
