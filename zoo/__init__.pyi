@@ -33,6 +33,7 @@ from zoo.latent_class import LatentClass as LatentClass
 from zoo.linear_dynamical_system import LinearDynamicalSystem as LinearDynamicalSystem
 from zoo.logistic_regression import LogisticRegression as LogisticRegression
 from zoo.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
+from zoo.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers as MixtureOfFactorAnalyzers
 from zoo.mixture_of_regressions import MixtureOfRegressions as MixtureOfRegressions
 from zoo.normal_normal import NormalNormal as NormalNormal
 from zoo.poisson_mixture import PoissonMixture as PoissonMixture

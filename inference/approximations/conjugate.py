@@ -11,8 +11,9 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.conjugate import EStep, closed_form
+from inference.conjugate.by_state import settled
 from inference.conjugate.posteriors import Posterior, read, remade
-from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.coordinate.ascent import Coordinates, State
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -62,7 +63,9 @@ class Conjugate(Approximation):
             if program.missing(site) is not None and likelihood is not None and likelihood.event_dim:
                 return None  # the closed form is that of complete rows
         if self._kept is None or self._kept[0] is not program:
-            self._kept = program, self._over_locals(program, points)
+            local = {s.name for s in program.locals}
+            found = settled(self._over_locals(program, points))
+            self._kept = program, [q for q in found if local.intersection(q.names)]
         values: Values = {}
         log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
         for q in self._kept[1]:
@@ -72,14 +75,16 @@ class Conjugate(Approximation):
                 log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
         return values, log_q
 
-    def _over_locals(self, program: Program, points: Values) -> list[Posterior]:
-        """Posteriors of the local latents of a program's rows, given those of everything else."""
+    def _over_locals(self, program: Program, points: Values) -> EStep:
+        """Update the posteriors of the local latents of a program's rows, given those of everything else."""
         ascent, state = Coordinates(program), self._state(program, points)
+        by_state = all(block.by_state for block in ascent.local_blocks)
         with torch.no_grad():
             if program.enumerated:  # their states and the locals in turn, from a draw of the prior
                 drawn = program.simulate(state.values, observed=False)
                 state.values.update({s.name: drawn[s.name] for s in program.locals})
-                for _ in range(LOCAL_ROUNDS):
+                # Posteriors by state need no turns: the first finds them, the second how probable the states are.
+                for _ in range(2 if by_state else LOCAL_ROUNDS):
                     expected = ascent.over_locals(ascent.expect(state)[1])
                     state = State(expected.values, dict(expected.posteriors))
             else:
@@ -91,14 +96,18 @@ class Conjugate(Approximation):
                 expected = EStep(ascent.plan, program, state.values, replay, posteriors=state.posteriors)
                 for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
                     expected = ascent.over_locals(expected)
-            return distinct({n: expected.posteriors[n] for block in ascent.local_blocks for n in block.unknowns})
+            return expected
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""
-        if program.locals or not program.assigned:
+        by_state = all(b.by_state for b in Coordinates(program).local_blocks)
+        if (program.locals and not by_state) or not program.assigned:
             return None
         plain = program if program.data.weights is None else program.rebind(replace(program.data, weights=None))
-        _, expected = Coordinates(plain).expect(self._state(program, points))
+        if program.locals:
+            expected = self._over_locals(plain, points)
+        else:
+            _, expected = Coordinates(plain).expect(self._state(program, points))
         return {s.name: plain.states_of(expected.marginals, s) for s in plain.assigned}
 
     def describe(self) -> dict[str, Any]:

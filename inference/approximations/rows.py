@@ -13,7 +13,6 @@ from inference.compiled.trees import leaves
 from zoo.errors import ModelError
 from zoo.program.program import Program
 from zoo.program.rows import Batch, on, rows_of
-from zoo.program.terms import sum_of
 from zoo.replay.evaluate import Values, many
 
 FEWEST_CALLS = 20  # below which nobody asks whether to compile
@@ -45,7 +44,7 @@ def local_draws(
         seen = program.simulate({**points, **globals_}, observed=False)
         values = {n: seen[n] for n in names}
         log_probs = program.log_probs({**points, **globals_, **values})
-        return values, sum_of(by_row(program, n, log_probs[n]) for n in names)
+        return values, program.log_prior(log_probs, names).rows
 
     with torch.no_grad():
         dummy = {**draws, "": torch.zeros(count, device=program.device)}

@@ -11,7 +11,9 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from zoo.errors import ModelError
 from zoo.program.program import Program
+from zoo.program.states import draw_states
 from zoo.replay.evaluate import Values
+from zoo.replay.sites import Site
 
 
 def simulations(program: Program, values: Values, draws: Values, count: int, names: Sequence[str]) -> Values:
@@ -56,6 +58,40 @@ def simulations(program: Program, values: Values, draws: Values, count: int, nam
         except (RuntimeError, ModelError):  # the model's control flow depends on values, or torch cannot draw so
             parts = [program.simulate({**values, **{n: v[i] for n, v in draws.items()}}) for i in range(count)]
     return {n: torch.stack([p[n] for p in parts]) for n in names}
+
+
+def with_states(program: Program, points: Values, draws: Values, count: int, *, local: bool) -> Values:
+    """Add to draws of all latents the states of discrete ones that belong with them, each drawn given its draw.
+
+    Parameters
+    ----------
+    program, points
+        The fitted program, and values of parameters and network weights.
+    draws
+        Of all latents, stacked along dimension 0.
+    count
+        How many.
+    local
+        Whether rows are simulated with their own local latents, and so with their own states; else what rows share
+        stays, and locals are left out.
+    """
+    wanted = program.entangled if local else program.shared
+    kept = draws if local else {s.name: draws[s.name] for s in program.globals}
+    if not wanted:
+        return kept
+    stacked = {**{n: v.expand(count, *v.shape) for n, v in points.items()}, **draws}
+    drawn = draw_states(program, stacked, count, chunk_for(program))
+    return {**kept, **{s.name: _states(s, drawn[s.name]) for s in wanted}}
+
+
+def _states(site: Site, positions: Tensor) -> Tensor:
+    """Values of the states at these positions (draws, *plates), laid out as the site's own: (draws, *batch, *event)."""
+    assert site.states is not None
+    event = site.states.shape[site.states.ndim - site.event_dim :] if site.event_dim else ()
+    batch = [1] * max((-d for d in site.plate_dims), default=0)
+    for dim, size in zip(site.plate_dims, positions.shape[1:], strict=True):
+        batch[dim] = size
+    return site.states.reshape(site.cardinality, *event)[positions.reshape(len(positions), *batch)]
 
 
 def shapes(program: Program, values: Values, names: Sequence[str]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import by_row, chunk_for, local_draws, log_likelihood
 from zoo.program.program import Program
+from zoo.program.terms import sum_of
 from zoo.replay.evaluate import Values, many
 from zoo.replay.sites import Site
 
@@ -70,14 +71,29 @@ def site_likelihoods(
     return torch.cat([by_site[:1], by_site.diff(dim=0)])
 
 
+def by_entry(program: Program, site: Site) -> bool:
+    """Whether each entry of a latent has a prior of its own: discrete latents that it depends on are in its plates."""
+    return all(program.sites[n].plates == site.plates for n in program.behind(site))
+
+
+def _by_entry(program: Program, site: Site, log_probs: Values) -> Tensor:
+    """Log prior of each entry of a latent, states summed out, shape (*batch)."""
+    size = program.site_shape(site)[: site.batch_dim]
+    if not site.by_state:
+        return log_probs[site.name].expand(size)
+    joint = sum_of(log_probs[n] for n in (site.name, *program.behind(site)))  # (states ..., *batch)
+    return joint.reshape(-1, *joint.shape[joint.ndim - len(size) :]).logsumexp(0).expand(size)
+
+
 def entry_densities(program: Program, points: Values, draws: Values, count: int, sites: Sequence[Site]) -> list[Tensor]:
-    """Log density of each of `sites` entry by entry of its plates, shape (draws, *batch) each."""
-    names = [s.name for s in sites]
-    sizes = {s.name: program.site_shape(s)[: s.batch_dim] for s in sites}
+    """Log density of each of `sites` entry by entry of its plates, shape (draws, *batch) each.
+
+    Discrete latents that the prior of an entry depends on, which are in the same plates, are summed out.
+    """
 
     def one(values: Values) -> tuple[Tensor, ...]:
         log_probs = program.log_probs({**points, **values})
-        return tuple(log_probs[n].expand(sizes[n]) for n in names)
+        return tuple(_by_entry(program, s, log_probs) for s in sites)
 
     with torch.no_grad():
         return list(many(one, draws, count, chunk_for(program)))

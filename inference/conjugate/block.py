@@ -35,10 +35,13 @@ class Block(ABC):
         What is updated.
     last
         Whether this is updated after other blocks: a scale, about the new location.
+    by_state
+        Whether its posterior is one for each state of discrete latents.
     """
 
     unknowns: tuple[str, ...]
     last: bool = False
+    by_state: ClassVar[bool] = False
 
     @abstractmethod
     def maximize(self, expected: EStep) -> Values:
@@ -72,9 +75,12 @@ class Matcher(ABC):
     ----------
     rank
         Order in which unknowns are claimed; blocks of several unknowns come first.
+    states
+        Whether it takes latents whose prior depends on the state of a discrete one.
     """
 
     rank: ClassVar[int] = 1
+    states: ClassVar[bool] = False
     classes: ClassVar[list[type[Matcher]]] = []
 
     def __init_subclass__(cls) -> None:
@@ -106,3 +112,24 @@ def unscaled(parent: Parent) -> bool:
 def within(parent: Parent, other: Parent) -> bool:
     """Whether entries that share a cell of one unknown share one of another."""
     return set(parent.index) <= set(other.index) and parent.by in ("", other.by)
+
+
+def touching(program: Program, site: Site) -> tuple[str, ...]:
+    """Enumerated sites that the log densities of a latent and of what it feeds depend on."""
+    fed = [child for child, _ in uses(program, site.name)]
+    found = {n for s in (site, *fed) for p in s.args.values() for n in p.index}
+    return tuple(s.name for s in program.enumerated if s.name in found)
+
+
+def by_state(program: Program, site: Site) -> tuple[str, ...]:
+    """Enumerated sites by whose states a local latent has a posterior each; none if it has one, or none of the kind.
+
+    The states have to be those of the row, or of fewer plates, and no chain, which has its own sums.
+    """
+    if site.role != "local":
+        return ()
+    names = touching(program, site)
+    others = [program.sites[n] for n in names]
+    plates = all(program.row in z.plates and set(z.plates) <= set(site.plates) for z in others)
+    fits = all(site.symbols.get(z.enum_dim) == z.symbols[z.enum_dim] and z.name not in program.chains for z in others)
+    return names if plates and fits else ()

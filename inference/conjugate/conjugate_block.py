@@ -13,7 +13,7 @@ from inference.conjugate.e_step import EStep
 from inference.conjugate.exponential_family import ConjugatePrior
 from inference.conjugate.layout import broadcast
 from inference.conjugate.location_scale import LocationScale
-from inference.conjugate.posteriors import Single
+from inference.conjugate.posteriors import Posterior, Single
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -98,7 +98,7 @@ class ConjugateBlock(Block):
         prior = expected.prior(site, anchor)
         return tuple(a + b for a, b in zip(prior, self.message(expected, anchor), strict=True))
 
-    def posterior(self, expected: EStep) -> Single | None:
+    def posterior(self, expected: EStep) -> Posterior | None:
         """Return the conjugate posterior, None for a parameter without prior."""
         if not self.has_prior(expected):
             return None

@@ -29,7 +29,7 @@ class ConjugateMatcher(Matcher):
         site, wanted, bound = seen.program.sites[name], "", ""
         if site.role != "parameter":
             own = seen.likelihoods.get(name)
-            if own is None or not all(_prior_argument(own, a, p) for a, p in site.args.items()):
+            if own is None or not all(self._prior_argument(own, a, p) for a, p in site.args.items()):
                 return None
             wanted, bound = own.prior or site.family, name if own.prior else ""
         found: list[Use] = []
@@ -52,12 +52,11 @@ class ConjugateMatcher(Matcher):
         kind = ScaleBlock if scale else ConjugateBlock
         return kind(name, prior_named(wanted), tuple(found), bound)
 
-
-def _prior_argument(own: Likelihood, argument: str, parent: Parent) -> bool:
-    """Whether an argument of a prior is constant, or one that may be an unknown itself."""
-    if isinstance(own, LocationScale) or not (parent.sites or parent.index):
-        return True
-    return argument in own.conjugate and is_unknown(parent) and not parent.index
+    def _prior_argument(self, own: Likelihood, argument: str, parent: Parent) -> bool:
+        """Whether an argument of a prior is constant, or one that may be an unknown itself."""
+        if isinstance(own, LocationScale) or not (parent.sites or parent.index):
+            return True
+        return argument in own.conjugate and is_unknown(parent) and not parent.index
 
 
 def _argument(likelihood: Likelihood, child: Site, args: Mapping[str, Parent], wanted: str) -> str | None:

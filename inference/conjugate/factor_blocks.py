@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.e_step import EStep
 from inference.conjugate.factor_posteriors import AffineMap, LocalNormal, Table
 from inference.conjugate.factors import FactorLikelihood, LoadingGroup, tabulate
+from inference.conjugate.posteriors import Posterior
 from inference.conjugate.recognition import Recognition
 from inference.conjugate.verify import on_all_rows
 from zoo.program.program import Program
@@ -31,6 +33,7 @@ class FactorMatcher(Matcher):
     """
 
     rank = 0
+    likelihood: ClassVar[type[FactorLikelihood]] = FactorLikelihood
 
     def match(self, seen: Recognition, example: EStep, unknown: Iterable[str]) -> list[Block]:
         """Claim local latents that are only ever factors, and the coefficients that multiply them."""
@@ -41,15 +44,18 @@ class FactorMatcher(Matcher):
             sites = tuple(s for s, args in children if set(args) == {"loc"} and self._explains(seen, s))
             if not sites or len(sites) < len(children) or z.name not in unknown or not _normal(seen, example, z):
                 continue
-            blocks.append(FactorBlock(z, sites))
+            blocks.append(self.block(z, sites))
             for site in sites:
                 closed = [g for g in factors(seen, site).groups if g.closed and set(g.names) <= set(unknown)]
                 blocks += [CoefficientBlock(site, g) for g in closed]
         return blocks
 
-    @staticmethod
-    def _explains(seen: Recognition, site: Site) -> bool:
-        return isinstance(seen.likelihoods.get(site.name), FactorLikelihood) and site.name in seen.collapsible
+    def block(self, z: Site, sites: tuple[Site, ...]) -> FactorBlock:
+        """The block of a latent."""
+        return FactorBlock(z, sites)
+
+    def _explains(self, seen: Recognition, site: Site) -> bool:
+        return type(seen.likelihoods.get(site.name)) is self.likelihood and site.name in seen.collapsible
 
 
 def factors(seen: Recognition, site: Site) -> FactorLikelihood:
@@ -108,7 +114,7 @@ class FactorBlock(Block):
             p = torch.diag(t.expand(1, *events).reshape(size).double())
         return p, p @ m
 
-    def posterior(self, expected: EStep) -> LocalNormal:
+    def posterior(self, expected: EStep) -> Posterior:
         """Precision P0 + sum_j E[t_j w_j w_j^T], and a mean affine in x_i, w_j the loadings of column j."""
         precision, right = self.prior(expected)
         gains = []
@@ -132,7 +138,7 @@ class FactorBlock(Block):
         return LocalNormal(self.unknowns, tril, tuple(self.z.shape[1:]), affine=affine)
 
     def maximize(self, expected: EStep) -> Values:
-        """Mean of the posterior, which is its mode."""
+        """Mean of the posterior, which is its mode without states."""
         return self.posterior(expected).mean()
 
 
@@ -150,12 +156,13 @@ class CoefficientBlock(Block):
     def _equations(self, expected: EStep) -> tuple[Tensor, Tensor, Tensor]:
         """H (G, p, p) and r (G, p) of the expected log joint -gamma^T H gamma / 2 + r^T gamma, and gamma now."""
         likelihood = factors(expected.plan, self.site)
-        second, cross, _ = likelihood.sums(expected)
+        second, cross = likelihood.normal_equations(expected)
         t, (w, _) = likelihood.precision(expected), likelihood.about(expected)
         gamma, design = self.group.places(expected.values[n] for n in self.group.names), self.group.design
         rest = w - self.group.columns(gamma)
         t = t.reshape(design.shape[:2])
-        target = t[..., None] * (cross.mT - rest @ second).reshape(design.shape[:3])
+        target = t[..., None] * (cross - (rest[:, None] @ second)[:, 0]).reshape(design.shape[:3])
+        second = second if len(second) == 1 else second.unflatten(0, design.shape[:2])
         h = (design.mT @ (t[..., None, None] * (second @ design))).sum(1)
         return h, (design * target[..., None]).sum((1, 2)), gamma
 

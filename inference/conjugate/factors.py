@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from inference.conjugate.block import touching
 from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.exponential_family import Arguments, Current, Entries, Likelihood, Moments
 from inference.conjugate.factor_posteriors import LocalNormal, Table
@@ -72,6 +73,7 @@ class FactorLikelihood(Predictor):
     dims: ClassVar[tuple[int, ...]] = (1, 1)
     event_dim: ClassVar[int] = 1
     centered: ClassVar[bool] = True
+    lead: tuple[int, ...] = ()  # sizes of the dimensions of states
 
     def __init__(self, program: Program, site: Site, known: Mapping[str, Likelihood]) -> None:
         self.program, self.site = program, site
@@ -106,7 +108,9 @@ class FactorLikelihood(Predictor):
         parent = site.args["loc"]
         local = [program.sites[n] for n in parent.sites if program.sites[n].role == "local"]
         rows = (program.row,), (-1,)
-        if parent.index or parent.data or site.field is None or site.event_dim != 1 or len(local) != 1:
+        if parent.data or site.field is None or site.event_dim != 1 or len(local) != 1:
+            return None
+        if not cls.fits(program, local[0]):
             return None
         if any((s.plates, s.plate_dims) != rows for s in (site, *local)) or _by_row(replay, site):
             return None
@@ -114,6 +118,11 @@ class FactorLikelihood(Predictor):
             return cls(program, site, known)
         except _TooLarge:
             return None
+
+    @classmethod
+    def fits(cls, program: Program, local: Site) -> bool:
+        """Whether it takes the discrete latents that the rows depend on: none."""
+        return not touching(program, local)
 
     # -- what the coefficients do ------------------------------------------------------------------------------
 
@@ -144,8 +153,12 @@ class FactorLikelihood(Predictor):
         for name, shape, part in zip(self.globals, shapes, flat.split([math.prod(s) for s in shapes]), strict=True):
             values[name] = part.to(program.device, program.dtype).reshape(shape)
         fn = program.replay(values, densities=False).distributions[self.site.name]
-        loc = base_distribution(fn).loc.expand(self.factors + 1, self.site.shape[-1])
-        return torch.cat([loc[:1], loc[1:] - loc[:1]]).mT.double()
+        loc = base_distribution(fn).loc
+        while loc.ndim > len(self.lead) + 2:  # a discrete latent with one state, which says nothing
+            loc = loc[0]
+        loc = loc.expand(*self.lead, self.factors + 1, self.site.shape[-1])
+        first = loc[..., :1, :]
+        return torch.cat([first, loc[..., 1:, :] - first], -2).mT.double().reshape(-1, self.factors + 1)
 
     def _entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """Where coefficients matter: indices of W (flat) and of coefficients, and by how much."""
@@ -264,8 +277,12 @@ class FactorLikelihood(Predictor):
         w, cov = self.loadings(current)
         center = current.center(self.site)
         if center is not None:
-            w = torch.cat([w[:, :1] - center.double()[:, None], w[:, 1:]], 1)
+            w = torch.cat([w[:, :1] - self._centers(center.double())[:, None], w[:, 1:]], 1)
         return w, cov
+
+    def _centers(self, center: Tensor) -> Tensor:
+        """Center of each column, (d,)."""
+        return center
 
     def precision(self, current: Current) -> Tensor:
         """E[t_j] of each column, (d,)."""
@@ -286,6 +303,11 @@ class FactorLikelihood(Predictor):
         span = table.spans[self.site.name]
         return second, cross[:, span], table.squares[span]
 
+    def normal_equations(self, current: Current) -> tuple[Tensor, Tensor]:
+        """The first of the sums for each column, or for all, (d or 1, q + 1, q + 1), and the second by column."""
+        second, cross, _ = self.sums(current)
+        return second[None], cross.mT
+
     def deviations(self, entries: Entries) -> Tensor:
         """Weights times E[(x - W (1, z))^2], (1, d)."""
         second, cross, squares = self.sums(entries.current)
@@ -302,7 +324,7 @@ class FactorLikelihood(Predictor):
 def _by_row(replay: Replay, site: Site) -> bool:
     """Whether the scale of a Normal site was seen to vary by row."""
     scale = views(replay.distributions[site.name])["scale"]
-    return scale.ndim > 1 and not bool((scale == scale[:1]).all())
+    return scale.ndim > 1 and not bool((scale == scale[..., :1, :]).all())
 
 
 class _TooLarge(Exception):

@@ -37,7 +37,8 @@ class Plan(Recognition):
         every = [s.name for s in (*program.parameters, *program.latents)]
         unknown = [n for n in every if n not in plan.in_values]
         for matcher in sorted((kind() for kind in Matcher.classes), key=lambda m: (m.rank, type(m).__name__)):
-            for block in matcher.match(plan, plan.example, unknown):
+            offered = [n for n in unknown if matcher.states or not program.sites[n].by_state]
+            for block in matcher.match(plan, plan.example, offered):
                 if set(block.unknowns) <= set(unknown):
                     plan.blocks.append(block)
                     unknown = [n for n in unknown if n not in block.unknowns]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -66,6 +66,12 @@ class Posterior(ABC):
     @abstractmethod
     def blend(self, other: Self, rate: float) -> Self:
         """(1 - rate) times its natural parameters plus rate times another's: a natural-gradient step."""
+
+    @classmethod
+    def from_numbers(cls, names: tuple[str, ...], described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Make it again from what `describe` and `tensors` gave."""
+        make: Callable[..., Self] = cls
+        return make(names, **tensors, **{n: _tuples(v) for n, v in described.items()})
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -175,7 +181,7 @@ def read(kind: str, names: tuple[str, ...], described: Mapping[str, Any], tensor
     kinds: dict[str, Any] = {cls.kind: cls for cls in _below(Posterior) if hasattr(cls, "kind")}
     if kind not in kinds:
         raise DataError(f"unknown posterior {kind!r} in a saved fit")
-    made: Posterior = kinds[kind](names, **tensors, **{n: _tuples(v) for n, v in described.items()})
+    made: Posterior = kinds[kind].from_numbers(names, described, tensors)
     return made
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.conjugate.block import touching
 from inference.conjugate.e_step import EStep
 from inference.conjugate.exponential_family import Likelihood, family_of
 from inference.conjugate.factors import FactorLikelihood
 from inference.conjugate.linear import LinearLikelihood
 from inference.conjugate.location_scale import LocationScale, Predictor
 from inference.conjugate.recognition import Recognition
+from inference.conjugate.state_factors import StateFactorLikelihood
 from inference.conjugate.verify import in_values, made_values, mistaken
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
@@ -84,8 +86,10 @@ def _predictor(seen: Recognition, site: Site, replay: Replay) -> Likelihood | No
     if site.family != "Normal" or site.args["loc"].kind not in PREDICTORS or not site.observes:
         return None
     parent = site.args["loc"]
-    if any(seen.program.sites[n].role == "local" for n in parent.sites):
-        return FactorLikelihood.of(seen.program, site, seen.likelihoods, replay)
+    local = [seen.program.sites[n] for n in parent.sites if seen.program.sites[n].role == "local"]
+    if local:
+        kind = StateFactorLikelihood if touching(seen.program, local[0]) else FactorLikelihood
+        return kind.of(seen.program, site, seen.likelihoods, replay)
     return LinearLikelihood(seen.program, site) if parent.kind == "linear" else None
 
 

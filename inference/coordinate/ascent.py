@@ -148,7 +148,7 @@ class Coordinates:
 
     def over_locals(self, expected: EStep) -> EStep:
         """Update the posterior of the local latents given everything else."""
-        if not self.program.enumerated:
+        if not self.program.several:
             expected.marginals = {n: self._once(n, v) for n, v in expected.replay.log_probs.items()}
         values, posteriors = dict(expected.values), dict(expected.posteriors)
         for block in self.local_blocks:

@@ -11,7 +11,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
-from inference.coordinate.ascent import SINGULAR, Coordinates, State, distinct
+from inference.conjugate.by_state import settled
+from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
 from inference.coordinate.no_closed_form import no_posterior
@@ -126,7 +127,7 @@ class CAVI(Method):
         if points:
             notes += floored_scales(program, best.state.values)
         return Outcome(
-            approximation=Conjugate(distinct(best.state.posteriors)),
+            approximation=Conjugate(settled(best.expected)),
             points=points,
             objective=Objective(best.value, "elbo"),
             trace=best.monitor.trace,

@@ -16,7 +16,8 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.point import PointMass
 from inference.conjugate import EStep, closed_form
-from inference.coordinate.ascent import Coordinates, State, distinct
+from inference.conjugate.by_state import settled
+from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.incremental import MoreRows, remembered
@@ -130,7 +131,8 @@ class EM(Method):
                 f"site {plan.incomplete[0]!r} has missing values (NaN), and the posterior of the local {first!r} has a "
                 "closed form for complete rows only"
             )
-        if program.enumerated or len(blocks) != 1 or set(blocks[0].unknowns) != local:
+        apart = not program.several or all(b.by_state for b in blocks)
+        if not apart or len(blocks) != 1 or set(blocks[0].unknowns) != local:
             return f"site {first!r} is a continuous local latent, which the E-step cannot sum over"
         if (reason := blocks[0].why_not(program)) is not None:
             return reason
@@ -192,7 +194,7 @@ class EM(Method):
         approximation: Approximation = PointMass(latents)
         if program.locals:
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
-            approximation = Conjugate(distinct(expected.posteriors))
+            approximation = Conjugate(settled(expected))
         return Outcome(
             approximation=approximation,
             points=points,

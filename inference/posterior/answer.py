@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
+from inference.approximations.simulations import with_states
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source, bind
@@ -171,3 +172,15 @@ class Answer:
                 "several rows (a mean, a lagged value) can be given as a field or worked out in `setup`"
             )
         return self.program.rebind(data)
+
+
+def replicated(answer: Answer, count: int, *, local: bool) -> Values:
+    """Return `count` draws that data are simulated from, with the discrete latents that belong with them.
+
+    With `local` the fitted rows have their own local latents and states; else new ones, as new rows.
+    """
+    program = answer.program
+    if not (program.entangled if local else program.shared):
+        return answer.approximation.draw(program, count)[0] if local else answer.globals(count)
+    draws = answer.approximation.draw(program, count)[0] if program.latents else {}
+    return with_states(program, answer.points, draws, count, local=local)

@@ -73,6 +73,11 @@ def _responsibilities(answer: Answer, program: Program, site: Site, *, fresh: bo
         if program.locals and together:
             draws = answer.draws.values
         elif program.locals:
+            if program.shared:
+                raise FitError(
+                    f"rows cannot be assigned one by one: they share the discrete latent {program.shared[0].name!r}; "
+                    "fit with nuts, and they can"
+                )
             if program.coupled:
                 raise FitError(f"rows cannot be assigned one by one: {program.coupled}; fit with nuts, and they can")
             count = answer.draw_count
@@ -101,7 +106,10 @@ def _assign_shared(answer: Answer, new: Source | None) -> pd.DataFrame:
     name = next(s.name for s in program.shared if not s.plates)
     with answer.running(Stream.ASSIGN):
         count = 1 if answer.is_point else answer.draw_count
-        draws = answer.globals(count)
+        if program.locals:
+            draws = answer.draws.values if not answer.is_point else answer.approximation.draw(program, 1)[0]
+        else:
+            draws = answer.globals(count)
 
         def one(values: Values) -> Tensor:
             return program.shared_marginals({**answer.points, **values}, vectorized=bool(draws))[name]

@@ -7,7 +7,14 @@ from functools import cache
 import numpy as np
 from torch import Tensor
 
-from inference.approximations.sites import entry_densities, joined, row_sites, shares_latents, site_likelihoods
+from inference.approximations.sites import (
+    by_entry,
+    entry_densities,
+    joined,
+    row_sites,
+    shares_latents,
+    site_likelihoods,
+)
 from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
 from inference.posterior.answer import Answer, Stream
@@ -27,7 +34,7 @@ def density_groups(answer: Answer, observed: Observed, left_out: list[str]) -> d
     program = answer.program
     if not answer.has_draws:
         return {}
-    groups = {"log_prior": _log_prior(answer)}
+    groups = {"log_prior": _log_prior(answer, left_out)}
     if program.shared:
         left_out.append(f"log_likelihood: rows have none of their own, as they share {program.shared[0].name!r}")
     elif program.coupled:
@@ -90,9 +97,12 @@ def _entries(answer: Answer, site: Site) -> Deferred | None:
     return _by_entry(answer, [site])[site.name]
 
 
-def _log_prior(answer: Answer) -> Group:
+def _log_prior(answer: Answer, left_out: list[str]) -> Group:
     """A variable for each global latent, by the plates that it has."""
-    sites = answer.program.globals
+    sites = [s for s in answer.program.globals if by_entry(answer.program, s)]
+    for site in answer.program.globals:
+        if site not in sites:
+            left_out.append(f"log_prior of {site.name}: its entries share the discrete latent {site.by_state[0]}")
     return Group(_by_entry(answer, sites), {s.name: s.plates for s in sites})
 
 

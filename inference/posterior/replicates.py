@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from inference.approximations.simulations import shapes, simulations
+from inference.approximations.simulations import shapes, simulations, with_states
 from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer, Stream, replicated
 from inference.posterior.observed import Observed
 from zoo.errors import FitError, ZooError
 from zoo.replay.evaluate import Values
@@ -61,16 +61,15 @@ def replicates(answer: Answer, count: int, *, posterior: bool, fresh: bool = Fal
     with answer.running(Stream.PREDICTIVE if posterior else Stream.PRIOR):
         if not posterior:
             return simulations(program, answer.points, {}, count, names)
-        if fresh or not program.locals:
-            return simulations(program, answer.points, answer.globals(count), count, names)
-        draws, _ = answer.approximation.draw(program, count)
+        draws = replicated(answer, count, local=bool(program.locals) and not fresh)
         return simulations(program, answer.points, draws, count, names)
 
 
 def _predictive(answer: Answer, observed: Observed, example: Values) -> Group:
     """Data simulated at the kept draws: each stands where the latents it comes from stand in `posterior`.
 
-    At every so many of them where all would be too many numbers. Discrete states of rows are drawn from the model.
+    At every so many of them where all would be too many numbers. Discrete states that go with no latent are drawn from
+    the model.
     """
     program, chains = answer.program, answer.approximation.chains
     each = answer.draw_count // chains
@@ -83,6 +82,7 @@ def _predictive(answer: Answer, observed: Observed, example: Values) -> Group:
     def simulated() -> Values:
         draws = {n: v[at.to(v.device)] for n, v in answer.draws.values.items()}
         with answer.running(Stream.PREDICTIVE):
+            draws = with_states(program, answer.points, draws, len(at), local=True)
             return simulations(program, answer.points, draws, len(at), names)
 
     attrs = {"draws": f"every {step}th of {each} in each chain"} if step > 1 else {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.approximations.simulations import simulations
 from inference.diagnostics.arviz import Group, tree
 from inference.diagnostics.coordinates import decoded, event_names, labels_of
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer, Stream, replicated
 from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.data import Data
@@ -65,7 +65,7 @@ def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: i
     program = answer.on(None if new is None else _with_observed_fields(answer, new), block=True)
     known = program is answer.program
     with answer.running(Stream.PREDICT, seed):
-        values = answer.approximation.draw(program, draws)[0] if program.locals and known else answer.globals(draws)
+        values = replicated(answer, draws, local=bool(program.locals) and known)
         stacked = simulations(program, answer.points, values, draws, [s.name for s in program.observed])
     shown = {n: v.cpu().numpy()[None] for n, v in stacked.items()}
     dims = {s.name: event_names(program, s) for s in program.observed}
@@ -91,7 +91,7 @@ def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
     source = torch.randint(count, (1 if program.chained else n,)).sort().values if answer.has_draws else torch.zeros(1)
     source = source.long().expand(n)  # which draw of the globals each row comes from
-    draws = answer.globals(count)
+    draws = replicated(answer, count, local=False)
     collected: dict[str, list[Tensor]] = {s.field: [] for s in program.observed if s.field}
     for which in source.unique():
         rows = (source == which).nonzero()[:, 0]

@@ -61,7 +61,7 @@ class Tempered:
         values, jacobian = self.density.view.constrain_globals(globals_)
         local, row_jacobian = self.density.view.constrain_locals(locals_)
         by_site = self.program.log_probs({**values, **local})
-        prior = self.program.eliminate({n: by_site[n] for n in self.latents}).total()
+        prior = self.program.log_prior(by_site).total()
         joint = self.program.eliminate(by_site).total(self.program.data.weights)
         moved = jacobian + row_jacobian.sum()
         return prior + moved, joint + moved

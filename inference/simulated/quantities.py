@@ -105,7 +105,7 @@ def log_densities(program: Program, values: Values) -> tuple[Tensor, Tensor]:
     """log p(x, z) and log p(x | z), enumerated sites summed out of both; z are the latents that are not enumerated."""
     log_probs = program.log_probs(values)
     joint = program.eliminate(log_probs).total(program.data.weights)
-    prior = sum((program.weigh(s.name, log_probs[s.name]) for s in program.latents), torch.zeros_like(joint))
+    prior = program.log_prior(log_probs).total(program.data.weights)
     return joint, joint - prior
 
 

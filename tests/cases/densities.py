@@ -120,6 +120,14 @@ def dawid_skene(model, v, data):
     return value
 
 
+def mixture_of_factors(model, v, x):
+    k = len(v["weights"])
+    noise = np.sqrt(np.broadcast_to(v["variances"], v["means"].shape))
+    loc = [v["means"][j] + v["t"] @ v["loadings"][j].T for j in range(k)]
+    density = np.stack([stats.norm(loc[j], noise[j]).logpdf(x).sum(-1) for j in range(k)])
+    return over_assignments(v["weights"], density.T) + stats.norm.logpdf(v["t"]).sum()
+
+
 LATER_DENSITIES = {
     "LogisticRegression": logistic_regression,
     "PoissonRegression": poisson_regression,
@@ -129,4 +137,5 @@ LATER_DENSITIES = {
     "DawidSkene": dawid_skene,
     "StudentTMixture": student_t_mixture,
     "MixtureOfExperts": mixture_of_experts,
+    "MixtureOfFactorAnalyzers": mixture_of_factors,
 }

@@ -183,6 +183,11 @@ ZOO_CASES = {
         (zoo.BayesianRegression(scale=0.7), LINES),
     ],
     "FactorAnalysis": [(zoo.FactorAnalysis(), SIZES), (zoo.FactorAnalysis(factors=2), SIZES)],
+    "MixtureOfFactorAnalyzers": [
+        (zoo.MixtureOfFactorAnalyzers(), SIZES),
+        (zoo.MixtureOfFactorAnalyzers(noise="own", factors=2), SIZES),
+        (zoo.MixtureOfFactorAnalyzers(components=1), SIZES),
+    ],
     "PPCA": [(zoo.PPCA(), SIZES), (zoo.PPCA(factors=2), SIZES)],
     "KMeans": [(zoo.KMeans(), ROWS), (zoo.KMeans(clusters=3), ROWS), (zoo.KMeans(clusters=1), ROWS)],
     "LinearDynamicalSystem": [
@@ -231,6 +236,7 @@ LATER = frozenset(
     {
         *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
+        "MixtureOfFactorAnalyzers",
     }
 )
 # Those of them whose posterior has a closed form.

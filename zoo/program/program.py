@@ -73,6 +73,7 @@ class Program:
         self.assigned = [s for s in self.enumerated if self.row and s.plates == (self.row,)]  # one state per row
         self.observed = [s for s in self.sites.values() if s.role == "observed"]
         self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
+        self.conditioning = {n for s in self.latents for n in self.behind(s)}  # states that priors of latents depend on
         self.plans: dict[str, object] = {}  # what methods have worked out about this program
         self._proposed: frozenset[str] | None = None  # what the model's `initial` proposes, once it was asked
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
@@ -87,6 +88,11 @@ class Program:
                 f"site {self.shared[0].name!r} is discrete and outside the plate of a MarkovChain, where it cannot be "
                 "summed out; write the chain with pyro.markov, or fit one model for each of its states"
             )
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a discrete latent that has more than one state."""
+        return any(s.cardinality > 1 for s in self.enumerated)
 
     @property
     def view(self) -> View:
@@ -219,6 +225,27 @@ class Program:
         """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them."""
         return self._elimination(log_probs, hard=hard)
 
+    def log_prior(self, log_probs: Values, names: Collection[str] | None = None) -> Terms:
+        """log p(latents) from the log densities of the sites: what they depend on of enumerated sites is summed out.
+
+        Parameters
+        ----------
+        log_probs
+            Of the sites.
+        names
+            Of which latents; None for all.
+        """
+        chosen = {s.name for s in self.latents} if names is None else {*names}
+        kept = {n: v for n, v in log_probs.items() if n in chosen or n in self.conditioning}
+        return self.eliminate(kept)
+
+    def behind(self, site: Site) -> list[str]:
+        """Enumerated sites that the prior of a latent depends on, and those that these depend on in turn."""
+        found = set(site.by_state)
+        while more := {n for name in found for p in self.sites[name].args.values() for n in p.index} - found:
+            found |= more
+        return [s.name for s in self.enumerated if s.name in found]
+
     def chain_factors(self, log_probs: Values) -> tuple[Tensor, Tensor]:
         """Return the log factors of the chain over all chains' states, every other enumerated site summed out.
 
@@ -304,6 +331,22 @@ class Program:
     def first_rows(self) -> Tensor:
         """Which rows begin a sequence of the chains, as the model was last run, shape (rows,)."""
         return next(iter(self._firsts.values()))
+
+    @cached_property
+    def entangled(self) -> list[Site]:
+        """Enumerated sites whose states belong with the values of latents: shared ones, and those beside latents.
+
+        Beside a latent is what its prior depends on, and what another site depends on together with a local one.
+        """
+        local = {s.name for s in self.locals}
+        beside = {
+            n
+            for site in self.sites.values()
+            if any(local.intersection(p.sites) for p in site.args.values())
+            for p in site.args.values()
+            for n in p.index
+        }
+        return [s for s in self.enumerated if s in self.shared or s.name in self.conditioning | beside]
 
     @cached_property
     def shared(self) -> list[Site]:

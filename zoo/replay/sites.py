@@ -32,7 +32,7 @@ class Parent:
     kind
         "constant" (no latent or parameter), "site" (a site's value itself), "indexed" (a site indexed by enumerated
         sites or by categories in the data), "linear" (an affine function of sites, jointly), "bilinear" (affine in one
-        local site given the others, and in these jointly given that one) or "function" (anything else).
+        local site given the others, and in these jointly given that one, in every state) or "function" (anything else).
     sites
         Latents and parameters it depends on, and networks ("network decoder").
     index
@@ -128,6 +128,11 @@ class Site:
     def latent(self) -> bool:
         """Whether the site is a latent with a guide's or a point's value (not enumerated)."""
         return self.role in ("global", "local")
+
+    @property
+    def by_state(self) -> tuple[str, ...]:
+        """Enumerated sites that the prior of a latent depends on."""
+        return tuple(dict.fromkeys(n for p in self.args.values() for n in p.index)) if self.latent else ()
 
     @property
     def countable(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -39,11 +39,16 @@ class Discover(Messenger):
         How wide made-up values are, in standard deviations in unconstrained space.
     fixed
         Values of observed sites, whatever the data are, and of enumerated ones.
+    plain
+        Shapes of latents in a run without enumeration: where a prior depends on a discrete latent, its distribution
+        has a dimension of states, and the value of the latent has none.
 
     Attributes
     ----------
     masks
         Latent site -> the mask that was taken off it.
+    enumerated
+        Discrete latents that can be summed out, in the order of the story.
     labelled
         Unobserved part of an enumerated site -> its observed part.
     parted
@@ -56,11 +61,13 @@ class Discover(Messenger):
         values: Values | None = None,
         spread: float = 1.0,
         fixed: Values | None = None,
+        plain: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
-        self.fixed = fixed or {}
+        self.fixed, self.plain = fixed or {}, plain or {}
         self.masks: dict[str, Any] = {}
         self.seen: Values = {}
+        self.enumerated: list[str] = []
         self.labelled: dict[str, str] = {}
         self.parted: set[str] = set()
         self.priors, self.given, self.spread = priors, values or {}, spread
@@ -73,6 +80,14 @@ class Discover(Messenger):
         self.supports[name] = support
         self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name, self.spread)
         return self.values[name]
+
+    def _shape(self, name: str, fn: Any) -> tuple[int, ...]:
+        """Shape of a latent's value: that of its distribution, without the dimensions of states on its left."""
+        shape, plain = tuple(fn.shape()), self.plain.get(name)
+        if plain is None or len(shape) == len(plain):
+            return shape
+        own = shape[len(shape) - len(plain) :]
+        return tuple(1 if was == 1 else size for was, size in zip(plain, own, strict=True))
 
     def _pyro_sample(self, msg: Any) -> None:
         self.now = f"at {'plate' if is_plate(msg) else 'site'} {msg['name']!r}"
@@ -93,13 +108,15 @@ class Discover(Messenger):
         fn, name = msg["fn"], msg["name"]
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
+            self.enumerated.append(name)
             other = partner(name, self.seen)
             if mask is not None and other is not None:
                 self.labelled[name] = other
             if name in self.fixed:
                 msg["value"], msg["done"] = self.fixed[name], True
         elif lowest_count(fn.support) is not None or not getattr(fn.support, "is_discrete", False):
-            msg["value"], msg["done"] = self._value(name, support_of(fn), tuple(fn.shape())), True
+            # Not yet "done": what is, poutine.enum passes over, without noting which states its density depends on.
+            msg["value"] = self._value(name, support_of(fn), self._shape(name, fn))
             if mask is not None and partner(name, self.seen) is not None:
                 self.parted.add(name)
 
@@ -189,7 +206,9 @@ def run(model: Model, data: Data, networks: Values, messenger: Discover, enumera
     except ZooError:
         raise
     except Exception as error:
-        raise failure(model, data, messenger.now or "before its first site", error, traced) from error
+        place = messenger.now or "before its first site"
+        side_by_side = () if enumerate_from is None else tuple(messenger.enumerated)
+        raise failure(model, data, place, error, traced, side_by_side) from error
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:

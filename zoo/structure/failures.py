@@ -14,10 +14,24 @@ from zoo.errors import ModelError
 
 OUT_OF_BOUNDS = re.compile(r"index \d+ is out of bounds for dimension \d+ with size (\d+)|index out of range in self")
 CHECK = "Check that every data plate has the length of its data and that sites inside it have that shape"
+STATES = (
+    "The model runs at one state of each discrete latent, but not with the states of {} laid out along a dimension of "
+    "their own, left of the plates and with one entry for a whole plate, as they are summed over. Use them entry by "
+    "entry; what mixes the entries of a plate (x @ (z * beta), a sum) depends on all their states at once: let a "
+    "continuous latent carry the state, beta ~ Normal(0, torch.where(z > 0, slab, spike)), or, of few, make each "
+    "a site of its own in a loop"
+)
 SHAPES = re.compile(r"\b(shapes?|sizes?|broadcast\w*|dimensions?|elements)\b", re.IGNORECASE)
 
 
-def failure(model: Model, data: Data, place: str, error: Exception, again: Callable[[Data], Any]) -> ModelError:
+def failure(
+    model: Model,
+    data: Data,
+    place: str,
+    error: Exception,
+    again: Callable[[Data], Any],
+    side_by_side: tuple[str, ...] = (),
+) -> ModelError:
     """Return the error that says where `model` failed, of what, and what to do about it.
 
     Parameters
@@ -30,6 +44,8 @@ def failure(model: Model, data: Data, place: str, error: Exception, again: Calla
         What was raised there.
     again
         Runs the model on other data; raises what it raises.
+    side_by_side
+        Discrete latents that had all their states in this run, along a dimension each: it went well with one state.
     """
     cause = error.__cause__ or error
     name, first = type(model).__name__, str(cause).strip().partition("\n")[0]
@@ -44,7 +60,9 @@ def failure(model: Model, data: Data, place: str, error: Exception, again: Calla
             return ModelError(f"{name} failed {place}: {_too_few(field, data, size)} ({type(cause).__name__}: {first})")
     shapes = {n: tuple(v.shape) for n, v in data.values.items()}
     text = f"{name} failed {place} on data of shapes {shapes}: {type(cause).__name__}: {first}"
-    if not beyond and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
+    if side_by_side and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
+        text += f". {STATES.format(', '.join(map(repr, side_by_side)))}"
+    elif not beyond and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
         text += f". {CHECK}"
     elif isinstance(cause, TypeError) and not _takes_fields(model):
         text += f". Declare it with an argument for each data field: forward(self, {', '.join(model.fields)})"

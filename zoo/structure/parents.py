@@ -162,13 +162,13 @@ def _linear(name: str, key: str, parent: Parent, probes: Probes, states: Values)
 def _bilinear(name: str, key: str, parent: Parent, probes: Probes) -> Parent | None:
     """Recognize a function affine in one local real site given the others, and affine in these given that one."""
     additivity = probes.additivity
-    if additivity is None or not additivity.apart or parent.index or not set(parent.sites) <= set(additivity.moved):
+    if additivity is None or not additivity.apart or not set(parent.sites) <= set(additivity.moved):
         return None
     if len(additivity.local.intersection(parent.sites)) != 1:
         return None
     if not all(_additive(name, key, runs) for group in additivity.apart for runs in group):
         return None
-    return Parent("bilinear", parent.sites, (), parent.data)
+    return Parent("bilinear", parent.sites, parent.index, parent.data)
 
 
 def _additive(name: str, key: str, runs: Quadruple) -> bool:

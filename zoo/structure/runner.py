@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,13 +40,16 @@ class Runner:
     model, networks, priors
         The model, its network weights, and distributions that replace its own at some sites.
     first_dim
-        Leftmost dimension that no plate takes: enumeration dimensions begin there.
+        Rightmost dimension that no plate takes: enumeration dimensions begin there.
+    shapes
+        Of the values of latents in a run without enumeration.
     """
 
     model: Model
     networks: Values
     priors: dict[str, Any]
     first_dim: int
+    shapes: Mapping[str, tuple[int, ...]]
 
     def __call__(
         self,
@@ -57,7 +61,7 @@ class Runner:
         fixed: Values | None = None,
     ) -> tuple[Any, Discover]:
         """Return the trace, and the messenger that gave the sites their values."""
-        messenger = Discover(self.priors, values, spread, fixed)
+        messenger = Discover(self.priors, values, spread, fixed, self.shapes)
         return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
 
     def drawn(self, data: Data, values: Values, states: Values) -> Any:

@@ -62,7 +62,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     # A network that starts at zero shows nothing of what feeds it.
     with _own_randomness(data):
         moved = {n: v + PERTURBATION * torch.randn_like(v) if v.is_floating_point() else v for n, v in networks.items()}
-    runner = Runner(model, moved, priors, -1 - depth)
+    runner = Runner(model, moved, priors, -1 - depth, {n: tuple(v.shape) for n, v in first.values.items()})
     with _within_dimensions(plain, depth):
         try:
             probes = probe(runner, data, part)

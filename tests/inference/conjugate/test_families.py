@@ -159,7 +159,7 @@ def test_every_family_is_tried():
         likelihoods |= {type(found).__name__ for found in plan.likelihoods.values()}
         blocks |= {type(block).__name__ for block in plan.blocks}
     own = [c for c in families() if c.__module__.startswith("inference.") and not inspect.isabstract(c)]
-    assert {c.__name__ for c in own} - likelihoods <= {"Chain", "FactorLikelihood", "Laplace"}  # in files of their own
+    assert {c.__name__ for c in own} - likelihoods <= {"Chain", "FactorLikelihood", "Laplace", "StateFactorLikelihood"}
     assert blocks == {"FixedBlock", "ConjugateBlock", "ScaleBlock", "JointBlock", "RegressionBlock"}
 
 
