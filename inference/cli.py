@@ -217,9 +217,30 @@ def evidence(
 
 @app.command("check")
 def check_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit")], seed: SEED = None
+    subject: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="A model, or a folder written by fit")],
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What the model is to be checked on")] = None,
+    set_: SET = None,
+    seed: SEED = None,
 ) -> None:
-    """Say which aspects of its data a saved fit does not reproduce, and whether its prior expected them."""
+    """Find what is wrong in a model on DATA; or say which aspects of its data a saved fit does not reproduce."""
+    if data is None:
+        if not Path(subject).is_dir():
+            raise DataError(
+                f"{subject!r} is no folder of a saved fit; a model is checked on data: zoo check MODEL DATA"
+            )
+        _check_fit(Path(subject), seed)
+        return
+    if seed is not None:
+        raise UnknownNameError("--seed is for the replicates of a saved fit; leave it out when a model is checked")
+    from zoo.program.check import check as check_model
+
+    found = check_model(model_of(subject, set_), _data(data))
+    typer.echo(str(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _check_fit(folder: Path, seed: int | None) -> None:
     from inference.checking import check as check_fit
     from inference.posterior.fit import Fit
 

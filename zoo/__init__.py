@@ -21,6 +21,7 @@ _EXPORTS = {
     "UnitInterval": "zoo.declare.fields",
     "UnknownNameError": "zoo.errors",
     "ZooError": "zoo.errors",
+    "check": "zoo.program.check",
     "datasets": "zoo.datasets",
     "explain": "zoo.program.explain",
     "model": "zoo.declare.function",

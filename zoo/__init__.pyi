@@ -39,6 +39,7 @@ from zoo.normal_normal import NormalNormal as NormalNormal
 from zoo.poisson_mixture import PoissonMixture as PoissonMixture
 from zoo.poisson_regression import PoissonRegression as PoissonRegression
 from zoo.ppca import PPCA as PPCA
+from zoo.program.check import check as check
 from zoo.program.explain import explain as explain
 from zoo.replay.chain import MarkovChain as MarkovChain
 from zoo.replay.gaussian_chain import LinearGaussianChain as LinearGaussianChain

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate.exponential_family import Arguments, ConjugatePrior, Entries, Moments
+from zoo.replay.poisson import log_rate
 
 
 class Gamma(ConjugatePrior):
@@ -47,7 +48,7 @@ class Gamma(ConjugatePrior):
 
     def at(self, value: Tensor) -> Moments:
         """r and log r."""
-        return {"mean": value, "log": value.log()}
+        return {"mean": value, "log": log_rate(value)}  # where a gate is closed, a rate is zero
 
     def mode(self, natural: tuple[Tensor, ...], *, interior: bool = False) -> Tensor:
         """-eta_1 / eta_2: events per exposure, kept above zero."""

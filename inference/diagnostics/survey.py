@@ -204,6 +204,8 @@ def _outside(u: Tensor, centre: Tensor, root: Tensor) -> Tensor:
 
 def _ranked(density: Density, u: Tensor) -> Tensor:
     """Some of these points: the highest, and some lower ones."""
+    if not len(u):  # a flat prior has no draws
+        return u
     height = log_densities(density, u, chunk_for(density.program))
     order = height.argsort(descending=True)[: int(height.isfinite().sum())]
     at = [order[int(rank * len(order))] for rank in RANKS if len(order)]

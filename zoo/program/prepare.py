@@ -17,7 +17,7 @@ from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
-from zoo.structure.observed import blank_rows
+from zoo.structure.observed import blank_rows, flat_priors
 
 
 def as_model(model: ModelLike | str) -> Model:
@@ -58,9 +58,9 @@ def prepare(
     program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
     if program.coupled and bound.weights is not None and bool((bound.weights != bound.weights[0]).any()):
         raise DataError(f"weights count each row by itself, and {program.coupled}; leave them out")
-    blank = blank_rows(program.structure, program.data)
-    if blank:
-        program.data = replace(program.data, notes=(*program.data.notes, *blank))
+    noted = (*blank_rows(program.structure, program.data), *flat_priors(program.structure))
+    if noted:
+        program.data = replace(program.data, notes=(*program.data.notes, *noted))
     return program
 
 

@@ -19,7 +19,7 @@ from zoo.errors import ModelError
 from zoo.program.elimination import Elimination
 from zoo.program.integrated import Integrated
 from zoo.program.marginals import functional_marginals, gradient_marginals, mixture_marginals, one_state_per_row
-from zoo.program.starting import check_densities, check_proposal, middle
+from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin
 from zoo.program.terms import Terms
 from zoo.program.view import View
 from zoo.replay.evaluate import Replay, Values, call, model_context
@@ -418,6 +418,9 @@ class Program:
         with torch.no_grad():
             values.update(self._proposal())
             missing = [s for s in self.latents if s.name not in values]
+            flat = [s for s in missing if s.name in self.structure.improper]
+            values.update({s.name: origin(s, self.site_shape(s)).to(self.device, self.dtype) for s in flat})
+            missing = [s for s in missing if s not in flat]
             if missing:
                 with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart; their mean is not
                     warnings.simplefilter("ignore", UserWarning)
@@ -425,6 +428,8 @@ class Program:
                 for site in missing:
                     stacked = torch.stack([d[site.name] for d in draws])
                     values[site.name] = middle(stacked, site)
+        values.update(climbed(values, flat, lambda v: self.log_joint(v).total(self.data.weights)))
+        with torch.no_grad():
             self.check(values)
         return values
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.errors import DataError, ModelError
 from zoo.program.terms import Terms
+from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site, check_arguments, check_support
 
+CLIMB = 100  # steps, at most, of what has a flat prior
 BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
 
 
@@ -71,6 +74,53 @@ def middle(draws: Tensor, site: Site) -> Tensor:
     if site.event_dim == 0 or type(site.support).__name__ in ("_Real", "_IndependentConstraint"):
         return draws.median(0).values
     return draws.mean(0)
+
+
+def origin(site: Site, shape: Sequence[int]) -> Tensor:
+    """Return the value of a site at the origin of its unconstrained space: 0 for a real, 1 for a positive number."""
+    transform = bijection(site.support, site.name)
+    value: Tensor = transform(torch.zeros(transform.inverse_shape(torch.Size(shape))))
+    return value
+
+
+def climbed(values: Values, sites: Sequence[Site], height: Callable[[Values], Tensor]) -> Values:
+    """Return values of `sites` uphill from where they are, the others as they are: where the data, and no prior, say.
+
+    Parameters
+    ----------
+    values
+        Values of everything.
+    sites
+        Latents with a flat prior, whose middle there is none of; nothing is done for none.
+    height
+        Log joint density.
+
+    Returns
+    -------
+    dict
+        What the climb came to; where they were if the density there is no number.
+    """
+    if not sites:
+        return {}
+    to = {s.name: bijection(s.support, s.name) for s in sites}
+    start = {n: t.inv(values[n]).detach() for n, t in to.items()}
+    leaves = {n: u.clone().requires_grad_() for n, u in start.items()}
+    optimizer = torch.optim.LBFGS(list(leaves.values()), max_iter=CLIMB, line_search_fn="strong_wolfe")
+    with torch.no_grad():
+        scale = 1.0 / max(1.0, abs(float(height(values))))  # the first step is as long as the gradient
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -scale * height({**values, **{n: to[n](u) for n, u in leaves.items()}})
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    found = {n: to[n](u.detach()) for n, u in leaves.items()}
+    with torch.no_grad():
+        before, after = float(height(values)), float(height({**values, **found}))
+    return found if after > before else {}
 
 
 def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callable[[Values], Terms]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.data.patterns import MissingCells
 from zoo.errors import DataError
 from zoo.replay.incomplete_normals import by_row, marginal_log_prob
+from zoo.replay.poisson import poisson_density
 
 BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache (1 MB each in float64)
 FEW = 1 << 15  # below this many numbers in all, plain evaluation is as fast
@@ -28,7 +29,8 @@ def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str,
         fast = _blocked(fn, value)
         if fast is not None:
             return fast
-    log_prob: Tensor = fn.log_prob(value, *args, **kwargs)
+    counts = None if args or kwargs else poisson_density(fn, value)
+    log_prob: Tensor = fn.log_prob(value, *args, **kwargs) if counts is None else counts
     return log_prob
 
 
@@ -62,7 +64,8 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> 
             "whose entries are independent (to_event, plates) or a MultivariateNormal, or drop or impute these rows"
         )
     else:
-        entries = torch.where(cells.missing, 0.0, base.log_prob(value))
+        counts = poisson_density(base, value)
+        entries = torch.where(cells.missing, 0.0, base.log_prob(value) if counts is None else counts)
         entries = entries.expand(torch.broadcast_shapes(entries.shape, fn.batch_shape + fn.event_shape))
     return entries.sum(list(range(-outer, 0))) if outer else entries
 

@@ -195,6 +195,8 @@ class Structure:
         What ties rows to one another.
     not_drawn
         Why data cannot be drawn from the sites, one after the other; empty if they can.
+    improper
+        Latents whose prior cannot be drawn from: it is flat, and no probability.
     """
 
     sites: dict[str, Site]
@@ -203,6 +205,7 @@ class Structure:
     example_rows: Tensor | None = None
     ties: tuple[Tie, ...] = ()
     not_drawn: str = ""
+    improper: tuple[str, ...] = ()
 
 
 CIRCLE = constraints.interval(-math.pi, math.pi)

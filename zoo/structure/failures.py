@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import re
+import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from zoo.data.data import Data
@@ -22,6 +27,17 @@ STATES = (
     "a site of its own in a loop"
 )
 SHAPES = re.compile(r"\b(shapes?|sizes?|broadcast\w*|dimensions?|elements)\b", re.IGNORECASE)
+NAMES = (NameError, AttributeError, KeyError, ImportError, SyntaxError)  # of which the shapes of data say nothing
+ONE_VALUE = re.compile(
+    r"Boolean value of Tensor with more than one value|only integer tensors of a single element|"
+    r"elements cannot be converted to Scalar|only one element tensors can be converted"
+)
+CHOOSE = (
+    "A discrete latent holds all its states at once while they are summed out: choose by torch.where(z == 1, a, b) in "
+    "place of if, and by indexing a tensor, rates[z], in place of a list or .item()"
+)
+INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+OURS = tuple(str(Path(__file__).parents[2] / name) for name in ("zoo", "guides", "inference"))
 
 
 def failure(
@@ -49,24 +65,48 @@ def failure(
     """
     cause = error.__cause__ or error
     name, first = type(model).__name__, str(cause).strip().partition("\n")[0]
+    line = line_of(model, error)
     if through_numpy(error):
         return ModelError(
-            f"{name} hands a latent or parameter to NumPy {place}, where gradients do not pass; use torch's functions "
-            "on latents and parameters, such as torch.exp in place of np.exp"
+            f"{name} hands a latent or parameter to NumPy {place}{line}, where gradients do not pass; use torch's "
+            "functions on latents and parameters, such as torch.exp in place of np.exp"
         )
     if beyond := OUT_OF_BOUNDS.search(first):
         size = None if beyond[1] is None else int(beyond[1])
         if field := _index(model, data, size, again):
-            return ModelError(f"{name} failed {place}: {_too_few(field, data, size)} ({type(cause).__name__}: {first})")
+            said = f"{_too_few(field, data, size)} ({type(cause).__name__}: {first})"
+            return ModelError(f"{name} failed {place}{line}: {said}")
     shapes = {n: tuple(v.shape) for n, v in data.values.items()}
-    text = f"{name} failed {place} on data of shapes {shapes}: {type(cause).__name__}: {first}"
-    if side_by_side and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
+    on = "" if isinstance(cause, NAMES) else f" on data of shapes {shapes}"
+    text = f"{name} failed {place}{on}{line}: {type(cause).__name__}: {first}"
+    if ONE_VALUE.search(first):
+        text += f". {CHOOSE}"
+    elif side_by_side and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
         text += f". {STATES.format(', '.join(map(repr, side_by_side)))}"
     elif not beyond and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
         text += f". {CHECK}"
     elif isinstance(cause, TypeError) and not _takes_fields(model):
         text += f". Declare it with an argument for each data field: forward(self, {', '.join(model.fields)})"
     return ModelError(text)
+
+
+def line_of(model: Model, error: BaseException) -> str:
+    """Say in which line of the model's own code an error came up: ", in FILE, line 12, `y = pyro.sample(...)`".
+
+    That is the innermost line on the way to the error that is in no installed library but the file of the model itself;
+    empty if there is none.
+    """
+    found = None
+    classes = type(model).__mro__[: type(model).__mro__.index(Model)]
+    files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
+    for frame, number in traceback.walk_tb((error.__cause__ or error).__traceback__):
+        path = frame.f_code.co_filename
+        if path in files or not path.startswith((*INSTALLED, *OURS, "<frozen")):
+            found = (path, number)
+    if found is None:
+        return ""
+    source = linecache.getline(*found).strip()
+    return f", in {found[0]}, line {found[1]}" + (f", `{source}`" if source else "")
 
 
 def _takes_fields(model: Model) -> bool:

@@ -1,4 +1,4 @@
-"""Where missing cells are legal: at sites that observe their field, and nowhere else."""
+"""Where missing cells are legal: at sites that observe their field, and nowhere else; what is noted of a structure."""
 
 from __future__ import annotations
 
@@ -49,3 +49,14 @@ def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
     if not count:
         return ()
     return (f"{count} of {len(data)} rows have no observed value; they are kept, but carry no information",)
+
+
+def flat_priors(structure: Structure) -> tuple[str, ...]:
+    """Note which latents have a prior that is no probability, and what follows from it."""
+    if not structure.improper:
+        return ()
+    names = ", ".join(map(repr, structure.improper))
+    return (
+        f"the prior of {names} has no draws (it is flat over its support): climbs start where the data are, and nothing "
+        "is drawn from the prior; whether there is a posterior at all is not checked",
+    )

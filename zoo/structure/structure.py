@@ -81,6 +81,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         check_states(runner, probes)
         ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
     check_own_rows(sites, ties)
+        improper = tuple(n for n, node in sample_sites(plain) if n in first.values and _is_improper(node["fn"]))
     return Structure(
         without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),
         plates,
@@ -88,7 +89,17 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         rows if probes.data is part else None,
         ties,
         undrawn,
+        improper,
     )
+
+
+def _is_improper(fn: Any) -> bool:
+    """Tell whether a prior cannot be drawn from, as `ImproperUniform`."""
+    try:
+        fn.sample()
+    except NotImplementedError:
+        return True
+    return False
 
 
 def _own_randomness(data: Data) -> AbstractContextManager[None]:
