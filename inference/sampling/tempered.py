@@ -142,7 +142,8 @@ def no_prior_draws(program: Program) -> str | None:
         with torch.random.fork_rng(devices=[]), singular_draws():
             program.simulate({}, observed=False)
     except ModelError as error:
-        return f"it begins with draws of the prior, and {error}; give the site a proper prior"
+        remedy = "" if program.structure.improper else "; give the site a proper prior"
+        return f"it begins with draws of the prior, and {error}{remedy}"
     return None
 
 

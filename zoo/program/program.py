@@ -393,6 +393,8 @@ class Program:
                 call(self.model, self.networks, values, self.data.values)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
+                if replay.now in self.structure.improper:
+                    first = f"its prior is flat ({first}); give it a proper prior, a wide Normal for example"
                 raise ModelError(f"site {replay.now!r} cannot be drawn from: {first}") from error
         return replay.seen
 

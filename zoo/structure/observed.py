@@ -57,6 +57,6 @@ def flat_priors(structure: Structure) -> tuple[str, ...]:
         return ()
     names = ", ".join(map(repr, structure.improper))
     return (
-        f"the prior of {names} has no draws (it is flat over its support): climbs start where the data are, and nothing "
-        "is drawn from the prior; whether there is a posterior at all is not checked",
+        f"the prior of {names} has no draws (it is flat over its support): climbs start where the data are, nothing "
+        "is drawn from the prior, and evidences hold up to a constant; whether there is a posterior is not checked",
     )

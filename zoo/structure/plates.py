@@ -96,14 +96,12 @@ def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
         names = {f.name for f in frames}
         if dims and dims[0] == data.row and data.row not in names:
             other = next((f.name for f in frames if f.size == len(data)), None)
+            remedy = f"put it inside `with pyro.plate({data.row!r}, ...)`"
             if other is not None:
-                raise ModelError(
-                    f"site {name!r} is in plate {other!r}, which is as long as the data; plates are called as the "
-                    f"dimensions of fields are: pyro.plate({data.row!r}, ...), or declare {field_name!r} with {other!r}"
-                )
+                remedy = f"call that plate as the dimension is called, pyro.plate({data.row!r}, ...)"
             raise ModelError(
                 f"{type(model).__name__}: field {field_name!r} has first dimension {data.row!r}, but site "
-                f"{name!r} is in plates {sorted(names) or 'none'}; put it inside `with pyro.plate({data.row!r}, ...)`"
+                f"{name!r} is in plates {sorted(names) or 'none'}; {remedy}"
             )
 
 

@@ -7,6 +7,7 @@ with a site's value (`parents`) tells "this site itself" from "a function of it"
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -80,8 +81,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         check_masks(runner, probes.data, probes.base, probes.messenger)
         check_states(runner, probes)
         ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
-    check_own_rows(sites, ties)
         improper = tuple(n for n, node in sample_sites(plain) if n in first.values and _is_improper(node["fn"]))
+    check_own_rows(sites, ties)
     return Structure(
         without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),
         plates,
@@ -96,7 +97,9 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
 def _is_improper(fn: Any) -> bool:
     """Tell whether a prior cannot be drawn from, as `ImproperUniform`."""
     try:
-        fn.sample()
+        with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart; here nobody looks at them
+            warnings.simplefilter("ignore", UserWarning)
+            fn.sample()
     except NotImplementedError:
         return True
     return False

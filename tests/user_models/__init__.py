@@ -1,0 +1,1 @@
+"""Models as Pyro users write them, and their right values by other means."""
