@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import EStep, Plan, closed_form, load
+from inference.conjugate.chain_variances import chain_factors
 from inference.conjugate.exponential_family import Statistics
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.factor_sums import FactorSums
@@ -188,8 +189,12 @@ class Coordinates:
             posterior = expected.posteriors.get(block.unknowns[0])
             if posterior is not None and not (outside and block in self.local_blocks):
                 factors.update({name: -kl for name, kl in block.kl(expected, posterior).items()})
+        gone: frozenset[str] = frozenset()
+        if self.program.integrated is not None:
+            gone = self.program.integrated.names
+            factors.update({} if outside else chain_factors(self.plan.blocks, expected))
         for site in self.program.sites.values():
-            if site.name in factors or (outside and self.program.row in site.plates):
+            if site.name in factors or site.name in gone or (outside and self.program.row in site.plates):
                 continue
             if any(n in expected.posteriors for parent in site.args.values() for n in parent.sites):
                 factors[site.name] = expected.log_density(site)

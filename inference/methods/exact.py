@@ -9,6 +9,7 @@ import torch
 
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
+from inference.conjugate.block import uses
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.no_closed_form import no_posterior
@@ -46,6 +47,9 @@ class Exact(Method):
         if plan.rest:
             return no_posterior(program, plan.rest[0])
         gone = program.integrated.names if program.integrated else frozenset()
+        fed = next((s.name for s in program.latents for child, _ in uses(program, s.name) if child.name in gone), None)
+        if program.integrated is not None and fed is not None:
+            return f"{fed!r} and the states {program.integrated.chains[0].name!r} are dependent given the data"
         for site in program.observed:
             if site.name in gone:
                 continue

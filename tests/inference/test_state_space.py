@@ -7,9 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
+from scipy.special import digamma
 
 import zoo
-from inference import EM, NUTS, SMC, SVI, Fit, Laplace, Pathfinder, fit
+from inference import CAVI, EM, NUTS, SMC, SVI, Fit, Laplace, Pathfinder, fit
 from tests.cases.state_space import NILE, local_level, seasonal, smoother
 from zoo.errors import MethodError
 
@@ -125,3 +127,78 @@ def test_seasonal_variances_are_those_of_statsmodels():
     best = theirs.fit(disp=0, method="nm", maxiter=4000)
     assert found.objective.value >= best.llf - 1e-5
     assert found.objective.value == pytest.approx(best.llf, abs=1e-3)
+
+
+@zoo.model(x=zoo.Real("year"))
+def conjugate(x):
+    """Two levels with a variance each, of which one is seen twice, with a precision of the noise."""
+    with pyro.plate("part", 2):
+        level = pyro.sample("level", dist.InverseGamma(3.0, 2.0))
+    noise = pyro.sample("noise", dist.Gamma(3.0, 2.0))
+    with pyro.plate("year", len(x)):
+        h = pyro.sample("h", zoo.LinearGaussianChain(torch.zeros(2), torch.eye(2), torch.eye(2), torch.diag(level)))
+        pyro.sample("x", dist.Normal(h[..., 0] + h[..., 1], (2 * noise) ** -0.5), obs=x)
+
+
+def test_cavi_is_at_the_fixed_point_and_its_bound_is_the_definition():
+    """E log p(x, h, level, noise) - E log q, from the moments of a dense Normal over all states."""
+    rows = 8
+    x = np.random.default_rng(0).normal(size=rows).cumsum()
+    x[3] = np.nan
+    found = fit(conjugate(), x, method=CAVI(tolerance=1e-10), seed=0)
+    assert (np.diff(found.trace.value) >= -1e-10).all()
+    q = found.approximation.distributions
+    a, b = (
+        getattr(q["level"].base_dist if hasattr(q["level"], "base_dist") else q["level"], n).numpy()
+        for n in ("concentration", "rate")
+    )
+    c, r = float(q["noise"].concentration), float(q["noise"].rate)
+    seen = ~np.isnan(x)
+    # q(h) has the precision of the chain and of the cells at E[1 / level] and E[noise].
+    difference = np.kron(np.eye(rows) - np.eye(rows, k=-1), np.eye(2))
+    by_row = np.tile(a / b, rows)
+    by_row[:2] = 1.0
+    design = np.kron(np.eye(rows), np.ones((1, 2)))[seen]
+    precision = difference.T @ np.diag(by_row) @ difference + 2 * (c / r) * design.T @ design
+    cov = np.linalg.inv(precision)
+    mean = cov @ (2 * (c / r) * design.T @ x[seen])
+    moves = np.square(difference @ mean) + np.diag(difference @ cov @ difference.T)
+    errors = np.square(x[seen] - design @ mean) + np.diag(design @ cov @ design.T)
+    by_part = moves.reshape(rows, 2)[1:].sum(0)
+    np.testing.assert_allclose(a, 3 + (rows - 1) / 2, rtol=1e-12)
+    np.testing.assert_allclose(b, 2 + by_part / 2, rtol=1e-5)
+    assert c == pytest.approx(3 + seen.sum() / 2)
+    assert r == pytest.approx(2 + errors.sum(), rel=1e-5)
+    log_2pi = np.log(2 * np.pi)
+    e_log_level, e_log_noise = np.log(b) - digamma(a), digamma(c) - np.log(r)
+    bound = -0.5 * (2 * log_2pi + moves[:2].sum())
+    bound += -0.5 * ((rows - 1) * (2 * log_2pi + e_log_level.sum()) + (by_part * a / b).sum())
+    bound += 0.5 * seen.sum() * (np.log(2) + e_log_noise - log_2pi) - (c / r) * errors.sum()
+    bound += 0.5 * (2 * rows * (1 + log_2pi) + np.linalg.slogdet(cov)[1])
+    for prior, own in (
+        (stats.invgamma(3, scale=2), stats.invgamma(a, scale=b)),
+        (stats.gamma(3, scale=0.5), stats.gamma(c, scale=1 / r)),
+    ):
+        grid = own.ppf(np.linspace(0.5e-5, 1 - 0.5e-5, 100000)[:, None] * np.ones_like(np.atleast_1d(own.mean())))
+        bound += (prior.logpdf(grid) - own.logpdf(grid)).mean(0).sum()
+    assert found.objective.value == pytest.approx(bound, abs=2e-3)
+
+
+def test_exact_refuses_what_the_states_depend_on():
+    with pytest.raises(MethodError, match="'level' and the states 'h' are dependent given the data"):
+        fit(conjugate(), NILE[:5] / 100, method="exact")
+
+
+@zoo.model(x=zoo.Real("year"))
+def shared(x):
+    """A variance in two places that are not one: no closed form."""
+    v = pyro.sample("v", dist.InverseGamma(3.0, 2.0))
+    one = torch.eye(1)
+    with pyro.plate("year", len(x)):
+        h = pyro.sample("h", zoo.LinearGaussianChain(torch.zeros(1), one, (-v).exp() * one, v * one))
+        pyro.sample("x", dist.Normal(h[..., 0], 1.0), obs=x)
+
+
+def test_a_variance_that_is_something_else_too_has_no_closed_form():
+    with pytest.raises(MethodError, match="no conjugate family is recognised for 'v'"):
+        fit(shared(), NILE[:5] / 100, method="cavi")
