@@ -36,7 +36,7 @@ class Conjugate(Approximation):
     @property
     def distributions(self) -> dict[str, Any]:
         """Posterior distribution of each latent that is independent of the others."""
-        return {q.names[0]: q.given(q.names[0], {}) for q in self.posteriors if len(q.names) == 1}
+        return {q.names[0]: q.given(q.names[0], {}) for q in self.posteriors if len(q.names) == 1 and not q.mixed}
 
     def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
         """Draw each block."""

@@ -50,6 +50,7 @@ class ByState(Posterior):
     """
 
     kind: ClassVar[str] = "by_state"
+    mixed = True
 
     def __init__(self, names: tuple[str, ...], share: Tensor, states: int, each: Posterior) -> None:
         self.names, self.share, self.states, self.each = names, share, states, each

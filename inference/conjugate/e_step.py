@@ -77,7 +77,7 @@ class EStep:
     def value(self, site: Site) -> Moments:
         """Moments of a site's own value."""
         if site.name in self.posteriors:
-            return self.posteriors[site.name].moments(site.name)
+            return self.posteriors[site.name].own(site.name)
         value = self.values[site.name] if site.latent else self.replay.seen[site.name]
         likelihood = self.plan.likelihoods.get(site.name)
         return {"mean": value} if likelihood is None else likelihood.observed(self.program, value)

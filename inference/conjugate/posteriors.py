@@ -25,10 +25,13 @@ class Posterior(ABC):
         The unknowns.
     kind
         What it is called in a saved fit.
+    mixed
+        Whether it is a mixture over the states of discrete latents, which is no family to go on with.
     """
 
     names: tuple[str, ...]
     kind: ClassVar[str]
+    mixed: ClassVar[bool] = False
 
     @abstractmethod
     def mean(self) -> Values:
@@ -58,6 +61,10 @@ class Posterior(ABC):
     @abstractmethod
     def moments(self, name: str) -> Moments:
         """Expected sufficient statistics of one unknown."""
+
+    def own(self, name: str) -> Moments:
+        """Moments as the unknown's own prior sees them: in each state of what that depends on."""
+        return self.moments(name)
 
     @abstractmethod
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inference.conjugate import closed_form
 from inference.conjugate.block import uses
 from zoo.program.program import Program
-from zoo.replay.sites import primary
+from zoo.replay.sites import Site, primary
 
 
 def no_posterior(program: Program, name: str) -> str:
@@ -16,11 +16,39 @@ def no_posterior(program: Program, name: str) -> str:
     if gaps:
         return f"site {gaps[0]!r} has missing values (NaN), and {name!r} has a closed form for complete rows only"
     site = program.sites[name]
+    if (reason := _by_state(program, site)) is not None:
+        return reason
     what = ", ".join(f"{k}={f}" for k, f in primary(site.args).items() if f.kind != "constant")
     return (
         f"no conjugate family is recognised for {site.name!r} ~ {site.family or site.support} "
         f"({what or 'constant arguments'}) and what it feeds"
     )
+
+
+def _by_state(program: Program, site: Site) -> str | None:
+    """Say why a latent whose prior depends on states has no posterior in each of them; None if that is not why."""
+    for name in site.by_state:
+        z = program.sites[name]
+        fed = [
+            s.name for s in program.sites.values() for p in s.args.values() if name in p.index and s.name != site.name
+        ]
+        if name in program.chains:
+            return f"the prior of {site.name!r} depends on the states of {name!r}, which are a chain"
+        if program.row not in z.plates and site.role == "local":
+            return f"the prior of the local {site.name!r} depends on the state of {name!r}, which all rows share"
+        if site.role == "global" and fed:
+            return (
+                f"the prior of {site.name!r} and the density of {fed[0]!r} both depend on the state of {name!r}, so "
+                "that what is seen of one is no message to the other"
+            )
+        if site.role == "global" and z.plates != site.plates:
+            return (
+                f"the prior of {site.name!r}, in plates {list(site.plates) or 'none'}, depends on the state of {name!r}, "
+                f"in plates {list(z.plates) or 'none'}: each entry needs a state of its own"
+            )
+    if len(site.by_state) > 1 and site.role == "global":
+        return f"the prior of {site.name!r} depends on the states of {' and '.join(map(repr, site.by_state))} together"
+    return None
 
 
 def no_maximum(program: Program, name: str) -> str:

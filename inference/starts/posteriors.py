@@ -26,6 +26,12 @@ def given_posteriors(program: Program, fit: Fitted, method: str) -> Program:
             f"site {program.locals[0].name!r} is local: new rows have latents of their own, so the old posterior is no "
             "prior for them"
         )
+    mixed = next((q.names[0] for q in fit.approximation.posteriors if q.mixed), None)
+    if mixed is not None:
+        raise MethodError(
+            f"site {mixed!r} has a posterior for each state of a discrete latent, a mixture that is conjugate to "
+            "nothing; fit all rows at once"
+        )
     priors = {n: q for q in fit.approximation.posteriors for n in q.names}
     conditioned = Program(program.model, program.data, priors, program.structure)
     conditioned.plans = program.plans
