@@ -1,5 +1,6 @@
 """Guides: families for q over the latents that are not enumerated, one per file."""
 
+from guides.by_state import ByState as ByState
 from guides.conjugate import Conjugate as Conjugate
 from guides.custom import Custom as Custom
 from guides.encoder import Encoder as Encoder

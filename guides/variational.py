@@ -104,6 +104,7 @@ class Variational(nn.Module):
         super().__init__()
         self.over_globals, self.over_locals = over_globals, over_locals
 
+    states = False  # whether locals are drawn in every state of a discrete latent of their row: see `guides.by_state`
     covers_rows = True  # whether the locals have a distribution of their own, apart from the globals'
 
     @property

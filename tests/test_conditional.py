@@ -13,23 +13,15 @@ import torch
 from torch.distributions import constraints
 
 import zoo
-from guides import Encoder, FullRank
+from guides import ByState, Encoder, FullRank, MeanField
 from inference import CAVI, EM, NUTS, SMC, SVI, Fit, fit
+from tests.cases.models import gates
 from zoo import Count, Real
 from zoo.program.prepare import prepare
 from zoo.testing import check_model
 
 X = torch.tensor([-1.3, 0.4, 2.1, 3.7, 5.0], dtype=torch.float64)
 WEIGHTS, LOC = torch.tensor([0.6, 0.4], dtype=torch.float64), torch.tensor([0.0, 4.0], dtype=torch.float64)
-
-
-@zoo.model(x=Real("row"))
-def rows(x):
-    """A gate for each row, what it opens, and what is seen of that."""
-    with pyro.plate("row", len(x)):
-        z = pyro.sample("z", dist.Bernoulli(0.4))
-        t = pyro.sample("t", dist.Normal(4 * z, 1.0))
-        pyro.sample("x", dist.Normal(t, 1.0), obs=x)
 
 
 @zoo.model(x=Real("row"))
@@ -111,13 +103,13 @@ def factors(x, *, own: bool = False):
 
 
 def evidence(x: torch.Tensor) -> torch.Tensor:
-    """log p(x_i, z_i = k) of `rows`, t integrated out, shape (states, rows)."""
+    """log p(x_i, z_i = k) of `gates`, t integrated out, shape (states, rows)."""
     normal = torch.distributions.Normal(LOC[:, None], math.sqrt(2))
     return WEIGHTS.log()[:, None] + normal.log_prob(x.double())
 
 
 def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """p(z_i | x_i), and the mean and standard deviation of t_i given x_i, of `rows`."""
+    """p(z_i | x_i), and the mean and standard deviation of t_i given x_i, of `gates`."""
     share = evidence(x).softmax(0)
     each = (LOC[:, None] + x) / 2  # t_i | z_i, x_i ~ Normal((4 z_i + x_i) / 2, 1 / 2)
     mean = (share * each).sum(0)
@@ -156,9 +148,9 @@ def draws_of(result: Fit, name: str) -> np.ndarray:
 
 def test_structure():
     """Values have the model's shape, and only their densities have the states."""
-    text = str(zoo.explain(rows(), X))
+    text = str(zoo.explain(gates(), X))
     assert "Normal(loc=function of z, scale=constant)" in text
-    program = prepare(rows(), X)
+    program = prepare(gates(), X)
     assert program.sites["t"].shape == (5,)
     t = torch.linspace(-1, 4, 5, dtype=torch.float64)
     normal = torch.distributions.Normal
@@ -169,7 +161,7 @@ def test_structure():
     torch.testing.assert_close(prior, by_state.logsumexp(0), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("model", [rows(), both()], ids=["rows", "both"])
+@pytest.mark.parametrize("model", [gates(), both()], ids=["gates", "both"])
 def test_invariants(model):
     """Log joint by brute force, gradients, simulation, rows apart and by weights."""
     check_model(model, X[:3], methods=[])
@@ -177,7 +169,7 @@ def test_invariants(model):
 
 def test_log_prob_of_new_rows_by_draws_of_the_prior():
     """Each row's density averages over its own latents, the states of which are summed out of the proposal too."""
-    result = fit(rows(), X, method="map", seed=0, progress=False)
+    result = fit(gates(), X, method="map", seed=0, progress=False)
     new = torch.tensor([0.5, 3.0], dtype=torch.float64)
     found = result.log_prob(new, samples=5_000)
     errors = (found.to_numpy() - evidence(new).logsumexp(0).numpy()) / np.array(found.attrs["mcse"])
@@ -191,7 +183,7 @@ def test_log_prob_of_new_rows_by_draws_of_the_prior():
 @pytest.mark.parametrize("method", [NUTS(), SMC(), SVI(guide=FullRank()), SVI(guide=Encoder(hidden=(16,)))], ids=repr)
 def test_local_posterior(method):
     """The posterior of every row is a known mixture of two Normals."""
-    result = fit(rows(), X, method=method, seed=0, progress=False)
+    result = fit(gates(), X, method=method, seed=0, progress=False)
     share, mean, sd = moments(X)
     t = draws_of(result, "t")
     assert np.abs((t.mean(0) - mean.numpy()) / sd.numpy()).max() < 0.15
@@ -212,12 +204,12 @@ def test_missing_cells_and_batches():
     """A row of which nothing is seen has its prior; rows in parts give the same bound."""
     gap = X.clone()
     gap[2] = math.nan
-    result = fit(rows(), gap, method="nuts", seed=0, progress=False)
+    result = fit(gates(), gap, method="nuts", seed=0, progress=False)
     np.testing.assert_allclose(result.assign().iloc[2], WEIGHTS.numpy(), atol=0.04)
     assert abs(draws_of(result, "t")[:, 2].mean() - 1.6) < 0.2
     filled = result.impute(mean=True)
     assert abs(float(pd.DataFrame(filled).iloc[2, 0]) - 1.6) < 0.2
-    one, parts = (fit(rows(), X, method=SVI(batch_size=b), seed=0, progress=False) for b in (None, 2))
+    one, parts = (fit(gates(), X, method=SVI(batch_size=b), seed=0, progress=False) for b in (None, 2))
     assert abs(one.objective.value - parts.objective.value) < 0.05
 
 
@@ -322,7 +314,7 @@ def test_em_counts_a_row_by_its_weight():
 
 def test_cavi_by_state_is_exact_where_nothing_else_is_unknown():
     """The bound is the log evidence: of Normals, and of Gamma rates."""
-    result = fit(rows(), X, method="cavi", seed=0, progress=False)
+    result = fit(gates(), X, method="cavi", seed=0, progress=False)
     assert result.objective.value == pytest.approx(float(evidence(X).logsumexp(0).sum()), abs=1e-10)
     np.testing.assert_allclose(result.assign(), evidence(X).softmax(0).T, atol=1e-10)
     count = torch.tensor([0.0, 3.0, 9.0, 14.0])
@@ -518,3 +510,44 @@ def test_what_has_no_posterior_by_state_says_why():
     """The true reason: what is seen of the state is no message to the latent."""
     with pytest.raises(zoo.ZooError, match=r"the prior of 't' and the density of 'x' both depend on the state of 'z'"):
         fit(both(), X, method="cavi", seed=0, progress=False)
+
+
+# -- a Normal for each state -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_normal_for_each_state_finds_a_posterior_of_two_modes(tmp_path):
+    """The bound of `gates` is its evidence, and draws come from both modes, where one Normal has one of them."""
+    method = SVI(guide=ByState(), steps=600, compile=False)
+    result = fit(gates(), X, method=method, seed=0, progress=False)
+    whole = float(evidence(X).logsumexp(0).sum())
+    assert whole - 0.02 < result.objective.value < whole + 4 * result.objective.error
+    assert result.verdict.startswith("trust")
+    share, mean, sd = moments(X)
+    t = draws_of(result, "t")
+    assert np.abs((t.mean(0) - mean.numpy()) / sd.numpy()).max() < 0.15
+    assert np.abs(t.std(0) / sd.numpy() - 1).max() < 0.1
+    np.testing.assert_allclose(result.approximation.uncorrected.q.over_locals.share, share.T, atol=0.02)
+    result.save(tmp_path / "fit")
+    np.testing.assert_array_equal(draws_of(Fit.load(tmp_path / "fit", model=gates()), "t"), t)
+
+
+@pytest.mark.slow
+def test_a_normal_for_each_state_of_rows_in_parts_and_with_globals():
+    """Mini-batches climb the same bound; effects with unknown levels come near the bound of EM's likelihood."""
+    whole = float(evidence(X).logsumexp(0).sum())
+    parts = fit(gates(), X, method=SVI(guide=ByState(), batch_size=2), seed=0, progress=False)
+    assert abs(parts.objective.value - whole) < 0.05
+    x = two_groups()
+    start = {"m": [-3.0, 3.0]}
+    exact = fit(effects(), x, method=EM(start=start), seed=0, progress=False)
+    result = fit(effects(), x, method=SVI(guide=ByState(), steps=4000), seed=0, progress=False)
+    assert abs(result.objective.value - exact.objective.value) < 0.3
+    one = fit(gates(), X, method=SVI(guide=MeanField()), seed=0, progress=False)
+    assert one.objective.value < whole - 0.05  # what a single Normal loses
+
+
+def test_where_a_normal_for_each_state_does_not_fit():
+    """The reason, and what does."""
+    with pytest.raises(zoo.ZooError, match=r"ByState needs local latents beside a discrete one .* use MeanField"):
+        fit(both(), X, method=SVI(guide=ByState()), seed=0, progress=False)

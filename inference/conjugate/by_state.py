@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from inference.conjugate.block import Block, by_state
+from inference.conjugate.block import Block
 from inference.conjugate.conjugate_block import ConjugateBlock
 from inference.conjugate.conjugate_matcher import ConjugateMatcher
 from inference.conjugate.e_step import EStep
@@ -28,6 +28,7 @@ from inference.conjugate.layout import broadcast
 from inference.conjugate.posteriors import Posterior, read
 from inference.conjugate.recognition import Recognition
 from zoo.errors import FitError
+from zoo.program.conditional import by_state
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Parent, Site
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from inference.conjugate.block import touching
 from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.exponential_family import Arguments, Current, Entries, Likelihood, Moments
 from inference.conjugate.factor_posteriors import LocalNormal, Table
 from inference.conjugate.location_scale import Predictor
+from zoo.program.conditional import touching
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay
 from zoo.replay.sites import Site, base_distribution, views

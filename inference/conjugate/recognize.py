@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.conjugate.block import touching
 from inference.conjugate.e_step import EStep
 from inference.conjugate.exponential_family import Likelihood, family_of
 from inference.conjugate.factors import FactorLikelihood
@@ -17,6 +16,7 @@ from inference.conjugate.location_scale import LocationScale, Predictor
 from inference.conjugate.recognition import Recognition
 from inference.conjugate.state_factors import StateFactorLikelihood
 from inference.conjugate.verify import in_values, made_values, mistaken
+from zoo.program.conditional import touching
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.normals import observed_density

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.conjugate.block import by_state
 from inference.conjugate.by_state import ByState, shares
 from inference.conjugate.e_step import EStep
 from inference.conjugate.exponential_family import Arguments, Current, Entries, Likelihood, Moments
 from inference.conjugate.factor_blocks import FactorBlock, FactorMatcher, factors
 from inference.conjugate.factor_posteriors import LocalNormal, padded
 from inference.conjugate.factors import FactorLikelihood
+from zoo.program.conditional import by_state
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site

@@ -43,8 +43,8 @@ def _by_state(program: Program, site: Site) -> str | None:
             )
         if site.role == "global" and z.plates != site.plates:
             return (
-                f"the prior of {site.name!r}, in plates {list(site.plates) or 'none'}, depends on the state of {name!r}, "
-                f"in plates {list(z.plates) or 'none'}: each entry needs a state of its own"
+                f"the prior of {site.name!r}, in plates {list(site.plates) or 'none'}, depends on the state of "
+                f"{name!r}, in plates {list(z.plates) or 'none'}: each entry needs a state of its own"
             )
     if len(site.by_state) > 1 and site.role == "global":
         return f"the prior of {site.name!r} depends on the states of {' and '.join(map(repr, site.by_state))} together"

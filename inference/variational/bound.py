@@ -157,14 +157,8 @@ class Bound:
         The same of the score follows, if there is one, and of log w without the factor beta, while it is warmed up.
         """
         named, program = self.named(coordinates, weights), on(self.program, batch)
-        draw: Draw = self._ask(named, fixed, "draw", program.data, batch.rows, noise)
-        globals_, jacobian = self.view.constrain_globals(draw.globals)
-        locals_, row_jacobian = self.view.constrain_locals(draw.locals)
-        if self.point:  # the mode is that of the density in the latents' constrained space
-            jacobian, row_jacobian = torch.zeros_like(jacobian), torch.zeros_like(row_jacobian)
-        factors = program.log_probs({**self._points(named, fixed), **globals_, **locals_})
+        factors, rest, rows, draw = self._weighed(named, fixed, program, noise, batch)
         terms = program.eliminate(factors)
-        rest, rows = jacobian - draw.log_q, row_jacobian - draw.log_q_rows
         plain = terms.rest + rest, terms.rows + rows
         score = () if draw.score is None or draw.score_rows is None else (draw.score, draw.score_rows)
         if not self.warmed:
@@ -172,6 +166,48 @@ class Bound:
         latent = {s.name for s in program.latents}
         terms = program.eliminate({n: beta * v if n in latent else v for n, v in factors.items()})
         return terms.rest + beta * rest, terms.rows + beta * rows, *score, *(t.detach() for t in plain)
+
+    def _weighed(
+        self, named: Named, fixed: Fixed, program: Program, noise: Noise, batch: Batch
+    ) -> tuple[Values, Tensor, Tensor, Draw]:
+        """Log densities of all sites at a draw, minus log q outside the data plate and of each row, and the draw.
+
+        Where locals are drawn in every state of their row, log q given the state is in the log density of the first.
+        """
+        verb = "draw_states" if self.q.states else "draw"
+        draw: Draw = self._ask(named, fixed, verb, program.data, batch.rows, noise)
+        globals_, jacobian = self.view.constrain_globals(draw.globals)
+        constrain = torch.vmap(self.view.constrain_locals) if self.q.states else self.view.constrain_locals
+        locals_, row_jacobian = constrain(draw.locals)
+        if self.point:  # the mode is that of the density in the latents' constrained space
+            jacobian, row_jacobian = torch.zeros_like(jacobian), torch.zeros_like(row_jacobian)
+        factors = program.log_probs({**self._points(named, fixed), **globals_, **locals_})
+        rest, rows = jacobian - draw.log_q, row_jacobian - draw.log_q_rows
+        if self.q.states:  # a number for each state of each row, which goes into the sum over the states
+            name = program.locals[0].name
+            factors[name] = factors[name] + rows
+            rows = torch.zeros_like(rows[0])
+        return factors, rest, rows, draw
+
+    def shares(self, position: Position, noise: Noise) -> Tensor:
+        """Expected posterior probability of the states that locals are drawn in, (rows, states).
+
+        Parameters
+        ----------
+        position
+            One start.
+        noise
+            Behind the draws that it is an average over, shapes (draws, ...).
+        """
+        named = self.named(position.coordinates[0], position.weights[0])
+        fixed, name, total = position.fixed.map(lambda v: v[0]), self.program.locals[0].name, None
+        for one in zip(*noise, strict=True):
+            factors, *_ = self._weighed(named, fixed, self.program, one, Batch({}))
+            share = self.program.marginals({n: v.detach() for n, v in factors.items()})[1][name]  # (states, rows)
+            total = share if total is None else total + share
+        assert total is not None
+        whole = total.sum(0)
+        return torch.where(whole > 0, total / whole, 1 / len(total)).mT
 
     def _dream(
         self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch

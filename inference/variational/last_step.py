@@ -66,6 +66,10 @@ def finished(bound: Bound, position: Position, index: int, draws: int) -> Variat
         if isinstance(part, Pushforward):
             new = part.finish(partial(average.along, name), steady=average.steady)
             changed |= {f"{name}.{n}": v for n, v in new.items()}
+    if q.states:
+        first, second = average.noise
+        some = first.flatten(0, 1)[:FEWEST], second.flatten(0, 1)[:FEWEST]
+        changed["over_locals.share"] = bound.shares(average.position, some)
     if changed:
         q.load_state_dict({**q.state_dict(), **changed})
     return q

@@ -318,6 +318,15 @@ class SumMixture(zoo.Model):
             pyro.sample("x", dist.MultivariateNormal(loc[z], covariance[z]), obs=x)
 
 
+@zoo.model(x=Real("row"))
+def gates(x):
+    """A gate for each row, what it opens, and what is seen of that: t given x is a mixture of two Normals."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.4))
+        t = pyro.sample("t", dist.Normal(4 * z, 1.0))
+        pyro.sample("x", dist.Normal(t, 1.0), obs=x)
+
+
 class NormalMean(zoo.Model):
     """An unknown mean under known noise: mu ~ Normal(0, width), x_i ~ Normal(mu, noise)."""
 
