@@ -99,7 +99,7 @@ class BayesianGMM(Model):
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""
         k, d = self.components, x.shape[1]
-        weights = pyro.sample("weights", dist.Dirichlet(torch.full((k,), self.concentration)))
+        weights = self._weights()
         with pyro.plate("component", k):
             if self.covariance == "full":
                 df = d + 2.0 if self.df is None else self.df
@@ -122,3 +122,8 @@ class BayesianGMM(Model):
                 pyro.sample("x", dist.MultivariateNormal(means[z], precision_matrix=precisions[z]), obs=x)
             else:
                 pyro.sample("x", dist.Normal(means[z], precisions[z].rsqrt()).to_event(1), obs=x)
+
+    def _weights(self) -> Tensor:
+        """Draw the weights of the components."""
+        weights: Tensor = pyro.sample("weights", dist.Dirichlet(torch.full((self.components,), self.concentration)))
+        return weights

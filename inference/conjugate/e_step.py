@@ -12,7 +12,6 @@ from torch import Tensor
 from inference.conjugate.exponential_family import Entries, ExponentialFamily, Likelihood, Moments, Statistics
 from inference.conjugate.incomplete import completed, log_marginal
 from inference.conjugate.layout import broadcast, collapsed, in_order, scaled, sum_to
-from inference.conjugate.location_scale import Predictor
 from inference.conjugate.posteriors import Posterior
 from inference.conjugate.recognition import Recognition
 from zoo.data.patterns import MissingCells
@@ -115,8 +114,8 @@ class EStep:
     def argument(self, site: Site, name: str) -> Moments:
         """Return the moments of an argument of a site: of its posterior where it has one, else of its value."""
         likelihood, parent = self.plan.likelihoods[site.name], site.args.get(name)
-        if name == "loc" and isinstance(likelihood, Predictor):
-            return likelihood.coefficients(self)
+        if name == likelihood.composes:
+            return likelihood.composed(self)
         if site.name not in self.priors:  # else yesterday's posterior is the prior, whose arguments are constants
             if parent is not None and self._is_unknown(parent):
                 return self._moments(site, likelihood, name, parent)

@@ -119,6 +119,8 @@ class Likelihood(ABC):
         Name of the family that posteriors of its value are of, where it is the prior; its own if empty.
     by_bound
         Arguments whose update maximizes a bound on log p that touches it at the current values.
+    composes
+        Argument that is made of unknowns in a way of the family's own (`composed`); none if empty.
     given
         Arguments that updates of the others take at their current values: they may be unknowns that nothing updates.
     centered
@@ -136,6 +138,7 @@ class Likelihood(ABC):
     alternatives: ClassVar[Mapping[str, Mapping[str, Callable[[Moments], Moments]]]] = {}
     prior: ClassVar[str] = ""
     by_bound: ClassVar[tuple[str, ...]] = ()
+    composes: ClassVar[str] = ""
     given: ClassVar[tuple[str, ...]] = ()
     centered: ClassVar[bool] = False
     completes: ClassVar[bool] = False
@@ -157,6 +160,10 @@ class Likelihood(ABC):
     @abstractmethod
     def as_prior(self, fn: Any, argument: Arguments, value: Moments, center: Tensor | None) -> tuple[Tensor, ...]:
         """Natural parameters as a prior of its value, which is now known as well as `value` says."""
+
+    def composed(self, current: Current) -> Moments:
+        """Moments of the argument `composes`, from those of the unknowns that it is made of."""
+        raise NotImplementedError
 
     def message(self, argument: str, entries: Entries) -> tuple[Tensor, ...]:
         """What multiplies each statistic of an argument's conjugate prior in sum_i w_i log p(x_i).

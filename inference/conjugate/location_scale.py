@@ -95,6 +95,12 @@ class NormalLike(LocationScale):
 class Predictor(NormalLike, ExponentialFamily):
     """A Normal likelihood of one site, whose location is a function of several unknowns (a linear predictor, say)."""
 
+    composes: ClassVar[str] = "loc"
+
+    def composed(self, current: Current) -> Moments:
+        """Moments of the unknowns, as `natural` takes them for its argument "loc"."""
+        return self.coefficients(current)
+
     @abstractmethod
     def location(self, current: Current) -> Moments:
         """Moments of each entry's location."""

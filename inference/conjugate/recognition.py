@@ -125,7 +125,8 @@ class Recognition:
         derived = {n for argument in likelihood.conjugate for n in parameterizations(argument)} - {
             *likelihood.conjugate
         }
-        read = [n for n in kinds if n not in other | derived]
+        made = {likelihood.composes} if kinds.get(likelihood.composes) == "function" else set()
+        read = [n for n in kinds if n not in other | derived | made]
         return all(any(kinds.get(n) in KNOWN for n in (a, *likelihood.alternatives.get(a, ()))) for a in read)
 
     def summed(self, program: Program) -> list[Site]:

@@ -15,6 +15,7 @@ from inference.conjugate.linear import LinearLikelihood
 from inference.conjugate.location_scale import LocationScale, Predictor
 from inference.conjugate.recognition import Recognition
 from inference.conjugate.state_factors import StateFactorLikelihood
+from inference.conjugate.sticks import broken_stick
 from inference.conjugate.verify import in_values, made_values, mistaken
 from zoo.program.conditional import touching
 from zoo.program.program import Program
@@ -64,7 +65,7 @@ def recognize(seen: Recognition) -> EStep:
 def _recognize_site(seen: Recognition, example: EStep, site: Site, made: Mapping[str, Tensor]) -> None:
     """Note the family of one site, if its log density is that of the family."""
     fn = base_distribution(example.replay.distributions[site.name])
-    likelihood = _predictor(seen, site, example.replay) or family_of(fn)
+    likelihood = _predictor(seen, site, example.replay) or broken_stick(seen, example, site) or family_of(fn)
     if likelihood is None:
         return
     vector = example.program.missing(site) is not None and likelihood.event_dim > 0

@@ -128,12 +128,31 @@ def mixture_of_factors(model, v, x):
     return over_assignments(v["weights"], density.T) + stats.norm.logpdf(v["t"]).sum()
 
 
+def dirichlet_process_mixture(model, v, x):
+    x = np.asarray(x)
+    d, center, spread = x.shape[1], x.mean(0), x.var(0) / model.kinds ** (2 / x.shape[1])
+    sticks, means, precisions = v["sticks"], v["means"], v["precisions"]
+    weights = np.r_[sticks, 1.0] * np.r_[1.0, (1 - sticks).cumprod()]
+    value, laws = stats.beta(1.0, model.concentration).logpdf(sticks).sum(), []
+    for m, p in zip(means, precisions, strict=True):
+        if model.covariance == "full":
+            value += stats.wishart(d + 2, np.diag(1 / spread)).logpdf(p)
+            value += stats.multivariate_normal(center, np.linalg.inv(model.shrinkage * p)).logpdf(m)
+            laws.append(stats.multivariate_normal(m, np.linalg.inv(p)).logpdf(x))
+        else:
+            value += stats.gamma(1.5, scale=2 / spread).logpdf(p).sum()
+            value += stats.norm(center, (model.shrinkage * p) ** -0.5).logpdf(m).sum()
+            laws.append(stats.norm(m, p**-0.5).logpdf(x).sum(1))
+    return value + over_assignments(weights, np.stack(laws, 1))
+
+
 LATER_DENSITIES = {
     "LogisticRegression": logistic_regression,
     "PoissonRegression": poisson_regression,
     "HierarchicalRegression": hierarchical_regression,
     "ZeroInflatedPoisson": zero_inflated_poisson,
     "ItemResponse": item_response,
+    "DirichletProcessMixture": dirichlet_process_mixture,
     "DawidSkene": dawid_skene,
     "StudentTMixture": student_t_mixture,
     "MixtureOfExperts": mixture_of_experts,

@@ -222,6 +222,10 @@ ZOO_CASES = {
         (zoo.ItemResponse(), BITS),
         (zoo.ItemResponse(nodes=3, scale=None, spread=None), BITS),
     ],
+    "DirichletProcessMixture": [
+        (zoo.DirichletProcessMixture(components=3, covariance="diag"), ROWS),
+        (zoo.DirichletProcessMixture(components=2, concentration=2.5), ROWS),
+    ],
     "DawidSkene": [
         (zoo.DawidSkene(concentration=1.5), {"counts": LABELS}),
         (zoo.DawidSkene(), {"counts": LABELS}),
@@ -237,6 +241,7 @@ LATER = frozenset(
         *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
+        "DirichletProcessMixture",
     }
 )
 # Those of them whose posterior has a closed form.
