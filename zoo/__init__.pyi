@@ -31,6 +31,7 @@ from zoo.hierarchical_regression import HierarchicalRegression as HierarchicalRe
 from zoo.item_response import ItemResponse as ItemResponse
 from zoo.kmeans import KMeans as KMeans
 from zoo.latent_class import LatentClass as LatentClass
+from zoo.lda import LDA as LDA
 from zoo.linear_dynamical_system import LinearDynamicalSystem as LinearDynamicalSystem
 from zoo.logistic_regression import LogisticRegression as LogisticRegression
 from zoo.mixture_of_experts import MixtureOfExperts as MixtureOfExperts

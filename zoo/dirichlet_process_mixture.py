@@ -35,7 +35,7 @@ class DirichletProcessMixture(BayesianGMM):
     sticks       ``sticks``        (stick)
     weights      ``weights``       (component), deterministic
     means        ``means``         (component, feature)
-    precisions   ``precisions``    full (component, feature, feature), diag (component, feature)
+    precisions   ``precisions``    (component, feature), "diag"; "full" has a matrix of features each
     z_i          ``z``             (row), enumerated
     x_i          ``x``             (row, feature)
     ===========  ================  =================================================================
@@ -45,7 +45,7 @@ class DirichletProcessMixture(BayesianGMM):
     units, as in `BayesianGMM`: the prior mean of a component's covariance is diag(column variances) / kinds^(2/d).
 
     Methods: ``cavi`` (closed form: Blei and Jordan 2006, section 3); ``em`` (the posterior's mode); ``svi`` with any
-    guide; also ``map``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``, with z summed out.
+    guide; also ``map``, ``laplace``, ``pathfinder``, ``nuts``, ``smc`` and ``dadvi``, with z summed out.
 
     Limits: `cavi` has many local maxima, use `CAVI(restarts=...)`. It empties components one after the other and
     underestimates how uncertain their number is. Two components as large as each other may change places, but not

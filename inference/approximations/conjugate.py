@@ -16,9 +16,11 @@ from inference.conjugate.posteriors import Posterior, read, remade
 from inference.coordinate.ascent import Coordinates, State
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
+from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Values
 
 LOCAL_ROUNDS = 20  # of updates of several blocks of local latents of new rows
+LONG, SETTLED = 1000, 1e-7  # most rounds of updates that go from where they are, and the change that ends them
 
 
 @dataclass
@@ -89,13 +91,19 @@ class Conjugate(Approximation):
                     state = State(expected.values, dict(expected.posteriors))
             else:
                 for site in program.locals:
-                    shape = program.site_shape(site)
-                    state.values[site.name] = torch.zeros(shape, dtype=program.dtype, device=program.device)
+                    to = bijection(site.support, site.name)
+                    origin = torch.zeros(to.inverse_shape(program.site_shape(site)))
+                    state.values[site.name] = to(origin.to(program.device, program.dtype))
                 replay = program.replay(state.values, densities=False)
                 replay.log_probs = {n: f.log_prob(replay.seen[n]) for n, f in replay.distributions.items()}
                 expected = EStep(ascent.plan, program, state.values, replay, posteriors=state.posteriors)
-                for _ in range(1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS):
-                    expected = ascent.over_locals(expected)
+                in_turns = any(block.in_turns for block in ascent.local_blocks)
+                most = LONG if in_turns else 1 if len(ascent.local_blocks) == 1 else LOCAL_ROUNDS
+                for _ in range(most):
+                    before, expected = expected.values, ascent.over_locals(expected)
+                    moved = (not torch.allclose(v, before[n], SETTLED, SETTLED) for n, v in expected.values.items())
+                    if in_turns and not any(moved):
+                        break
             return expected
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:

@@ -35,12 +35,15 @@ class Block(ABC):
         What is updated.
     last
         Whether this is updated after other blocks: a scale, about the new location.
+    in_turns
+        Whether an update goes from where the unknowns are, and has to be repeated with the rest unchanged.
     by_state
         Whether its posterior is one for each state of discrete latents.
     """
 
     unknowns: tuple[str, ...]
     last: bool = False
+    in_turns: ClassVar[bool] = False
     by_state: ClassVar[bool] = False
 
     @abstractmethod

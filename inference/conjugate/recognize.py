@@ -13,6 +13,7 @@ from inference.conjugate.exponential_family import Likelihood, family_of
 from inference.conjugate.factors import FactorLikelihood
 from inference.conjugate.linear import LinearLikelihood
 from inference.conjugate.location_scale import LocationScale, Predictor
+from inference.conjugate.mixed_shares import mixed_shares
 from inference.conjugate.recognition import Recognition
 from inference.conjugate.state_factors import StateFactorLikelihood
 from inference.conjugate.sticks import broken_stick
@@ -65,7 +66,7 @@ def recognize(seen: Recognition) -> EStep:
 def _recognize_site(seen: Recognition, example: EStep, site: Site, made: Mapping[str, Tensor]) -> None:
     """Note the family of one site, if its log density is that of the family."""
     fn = base_distribution(example.replay.distributions[site.name])
-    likelihood = _predictor(seen, site, example.replay) or broken_stick(seen, example, site) or family_of(fn)
+    likelihood = _predictor(seen, site, example.replay) or _composed(seen, example, site) or family_of(fn)
     if likelihood is None:
         return
     vector = example.program.missing(site) is not None and likelihood.event_dim > 0
@@ -80,6 +81,11 @@ def _recognize_site(seen: Recognition, example: EStep, site: Site, made: Mapping
         seen.center_on(site, made[site.name] if site.name in made else seen.program.data.values[str(site.field)])
     if not _same(example.log_density(site), example.replay.log_probs[site.name]):
         del seen.likelihoods[site.name]
+
+
+def _composed(seen: Recognition, example: EStep, site: Site) -> Likelihood | None:
+    """The likelihood of categories whose probabilities are made of unknowns in a known way, None if there is none."""
+    return broken_stick(seen, example, site) or mixed_shares(seen, example, site)
 
 
 def _predictor(seen: Recognition, site: Site, replay: Replay) -> Likelihood | None:

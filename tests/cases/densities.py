@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 from scipy import stats
-from scipy.special import expit, logsumexp
+from scipy.special import expit, gammaln, logsumexp
 
 
 def over_assignments(weights, log_density):
@@ -130,20 +130,25 @@ def mixture_of_factors(model, v, x):
 
 def dirichlet_process_mixture(model, v, x):
     x = np.asarray(x)
-    d, center, spread = x.shape[1], x.mean(0), x.var(0) / model.kinds ** (2 / x.shape[1])
+    center, spread = x.mean(0), x.var(0) / model.kinds ** (2 / x.shape[1])
     sticks, means, precisions = v["sticks"], v["means"], v["precisions"]
     weights = np.r_[sticks, 1.0] * np.r_[1.0, (1 - sticks).cumprod()]
-    value, laws = stats.beta(1.0, model.concentration).logpdf(sticks).sum(), []
-    for m, p in zip(means, precisions, strict=True):
-        if model.covariance == "full":
-            value += stats.wishart(d + 2, np.diag(1 / spread)).logpdf(p)
-            value += stats.multivariate_normal(center, np.linalg.inv(model.shrinkage * p)).logpdf(m)
-            laws.append(stats.multivariate_normal(m, np.linalg.inv(p)).logpdf(x))
-        else:
-            value += stats.gamma(1.5, scale=2 / spread).logpdf(p).sum()
-            value += stats.norm(center, (model.shrinkage * p) ** -0.5).logpdf(m).sum()
-            laws.append(stats.norm(m, p**-0.5).logpdf(x).sum(1))
+    value = stats.beta(1.0, model.concentration).logpdf(sticks).sum()
+    value += stats.gamma(1.5, scale=2 / spread).logpdf(precisions).sum()
+    value += stats.norm(center, (model.shrinkage * precisions) ** -0.5).logpdf(means).sum()
+    laws = [stats.norm(m, p**-0.5).logpdf(x).sum(1) for m, p in zip(means, precisions, strict=True)]
     return value + over_assignments(weights, np.stack(laws, 1))
+
+
+def lda(model, v, counts):
+    counts, k = np.asarray(counts), model.topics
+    of_topics, of_words = (1 / k if c is None else c for c in (model.topic_concentration, model.word_concentration))
+    value = sum(stats.dirichlet(np.full(counts.shape[1], of_words)).logpdf(row) for row in v["words"])
+    for row, shares in zip(counts, v["shares"], strict=True):
+        p = shares @ v["words"]
+        value += stats.dirichlet(np.full(k, of_topics)).logpdf(shares)
+        value += gammaln(row.sum() + 1) - gammaln(row + 1).sum() + (row * np.log(p)).sum()
+    return value
 
 
 LATER_DENSITIES = {
@@ -153,6 +158,7 @@ LATER_DENSITIES = {
     "ZeroInflatedPoisson": zero_inflated_poisson,
     "ItemResponse": item_response,
     "DirichletProcessMixture": dirichlet_process_mixture,
+    "LDA": lda,
     "DawidSkene": dawid_skene,
     "StudentTMixture": student_t_mixture,
     "MixtureOfExperts": mixture_of_experts,

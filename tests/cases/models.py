@@ -134,6 +134,7 @@ EVENTS = {
     "exposure": [1.0, 0.5, 2.5, 1.0, 2.0],
 }
 TEAMS = {**LINES, "group": ["b", "a", "c", "b", "a", "c", "b", "a", "c", "a"]}
+WORDS = [[4, 3, 0, 1], [0, 1, 5, 2], [3, 0, 1, 4]]
 LABELS = [[[2, 1], [1, 0]], [[0, 3], [0, 1]], [[1, 0], [0, 2]], [[0, 1], [1, 1]]]  # items, annotators, levels
 SIZES = [[5.1, 3.5, 1.4], [4.9, 3.0, 1.6], [6.3, 3.3, 6.0], [5.8, 2.7, 5.1], [7.1, 3.0, 5.9], [6.4, 3.2, 4.5]]
 
@@ -224,7 +225,11 @@ ZOO_CASES = {
     ],
     "DirichletProcessMixture": [
         (zoo.DirichletProcessMixture(components=3, covariance="diag"), ROWS),
-        (zoo.DirichletProcessMixture(components=2, concentration=2.5), ROWS),
+        (zoo.DirichletProcessMixture(components=2, covariance="diag", concentration=2.5), ROWS),
+    ],
+    "LDA": [
+        (zoo.LDA(topics=2, topic_concentration=1.5, word_concentration=1.2), WORDS),
+        (zoo.LDA(topics=3), WORDS),
     ],
     "DawidSkene": [
         (zoo.DawidSkene(concentration=1.5), {"counts": LABELS}),
@@ -241,7 +246,7 @@ LATER = frozenset(
         *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
-        "DirichletProcessMixture",
+        *("DirichletProcessMixture", "LDA"),
     }
 )
 # Those of them whose posterior has a closed form.
