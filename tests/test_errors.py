@@ -345,7 +345,7 @@ def one_field(kind: zoo.Real) -> type[zoo.Model]:
         (Count("row"), -1),
         (Binary("row"), 2),
         (Binary("row"), 0.5),
-        (Category("row"), -1),
+        (Category("row"), -2),
         (Category("row"), 1.5),
     ],
 )

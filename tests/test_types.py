@@ -208,7 +208,7 @@ def test_help_is_short():
     for what in (inference.EM, guides.MeanField, inference.Fit):
         text = shown(what)
         assert is_card(text, what)
-        assert len(text) < 350
+        assert len(text) < 400
 
 
 def test_a_class_completes_to_what_models_have_and_an_instance_to_all():

@@ -128,7 +128,7 @@ def summarize(data: xr.DataTree) -> Summary:
     """Summarize draws (mean, sd, intervals), or list the values of a point estimate.
 
     Draws of Markov chains come with their effective sizes, R-hat and Monte Carlo errors. States have no mean, so they
-    are left out.
+    are left out; of nothing but states, the table has the most frequent one of each entry and its share of the draws.
     """
     if "posterior" not in data.children:
         table = Summary(listed(data["point_estimate"].to_dataset()))
@@ -139,10 +139,30 @@ def summarize(data: xr.DataTree) -> Summary:
             table.attrs["note"] = errors.attrs["note"]
         return table
     draws = data["posterior"].to_dataset()
+    if all(v.dtype.kind != "f" for v in draws.values()):
+        return Summary(_states(draws))
     numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
     with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same
         kind = "all" if "diverging" in data["sample_stats"] else "stats"
         return Summary(azs.summary(numbers, kind=kind, round_to="none"))
+
+
+def _states(draws: xr.Dataset) -> pd.DataFrame:
+    """The state that most draws are in, for each entry of each variable: its share of them, and its standard error."""
+    made = {}
+    for name, values in draws.items():
+        stacked = values.stack(all=("chain", "draw")).transpose("all", ...)
+        counts = np.stack([(stacked == k).sum("all") for k in range(int(stacked.max()) + 1)])
+        made[name] = xr.Dataset(
+            {"state": (stacked.dims[1:], counts.argmax(0)), "share": (stacked.dims[1:], counts.max(0) / len(stacked))},
+            {d: values[d] for d in stacked.dims[1:]},
+        )
+    table = pd.DataFrame(
+        {of: listed(xr.Dataset({n: one[of] for n, one in made.items()}))["value"] for of in ("state", "share")}
+    )
+    count = draws.sizes["chain"] * draws.sizes["draw"]
+    table["mcse"] = np.sqrt(table["share"] * (1 - table["share"]) / count)
+    return table.astype({"state": int})
 
 
 def listed(data: xr.Dataset) -> pd.DataFrame:

@@ -63,10 +63,14 @@ def category_labels(data: Data, field: str) -> np.ndarray:
 
 
 def decoded(data: Data, field: str | None, codes: np.ndarray) -> np.ndarray:
-    """Return the labels of a field's codes; entries of any other field as they are."""
-    if field in data.levels:
-        return category_labels(data, field)[codes.astype(np.int64)]
-    return codes
+    """Return the labels of a field's codes, blank where one is missing; entries of any other field as they are."""
+    if field not in data.levels:
+        return codes
+    labels, missing = category_labels(data, field), np.isnan(codes)
+    found: np.ndarray = labels[np.where(missing, 0, codes).astype(np.int64)]
+    if missing.any():
+        found = np.where(missing, np.nan if labels.dtype.kind in "iuf" else "", found)
+    return found
 
 
 def group_labels(program: Program, values: Values) -> dict[str, np.ndarray]:

@@ -83,7 +83,8 @@ class CAVI(Method):
         if (reason := unsupported(program)) is not None:
             return reason
         if not program.latents:
-            return "there is no continuous latent to have a posterior: its unknowns are parameters without prior"
+            why = ": its unknowns are parameters without prior" if program.parameters or program.networks else ""
+            return f"there is no continuous latent to have a posterior{why}"
         plan = closed_form(program)
         if plan.rest:
             return no_posterior(program, plan.rest[0])

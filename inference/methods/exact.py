@@ -1,13 +1,15 @@
-"""Exact inference by conjugacy."""
+"""Exact inference by conjugacy, or by variable elimination where all latents are discrete."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from inference.approximations.conjugate import Conjugate
+from inference.approximations.sampled import Sampled
 from inference.conjugate import closed_form
 from inference.conjugate.block import uses
 from inference.conjugate.posteriors import Posterior
@@ -17,17 +19,23 @@ from inference.coordinate.source import RowSource
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.posteriors import given_posteriors
-from zoo.errors import FitError
+from zoo.errors import FitError, ModelError
+from zoo.program.configurations import check_possible, largest_factor, state_chunks, state_draws
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+
+DRAWS, FEWEST_DRAWS = 1000, 50  # of discrete states
+LARGEST = 20_000_000  # numbers of all draws, beyond which fewer are made: 160 MB
 
 
 @dataclass(frozen=True)
 class Exact(Method):
-    """The posterior in closed form, by conjugacy, with the log evidence.
+    """The posterior in closed form, by conjugacy or by variable elimination, with the log evidence.
 
     log p(x) = log p(x, z) - log p(z | x), the same at every z (Chib 1995, equation 5). Legal where the structure of the
-    model shows that every latent has the conjugate prior of its likelihood.
+    model shows that every latent has the conjugate prior of its likelihood; or where all latents are discrete with
+    states that can be listed (a Bayesian network with known tables): then log p(x) = log sum_z p(x, z), site after
+    site, and `assign`, `most_probable` and draws of the states are of p(z | x) (Koller and Friedman 2009, chapter 9).
     """
 
     streams: ClassVar[bool] = True
@@ -36,13 +44,15 @@ class Exact(Method):
         """Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate."""
         if (reason := unsupported(program)) is not None:
             return reason
-        if not program.latents and program.integrated is None:
+        if not program.latents and not program.enumerated and program.integrated is None:
             return "there is no latent to have a posterior"
-        if program.enumerated:
-            return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
         unknown = [s.name for s in program.parameters] + sorted(program.networks)
         if unknown:
             return f"{unknown[0]!r} is a parameter without prior"
+        if _all_discrete(program):
+            return _too_large(program)
+        if program.enumerated:
+            return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
         plan = closed_form(program)
         if plan.rest:
             return no_posterior(program, plan.rest[0])
@@ -65,8 +75,16 @@ class Exact(Method):
                 return f"site {site.name!r} depends on several latents, which are dependent given the data"
         return next((why for block in plan.blocks if (why := block.why_not(program)) is not None), None)
 
+    def how(self, program: Program) -> str:
+        """Say how large the factors become where discrete latents are eliminated."""
+        if not _all_discrete(program):
+            return ""
+        return f"variable elimination, largest factor: {largest_factor(program, {}):,} cells"
+
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
-        """Update every latent once and evaluate the evidence."""
+        """Update every latent once and evaluate the evidence; or eliminate the discrete ones, if these are all."""
+        if _all_discrete(program):
+            return _eliminated(program, progress=progress)
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
             ascent = Coordinates(program, rows=RowSource(program))
             state = ascent.step(State(program.initial(), {}))
@@ -116,3 +134,45 @@ def _evidence(program: Program, posteriors: list[Posterior]) -> float:
             "the posterior by conjugacy does not match the model's log density; please report the model, and use svi"
         )
     return evidence
+
+
+def _all_discrete(program: Program) -> bool:
+    """Whether all latents are discrete."""
+    return not program.latents and program.integrated is None
+
+
+def _too_large(program: Program) -> str | None:
+    """Say if the discrete latents cannot be eliminated."""
+    if program.chains and len(program.enumerated) > len(program.chains):
+        chain = next(iter(program.chains))
+        return f"site {chain!r} is a chain beside other discrete latents, given which its paths are not drawn"
+    try:
+        largest_factor(program, {})
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _eliminated(program: Program, *, progress: bool) -> Outcome:
+    """Sum all latents out, and draw them jointly; rows in as many goes as memory asks for."""
+    cells = sum(math.prod(s.shape) if program.row not in s.plates else len(program.data) for s in program.enumerated)
+    count = max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, cells)))
+    with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
+        evidence, drawn = 0.0, list[Values]()
+        for part in state_chunks(program, {}, count):
+            terms = part.eliminate(part.replay({}, zeros=True).log_probs)
+            check_possible(part, terms)
+            evidence += float(terms.total(part.data.weights))
+            drawn.append(state_draws(part, {}, count))
+        monitor.record(1, evidence)
+    axis = {s.name: 1 + s.plates.index(program.row) if program.row in s.plates else 0 for s in program.enumerated}
+    states = {n: torch.cat([part[n] for part in drawn], axis[n]) if len(drawn) > 1 else drawn[0][n] for n in axis}
+    return Outcome(
+        approximation=Sampled({}, torch.full((count,), evidence, dtype=program.dtype), states, sampler="elimination"),
+        points={},
+        objective=Objective(evidence, "log_evidence"),
+        trace=monitor.trace,
+        steps=1,
+        converged=True,
+        reason="variable elimination",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -10,32 +12,81 @@ from inference.approximations.rows import chunk_for, local_draws
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.rows import row_chunks
 from zoo.data.bind import Source
-from zoo.errors import DataError, FitError
+from zoo.errors import DataError, FitError, unknown
+from zoo.program.configurations import state_chunks, state_posteriors, state_table
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 from zoo.replay.sites import Site
 
 
-def assign(answer: Answer, new: Source | None = None) -> pd.DataFrame:
-    """Responsibilities p(z_i = k | x_i), a row per row of data; of a latent that all rows share, one row.
+def assign(answer: Answer, new: Source | None = None, site: str | None = None) -> pd.DataFrame:
+    """Posterior probabilities of the states of discrete latents, a row for each entry of their plates.
 
     Raises
     ------
     FitError
-        If the model has no discrete latent per row.
+        If the model has no discrete latent.
     """
-    fitted = answer.program
-    if not fitted.assigned:
-        if any(not s.plates for s in fitted.shared):
-            return _assign_shared(answer, new)
+    program = answer.on(new)
+    sites = asked(program, site)
+    if new is not None and (shared := next((s for s in sites if program.row not in s.plates), None)) is not None:
+        raise FitError(f"{shared.name!r} is shared by all fitted rows; call assign() without new rows")
+    found = _probabilities(answer, program, sites)
+    tables = {s.name: _frame(program, s, found[s.name]) for s in sites}
+    if len(tables) == 1:
+        return tables[sites[0].name]
+    if not sites[0].plates:
+        tables = {n: t.set_axis(["all"]) for n, t in tables.items()}
+    return pd.concat(tables, axis=1, names=["site", "state"])
+
+
+def asked(program: Program, name: str | None) -> list[Site]:
+    """The discrete latents that are asked for: one by name; else those with one state per row; else all.
+
+    Raises
+    ------
+    FitError
+        If there is none, or those there are do not fit in one table.
+    """
+    sites = program.enumerated
+    if not sites:
         raise FitError(
-            f"{type(fitted.model).__name__} has no discrete latent per row to assign; `posterior` holds what it has"
+            f"{type(program.model).__name__} has no discrete latent to assign; `posterior` holds what it has"
         )
-    program, site = answer.on(new), fitted.assigned[0]
-    chunks = row_chunks(program, whole=bool(program.locals), draws=answer.draw_count if answer.has_draws else 1)
-    values = torch.cat([_responsibilities(answer, c, site, fresh=program is not fitted) for c in chunks])
-    columns = pd.RangeIndex(values.shape[1], name=site.name)
-    return pd.DataFrame(values.cpu().numpy(), index=program.data.coords[program.row], columns=columns)
+    if name is not None:
+        found = [s for s in sites if s.name == name]
+        if not found:
+            raise unknown("discrete latent", name, [s.name for s in sites])
+        return found
+    sites = program.assigned or sites
+    if len({s.plates for s in sites}) > 1:
+        where = ", ".join(f"{s.name!r} in {' and '.join(map(repr, s.plates)) or 'no plate'}" for s in sites)
+        raise FitError(f"discrete latents are in different plates ({where}); say which, site={sites[0].name!r}")
+    return sites
+
+
+def state_labels(program: Program, site: Site) -> Sequence[object]:
+    """Labels of a site's states: those of the field that it observes in part, else 0, 1, ..."""
+    levels = program.data.levels.get(program.structure.completed.get(site.name, ""), ())
+    named = len(levels) == site.cardinality and list(levels) != list(range(len(levels)))
+    return levels if named else range(site.cardinality)
+
+
+def entry_index(program: Program, site: Site, shape: Sequence[int]) -> pd.Index:
+    """Labels of the entries of a site: of its plate, of the combinations of its plates, or its name."""
+    coords = [program.data.coords.get(p, pd.RangeIndex(n)) for p, n in zip(site.plates, shape, strict=True)]
+    if not coords:
+        return pd.Index([site.name])
+    return coords[0] if len(coords) == 1 else pd.MultiIndex.from_product(coords, names=site.plates)
+
+
+def _frame(program: Program, site: Site, probability: Tensor) -> pd.DataFrame:
+    """Lay out probabilities (*plates, states) as a table."""
+    labels = state_labels(program, site)
+    columns = pd.RangeIndex(len(labels)) if isinstance(labels, range) else pd.Index(list(labels))
+    columns = columns.rename(site.name)
+    index = entry_index(program, site, probability.shape[:-1])
+    return pd.DataFrame(probability.reshape(-1, len(labels)).cpu().numpy(), index=index, columns=columns)
 
 
 def assignable(probability: Tensor, program: Program) -> Tensor:
@@ -56,22 +107,37 @@ def assignable(probability: Tensor, program: Program) -> Tensor:
     return probability
 
 
-def _responsibilities(answer: Answer, program: Program, site: Site, *, fresh: bool) -> Tensor:
-    """Responsibilities of a site for the rows of a program, (rows, states), averaged over draws of the globals.
+def _probabilities(answer: Answer, program: Program, sites: Sequence[Site]) -> Values:
+    """Probabilities of the states of each site, (*plates, states), rows in as many goes as memory asks for."""
+    shared = any(program.row not in s.plates for s in sites)
+    draws = answer.draw_count if answer.has_draws else 1
+    if len(program.enumerated) > 1 and not answer.has_draws and not program.locals:
+        chunks = list(state_chunks(program, answer.points))
+    else:
+        chunks = list(row_chunks(program, whole=bool(program.locals) or shared, draws=draws))
+    parts = [_responsibilities(answer, c, sites, fresh=program is not answer.program) for c in chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return {s.name: torch.cat([p[s.name] for p in parts], s.plates.index(program.row)) for s in sites}
+
+
+def _responsibilities(answer: Answer, program: Program, sites: Sequence[Site], *, fresh: bool) -> Values:
+    """Probabilities of states given the rows of a program, (*plates, states), averaged over draws of the globals.
 
     `fresh` rows were not part of the fit: each draw counts by how well it explains them.
     """
     with answer.running(Stream.ASSIGN):
         known = answer.approximation.responsibilities(program, answer.points)
-        if known is not None:
-            return assignable(known[site.name], program)
+        if known is not None and all(s.name in known for s in sites):
+            return {s.name: _checked(known[s.name], program, s) for s in sites}
         count = 1 if answer.is_point else answer.draw_count
         draws = answer.globals(count)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
         # Draws of locals that belong to those of the globals; where rows are apart, each weighs fresh ones.
         together = answer.approximation.exact and answer.approximation.kept is not None and not fresh
-        if program.locals and together:
-            draws = answer.draws.values
+        if program.locals and (together or all(program.row not in s.plates for s in sites)):
+            together = True
+            draws = answer.approximation.draw(program, 1)[0] if answer.is_point else answer.draws.values
         elif program.locals:
             if program.shared:
                 raise FitError(
@@ -84,36 +150,33 @@ def _responsibilities(answer: Answer, program: Program, site: Site, *, fresh: bo
             draws = answer.globals(count)
             local, log_q = local_draws(program, answer.approximation, answer.points, draws, count)
             draws = {**draws, **local}
-
-        def one(values: Values) -> tuple[Tensor, Tensor]:
-            full = {**answer.points, **values}
-            probability = program.responsibilities(full, vectorized=bool(draws))
-            return probability[site.name], program.log_joint(full).rows
-
         if not draws:
-            return assignable(one({})[0], program)
-        probability, rows = many(one, draws, count, chunk_for(program))
+            found = state_posteriors(program, answer.points)
+            return {s.name: _checked(found[s.name], program, s) for s in sites}
+
+        def one(values: Values) -> tuple[Tensor, ...]:
+            terms, marginals = program.expectations({**answer.points, **values}, vectorized=True)
+            return terms.rows, *(state_table(program, marginals, s) for s in sites)
+
+        rows, *tables = many(one, draws, count, chunk_for(program))
         weighed = fresh or (program.locals and not together)
         weights = torch.softmax(rows - log_q, 0) if weighed else torch.full_like(rows, 1 / count)
-        return assignable((weights[..., None] * probability).sum(0), program)
+        return {
+            s.name: _checked(_averaged(program, s, weights, table), program, s)
+            for s, table in zip(sites, tables, strict=True)
+        }
 
 
-def _assign_shared(answer: Answer, new: Source | None) -> pd.DataFrame:
-    """Posterior of a discrete latent that all rows share, averaged over draws of the globals: one row."""
-    program = answer.program
-    if new is not None:
-        raise FitError(f"{program.shared[0].name!r} is shared by all fitted rows; call assign() without new rows")
-    name = next(s.name for s in program.shared if not s.plates)
-    with answer.running(Stream.ASSIGN):
-        count = 1 if answer.is_point else answer.draw_count
-        if program.locals:
-            draws = answer.draws.values if not answer.is_point else answer.approximation.draw(program, 1)[0]
-        else:
-            draws = answer.globals(count)
+def _averaged(program: Program, site: Site, weights: Tensor, table: Tensor) -> Tensor:
+    """Average probabilities (draws, *plates, states) by the weights of the draws for each row, (draws, rows)."""
+    if program.row not in site.plates:
+        return table.mean(0)
+    shape = [len(weights), *[1] * (table.ndim - 1)]
+    shape[1 + site.plates.index(program.row)] = weights.shape[1]
+    return (weights.reshape(shape) * table).sum(0)
 
-        def one(values: Values) -> Tensor:
-            return program.shared_marginals({**answer.points, **values}, vectorized=bool(draws))[name]
 
-        probability = many(one, draws, count, chunk_for(program)).mean(0) if draws else one({})
-    columns = pd.RangeIndex(probability.shape[1], name=name)
-    return pd.DataFrame(probability.cpu().numpy(), index=[name], columns=columns)
+def _checked(probability: Tensor, program: Program, site: Site) -> Tensor:
+    if site.plates == (program.row,):
+        return assignable(probability, program)
+    return probability

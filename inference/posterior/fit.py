@@ -30,6 +30,7 @@ from inference.posterior.groups import arviz_groups, sample, shift_table
 from inference.posterior.impute import impute
 from inference.posterior.log_prob import log_prob
 from inference.posterior.more_rows import joined, on_new_rows
+from inference.posterior.most_probable import most_probable
 from inference.posterior.relabelled import with_labels
 from inference.posterior.replicates import SIMULATED
 from inference.posterior.simulate import generate, predict
@@ -302,25 +303,61 @@ class Fit(Answer):
             raise FitError(f"icl is about clusters, and {type(self.model).__name__} has no discrete latent; use bic")
         return self.bic + 2 * self._likelihood.entropy
 
-    def assign(self, new: Source | None = None) -> pd.DataFrame:
-        """Responsibilities p(z_i = k | x_i): one row per row of data, one column per state.
+    def assign(self, new: Source | None = None, site: str | None = None) -> pd.DataFrame:
+        """Posterior probabilities of discrete states, p(z_i = k | x_i): a row per row of data, a column per state.
 
         For a point estimate they are exact at the point. With posterior draws of the globals they are averaged over
-        the draws; new rows weigh each draw by how well it explains them.
+        the draws; new rows weigh each draw by how well it explains them. A state that was observed has probability 1.
 
         Parameters
         ----------
         new
             Rows like those fitted; None for the fitted rows.
+        site
+            Which discrete latent; None for all that have one state per row, else (there are none) for all there are.
 
-        For a discrete latent that all rows share, its posterior, in one row.
+        Returns
+        -------
+        DataFrame
+            Of one latent: a row for each entry of its plates (of several plates, their combinations), a single one if
+            all rows share it; columns are its states. Of several latents columns have two levels, latent and state, so
+            that ``assign()["z"]`` is the table of z.
 
         Raises
         ------
         FitError
             If the model has no enumerated site.
         """
-        return assign(self, new)
+        return assign(self, new, site)
+
+    def most_probable(self, new: Source | None = None, site: str | None = None) -> pd.DataFrame:
+        """Most probable configuration of all discrete latents: argmax_z p(z | x), over all of them and rows jointly.
+
+        Along a chain it is the most probable path (Viterbi 1967); in a Bayesian network the most probable explanation.
+        It need not consist of the states that are the most probable one by one, which `assign` gives. At a point
+        estimate it is that at the point; with posterior draws of other latents, that of the draw at which the joint
+        density, at its most probable configuration, is highest.
+
+        Parameters
+        ----------
+        new
+            Rows like those fitted; None for the fitted rows.
+        site
+            Which discrete latent of the configuration to give; None for all that have one state per row, else (there
+            are none) for all there are.
+
+        Returns
+        -------
+        DataFrame
+            A row for each row of data (or entry of the latent's plates), a column for each discrete latent, with
+            ``attrs["log_joint"]``, log p(x, z) at the whole configuration.
+
+        Raises
+        ------
+        FitError
+            If the model has no discrete latent.
+        """
+        return most_probable(self, new, site)
 
     def log_prob(self, new: Source | Data | None = None, samples: int = 1000) -> pd.Series:
         """log p(x_i | fitted data) of each row: the posterior predictive density, at a point estimate the plug-in one.

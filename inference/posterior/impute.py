@@ -19,10 +19,12 @@ from inference.posterior.rows import frame_of, row_chunks
 from zoo.data.bind import Source
 from zoo.data.patterns import MissingCells
 from zoo.errors import FitError
+from zoo.program.configurations import state_draws
 from zoo.program.program import Program
 from zoo.program.smoothing import chain_moments, draw_chains
 from zoo.replay.evaluate import Values
 from zoo.replay.incomplete_normals import by_row, filled
+from zoo.replay.masked import OBSERVED
 from zoo.replay.normals import normal_rows
 from zoo.replay.sites import Site, base_distribution
 
@@ -144,8 +146,9 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
         values = {**values, **(states if mean else {n: v[0] for n, v in states.items()})}
     replay = program.replay(values)
     log_probs = dict(replay.log_probs)
+    labels = {} if mean or program.chains else _labels(program, values, log_probs)
     _, weights = program.marginals(log_probs)
-    for site in () if mean or program.chains else program.assigned:
+    for site in () if mean or labels or program.chains else program.assigned:
         if site.cardinality > 1:  # what is drawn is evidence for the sites drawn after it
             probability = assignable(program.per_row(weights[site.name], site), program)
             drawn = torch.full_like(probability.mT, -math.inf)
@@ -157,11 +160,39 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
     completed = {}
     for site in program.observed:
         cells = program.missing(site)
-        if cells is not None:
-            assert site.field is not None
+        if cells is None:
+            continue
+        assert site.field is not None
+        if site.name in labels:
+            completed[site.field] = torch.where(cells.missing, labels[site.name].to(cells.value.dtype), cells.value)
+        elif site.family in ("Evidence", "Categorical") and mean:
+            raise FitError(f"field {site.field!r} holds categories, which have no mean; use impute() without mean=True")
+        elif site.family == "Evidence":
+            raise FitError(f"missing labels of field {site.field!r} are not drawn beside a chain; see assign()")
+        else:
             options = _options(site, replay.distributions[site.name], cells, mean=mean)
             completed[site.field] = _chosen(site, cells, options, weights[site.name], mean=mean)
     return completed
+
+
+def _labels(program: Program, values: Values, log_probs: Values) -> Values:
+    """Draw all discrete states jointly where some are labels of a field; return these, and let the draw be evidence."""
+    completed = program.structure.completed
+    if not completed:
+        return {}
+    drawn, labels = state_draws(program, values, 1), {}
+    for site in program.enumerated:
+        positions, factor = drawn[site.name][0], log_probs[site.name]
+        if site.name in completed and site.states is not None:
+            labels[site.name + OBSERVED] = site.states.reshape(-1)[positions]
+        if site.cardinality > 1:
+            one_hot = torch.nn.functional.one_hot(positions, site.cardinality).bool()  # (*plates, states)
+            shape = [1] * max(factor.ndim, -site.enum_dim)
+            for d, size in zip(site.plate_dims, positions.shape, strict=True):
+                shape[d] = size
+            shape[site.enum_dim] = site.cardinality
+            log_probs[site.name] = torch.where(one_hot.movedim(-1, 0).reshape(shape), factor, -math.inf)
+    return labels
 
 
 def _options(site: Site, fn: Any, cells: MissingCells, *, mean: bool) -> Tensor:

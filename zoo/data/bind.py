@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.data.data import Data
 from zoo.data.match import from_arrays, from_frame
-from zoo.data.missing import check_observed, fill, notes_of
+from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
 from zoo.data.read import read
 from zoo.data.stream import Stream
 from zoo.data.tally import tally
@@ -63,6 +63,8 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
         return data
     data = as_weights(data, weights, source)
     for name, gone in data.missing.items() if like is None else ():  # rows of weight 0 are gone
+        if may_be_unseen(model.fields[name]):
+            continue
         check_observed(name, gone, data.coords[data.dims[name][-1]] if data.dims[name] else None)
     return data
 
@@ -137,7 +139,9 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
             levels[name] = labels or _levels(name, value, kind, like)
     coords = _coordinates(model, matched, row, sizes, coords, like)
     dims = {n: f.dims for n, f in fields.items()}
-    return Data(values, dims, coords, row, levels, notes=(*matched.notes, *notes_of(values, missing)), missing=missing)
+    return Data(
+        values, dims, coords, row, levels, notes=(*matched.notes, *notes_of(values, missing, fields)), missing=missing
+    )
 
 
 def _labels(fields: Mapping[str, Field], arrays: dict[str, Any]) -> dict[str, pd.Index]:

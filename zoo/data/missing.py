@@ -12,16 +12,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from zoo.data.data import Data
 from zoo.declare.fields import Field
 from zoo.errors import DataError
 
+NONE = torch.zeros(1, dtype=torch.bool)
+MANY = 5  # fields with missing values, beyond which one note tells of all
 
-def as_numbers(array: np.ndarray, kind: Field) -> np.ndarray:
-    """Write missing entries, however they are marked (masked, None, NA), as NaN; not in categories, which have none."""
-    if kind.integer:
-        return array
+
+def as_numbers(array: np.ndarray) -> np.ndarray:
+    """Write missing entries, however they are marked (masked, None, NA), as NaN."""
     if isinstance(array, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(array), np.nan, array.filled(0).astype(float))
     return np.where(pd.isna(array), np.nan, array) if array.dtype == object else array
@@ -50,15 +52,21 @@ def fill(
         If nothing is observed of a column, and no data were bound before.
     """
     missing = value.isnan()
-    if kind.integer or not bool(missing.any()):
+    if not bool(missing.any()):
         return value, None
-    if like is None:
+    if like is None and not may_be_unseen(kind):
         check_observed(name, missing, columns)
     middle = value.reshape(len(value) if value.ndim else 1, -1).nanmedian(0).values
     if like is not None:
         known = like.reshape(len(like), -1)[0] if like.ndim > 1 else like.reshape(-1)[:1]
         middle = torch.where(middle.isnan(), known.to(middle), middle)
+    middle = middle.nan_to_num(0.0)
     return torch.where(missing, middle.reshape(value.shape[1:]), value), missing
+
+
+def may_be_unseen(kind: Field) -> bool:
+    """Whether a field may have no observed entry at all: what it holds may be a latent of known states."""
+    return (kind.integer or kind.support is constraints.boolean) and len(kind.dims) < 2
 
 
 def check_observed(name: str, missing: Tensor, columns: pd.Index | None) -> None:
@@ -77,7 +85,9 @@ def check_observed(name: str, missing: Tensor, columns: pd.Index | None) -> None
         raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
 
 
-def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tuple[str, ...]:
+def notes_of(
+    values: Mapping[str, Tensor], missing: Mapping[str, Tensor], fields: Mapping[str, Field]
+) -> tuple[str, ...]:
     """Say how many values of each field are missing.
 
     Raises
@@ -85,14 +95,14 @@ def notes_of(values: Mapping[str, Tensor], missing: Mapping[str, Tensor]) -> tup
     DataError
         If not one value of any field is observed.
     """
-    if missing and all(n in missing and bool(missing[n].all()) for n in values):
+    unseen = all(may_be_unseen(kind) for kind in fields.values())
+    if missing and not unseen and all(n in missing and bool(missing[n].all()) for n in values):
         raise DataError(f"fields {', '.join(map(repr, values))}: every value is missing (NaN); there is nothing to fit")
-    return tuple(
-        f"field {name!r}: {int(gone.sum())} of {gone.numel()} values are missing (NaN) and are summed over, "
-        "which is right if they are missing at random"
-        for name, gone in missing.items()
-        if bool(gone.any())
-    )
+    counts = {n: f"{int(gone.sum())} of {gone.numel()}" for n, gone in missing.items() if bool(gone.any())}
+    right = "are missing (NaN) and are summed over, which is right if they are missing at random"
+    if len(counts) > MANY:
+        return (f"values of {len(counts)} fields {right}: " + ", ".join(f"{n!r} {c}" for n, c in counts.items()),)
+    return tuple(f"field {name!r}: {count} values {right}" for name, count in counts.items())
 
 
 def place(data: Data, name: str) -> str:
@@ -118,4 +128,7 @@ def missing_features(data: Data) -> Tensor | None:
 
 def with_nan(data: Data) -> dict[str, Tensor]:
     """Return the fields as they came, with NaN in the missing cells."""
-    return {n: torch.where(data.missing[n], torch.nan, v) if n in data.missing else v for n, v in data.values.items()}
+    return {
+        n: torch.where(data.missing[n], torch.nan, v.to(data.dtype)) if bool(data.missing.get(n, NONE).any()) else v
+        for n, v in data.values.items()
+    }

@@ -15,7 +15,7 @@ from zoo.errors import DataError
 
 
 def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
-    """Convert the array of one field: float64, or int64 codes for a `Category` field that holds labels.
+    """Convert the array of one field: float64, of a `Category` field its codes, NaN where an entry is missing.
 
     Parameters
     ----------
@@ -35,13 +35,17 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
         If the entries cannot be numbers, or a label is missing or new.
     """
     array = _as_array(name, array, kind)
+    if kind.integer and array.dtype == object and _numbers_with_gaps(array):
+        array = as_numbers(array).astype(np.float64)
+    if kind.integer and array.dtype.kind in "if" and not (known and {-1, "-1"}.intersection(known)):
+        array = np.where(as_numbers(array) == -1, np.nan, as_numbers(array))
     if kind.integer and known is not None and list(known) != list(range(len(known))) and array.dtype.kind in "iufb":
         array = _as_labels(array, known)
     if kind.integer and array.dtype.kind in "OUST":
         return _coded(name, array, kind, known)
     try:
         # A copy, so that the tensor lives in torch's own, aligned memory.
-        return torch.tensor(np.array(as_numbers(array, kind), dtype=np.float64)), ()
+        return torch.tensor(np.array(as_numbers(array), dtype=np.float64)), ()
     except (TypeError, ValueError, OverflowError):
         raise DataError(
             f"field {name!r}: expected numbers, found {array.dtype} data such as "
@@ -49,12 +53,21 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
         ) from None
 
 
+def _numbers_with_gaps(array: np.ndarray) -> bool:
+    """Whether entries are numbers but for missing ones, which have made them objects: [1, None] holds the code 1."""
+    missing = np.asarray(pd.isna(array))
+    numbers = all(isinstance(v, int | float | np.number) for v in array[~missing].tolist())
+    return numbers and bool(missing.any())
+
+
 def _as_labels(numbers: np.ndarray, known: tuple[Any, ...]) -> np.ndarray:
     """Read numbers as labels, which they are where the data before had labels: 10 as the label 10, or "10"."""
     plain = [int(v) if float(v).is_integer() else float(v) for v in numbers.ravel().tolist()]
+    missing = np.isnan(numbers.astype(float)).ravel()
     words = all(isinstance(label, str) for label in known)
     labels = np.empty(len(plain), dtype=object)
     labels[:] = [str(v) for v in plain] if words else plain
+    labels[missing] = None
     return labels.reshape(numbers.shape)
 
 
@@ -66,11 +79,10 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # which NumPy has no type for
     masked = isinstance(array, np.ma.MaskedArray)
-    if kind.integer and masked and np.ma.getmaskarray(array).any():
-        raise DataError(
-            f"field {name!r}: {int(np.ma.getmaskarray(array).sum())} entries are masked, which means missing; "
-            "drop them, or give them a category of their own"
-        )
+    if kind.integer and masked and array.dtype.kind in "OUST":
+        labels: np.ndarray = array.filled().astype(object)
+        labels[np.ma.getmaskarray(array)] = None
+        return labels
     try:
         made: np.ndarray = array if masked else np.asarray(array)
     except ValueError:
@@ -82,13 +94,8 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
 
 def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
     """Code labels 0, 1, ...: in the order of data bound before, else sorted."""
-    missing = pd.isna(array)
-    if missing.any():
-        raise DataError(
-            f"field {name!r} (Category): {int(missing.sum())} labels are missing; drop these rows, or "
-            "give them a label of their own"
-        )
-    present = sorted(set(array.ravel().tolist()), key=str)
+    missing = np.asarray(pd.isna(array))
+    present = sorted(set(array[~missing].tolist()), key=str)
     labels = known or tuple(present)
     unknown = [label for label in present if label not in labels]
     if unknown:
@@ -96,7 +103,9 @@ def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | N
     if kind.levels is not None and len(labels) > kind.levels:
         raise DataError(f"field {name!r} has {len(labels)} categories, but is declared with levels={kind.levels}")
     code_of = {label: code for code, label in enumerate(labels)}
-    return torch.as_tensor(np.vectorize(code_of.get, otypes=[int])(array)), labels
+    codes = np.full(array.shape, np.nan)
+    codes[~missing] = [code_of[label] for label in array[~missing].tolist()]
+    return torch.tensor(codes), labels
 
 
 def check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | None) -> None:

@@ -15,9 +15,12 @@ RESERVED = frozenset({"chain", "draw", "label", "variable", "summary", "sample"}
 class Field:
     """A named piece of data: a support and one name per dimension, the first of which is the data plate.
 
-    NaN (None, NA, a mask) marks a missing value, which inference sums over where a site observes the field as it is and
-    its entries are independent or jointly Normal. That is the exact likelihood of what is observed if the others are
-    missing at random: whether they are does not depend on their values. Categories and covariates cannot be missing.
+    NaN (None, NA, a mask; -1 in a `Category`) marks a missing value, which inference sums over where a site observes
+    the field as it is and its entries are independent or jointly Normal. That is the exact likelihood of what is
+    observed if the others are missing at random: whether they are does not depend on their values. Where other sites
+    depend on what is missing, as on a label, it is a latent: summed over its states, if these can be listed, provided
+    that the model reads what ``pyro.sample(..., obs=...)`` returns. Covariates, which no site observes, cannot be
+    missing.
 
     Parameters
     ----------

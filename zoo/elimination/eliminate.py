@@ -6,13 +6,31 @@ factor graphs", algorithm 1). Everything stays in log space, so no product of st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from zoo.elimination.order import min_fill
 from zoo.errors import ModelError
+
+MOST_CELLS = 1 << 27  # of one factor: 1 GB in float64, of which a few copies are in memory at a time
+
+
+class TooManyCellsError(ModelError):
+    """A factor would not fit in memory.
+
+    Attributes
+    ----------
+    sizes
+        Its dimensions, by symbol, and their sizes.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__(f"a factor over {len(sizes)} dimensions would have {math.prod(sizes.values())} cells")
+        self.sizes = dict(sizes)
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,14 @@ class Factor:
         kept = tuple(d for d in target if d in self.dims)
         tensor = self.tensor.permute([self.dims.index(d) for d in kept])
         return tensor[tuple(slice(None) if d in self.dims else None for d in target)]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A symbol that was eliminated, and the product of all factors that held it then."""
+
+    symbol: str
+    joined: Factor
 
 
 def pack(log_prob: Tensor, symbols: dict[int, str], plates: frozenset[str]) -> Factor:
@@ -46,9 +72,17 @@ def _product(factors: Iterable[Factor], plates: frozenset[str]) -> Factor:
     return Factor(total, dims, plates)
 
 
-def _sum_out(factors: list[Factor], symbol: str, plates: frozenset[str], *, hard: bool) -> list[Factor]:
+def _sum_out(
+    factors: list[Factor], symbol: str, plates: frozenset[str], trail: list[Bucket] | None, *, hard: bool
+) -> list[Factor]:
     """Eliminate one enumerated symbol from factors in the same plates: by a sum, or a maximum."""
-    joined = _product([f for f in factors if symbol in f.dims], plates)
+    with_it = [f for f in factors if symbol in f.dims]
+    sizes = {d: n for f in with_it for d, n in zip(f.dims, f.tensor.shape, strict=True)}
+    if math.prod(sizes.values()) > MOST_CELLS:
+        raise TooManyCellsError(sizes)
+    joined = _product(with_it, plates)
+    if trail is not None:
+        trail.append(Bucket(symbol, joined))
     where = joined.dims.index(symbol)
     summed = joined.tensor.max(where).values if hard else joined.tensor.logsumexp(where)
     rest = [f for f in factors if symbol not in f.dims]
@@ -62,6 +96,7 @@ def contract(
     weights: Tensor | None = None,
     *,
     hard: bool = False,
+    trail: list[Bucket] | None = None,
 ) -> dict[frozenset[str], Factor]:
     """Sum out the enumerated symbols; return what is left for each set of plates, without any plate summed.
 
@@ -76,11 +111,14 @@ def contract(
         plate forces the product over rows to be taken here.
     hard
         Maximize over the symbols instead.
+    trail
+        Where to note what was eliminated, in this order.
 
     Raises
     ------
     ModelError
-        If an enumerated site is used in two plates neither of which holds the other.
+        If a factor does not fit in memory, or an enumerated site is used in two plates neither of which holds the
+        other.
     """
     tree: dict[frozenset[str], list[Factor]] = {}
     for factor in factors:
@@ -92,15 +130,11 @@ def contract(
         leaf = tree.pop(plates)
         # A symbol that no factor outside has can be summed out entry by entry of the plate.
         outside = {d for terms in tree.values() for f in terms for d in f.dims}
-        inside = {d for f in leaf for d in f.dims} & enumerated - outside
-        while inside:  # the symbol whose elimination makes the smallest tensor first
-
-            def cost(symbol: str, leaf: list[Factor] = leaf) -> tuple[int, str]:
-                return len({d for f in leaf if symbol in f.dims for d in f.dims}), symbol
-
-            symbol = min(inside, key=cost)
-            leaf = _sum_out(leaf, symbol, plates, hard=hard)
-            inside.remove(symbol)
+        inside = frozenset({d for f in leaf for d in f.dims} & enumerated - outside)
+        sizes = {d: n for f in leaf for d, n in zip(f.dims, f.tensor.shape, strict=True)}
+        scopes = tuple(f.dims for f in leaf)
+        for symbol in min_fill(scopes, tuple(sizes.items()), inside) if len(inside) > 1 else inside:
+            leaf = _sum_out(leaf, symbol, plates, trail, hard=hard)
         finished = [f for f in leaf if not enumerated.intersection(f.dims)]
         if finished:
             done[plates] = _product(finished, plates)

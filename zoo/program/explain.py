@@ -13,6 +13,7 @@ from zoo.declare.function import ModelLike
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
+from zoo.replay.masked import OBSERVED
 from zoo.replay.random import reseed
 from zoo.replay.sites import primary
 
@@ -65,10 +66,14 @@ def describe(program: Program) -> str:
     """Describe a program as `explain` does a model on data."""
     lines = [repr(program.model), ""]
     rows = []
+    completed = program.structure.completed
     for site in program.sites.values():
+        if site.family == "Evidence" and site.name.removesuffix(OBSERVED) in completed:
+            continue
         shape = str(tuple(site.shape)).replace(",)", ")")
         args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
         role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
+        role += ", partly observed" if site.name in completed else ""
         rows.append(
             (
                 site.name,

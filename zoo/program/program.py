@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
+from zoo.elimination.buckets import Buckets
 from zoo.elimination.kalman import LinearGaussian
 from zoo.errors import ModelError
 from zoo.program.elimination import Elimination
@@ -23,8 +24,10 @@ from zoo.program.starting import check_densities, check_proposal, climbed, middl
 from zoo.program.terms import Terms
 from zoo.program.view import View
 from zoo.replay.evaluate import Replay, Values, call, model_context
+from zoo.replay.masked import OBSERVED
+from zoo.replay.random import reseed
 from zoo.replay.sites import Site, Structure, base_distribution
-from zoo.structure.observed import check_missing
+from zoo.structure.observed import check_missing, check_unseen, uncovered
 from zoo.structure.structure import trace
 
 PRIOR_DRAWS = 15  # of which the middle is where a latent without a proposal starts
@@ -62,6 +65,7 @@ class Program:
             with model_context(self.dtype, self.device), torch.no_grad():
                 networks = {n: p.detach() for n, p in model.named_parameters() if n in self.networks}
                 structure = trace(model, data, networks, self.priors)
+            check_unseen(structure, data)
         self.structure = structure
         self.sites = structure.sites
         check_missing(structure, data)
@@ -139,7 +143,14 @@ class Program:
         return self.structure.not_drawn
 
     def rebind(self, data: Data) -> Program:
-        """Return the same program on other rows; nothing is traced or planned again."""
+        """Return the same program on other rows; nothing is traced or planned again.
+
+        But for rows in which a field has missing cells that other sites read, and had none before.
+        """
+        if uncovered(self.structure, data):
+            with torch.random.fork_rng(devices=[]):
+                reseed(0)
+                return Program(self.model, data, self.priors)
         other = Program(self.model, data, self.priors, self.structure)
         other.plans, other._proposed = self.plans, self._proposed
         return other
@@ -153,24 +164,31 @@ class Program:
 
     # -- densities ---------------------------------------------------------------------------------------------
 
-    def replay(self, values: Values, *, densities: bool = True) -> Replay:
+    def replay(self, values: Values, *, densities: bool = True, zeros: bool = False) -> Replay:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded.
 
         Chains of continuous states that have no value are integrated out: the log densities of what is observed of them
-        are those of the filter.
+        are those of the filter. With `zeros` what is impossible has the log density -inf, and not that of the smallest
+        number above 0.
         """
         gone = self.integrated
         if gone is None or all(s.name in values for s in gone.chains):
-            return self._run(values, densities=densities)
+            return self._run(values, densities=densities, zeros=zeros)
         still = gone.states(len(self.data), self.dtype, self.device)
-        replay = self._run({**still, **values}, densities=densities, left_out=gone.names)
+        replay = self._run({**still, **values}, densities=densities, left_out=gone.names, zeros=zeros)
         if densities:
             replay.log_probs.update(gone.log_probs(self._linear_gaussian(values, replay), replay))
         return replay
 
-    def _run(self, values: Values, *, densities: bool, left_out: Collection[str] = ()) -> Replay:
-        given = {**values, **self._states}
-        replay = Replay(given, self.priors, densities=densities, missing=self._missing, left_out=left_out)
+    def _run(self, values: Values, *, densities: bool, left_out: Collection[str] = (), zeros: bool = False) -> Replay:
+        replay = Replay(
+            {**values, **self._states},
+            self.priors,
+            densities=densities,
+            missing=self._missing,
+            left_out=left_out,
+            zeros=zeros,
+        )
         with model_context(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
         self._firsts.update(replay.firsts)
@@ -223,7 +241,7 @@ class Program:
 
     def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
         """Sum the enumerated sites out of the sites' log densities; with `hard`, maximize over them."""
-        return self._elimination(log_probs, hard=hard)
+        return self.elimination(log_probs, hard=hard)
 
     def log_prior(self, log_probs: Values, names: Collection[str] | None = None) -> Terms:
         """log p(latents) from the log densities of the sites: what they depend on of enumerated sites is summed out.
@@ -246,15 +264,22 @@ class Program:
             found |= more
         return [s.name for s in self.enumerated if s.name in found]
 
-    def chain_factors(self, log_probs: Values) -> tuple[Tensor, Tensor]:
+    def chain_factors(self, log_probs: Values, *, hard: bool = False) -> tuple[Tensor, Tensor]:
         """Return the log factors of the chain over all chains' states, every other enumerated site summed out.
+
+        Or maximized over, with `hard`.
 
         log initial and transition probabilities (states + 1, states), and what each row says, (states, rows).
         """
-        return self._elimination.chain(log_probs)
+        return self.elimination.chain(log_probs, hard=hard)
+
+    def buckets(self, values: Values, *, hard: bool = False) -> Buckets:
+        """Eliminate all enumerated sites but chains at these values; what it leaves can be read backwards."""
+        return self.elimination.buckets(self.replay(values, zeros=True).log_probs, hard=hard)
 
     @cached_property
-    def _elimination(self) -> Elimination:
+    def elimination(self) -> Elimination:
+        """How enumerated sites are summed out of log densities."""
         plates, data = self.structure.plates, self.data
         return Elimination(self.sites, plates, self.row, len(data), data.weights, self.chains, self._firsts)
 
@@ -353,11 +378,6 @@ class Program:
         """Enumerated sites outside the data plate, which rows share: given the other latents rows are dependent."""
         return [s for s in self.enumerated if self.row not in s.plates]
 
-    def shared_marginals(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
-        """p(z = k | data, other latents) of each enumerated site without plates, shape (1, states)."""
-        _, marginals = self.expectations(values, vectorized=vectorized)
-        return {s.name: marginals[s.name].reshape(1, s.cardinality) for s in self.shared if not s.plates}
-
     def weigh(self, name: str, log_prob: Tensor, lead: int = 0) -> Tensor:
         """Sum a latent's log density, a local one's rows by their weight; `lead` dimensions on the left are kept."""
         site, weights = self.sites[name], self.data.weights
@@ -387,7 +407,9 @@ class Program:
         ModelError
             If a site cannot be drawn from.
         """
-        replay = Replay(values, self.priors, simulate=True, observed=observed, lead=lead)
+        completed = {n + OBSERVED for n in self.structure.completed}
+        missing = {n: cells for n, cells in self._missing.items() if n in completed}
+        replay = Replay(values, self.priors, simulate=True, observed=observed, lead=lead, missing=missing)
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
                 call(self.model, self.networks, values, self.data.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,7 +22,7 @@ from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import normal_draw, vectorized_draw
 from zoo.replay.gaussian_chain import LinearGaussianChain
-from zoo.replay.masked import evidence, partner, picked, stand_in, unmask
+from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
 
@@ -72,6 +73,9 @@ class Replay(Messenger):
         With `simulate` inside `torch.vmap`: a number that varies over it, so that each entry gets draws of its own.
     left_out
         Sites whose log density is not evaluated.
+    zeros
+        Whether what has probability 0 gets the log density -inf; torch gives it that of the smallest number above 0,
+        which has a gradient.
 
     Attributes
     ----------
@@ -90,9 +94,10 @@ class Replay(Messenger):
         missing: Mapping[str, MissingCells] | None = None,
         lead: Tensor | None = None,
         left_out: Collection[str] = (),
+        zeros: bool = False,
     ) -> None:
         super().__init__()
-        self.lead, self.skipped = lead, left_out
+        self.lead, self.skipped, self.zeros = lead, left_out, zeros
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.densities, self.missing = densities, missing or {}
         self.now = ""
@@ -104,11 +109,14 @@ class Replay(Messenger):
         self._enumerated: set[str] = set()  # unobserved parts of sites that are enumerated in other rows
         self._left_out: set[str] = set()  # unobserved parts that nothing depends on
         self._masks: dict[str, Any] = {}
+        self._completed: Values = {}  # what is observed of sites whose missing cells are summed over as a latent's
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_plate(msg):
             return
         name = self.now = msg["name"]
+        if msg["is_observed"] and name + OBSERVED in self.missing:
+            self._completed[name], msg["is_observed"], msg["value"] = msg["value"], False, None
         if is_deterministic(msg):
             states = picked(name, self._enumerated, self.seen)
             if states is not None:
@@ -142,6 +150,8 @@ class Replay(Messenger):
         if name in self._left_out:
             return
         self.seen[name] = msg["value"]
+        if name in self._completed:
+            self.seen[name + OBSERVED] = msg["value"] if self.simulate else self._completed[name]
         if self.simulate or is_deterministic(msg):
             return
         mask, other = self._masks.get(name), partner(name, self.seen)
@@ -149,6 +159,13 @@ class Replay(Messenger):
             self._enumerated.add(name)
             self.labelled.add(other)
             self.log_probs[other] = evidence(msg["value"], self.seen[other], mask, msg["fn"].event_dim)
+        if name in self._completed:
+            where = name + OBSERVED
+            self.labelled.add(where)
+            cells = self.missing[where].missing
+            log_evidence = evidence(msg["value"], self._completed[name], cells, msg["fn"].event_dim)
+            lost = -math.inf if self.zeros else IMPOSSIBLE
+            self.log_probs[where] = torch.where(log_evidence == IMPOSSIBLE, lost, log_evidence)
         self.distributions[name] = msg["fn"]
         if isinstance(msg["fn"], MarkovChain | LinearGaussianChain):
             self.firsts[name] = msg["fn"].first
@@ -161,6 +178,9 @@ class Replay(Messenger):
                 log_prob = log_density(msg["fn"], msg["value"], msg["args"], msg["kwargs"])
             except RuntimeError as error:
                 raise beyond_categories(name, msg["fn"], msg["value"]) or error from error
+        if self.zeros:
+            gone = self.missing[name].missing if name in self.missing else None
+            log_prob = log_prob.masked_fill(impossible(msg["fn"], msg["value"], gone), -math.inf)
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
 
     def _pyro_param(self, msg: Any) -> None:

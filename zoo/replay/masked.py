@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ModelError
+from zoo.replay.sites import base_distribution
 
 OBSERVED, UNOBSERVED = "_observed", "_unobserved"  # how Pyro names the two parts
 IMPOSSIBLE = -1e4  # log weight of a state that was not seen: exp of it is 0, and it has a gradient
@@ -89,3 +90,33 @@ def picked(name: str, enumerated: Collection[str], seen: Mapping[str, Tensor]) -
 def stand_in(msg: Any, value: Tensor) -> None:
     """Let a deterministic site have another value."""
     msg["value"], msg["fn"] = value, dist.Delta(value, event_dim=msg["fn"].event_dim).mask(False)
+
+
+def impossible(fn: Any, value: Tensor, missing: Tensor | None) -> Tensor:
+    """Where a value has probability 0 under a Categorical or Bernoulli that is given by probabilities.
+
+    Parameters
+    ----------
+    fn, value
+        The distribution and the value.
+    missing
+        Which cells of the value are missing; None: none.
+
+    Returns
+    -------
+    Tensor
+        In the shape of the log density, or of one that broadcasts to it.
+    """
+    base = base_distribution(fn)
+    probs = base.__dict__.get("probs")
+    if type(base).__name__ not in ("Categorical", "Bernoulli") or probs is None or base._param is not probs:
+        return torch.zeros((), dtype=torch.bool, device=value.device)
+    if type(base).__name__ == "Bernoulli":
+        zero = torch.where(value == 1, probs == 0, probs == 1)
+    else:
+        at, zeros = torch.broadcast_tensors(value.long()[..., None], probs == 0)
+        zero = zeros.gather(-1, at[..., :1])[..., 0]
+    if missing is not None:
+        zero = zero & ~missing
+    events = fn.event_dim - base.event_dim
+    return zero.flatten(zero.ndim - events).any(-1) if events else zero

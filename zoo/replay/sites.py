@@ -197,6 +197,8 @@ class Structure:
         Why data cannot be drawn from the sites, one after the other; empty if they can.
     improper
         Latents whose prior cannot be drawn from: it is flat, and no probability.
+    completed
+        Observed site whose missing cells are summed over as a latent's -> its field.
     """
 
     sites: dict[str, Site]
@@ -206,6 +208,7 @@ class Structure:
     ties: tuple[Tie, ...] = ()
     not_drawn: str = ""
     improper: tuple[str, ...] = ()
+    completed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 CIRCLE = constraints.interval(-math.pi, math.pi)

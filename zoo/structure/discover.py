@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -42,6 +42,8 @@ class Discover(Messenger):
     plain
         Shapes of latents in a run without enumeration: where a prior depends on a discrete latent, its distribution
         has a dimension of states, and the value of the latent has none.
+    completed
+        Observed sites that are taken for latents, as some of their cells are missing.
 
     Attributes
     ----------
@@ -62,9 +64,10 @@ class Discover(Messenger):
         spread: float = 1.0,
         fixed: Values | None = None,
         plain: Mapping[str, tuple[int, ...]] | None = None,
+        completed: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.fixed, self.plain = fixed or {}, plain or {}
+        self.fixed, self.plain, self.completed = fixed or {}, plain or {}, completed
         self.masks: dict[str, Any] = {}
         self.seen: Values = {}
         self.enumerated: list[str] = []
@@ -96,6 +99,8 @@ class Discover(Messenger):
             if states is not None:
                 stand_in(msg, states)
             return
+        if msg["name"] in self.completed:
+            msg["is_observed"], msg["value"] = False, None
         if is_plate(msg) or msg["is_observed"]:
             if msg["name"] in self.fixed:
                 msg["value"] = self.fixed[msg["name"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zoo.data.data import Data
-from zoo.data.missing import place
+from zoo.data.missing import check_observed, place
 from zoo.errors import DataError
 from zoo.replay.sites import Structure
 
@@ -29,14 +29,49 @@ def check_missing(structure: Structure, data: Data) -> None:
         made = [s.name for s in structure.sites.values() if name in s.observes and s.field != name]
         if not seen or children or made:
             why = "no site observes it"
+            remedy = "drop or impute these rows, or observe the field at a site of its own"
             if made:
                 why = f"site {made[0]!r} observes a function of a field, and not the field itself"
             if children:
                 why = f"it feeds the argument {children[0][1]} of site {children[0][0]!r}"
+            if children and seen and (site := _completed(structure, name)):
+                why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
+                remedy = f"let the model read what pyro.sample({site!r}, ...) returns, which is summed over"
+            elif children and seen:
+                own = next(s for s in structure.sites.values() if s.field == name and s.role == "observed")
+                why += f", and the states of its own site {own.name!r} ({own.family}) cannot be listed"
+                remedy = "drop or impute these rows"
             raise DataError(
                 f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
-                "observes can be summed over: drop or impute these rows, or observe the field at a site of its own"
+                f"observes can be summed over: {remedy}"
             )
+
+
+def check_unseen(structure: Structure, data: Data) -> None:
+    """Raise if nothing at all is observed of a field that is no latent's.
+
+    Raises
+    ------
+    DataError
+        Naming the field.
+    """
+    for name, gone in data.missing.items():
+        if bool(gone.all()) and not _completed(structure, name):
+            check_observed(name, gone, None)
+
+
+def _completed(structure: Structure, field: str) -> str:
+    """The site whose missing cells are summed over as a latent's and that observes a field; empty if there is none."""
+    return next((site for site, own in structure.completed.items() if own == field), "")
+
+
+def uncovered(structure: Structure, data: Data) -> bool:
+    """Whether data have missing cells in fields that sites read, which were complete when the model was traced."""
+    if not data.missing:
+        return False
+    new = {n for n, gone in data.missing.items() if bool(gone.any()) and not _completed(structure, n)}
+    read = any(new.intersection(p.data) for s in structure.sites.values() for p in s.args.values())
+    return bool(new) and (read or not any(s.latent or s.role == "parameter" for s in structure.sites.values()))
 
 
 def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:

@@ -179,7 +179,8 @@ def _sources(
     fields = {n: fields_of(part.values, n, v) for n, v in observed.items()}
     first = {name: arguments(node) for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[Source]] = {(n, key): set() for n, args in first.items() for key in args}
-    for source, data, changed in _one_at_a_time(runner, part, messenger):
+    silent = _unread(runner, part, messenger.values, first)
+    for source, data, changed in _one_at_a_time(runner, part, messenger, silent):
         for name, node in sample_sites(changed):
             if name in observed:
                 value = torch.as_tensor(node["value"])
@@ -194,8 +195,25 @@ def _sources(
     return sources, made_from, {name: found[0] for name, found in fields.items() if found}
 
 
-def _one_at_a_time(runner: Runner, part: Data, messenger: Discover) -> Iterator[tuple[Source, Data, Any]]:
-    """Yield each source, and the data of and a run in which nothing but it has changed."""
+def _unread(runner: Runner, part: Data, values: Values, first: dict[str, dict[str, Tensor]]) -> set[str]:
+    """Fields of completed sites, if no argument reads one of them: all changed at once, nothing moves."""
+    fields = set(runner.completed.values())
+    others = {n: next(other_data_of(runner.model, part, n)).values[n] for n in fields}
+    try:
+        changed = runner(replace(part, values={**part.values, **others}), values)[0] if fields else None
+    except ModelError:
+        return set()
+    for name, node in sample_sites(changed) if fields else ():
+        then = arguments(node)
+        if any(key not in then or not torch.equal(v, then[key]) for key, v in first.get(name, {}).items()):
+            return set()
+    return fields
+
+
+def _one_at_a_time(
+    runner: Runner, part: Data, messenger: Discover, silent: set[str]
+) -> Iterator[tuple[Source, Data, Any]]:
+    """Yield each source but silent fields, and the data of and a run in which nothing but it has changed."""
     values, networks = messenger.values, runner.networks
     for name, value in values.items():
         for spread in (1.0, 4.0):
@@ -208,7 +226,7 @@ def _one_at_a_time(runner: Runner, part: Data, messenger: Discover) -> Iterator[
     for name in dict.fromkeys(n.partition(".")[0] for n in networks):
         others = {n: v + 0.1 * torch.randn_like(v) if n.partition(".")[0] == name else v for n, v in networks.items()}
         yield Source("network", name), part, runner(part, values, networks=others)[0]
-    for name in part.values:
+    for name in (n for n in part.values if n not in silent):
         for other_data in other_data_of(runner.model, part, name):
             try:
                 yield Source("data", name), other_data, runner(other_data, values)[0]
@@ -231,5 +249,5 @@ def other_data_of(model: Model, data: Data, name: str) -> Iterator[Data]:
         other = value * torch.randn_like(value).exp()
     else:
         other = value + torch.randn_like(value)
-    for changed in (other, value.flip(0) if value.ndim else value):
+    for changed in (other, value.flip(0)) if value.ndim else (other,):
         yield replace(data, values={**data.values, name: changed})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zoo.data.data import Data
@@ -43,6 +43,8 @@ class Runner:
         Rightmost dimension that no plate takes: enumeration dimensions begin there.
     shapes
         Of the values of latents in a run without enumeration.
+    completed
+        Observed site whose missing cells are summed over as a latent's -> its field.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Runner:
     priors: dict[str, Any]
     first_dim: int
     shapes: Mapping[str, tuple[int, ...]]
+    completed: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -61,12 +64,13 @@ class Runner:
         fixed: Values | None = None,
     ) -> tuple[Any, Discover]:
         """Return the trace, and the messenger that gave the sites their values."""
-        messenger = Discover(self.priors, values, spread, fixed, self.shapes)
+        messenger = Discover(self.priors, values, spread, fixed, self.shapes, self.completed)
         return run(self.model, data, networks or self.networks, messenger, self.first_dim), messenger
 
     def drawn(self, data: Data, values: Values, states: Values) -> Any:
         """Return the trace of a run without enumeration, at these states."""
-        return run(self.model, data, self.networks, Discover(self.priors, values, fixed=states), None)
+        messenger = Discover(self.priors, values, fixed=states, completed=self.completed)
+        return run(self.model, data, self.networks, messenger, None)
 
     def check(self, data: Data, spread: float = 1.0, values: Values | None = None) -> Check:
         """Run with other values everywhere, `spread` standard deviations wide, or with these."""

@@ -28,6 +28,7 @@ from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, s
 from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
+from zoo.structure.partly import sites_to_complete, with_evidence
 from zoo.structure.plates import check_chain, check_plates, frames_of
 from zoo.structure.probes import Probes, probe
 from zoo.structure.runner import Runner
@@ -47,7 +48,9 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     ModelError
         If the model fails, or its plates do not fit its data.
     """
-    first = Discover(priors)
+    with _own_randomness(data):
+        completed = sites_to_complete(model, data, networks, priors)
+    first = Discover(priors, completed=completed)
     plain = run(model, data, networks, first, None)
     depth = 0
     for name, node in sample_sites(plain):
@@ -63,7 +66,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     # A network that starts at zero shows nothing of what feeds it.
     with _own_randomness(data):
         moved = {n: v + PERTURBATION * torch.randn_like(v) if v.is_floating_point() else v for n, v in networks.items()}
-    runner = Runner(model, moved, priors, -1 - depth, {n: tuple(v.shape) for n, v in first.values.items()})
+    shapes = {n: tuple(v.shape) for n, v in first.values.items()}
+    runner = Runner(model, moved, priors, -1 - depth, shapes, completed)
     with _within_dimensions(plain, depth):
         try:
             probes = probe(runner, data, part)
@@ -84,13 +88,16 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         improper = tuple(n for n, node in sample_sites(plain) if n in first.values and _is_improper(node["fn"]))
     check_own_rows(sites, ties)
     return Structure(
-        without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed),
+        with_evidence(
+            without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed), completed, data
+        ),
         plates,
         {n: v for n, v in probes.values.items() if sites[n].role != "integrated"},
         rows if probes.data is part else None,
         ties,
         undrawn,
         improper,
+        completed,
     )
 
 
@@ -198,7 +205,7 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
         if site.role == "observed":
             site = replace(site, field=probes.fields.get(name), observes=probes.observes(name))
         sites[name] = site
-    if not any(s.role == "observed" for s in sites.values()):
+    if not probes.messenger.completed and not any(s.role == "observed" for s in sites.values()):
         raise ModelError("the model observes nothing: give the data to a site with obs=...")
     _check_supports(sites)
     return sites, plates

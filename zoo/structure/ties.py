@@ -149,7 +149,8 @@ def _changes(runner: Runner, probes: Probes, locals_: list[str], some: Tensor) -
 def _data_changes(runner: Runner, probes: Probes, some: Tensor) -> Iterator[tuple[Any, str, Any]]:
     """Yield runs in which one data field has other values in some rows."""
     data = probes.data
-    for name in data.row_fields:
+    read = {s.name for on in (*probes.sources.values(), *probes.made_from.values()) for s in on if s.kind == "data"}
+    for name in (n for n in data.row_fields if n in read):
         value = data.values[name]
         if runner.model.fields[name].integer:  # in another order: there may be as many groups as occur
             changed = value.clone()

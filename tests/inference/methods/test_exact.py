@@ -822,7 +822,7 @@ def test_eight_schools_is_refused(model):
 def test_models_with_states_or_networks_are_refused():
     with pytest.raises(MethodError, match="'z'"):
         exact(zoo.BayesianGMM(), ROWS)
-    with pytest.raises(MethodError, match="no latent"):
+    with pytest.raises(MethodError, match="is a parameter without prior"):
         exact(PoissonMixture(), COUNTS)
     with pytest.raises(MethodError, match="decoder"):
         exact(zoo.VAE(latent=1), [[0, 1], [1, 0]])
@@ -946,7 +946,7 @@ def test_a_plane_through_values_made_from_the_data():
 
 
 def test_assignments_are_refused_where_there_is_nothing_to_assign():
-    with pytest.raises(FitError, match="no discrete latent per row"):
+    with pytest.raises(FitError, match="no discrete latent to assign"):
         exact(coin(), FLIPS).assign()
 
 

@@ -391,7 +391,7 @@ OUTSIDE = {
     UnitInterval: [-0.01, 1.01],
     Count: [-1.0, 0.5],
     Binary: [2.0, -1.0, 0.5],
-    Category: [-1.0, 0.5],
+    Category: [-2.0, 0.5],
 }
 INSIDE = {
     Real: [-1e300, 0.0, 1e300],
@@ -428,9 +428,12 @@ def test_values_that_are_not_finite_are_told_with_their_row(kind, value):
     assert "drop or" in str(caught.value)
 
 
-def test_a_missing_category_is_told_with_its_row():
-    with pytest.raises(DataError, match=r"field 'x' \(Category\): expected no missing values.*at row 1.*drop or"):
-        bind(one_field(Category), [1.0, np.nan])
+@pytest.mark.parametrize("gap", [np.nan, None, -1, -1.0])
+def test_a_missing_category_is_missing(gap):
+    data = bind(one_field(Category), [1, gap, 0])
+    assert data.missing["x"].tolist() == [False, True, False]
+    assert data.values["x"][[0, 2]].tolist() == [1, 0]
+    assert "1 of 3 values are missing" in data.notes[0]
 
 
 def test_the_column_of_a_wrong_entry_is_named():
@@ -542,10 +545,13 @@ def test_numbers_are_labels_where_the_fitted_data_had_labels(labels):
 
 
 def test_a_missing_label_is_missing():
-    with pytest.raises(DataError, match="kind"):
-        bind(by_kind(), KINDS.assign(kind=["low", None, "low", "top"]))
-    with pytest.raises(DataError, match="kind"):
-        bind(by_kind(), KINDS.assign(kind=["low", np.nan, "low", "top"]))
+    for gap in (None, np.nan, pd.NA):
+        data = bind(by_kind(), KINDS.assign(kind=["low", gap, "low", "top"]))
+        assert data.missing["kind"].tolist() == [False, True, False, False]
+        assert data.levels["kind"] == ("low", "top")
+        assert data.values["kind"][[0, 2, 3]].tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match=r"'kind' has missing values.*feeds the argument"):
+        prepare(by_kind(), KINDS.assign(kind=["low", None, "low", "top"]))
 
 
 def test_labels_are_used_in_every_answer():

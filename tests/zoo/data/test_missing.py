@@ -940,9 +940,9 @@ def refused(call, *words):
         assert word in str(caught.value), (word, str(caught.value))
 
 
-def test_categories_and_columns_without_a_value_are_refused():
-    refused(lambda: bind(one_field(Category), [1.0, np.nan]), "'x' (Category)", "no missing values", "row 1")
-    refused(lambda: bind(one_field(Category), np.ma.masked_array([1, 0], mask=[True, False])), "'x'", "masked")
+def test_columns_without_a_value_are_refused():
+    for gaps in ([np.nan, 0.0], np.ma.masked_array([1, 0], mask=[True, False]), ["", None]):
+        assert bind(one_field(Category), gaps).missing["x"].sum() == 1
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [np.nan, np.nan]})
     refused(lambda: bind(zoo.GMM(), frame), "column 'b'", "no observed value", "drop it")
     refused(lambda: bind(zoo.GMM(), frame.to_numpy()), "column 1", "no observed value")

@@ -1,0 +1,104 @@
+"""Observed sites of finite support of which some cells are missing, and which other sites depend on.
+
+Where nothing depends on such a site, a missing cell is left out of the likelihood, for its density integrates to one.
+Where something does, what is missing is a latent: the site is summed over its states in all rows, and what is observed
+of it is evidence about them, as for `obs_mask` (`zoo/replay/masked.py`). In a model of nothing but sites of finite
+support, a Bayesian network, every missing cell is a latent, for its posterior is what one asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.data import Data
+from zoo.declare.model import Model
+from zoo.errors import ModelError
+from zoo.replay.chain import MarkovChain
+from zoo.replay.evaluate import Values, is_deterministic
+from zoo.replay.masked import OBSERVED
+from zoo.replay.sites import Parent, Site
+from zoo.structure.discover import Discover, run, sample_sites
+from zoo.structure.probes import arguments
+from zoo.structure.runner import Runner
+
+
+def sites_to_complete(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> dict[str, str]:
+    """Find the observed sites whose missing cells have to be summed over as a latent's.
+
+    Returns
+    -------
+    dict
+        Site -> the field that it observes.
+    """
+    if not data.missing:
+        return {}
+    messenger = Discover(priors)
+    plain = run(model, data, networks, messenger, None)
+    nodes = {n: node for n, node in sample_sites(plain) if not is_deterministic(node)}
+    found = {n: field for n, node in nodes.items() if (field := _field_with_gaps(data, node)) is not None}
+    finite = {n: field for n, field in found.items() if _is_finite(nodes[n])}
+    if not messenger.values and not networks and all(_is_finite(node) for node in nodes.values()):
+        return finite
+    runner = Runner(model, networks, priors, -1, {})
+    states = {n: node["value"] for n, node in nodes.items()}
+    return {n: field for n, field in finite.items() if _feeds(runner, data, messenger.values, states, nodes, n)}
+
+
+def _field_with_gaps(data: Data, node: Any) -> str | None:
+    """The field with missing cells that an observed site's value is; None if there is none."""
+    value = node["value"]
+    if not node["is_observed"] or not isinstance(value, Tensor):
+        return None
+    same = (n for n in data.missing if (v := data.values[n]).shape == value.shape and v.data_ptr() == value.data_ptr())
+    return next(same, None)
+
+
+def _is_finite(node: Any) -> bool:
+    return bool(node["fn"].has_enumerate_support) and not isinstance(node["fn"], MarkovChain)
+
+
+def _feeds(runner: Runner, data: Data, values: Values, states: Values, nodes: dict[str, Any], name: str) -> bool:
+    """Whether another site moves with the value of a site."""
+    fn, value = nodes[name]["fn"], nodes[name]["value"]
+    listed = fn.enumerate_support(expand=False).reshape(-1).to(value.dtype)
+    following = listed.roll(-1)[torch.searchsorted(listed, value.clamp(listed[0], listed[-1]).contiguous())]
+    try:
+        moved = runner.drawn(data, values, {**states, name: following})
+    except ModelError:  # what cannot be run at other states depends on them
+        return True
+    for other, node in sample_sites(moved):
+        if other == name or is_deterministic(node):
+            continue
+        before = nodes.get(other)
+        first, then = ({} if n is None else arguments(n) for n in (before, node))
+        if first.keys() != then.keys() or any(not _same(v, then[k]) for k, v in first.items()):
+            return True
+    return False
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
+
+
+def with_evidence(sites: dict[str, Site], completed: dict[str, str], data: Data) -> dict[str, Site]:
+    """Add, behind each completed site, an observed one: the evidence about its states."""
+    found: dict[str, Site] = {}
+    for name, site in sites.items():
+        found[name] = site
+        if name in completed:
+            field = completed[name]
+            found[name + OBSERVED] = replace(
+                site,
+                name=name + OBSERVED,
+                role="observed",
+                family="Evidence",
+                args={"value": Parent("function", (), (name,))},
+                field=field,
+                observes=(field,),
+                states=None,
+            )
+    return found
