@@ -112,6 +112,7 @@ class Answer:
         if self.approximation.kept is not None:
             return self.approximation.kept
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
+        size += len(self.program.data) * sum(self.program.integrated.sizes) if self.program.integrated else 0
         return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
     def by_chain(self, draws: np.ndarray) -> np.ndarray:
@@ -164,7 +165,9 @@ class Answer:
         same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
         if same and len(data) == len(fitted):
             return self.program
+        gone = self.program.integrated.names if self.program.integrated else ()  # whose rows are one sequence anyway
         ties = (t for t in self.program.structure.ties if t.kind == "data" or (t.kind == "local" and not block))
+        ties = (t for t in ties if t.kind != "data" or t.site not in gone)
         tie = next(ties, None)
         if tie is not None:
             raise FitError(

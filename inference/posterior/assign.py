@@ -11,6 +11,7 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for, local_draws
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.rows import row_chunks
+from inference.posterior.smoothed import smoothed
 from zoo.data.bind import Source
 from zoo.errors import DataError, FitError, unknown
 from zoo.program.configurations import state_chunks, state_posteriors, state_table
@@ -22,12 +23,17 @@ from zoo.replay.sites import Site
 def assign(answer: Answer, new: Source | None = None, site: str | None = None) -> pd.DataFrame:
     """Posterior probabilities of the states of discrete latents, a row for each entry of their plates.
 
+    Of chains of continuous states mean and standard deviation of each state given all rows.
+
     Raises
     ------
     FitError
         If the model has no discrete latent.
     """
     program = answer.on(new)
+    chains = [s.name for s in program.integrated.chains] if program.integrated else []
+    if chains and (site in chains or (site is None and not program.enumerated)):
+        return smoothed(answer, program, fresh=program is not answer.program)
     sites = asked(program, site)
     if new is not None and (shared := next((s for s in sites if program.row not in s.plates), None)) is not None:
         raise FitError(f"{shared.name!r} is shared by all fitted rows; call assign() without new rows")

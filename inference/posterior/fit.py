@@ -322,6 +322,8 @@ class Fit(Answer):
             Of one latent: a row for each entry of its plates (of several plates, their combinations), a single one if
             all rows share it; columns are its states. Of several latents columns have two levels, latent and state, so
             that ``assign()["z"]`` is the table of z.
+            Of a `LinearGaussianChain` a row per row of data: the exact mean and standard deviation of each state given
+            all rows, in columns (state, "mean") and (state, "sd").
 
         Raises
         ------

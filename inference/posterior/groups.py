@@ -22,6 +22,7 @@ from zoo.program.program import Program
 from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
 
+LARGEST = 50_000_000  # numbers of all draws of the states of chains, beyond which they are left out: 400 MB
 SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error", "khat")
 
 
@@ -44,6 +45,11 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
         observed = Observed(program, _values(answer))
         labels = all_labels(program, _values(answer))
     left_out: list[str] = []
+    for site in program.integrated.chains if program.integrated else ():
+        if site.name not in latents.get("posterior", {}):
+            left_out.append(
+                f"draws of {site.name}: they would be more than {LARGEST} numbers; `assign` has their moments"
+            )
     dims = all_dims(program)
     groups = {name: Group(_ordered(program, variables), dims) for name, variables in latents.items()}
     if answer.approximation.exact:
@@ -122,6 +128,9 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
 def _states(answer: Answer, values: Values, shared: Values) -> dict[str, np.ndarray]:
     """Draws of the chains that were integrated out, given each draw of the latents, and what follows from them."""
     program, count = answer.program, answer.draw_count
+    numbers = count * len(program.data) * sum(program.integrated.sizes) if program.integrated else 0
+    if not 0 < numbers <= LARGEST:
+        return {}
     states = draw_chains(program, values, shared, count)
     names = program.derived_from(states)
     if names:

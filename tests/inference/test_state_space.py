@@ -12,7 +12,7 @@ from scipy.special import digamma
 
 import zoo
 from inference import CAVI, EM, NUTS, SMC, SVI, Fit, Laplace, Pathfinder, fit
-from tests.cases.state_space import NILE, local_level, seasonal, smoother
+from tests.cases.state_space import NILE, local_level, seasonal, smoother, tracking
 from zoo.errors import MethodError
 
 ONE = np.eye(1)
@@ -79,6 +79,28 @@ def test_missing_rows_are_forecast(tmp_path):
     found.save(tmp_path / "fit")
     again = Fit.load(tmp_path / "fit")
     np.testing.assert_array_equal(again.posterior["posterior"]["h"], found.posterior["posterior"]["h"])
+
+
+def test_assign_has_the_smoothed_states_of_fitted_and_of_new_rows():
+    found, new = fit(known(), NILE, method="exact", seed=0), np.array([*NILE[-9:], np.nan])
+    for table, x in ((found.assign(), NILE), (found.assign(new), new)):
+        expected = nile(1469.1, 15099.0, x)
+        np.testing.assert_allclose(table["h[0]", "mean"], expected.smoothed_state[0], rtol=1e-10)
+        np.testing.assert_allclose(table["h[0]", "sd"], expected.smoothed_state_cov[0, 0] ** 0.5, rtol=1e-10)
+
+
+def test_new_fixes_are_a_sequence_whose_times_tie_them():
+    rng = np.random.default_rng(0)
+    data = {"position": rng.normal(size=(20, 2)).cumsum(0), "time": np.sort(rng.uniform(0, 20, 20))}
+    found = fit(tracking(), data, method="em", seed=0)
+    first = {n: v[:6] for n, v in data.items()}
+    np.testing.assert_allclose(found.log_prob(first), found.log_prob()[:6], rtol=1e-9)
+    ahead = {"position": np.r_[data["position"], [[np.nan] * 2]], "time": np.r_[data["time"], 21.0]}
+    states = found.assign()
+    move = states[[("h[0]", "mean"), ("h[1]", "mean")]].to_numpy()[-1]
+    speed = states[[("h[2]", "mean"), ("h[3]", "mean")]].to_numpy()[-1]
+    forecast = found.impute(ahead, mean=True).to_numpy()[-1, :2]
+    np.testing.assert_allclose(forecast, move + speed * (21.0 - data["time"][-1]), rtol=1e-6)
 
 
 def test_a_model_with_nothing_to_estimate_has_an_exact_posterior():

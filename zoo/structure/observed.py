@@ -83,7 +83,9 @@ def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
     count = int(torch.stack(rows).all(0).sum())
     if not count:
         return ()
-    return (f"{count} of {len(data)} rows have no observed value; they are kept, but carry no information",)
+    chain = any(site.role == "integrated" for site in structure.sites.values())
+    what = "their states follow from the other rows" if chain else "they are kept, but carry no information"
+    return (f"{count} of {len(data)} rows have no observed value; {what}",)
 
 
 def flat_priors(structure: Structure) -> tuple[str, ...]:
