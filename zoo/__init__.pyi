@@ -37,6 +37,7 @@ from zoo.logistic_regression import LogisticRegression as LogisticRegression
 from zoo.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
 from zoo.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers as MixtureOfFactorAnalyzers
 from zoo.mixture_of_regressions import MixtureOfRegressions as MixtureOfRegressions
+from zoo.naive_bayes import NaiveBayes as NaiveBayes
 from zoo.normal_normal import NormalNormal as NormalNormal
 from zoo.poisson_mixture import PoissonMixture as PoissonMixture
 from zoo.poisson_regression import PoissonRegression as PoissonRegression

@@ -140,6 +140,34 @@ def dirichlet_process_mixture(model, v, x):
     return value + over_assignments(weights, np.stack(laws, 1))
 
 
+def naive_bayes(model, v, data):
+    """Labels that are missing are summed over, row by row."""
+    x, labels = np.asarray(data["x"], dtype=float), data["y"]
+    names = sorted({y for y in labels if y not in (None, -1)}, key=str)
+    k, d = len(names), x.shape[1]
+    value = stats.dirichlet(np.ones(k)).logpdf(v["weights"]) if model.smoothing else 0.0
+    if model.features == "normal":
+        laws = np.stack([stats.norm(v["means"][c], v["precisions"][c] ** -0.5).logpdf(x).sum(1) for c in range(k)], 1)
+        if model.smoothing:
+            rate = model.smoothing / 2 * x.var(0)
+            value += stats.gamma(1 + model.smoothing / 2, scale=1 / rate).logpdf(v["precisions"]).sum()
+            scale = (0.01 * model.smoothing * v["precisions"]) ** -0.5
+            value += stats.norm(x.mean(0), scale).logpdf(v["means"]).sum()
+    else:
+        probs = v["probs"].reshape(-1, v["probs"].shape[-1])
+        value += sum(stats.dirichlet(np.full(len(p), 1.0 + model.smoothing)).logpdf(p) for p in probs)
+        codes, logs = x.astype(int), np.log(v["probs"])
+        if model.features == "counts":
+            laws = np.stack([(x * logs[c]).sum(1) for c in range(k)], 1)
+            laws += (gammaln(x.sum(1) + 1) - gammaln(x + 1).sum(1))[:, None]
+        else:
+            laws = np.stack([sum(logs[c, j, codes[:, j]] for j in range(d)) for c in range(k)], 1)
+    joint = np.log(v["weights"]) + laws
+    return value + sum(
+        row[names.index(y)] if y in names else logsumexp(row) for row, y in zip(joint, labels, strict=True)
+    )
+
+
 def lda(model, v, counts):
     counts, k = np.asarray(counts), model.topics
     of_topics, of_words = (1 / k if c is None else c for c in (model.topic_concentration, model.word_concentration))
@@ -159,6 +187,7 @@ LATER_DENSITIES = {
     "ItemResponse": item_response,
     "DirichletProcessMixture": dirichlet_process_mixture,
     "LDA": lda,
+    "NaiveBayes": naive_bayes,
     "DawidSkene": dawid_skene,
     "StudentTMixture": student_t_mixture,
     "MixtureOfExperts": mixture_of_experts,

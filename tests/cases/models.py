@@ -231,6 +231,12 @@ ZOO_CASES = {
         (zoo.LDA(topics=2, topic_concentration=1.5, word_concentration=1.2), WORDS),
         (zoo.LDA(topics=3), WORDS),
     ],
+    "NaiveBayes": [
+        (zoo.NaiveBayes(), {"x": ROWS, "y": ["b", "a", None, "b"]}),
+        (zoo.NaiveBayes("counts"), {"x": PIXELS, "y": [1, 0, 1, 0]}),
+        (zoo.NaiveBayes("categories", smoothing=0.5), {"x": PIXELS, "y": [1, -1, 0, -1]}),
+        (zoo.NaiveBayes("normal", smoothing=None), {"x": ROWS, "y": [0, 1, 1, -1]}),
+    ],
     "DawidSkene": [
         (zoo.DawidSkene(concentration=1.5), {"counts": LABELS}),
         (zoo.DawidSkene(), {"counts": LABELS}),
@@ -246,7 +252,7 @@ LATER = frozenset(
         *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
-        *("DirichletProcessMixture", "LDA"),
+        *("DirichletProcessMixture", "LDA", "NaiveBayes"),
     }
 )
 # Those of them whose posterior has a closed form.
