@@ -257,8 +257,23 @@ def test_spike_and_slab(kind):
 
 def test_states_of_a_plate_cannot_be_mixed():
     """The error says what cannot be done with states side by side, and what can."""
-    with pytest.raises(zoo.errors.ModelError, match=r"states of 'used' laid out .* let a continuous latent carry"):
+    with pytest.raises(zoo.errors.ModelError, match=r"not with those of 'used' side by side.* Let a continuous"):
         zoo.explain(mixing(), regression_data())
+
+
+def test_states_of_a_plate_cannot_be_mixed_outside_of_it():
+    """A sum over the states of a plate: its shape is told, and what causes it."""
+
+    @zoo.model(x=Real("row"))
+    def outer(x):
+        with pyro.plate("feature", 3):
+            z = pyro.sample("z", dist.Bernoulli(0.4))
+        t = pyro.sample("t", dist.Normal(z.sum(-1), 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(t, 1.0), obs=x)
+
+    with pytest.raises(zoo.errors.ModelError, match=r"site 't' is in plates none, but .* states of 'z' side by side"):
+        zoo.explain(outer(), X)
 
 
 # -- EM and CAVI -------------------------------------------------------------------------------------------------------
@@ -327,6 +342,63 @@ def test_cavi_by_state_is_exact_where_nothing_else_is_unknown():
     mean = (joint.softmax(0) * (a + count) / 2).sum(0)  # rate | z, x ~ Gamma(a_z + x, 2)
     drawn = draws_of(result, "rate")
     assert np.abs((drawn.mean(0) - mean.numpy()) / drawn.std(0)).max() < 4.5 / math.sqrt(len(drawn))
+
+
+@zoo.model(x=Real("row"))
+def later(x):
+    """A scale for each row, said after what it is the noise of."""
+    with pyro.plate("row", len(x)):
+        t = pyro.sample("t", dist.Normal(0.0, 2.0))
+        z = pyro.sample("z", dist.Bernoulli(0.4))
+        pyro.sample("x", dist.Normal(t, 1.0 + 2 * z), obs=x)
+
+
+def test_a_state_may_come_later_in_the_story():
+    """What t feeds depends on the state, and so does its posterior."""
+    result = fit(later(), X, method="cavi", seed=0, progress=False)
+    scale = torch.tensor([[5.0], [13.0]], dtype=torch.float64).sqrt()  # 4 + 1 and 4 + 9
+    joint = WEIGHTS.log()[:, None] + torch.distributions.Normal(0.0, scale).log_prob(X)
+    assert result.objective.value == pytest.approx(float(joint.logsumexp(0).sum()), abs=1e-10)
+
+
+def test_missing_cells_and_weights_by_state():
+    """A row of which nothing is seen adds nothing and has its prior; weights multiply."""
+    gap = X.clone()
+    gap[2] = math.nan
+    result = fit(gates(), gap, method="cavi", seed=0, progress=False)
+    seen = evidence(X).logsumexp(0)[[0, 1, 3, 4]]
+    assert result.objective.value == pytest.approx(float(seen.sum()), abs=1e-10)
+    np.testing.assert_allclose(result.assign().iloc[2], WEIGHTS, atol=1e-12)
+    weights = torch.tensor([2.0, 1.0, 1.0, 0.0, 1.0])
+    result = fit(gates(), X, weights=weights, method="cavi", seed=0, progress=False)
+    assert result.objective.value == pytest.approx(float(weights.double() @ evidence(X).logsumexp(0)), abs=1e-10)
+
+
+@zoo.model(x=Real("row"))
+def switching(x):
+    """A hidden chain of levels, and noise of two kinds: an HMM with variance s_k^2 + r^2."""
+    initial = torch.tensor([0.5, 0.5])
+    moves = pyro.param("moves", torch.tensor([[0.9, 0.1], [0.2, 0.8]]), constraint=constraints.simplex)
+    m = pyro.param("m", torch.tensor([-1.0, 2.0]))
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", zoo.MarkovChain(initial, moves))
+        t = pyro.sample("t", dist.Normal(m[z], torch.tensor([0.5, 1.5])[z]))
+        pyro.sample("x", dist.Normal(t, 0.7), obs=x)
+
+
+def test_em_of_levels_that_switch_by_a_chain():
+    """The objective is the likelihood of the hidden Markov model with t integrated out, by the forward algorithm."""
+    x = two_groups(25).sort().values
+    result = fit(switching(), x, method=EM(max_steps=10, tolerance=0), seed=0, progress=False)
+    moves, m = result.points["moves"], result.points["m"]
+    scale = (torch.tensor([0.5, 1.5]).double().square() + 0.49).sqrt()
+    emission = torch.distributions.Normal(m, scale).log_prob(x[:, None])
+    forward = math.log(0.5) + emission[0]
+    for row in emission[1:]:
+        forward = (forward[:, None] + moves.log()).logsumexp(0) + row
+    assert result.objective.value == pytest.approx(float(forward.logsumexp(0)), rel=1e-9)
+    assert result.trace["value"].diff().min() > -1e-9
+    assert draws_of(result, "t").shape[1:] == (25,)
 
 
 def factor_data(rows: int = 60) -> torch.Tensor:

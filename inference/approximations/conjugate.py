@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from inference.conjugate import EStep, closed_form
 from inference.conjugate.by_state import settled
 from inference.conjugate.posteriors import Posterior, read, remade
 from inference.coordinate.ascent import Coordinates, State
+from inference.runtime.random import seeded
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.program.program import Program
 from zoo.replay.bijections import bijection
@@ -83,7 +85,9 @@ class Conjugate(Approximation):
         by_state = all(block.by_state for block in ascent.local_blocks)
         with torch.no_grad():
             if program.enumerated:  # their states and the locals in turn, from a draw of the prior
-                drawn = program.simulate(state.values, observed=False)
+                # By state any values will do, and random numbers are left as they are: what was found is kept.
+                with seeded(0, program.device) if by_state else nullcontext():
+                    drawn = program.simulate(state.values, observed=False)
                 state.values.update({s.name: drawn[s.name] for s in program.locals})
                 # Posteriors by state need no turns: the first finds them, the second how probable the states are.
                 for _ in range(2 if by_state else LOCAL_ROUNDS):

@@ -32,8 +32,6 @@ def _by_state(program: Program, site: Site) -> str | None:
         fed = [
             s.name for s in program.sites.values() for p in s.args.values() if name in p.index and s.name != site.name
         ]
-        if name in program.chains:
-            return f"the prior of {site.name!r} depends on the states of {name!r}, which are a chain"
         if program.row not in z.plates and site.role == "local":
             return f"the prior of the local {site.name!r} depends on the state of {name!r}, which all rows share"
         if site.role == "global" and fed:

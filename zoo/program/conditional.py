@@ -16,12 +16,12 @@ def touching(program: Program, site: Site) -> tuple[str, ...]:
 def by_state(program: Program, site: Site) -> tuple[str, ...]:
     """Enumerated sites by whose states a local latent has a posterior each; none if it has one, or none of the kind.
 
-    The states have to be those of the row, or of fewer plates, and no chain, which has its own sums.
+    The states have to be those of the row, or of fewer plates.
     """
     if site.role != "local":
         return ()
     names = touching(program, site)
     others = [program.sites[n] for n in names]
     plates = all(program.row in z.plates and set(z.plates) <= set(site.plates) for z in others)
-    fits = all(site.symbols.get(z.enum_dim) == z.symbols[z.enum_dim] and z.name not in program.chains for z in others)
+    fits = all(site.symbols.get(z.enum_dim) == z.symbols[z.enum_dim] for z in others)
     return names if plates and fits else ()

@@ -20,11 +20,10 @@ from zoo.errors import ModelError
 OUT_OF_BOUNDS = re.compile(r"index \d+ is out of bounds for dimension \d+ with size (\d+)|index out of range in self")
 CHECK = "Check that every data plate has the length of its data and that sites inside it have that shape"
 STATES = (
-    "The model runs at one state of each discrete latent, but not with the states of {} laid out along a dimension of "
-    "their own, left of the plates and with one entry for a whole plate, as they are summed over. Use them entry by "
-    "entry; what mixes the entries of a plate (x @ (z * beta), a sum) depends on all their states at once: let a "
-    "continuous latent carry the state, beta ~ Normal(0, torch.where(z > 0, slab, spike)), or, of few, make each "
-    "a site of its own in a loop"
+    "States are summed over laid out along a dimension of their own, left of the plates and with one entry for a whole "
+    "plate, so use them entry by entry; what mixes the entries of a plate (x @ (z * beta), a sum) depends on all their "
+    "states at once. Let a continuous latent carry the state, beta ~ Normal(0, torch.where(z > 0, slab, spike)), or "
+    "make each a site of its own in a loop, if they are few"
 )
 SHAPES = re.compile(r"\b(shapes?|sizes?|broadcast\w*|dimensions?|elements)\b", re.IGNORECASE)
 NAMES = (NameError, AttributeError, KeyError, ImportError, SyntaxError)  # of which the shapes of data say nothing
@@ -82,7 +81,8 @@ def failure(
     if ONE_VALUE.search(first):
         text += f". {CHOOSE}"
     elif side_by_side and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
-        text += f". {STATES.format(', '.join(map(repr, side_by_side)))}"
+        names = ", ".join(map(repr, side_by_side))
+        text += f". It runs at one state of each discrete latent, but not with those of {names} side by side. {STATES}"
     elif not beyond and isinstance(cause, RuntimeError | ValueError | IndexError) and SHAPES.search(first):
         text += f". {CHECK}"
     elif isinstance(cause, TypeError) and not _takes_fields(model):

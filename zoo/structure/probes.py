@@ -24,7 +24,8 @@ from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.masked import UNOBSERVED
 from zoo.replay.sites import base_distribution, check_support, views
 from zoo.structure.additivity import AdditivityRuns, additivity_runs
-from zoo.structure.discover import Discover, made_up, moved_to, sample_sites
+from zoo.structure.discover import Discover, is_enumerated, made_up, moved_to, sample_sites
+from zoo.structure.failures import STATES
 from zoo.structure.plates import fields_of, frames_of
 from zoo.structure.runner import FAR, Check, Runner, Source
 
@@ -142,11 +143,33 @@ def _check_shapes(base: Any) -> None:
     try:
         base.pack_tensors()
     except ValueError as error:
-        names = ", ".join(repr(n) for n, _ in sample_sites(base))
-        raise ModelError(
-            f"the plates do not fit the shapes of the sites ({names}): {str(error).partition(chr(10))[0]}. Let Pyro "
-            "choose the plates' dimensions, and put each site inside the plates whose sizes its shape has"
-        ) from error
+        raise _unpacked(base, error) from error
+
+
+def _unpacked(base: Any, error: ValueError) -> ModelError:
+    """Return the error that says which site's log density has a dimension that is neither a plate's nor of states."""
+    enumerated = [n for n, node in sample_sites(base) if is_enumerated(node["infer"])]
+    for name, node in sample_sites(base):
+        known, shape = node["infer"].get("_dim_to_symbol", {}), tuple(node["log_prob"].shape)
+        dim = next((d for d in range(-len(shape), 0) if shape[d] > 1 and d not in known), None)
+        if dim is None:
+            continue
+        plates = [f.name for f in frames_of(node)] or "none"
+        said = f"site {name!r} is in plates {plates}, but its log density has shape {shape}"
+        if enumerated:
+            return ModelError(
+                f"{said} with the states of {', '.join(map(repr, enumerated))} side by side, where it has no more than "
+                f"its plates with one state of each: its dimension {dim} is no plate's. {STATES}"
+            )
+        return ModelError(
+            f"{said}, whose dimension {dim} is no plate's. Let Pyro choose the plates' dimensions, and put each site "
+            "inside the plates whose sizes its shape has"
+        )
+    names = ", ".join(repr(n) for n, _ in sample_sites(base))
+    return ModelError(
+        f"the plates do not fit the shapes of the sites ({names}): {str(error).partition(chr(10))[0]}. Let Pyro choose "
+        "the plates' dimensions, and put each site inside the plates whose sizes its shape has"
+    )
 
 
 def log_prob_of(name: str, node: Any) -> Tensor:

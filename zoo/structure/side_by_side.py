@@ -47,8 +47,9 @@ def check_states(runner: Runner, probes: Probes) -> None:
                 raise ModelError(
                     f"site {name!r}: what it makes of the states of {', '.join(map(repr, before))} is not the same for "
                     "states side by side, as they are summed over, as for one state in each row: rows are coupled "
-                    "through them (a cumulative sum, a shift, a count), so that they cannot be summed out. Write a "
-                    "chain with zoo.MarkovChain or pyro.markov, and let each row depend on its own states"
+                    "through them (a cumulative sum, a shift, a count), or entries of another plate (a sum over it), "
+                    "so that they cannot be summed out. Write a chain with zoo.MarkovChain or pyro.markov, and let "
+                    "each entry depend on its own states"
                 )
 
 

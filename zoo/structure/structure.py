@@ -190,6 +190,7 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
     }
     # A copy, because Pyro marks states with the address of the distribution they came from, which another may reuse.
     states = {n: node["value"].clone() for n, node in sample_sites(base) if is_enumerated(node["infer"])}
+    dimensions = _dimensions([base.nodes[n] for n in states])
     plates: dict[str, str] = {}
     for name, node in sample_sites(plain):
         symbols = _symbols(base.nodes[name])
@@ -202,6 +203,8 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
             else find_parents(name, probes, scope)
         )
         site = _site(data, name, node, base.nodes[name], args, states.get(name), drawn=name in first.values)
+        if site.latent:  # a later state may matter to its posterior, whose entropy has that dimension
+            site = replace(site, symbols={**dimensions, **site.symbols})
         if site.role == "observed":
             site = replace(site, field=probes.fields.get(name), observes=probes.observes(name))
         sites[name] = site
@@ -274,6 +277,13 @@ def _role(data: Data, node: Any, plates: tuple[str, ...], *, enumerated: bool, d
     if not drawn:
         return "unsupported"
     return "local" if data.row and data.row in plates else "global"
+
+
+def _dimensions(enumerated: list[Any]) -> dict[int, str]:
+    """Symbol of each dimension of states; none where, with pyro.markov, one dimension serves several sites."""
+    pairs = [(node["infer"]["_enumerate_dim"], symbol_of(node)) for node in enumerated]
+    found = {dim: symbol for dim, symbol in pairs if symbol is not None}
+    return found if len(found) == len(pairs) else {}
 
 
 def _symbols(node: Any) -> dict[int, str]:
