@@ -49,6 +49,10 @@ class Encoder(Guide):
             return reason
         return self.globals.why_not(self._globals(program)) if program.globals else None
 
+    def named(self, program: Program) -> tuple[str, ...]:
+        """Names of the locals, and of what the guide of the globals names."""
+        return (*(s.name for s in program.locals), *self.globals.named(self._globals(program)))
+
     def build(self, program: Program, start: Start) -> Variational:
         """Make q with an untrained network."""
         seen = self._globals(program)

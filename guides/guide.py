@@ -87,6 +87,10 @@ class Guide(ABC):
         """Names of the sites it is for; empty for all that no other guide covers."""
         return self.sites
 
+    def named(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites that are its own business, which no method may take from it by integrating them out."""
+        return self.claims(program)
+
     def caveats(self, program: Program) -> list[str]:
         """What a fit with this guide has to say of it."""
         return []
@@ -207,6 +211,10 @@ class Guides(Guide):
         if rest and not left:
             raise MethodError(f"{rest[0]!r} has no site left to cover; leave it out")
         return [own or left for own in claims]
+
+    def named(self, program: Program) -> tuple[str, ...]:
+        """Names of the sites that members name."""
+        return tuple(n for names, guide in self.members for n in names or guide.named(program))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make each member's q on its own sites."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inference.compiled.constants import fold_constants
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
@@ -170,6 +171,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         like = tree_map(lambda _: torch.empty(0), results[0])
         # The checks of factorizations that are written out test a constant, and each would end a fused loop.
         drop_checks(graph.graph)
+        fold_constants(graph)
         graph.recompile()
         with torch.no_grad():
             try:

@@ -14,6 +14,7 @@ from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
 from guides.start import Start
 from guides.variational import Variational
+from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import handed_out, judge
@@ -72,19 +73,29 @@ class Laplace(Method):
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
     corrected
         Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out the Normal's own.
+    collapse
+        "auto": latents that can be integrated out given the others are, so that the Normal is one of the others only;
+        they are drawn exactly given these. False: the Normal is one of all.
     """
 
     restarts: PositiveInt = 1
     steps: PositiveInt = 2000
     compile: Compile = "auto"
     corrected: bool = True
+    collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
-        return unsupported(program) or no_density(program) or FullRank().why_not(program)
+        reason = unsupported(program) or no_density(program)
+        return reason or FullRank().why_not(view_of(program, self.collapse))
+
+    def how(self, program: Program) -> str:
+        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        return with_exact_draws(program, self.collapse)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb to the mode and take the curvature there."""
+        program = view_of(program, self.collapse)
         with Monitor("laplace", self.restarts, show=progress) as monitor:
             mode = self._mode(program, monitor)
         judgement = judge(program, mode.q, {}, converged=True, corrected=self.corrected)
@@ -95,7 +106,7 @@ class Laplace(Method):
         reason += f"{mode.same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {evidence:.4f}"
         return Outcome(
-            approximation=judgement.approximation,
+            approximation=completed(program, judgement.approximation),
             points={},
             objective=judgement.objective,
             trace=monitor.trace,
@@ -110,10 +121,11 @@ class Laplace(Method):
 
     def fit_unjudged(self, program: Program) -> Outcome:
         """The draws that `run` hands out, without a verdict on them."""
+        program = view_of(program, self.collapse)
         with Monitor("laplace", self.restarts, show=False) as monitor:
             mode = self._mode(program, monitor)
         return Outcome(
-            approximation=handed_out(program, mode.q, {}, corrected=self.corrected),
+            approximation=completed(program, handed_out(program, mode.q, {}, corrected=self.corrected)),
             points={},
             objective=Objective(mode.height, "log_posterior"),
             trace=monitor.trace,

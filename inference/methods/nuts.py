@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from inference.approximations.completed import Collapse, all_latents, view_of, with_exact_draws
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
@@ -67,6 +68,9 @@ class NUTS(Method):
         "dispersed" around the model's starting values, or draws by "pathfinder".
     compile
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    collapse
+        "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards, jointly for
+        each draw of the others (`explain` says which). False: chains move all of them.
     """
 
     chains: PositiveInt = 4
@@ -77,23 +81,23 @@ class NUTS(Method):
     correlated: bool = False
     start: Literal["dispersed", "pathfinder"] = "dispersed"
     compile: Compile = "auto"
+    collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density: infinitely many states, parameters or networks without a prior."""
         return unsupported(program) or no_density(program)
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites."""
-        if not program.enumerated:
-            return ""
-        return "with " + ", ".join(s.name for s in program.enumerated) + " summed out, then drawn exactly"
+        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        return with_exact_draws(program, self.collapse)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Start chains apart from each other, run them, and check them."""
-        density = Density(program)
+        view = view_of(program, self.collapse)
+        density = Density(view)
         gradient = lower_gradient(density, self.compile, self.chains * (self.warmup + self.draws) * TYPICAL_STEPS)
-        target = Target(gradient, program)
-        centre, unit = centre_of(natural_start(program, starting_values(program)))
+        target = Target(gradient, view)
+        centre, unit = centre_of(natural_start(view, starting_values(view)))
         starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
         if self.start == "pathfinder":
             starts = resampled(density, target, starts, unit, self.chains).numpy()
@@ -136,7 +140,9 @@ class NUTS(Method):
         complaints, bent = complaints_of(q.stats, check, relabelled=bool(labels)), bent_note(q.stats)
         look, few = SecondLook(), bool(q.stats["diverging"].mean() <= FEW)
         if not complaints and not labels and few:
-            look = second_look(program, dict(q.values), draws_for(program), check.ess)
+            view = view_of(program, self.collapse)
+            moved = {s.name: q.values[s.name] for s in view.latents}
+            look = second_look(view, moved, draws_for(program), check.ess)
             complaints = [look.missed] if look.missed else []
         if bent and not look.agreement:
             complaints = [bent, *complaints]
@@ -167,10 +173,12 @@ class NUTS(Method):
 
 def posterior_of(density: Density, chains: Chains) -> tuple[Sampled, list[str]]:
     """Values of all latents at the draws, with draws of the enumerated sites; and what was left out."""
-    program, notes = density.program, []
+    notes: list[str] = []
     with torch.no_grad():
-        u = torch.from_numpy(chains.u).flatten(0, 1).to(program.device, program.dtype)
-        values, chunk = density.constrain_all(u), chunk_for(program)
+        u = torch.from_numpy(chains.u).flatten(0, 1).to(density.program.device, density.program.dtype)
+        values = density.constrain_all(u)
+        program, values = all_latents(density.program, values, len(u))
+        chunk = chunk_for(program)
 
         def joint(v: Values) -> Tensor:
             return program.log_joint(v).total(program.data.weights)

@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
 from inference.approximations.pareto import KHAT_GOOD, khat_note, smoothed
@@ -57,6 +58,9 @@ class Pathfinder(Method):
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
     corrected
         Resample draws by these weights where k-hat allows it; False hands out draws of the mixture itself.
+    collapse
+        "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards. False: paths
+        are of all latents.
     """
 
     paths: PositiveInt = PATHS
@@ -64,29 +68,35 @@ class Pathfinder(Method):
     steps: PositiveInt = STEPS
     compile: Compile = "auto"
     corrected: bool = True
+    collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
         if (reason := unsupported(program) or no_density(program)) is not None:
             return reason
-        size = Density(program).size
+        size = Density(view_of(program, self.collapse)).size
         if size > LARGEST:
             return f"it keeps a covariance of all {size} coordinates at every step (at most {LARGEST} are allowed)"
         return None
 
+    def how(self, program: Program) -> str:
+        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        return with_exact_draws(program, self.collapse)
+
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb, weigh and resample."""
-        density = Density(program)
-        target = Target(lower_gradient(density, self.compile, 100 * self.paths), program)
-        centre, unit = centre_of(natural_start(program, starting_values(program)))
+        view = view_of(program, self.collapse)
+        density = Density(view)
+        target = Target(lower_gradient(density, self.compile, 100 * self.paths), view)
+        centre, unit = centre_of(natural_start(view, starting_values(view)))
         with Monitor("pathfinder", self.paths, show=progress) as monitor:
             paths: list[tuple[Normal, float]] = []  # the best Normal of each, and its ELBO
             for point in dispersed(target, centre, unit, self.paths):
                 paths.append(best_along(density, target, point, unit, self.steps))
                 monitor.record(len(paths), max(bound for _, bound in paths))
         q = balanced(density, Normals.of([normal for normal, _ in paths]))
-        judgement = judge(program, q, {}, converged=True, corrected=self.corrected, holes=True, keep=self.draws)
-        given, shape = judgement.approximation, judgement.diagnostics["khat"]
+        judgement = judge(view, q, {}, converged=True, corrected=self.corrected, holes=True, keep=self.draws)
+        given, shape = completed(view, judgement.approximation), judgement.diagnostics["khat"]
         if isinstance(given, Corrected) and program.enumerated:
             with torch.no_grad():
                 given = replace(given, states=draw_states(program, given.values, self.draws, chunk_for(program)))

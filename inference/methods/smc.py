@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from inference.approximations.completed import Collapse, all_latents, view_of, with_exact_draws
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile
@@ -66,6 +67,9 @@ class SMC(Method):
         Most trajectories at a temperature.
     compile
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
+    collapse
+        "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards. False: all
+        latents are carried along.
     """
 
     populations: Annotated[int, Field(ge=2)] = 32
@@ -73,32 +77,32 @@ class SMC(Method):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     moves: PositiveInt = 20
     compile: Compile = "auto"
+    collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, what cannot be drawn from the prior, and very many coordinates."""
         if (reason := unsupported(program) or no_density(program) or no_prior_draws(program)) is not None:
             return reason
-        size = Density(program).size
+        size = Density(view_of(program, self.collapse)).size
         if size > LARGEST:
             return f"it keeps a covariance of all {size} coordinates (at most {LARGEST} are allowed)"
         return None
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites."""
-        if not program.enumerated:
-            return ""
-        return "with " + ", ".join(s.name for s in program.enumerated) + " summed out, then drawn exactly"
+        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        return with_exact_draws(program, self.collapse)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Carry the particles, and check that the populations agree."""
+        view = view_of(program, self.collapse)
         with Monitor("smc", 1, show=progress) as monitor, torch.no_grad():
-            target, run = self._carried(program, monitor)
-        sampled = self._draws(program, target.density, run)
+            target, run = self._carried(view, monitor)
+        sampled = self._draws(target.density, run)
         value, error = (float(x) for x in log_mean_exp(run.log_evidence))
         names = Names(program, {n: v[0] for n, v in sampled.values.items()})
         check = check_chains({n: _by_chain(v, sampled.chains) for n, v in sampled.values.items()}, names.entry)
         complaints = complaints_of(run, check, error, sampled.chains)
-        by_bridge = bridged(program, sampled)
+        by_bridge = bridged(view, sampled)
         complaints += disagreement((value, error), by_bridge)
         error = with_lag((value, error), by_bridge)
         levels = len(run.temperatures) - 1
@@ -140,7 +144,7 @@ class SMC(Method):
     def _carried(self, program: Program, monitor: Monitor) -> tuple[Tempered, Run]:
         """Carry particles by sweeps over the rows of a mixture, where rounding allows it; else by the program."""
         count, chunk = self.populations * self.particles, max(FEWEST, chunk_for(program) // WITH_GRADIENT)
-        target = None if self.compile is True else SweptPath.of(program, count)
+        target = None if self.compile is True or program.collapsed else SweptPath.of(program, count)
         density = Density(program)
         start = prior_draws(density, count, chunk)
         labels = ParticleLabels.of(density, start)
@@ -151,12 +155,12 @@ class SMC(Method):
         plain = Tempered(program, count, chunk, self.compile, TYPICAL_CALLS)
         return plain, carry(plain, start, self.populations, self.share, self.moves, monitor, labels)
 
-    def _draws(self, program: Program, density: Density, run: Run) -> Sampled:
+    def _draws(self, density: Density, run: Run) -> Sampled:
         """Values of all latents at the particles, with draws of the enumerated sites."""
-        u, chunk = run.particles.u, chunk_for(program)
+        u, chunk = run.particles.u, chunk_for(density.program)
         chains = CHAINS if self.populations % CHAINS == 0 else self.populations
         with torch.no_grad():
-            values = density.constrain_all(u)
+            program, values = all_latents(density.program, density.constrain_all(u), len(u))
             log_p = many(lambda v: program.log_joint(v).total(program.data.weights), values, len(u), chunk)
             states = draw_states(program, values, len(u), chunk) if program.enumerated else {}
             if program.enumerated:

@@ -17,6 +17,7 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from inference.approximations.approximation import Approximation
+from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
 from inference.approximations.corrected_rows import CorrectedRows
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
@@ -105,6 +106,10 @@ class SVI(Method):
         Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out draws of q itself.
         Where rows are independent, as with an encoder and points for what they share, each is resampled by weights
         of its own when draws are asked for, and rows whose k-hat is above 0.7 are left as q has them.
+    collapse
+        "auto": latents that can be integrated out given the others are, and are drawn exactly given these afterwards,
+        so that q is one of the others only; but not those that the guide names, nor where rows come in mini-batches,
+        q is a point, or `warm_up` or "wake_sleep" treat latents and data apart. False: q is one of all latents.
     """
 
     guide: Guide = field(default_factory=MeanField)
@@ -125,6 +130,7 @@ class SVI(Method):
     checkpoint_every: PositiveInt = 500
     workers: NonNegativeInt = 0
     corrected: bool = True
+    collapse: Collapse = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings, and that they go together."""
@@ -182,8 +188,22 @@ class SVI(Method):
         alpha = 0.5 if self.alpha is None else self.alpha
         return {"iwae": 0.0, "renyi": alpha}.get(self.objective, 1.0)
 
+    def how(self, program: Program) -> str:
+        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        collapse: Collapse = "auto" if self._view(program).collapsed else False
+        return with_exact_draws(program, collapse, self.guide.named(program))
+
+    def _view(self, program: Program) -> Program:
+        """The program with what can be integrated out, if the bound and the guide leave it to that."""
+        apart = self.batch_size is not None or self.warm_up > 0 or self.objective == "wake_sleep"
+        if apart or self.guide.still or len(program.data) > FULL_ROWS or program.data.stream is not None:
+            return program
+        view = view_of(program, self.collapse, self.guide.named(program))
+        return program if self.guide.why_not(view) is not None else view
+
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""
+        program = self._view(program)
         bound = Bound(
             program,
             self.guide,
@@ -241,6 +261,7 @@ class SVI(Method):
         """Climb for all data sets in one tensor program, each by a schedule of its own."""
         if len(programs) == 1 or self.together(programs[0]) == 1:
             return super().run_each(programs)
+        programs = [self._view(program) for program in programs]
         try:
             starts = [several_starts(program, 1)[0] for program in programs]
             bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0)
@@ -271,7 +292,7 @@ class SVI(Method):
             if not (self.corrected and judged_by_row(program, q, points)):
                 given = handed_out(program, q, points, corrected=self.corrected)
         return Outcome(
-            approximation=given,
+            approximation=completed(program, given),
             points=points,
             objective=Objective(schedule.latest, "elbo"),
             trace=climb.monitors[index].trace,
@@ -356,7 +377,7 @@ class SVI(Method):
                 if len(ends) > 1:
                     judgement = with_agreement(program, judgement, [(approximations[i], points[i]) for i in ends])
         return Outcome(
-            approximation=judgement.approximation,
+            approximation=completed(program, judgement.approximation),
             points=points[best],
             objective=judgement.objective,
             trace=climb.monitors[best].trace,

@@ -38,7 +38,6 @@ class Tempered:
 
     def __init__(self, program: Program, particles: int, chunk: int, how: Compile, calls: int) -> None:
         self.program, self.density = program, Density(program)
-        self.latents = [s.name for s in program.latents]
         self.chunk = min(particles, chunk)
         self.calls = 0
         example = self._vector(self.chunk), torch.zeros((), dtype=program.dtype, device=program.device)
@@ -60,9 +59,7 @@ class Tempered:
         globals_, locals_ = self.density.split(u)
         values, jacobian = self.density.view.constrain_globals(globals_)
         local, row_jacobian = self.density.view.constrain_locals(locals_)
-        by_site = self.program.log_probs({**values, **local})
-        prior = self.program.log_prior(by_site).total()
-        joint = self.program.eliminate(by_site).total(self.program.data.weights)
+        prior, joint = self.program.prior_and_joint({**values, **local})
         moved = jacobian + row_jacobian.sum()
         return prior + moved, joint + moved
 
@@ -177,7 +174,7 @@ def _roots(program: Program, count: int) -> Values:
     roots = [s for s in program.latents if not any(p.sites or p.index for p in s.args.values())]
     roots = [s for s in roots if s.name not in program.priors]
     seen = program.simulate({}, observed=False)
-    laws = program.replay({s.name: seen[s.name] for s in program.latents}, densities=False).distributions
+    laws = program.replay({n: seen[n] for n, s in program.sites.items() if s.latent}, densities=False).distributions
     drawn: Values = {}
     for site in roots:
         if tuple(laws[site.name].shape()) == program.site_shape(site):

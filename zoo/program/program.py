@@ -138,6 +138,11 @@ class Program:
         return next((str(t) for t in self.structure.ties if t.kind == "local"), "")
 
     @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Latents that are integrated out of what this program says of the others; none, of a program as it is."""
+        return ()
+
+    @property
     def not_drawn(self) -> str:
         """Why data cannot be drawn from the model by running it; empty if they can."""
         return self.structure.not_drawn
@@ -164,23 +169,33 @@ class Program:
 
     # -- densities ---------------------------------------------------------------------------------------------
 
-    def replay(self, values: Values, *, densities: bool = True, zeros: bool = False) -> Replay:
+    def replay(
+        self, values: Values, *, densities: bool = True, zeros: bool = False, noise: Values | None = None
+    ) -> Replay:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded.
 
         Chains of continuous states that have no value are integrated out: the log densities of what is observed of them
         are those of the filter. With `zeros` what is impossible has the log density -inf, and not that of the smallest
-        number above 0.
+        number above 0. Normal latents that have `noise` get the values that their distributions make of it.
         """
         gone = self.integrated
         if gone is None or all(s.name in values for s in gone.chains):
-            return self._run(values, densities=densities, zeros=zeros)
+            return self._run(values, densities=densities, zeros=zeros, noise=noise)
         still = gone.states(len(self.data), self.dtype, self.device)
-        replay = self._run({**still, **values}, densities=densities, left_out=gone.names, zeros=zeros)
+        replay = self._run({**still, **values}, densities=densities, left_out=gone.names, zeros=zeros, noise=noise)
         if densities:
             replay.log_probs.update(gone.log_probs(self._linear_gaussian(values, replay), replay))
         return replay
 
-    def _run(self, values: Values, *, densities: bool, left_out: Collection[str] = (), zeros: bool = False) -> Replay:
+    def _run(
+        self,
+        values: Values,
+        *,
+        densities: bool,
+        left_out: Collection[str] = (),
+        zeros: bool = False,
+        noise: Values | None = None,
+    ) -> Replay:
         replay = Replay(
             {**values, **self._states},
             self.priors,
@@ -188,6 +203,7 @@ class Program:
             missing=self._missing,
             left_out=left_out,
             zeros=zeros,
+            noise=noise,
         )
         with model_context(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
@@ -286,6 +302,12 @@ class Program:
     def log_joint(self, values: Values) -> Terms:
         """log p(x, z; theta), enumerated sites summed out, every constant kept."""
         return self.eliminate(self.log_probs(values))
+
+    def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
+        """Log density of the latents by their priors, and with all else; enumerated sites summed out of both."""
+        by_site = self.log_probs(values)
+        prior = self.eliminate({s.name: by_site[s.name] for s in self.latents}).total()
+        return prior, self.eliminate(by_site).total(self.data.weights)
 
     def expectations(self, values: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
         """Return the log joint and, for every site, the posterior probability of each entry of its log density.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,6 +29,36 @@ def normal_draw(fn: Any) -> Tensor | None:
         return None
     draw: Tensor = base.loc + base.scale * torch.randn(fn.shape(), dtype=base.loc.dtype, device=base.loc.device)
     return draw
+
+
+def from_noise(fn: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the value z that a Normal, univariate or not, makes of standard Normal noise, and log|dz/dnoise|.
+
+    The latter in the shape of the distribution's log density.
+    """
+    base = base_distribution(fn)
+    if type(base).__name__ == "Normal":
+        return base.loc + base.scale * noise, _over_event(fn, base.scale.log().expand(noise.shape))
+    root: Tensor = base.scale_tril
+    value: Tensor = base.loc + (root @ noise.unsqueeze(-1)).squeeze(-1)
+    return value, _over_event(fn, root.diagonal(dim1=-2, dim2=-1).log().expand(noise.shape))
+
+
+def noise_density(fn: Any, noise: Tensor, volume: Tensor, scale: Any) -> Tensor:
+    """Log density of the noise behind a Normal latent whose own log density is multiplied by a scale.
+
+    It is log N(noise | 0, 1), for p(z) dz = p(noise) dnoise, whatever location and scale make z of it; with a scale s
+    on log p(z), s (log N(noise) - log|dz/dnoise|) + log|dz/dnoise|.
+    """
+    density = _over_event(fn, -0.5 * (noise.square() + math.log(2 * math.pi)))
+    if isinstance(scale, int | float) and scale == 1:
+        return density
+    scaled: Tensor = scale * (density - volume) + volume
+    return scaled
+
+
+def _over_event(fn: Any, entries: Tensor) -> Tensor:
+    return entries.sum(list(range(-fn.event_dim, 0))) if fn.event_dim else entries
 
 
 def vectorized_draw(fn: Any, lead: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from zoo.data.patterns import MissingCells
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
-from zoo.replay.draws import normal_draw, vectorized_draw
+from zoo.replay.draws import from_noise, noise_density, normal_draw, vectorized_draw
 from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
@@ -76,9 +76,13 @@ class Replay(Messenger):
     zeros
         Whether what has probability 0 gets the log density -inf; torch gives it that of the smallest number above 0,
         which has a gradient.
+    noise
+        Standard Normal noise behind some Normal latents, which have the value that their distribution makes of it.
 
     Attributes
     ----------
+    log_volume
+        log|dz/dnoise| of these latents.
     labelled
         Observed parts of sites that are enumerated in other rows; their log density is evidence about the states.
     """
@@ -95,9 +99,11 @@ class Replay(Messenger):
         lead: Tensor | None = None,
         left_out: Collection[str] = (),
         zeros: bool = False,
+        noise: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.lead, self.skipped, self.zeros = lead, left_out, zeros
+        self.lead, self.skipped, self.zeros, self.noise = lead, left_out, zeros, noise or {}
+        self.volume: Values = {}
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.densities, self.missing = densities, missing or {}
         self.now = ""
@@ -126,7 +132,10 @@ class Replay(Messenger):
             self._masks[name] = unmask(msg)
         if name in self.priors:
             msg["fn"] = given(self.priors[name], name, self.seen)
-        if name in self.values:
+        if name in self.noise:
+            msg["value"], self.volume[name] = from_noise(msg["fn"], self.noise[name])
+            msg["done"] = True
+        elif name in self.values:
             msg["value"], msg["done"] = self.values[name], True
         elif self.simulate and not isinstance(msg["fn"], dist.Unit) and (self.observed or not msg["is_observed"]):
             msg["value"], msg["is_observed"] = self._draw(msg["fn"]), False
@@ -170,6 +179,9 @@ class Replay(Messenger):
         if isinstance(msg["fn"], MarkovChain | LinearGaussianChain):
             self.firsts[name] = msg["fn"].first
         if not self.densities or name in self.skipped:
+            return
+        if name in self.noise:
+            self.log_probs[name] = noise_density(msg["fn"], self.noise[name], self.volume[name], msg["scale"])
             return
         if name in self.missing:
             log_prob = observed_density(name, msg["fn"], msg["value"], self.missing[name])

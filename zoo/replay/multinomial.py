@@ -10,6 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
+def counts_density(value: Tensor, probs: Tensor) -> Tensor:
+    """Multinomial log density of counts (*batch, categories), without steps that depend on values, as torch's has."""
+    constant = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
+    return constant + torch.xlogy(value, probs).sum(-1)
+
+
 class Multinomial(TorchDistribution):
     """Counts of categories, each row with a total of its own, which `pyro.distributions.Multinomial` does not take.
 
@@ -39,8 +45,7 @@ class Multinomial(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log n! - sum_j log x_j! + sum_j x_j log p_j, with n the sum of the row."""
-        constant = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
-        return constant + torch.xlogy(value, self.probs).sum(-1)
+        return counts_density(value, self.probs)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Refuse: counts have no gradient."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.data.patterns import MissingCells
 from zoo.errors import DataError
 from zoo.replay.incomplete_normals import by_row, marginal_log_prob
+from zoo.replay.multinomial import counts_density
 from zoo.replay.poisson import poisson_density
 
 BLOCK = 1 << 17  # numbers in a block: it and its square fit in a core's cache (1 MB each in float64)
@@ -30,6 +31,8 @@ def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str,
         if fast is not None:
             return fast
     counts = None if args or kwargs else poisson_density(fn, value)
+    if isinstance(fn, torch.distributions.Multinomial):
+        counts = counts_density(value, fn.probs)
     log_prob: Tensor = fn.log_prob(value, *args, **kwargs) if counts is None else counts
     return log_prob
 

@@ -1,0 +1,49 @@
+"""Operations whose result does not depend on any input, worked out once when a program is recorded.
+
+A model's log density has many of them: logarithms of factorials of counts, whatever is made of covariates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+LARGEST = 1_000_000  # numbers in a result that is kept: beyond it memory costs more than work
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Replace what follows from constants alone by its values; nothing is done where constants are written to."""
+    known: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if _writes(node) and any(source in known for source in node.all_input_nodes):
+            return
+        if node.op == "get_attr" and isinstance(value := getattr(module, str(node.target), None), Tensor):
+            known[node] = value
+        elif _foldable(node) and all(source in known for source in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            with torch.no_grad():
+                value = node.target(*args, **kwargs)
+            if isinstance(value, Tensor) and value.numel() <= LARGEST:
+                known[node] = value
+    for node, value in known.items():
+        if node.op != "get_attr" and any(user not in known for user in node.users):
+            name = f"_folded_{len([*module.named_buffers()])}"
+            module.register_buffer(name, value.contiguous().clone())
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(module.graph.get_attr(name))
+    module.graph.eliminate_dead_code()
+
+
+def _foldable(node: fx.Node) -> bool:
+    """Whether a node is an operation on tensors with the same result each time, which is no random number."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
+        return False
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _writes(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and bool(target._schema.is_mutable)

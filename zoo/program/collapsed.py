@@ -1,0 +1,159 @@
+"""A program with conjugate latents integrated out, for methods that climb or sample densities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from zoo.data.data import Data
+from zoo.program.collapse import Plan, joint_given, plan
+from zoo.program.conditional import Conditional, Probes
+from zoo.program.program import Program
+from zoo.program.terms import Terms, sum_of
+from zoo.program.view import View
+from zoo.replay.evaluate import Values, many
+
+ROUNDS = 2  # Newton steps to the reference: the second takes out what the first leaves by rounding
+
+
+class Collapsed(Program):
+    """log m(phi) = log of the integral of exp(log p(x, c, phi)) over c: the program of the latents phi that are left.
+
+    Its latents are those that stay; what they are worth is the marginal log density, all rows of it in one number. What
+    is said of sites, rows and simulation is that of the whole program, which needs values of all latents.
+
+    Parameters
+    ----------
+    whole
+        The program.
+    found
+        What to integrate out.
+    """
+
+    def __init__(self, whole: Program, found: Plan) -> None:
+        assert found.layout is not None
+        self.__dict__.update(whole.__dict__)
+        self.whole, self.found, self.layout = whole, found, found.layout
+        self.plans: dict[str, object] = {}
+        self.latents, self.locals, self.globals = (
+            [s for s in sites if s.name not in found.names] for sites in (whole.latents, whole.locals, whole.globals)
+        )
+        self._probes = self._referred()
+        self._points = self._probes.points()
+
+    def _referred(self) -> Probes:
+        """Probes about where the collapsed latents are, given others in the middle of things."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        view, theta = View(self.latents, self.row), self.parameter_view
+        middle = {
+            **view.constrain_globals(like.new_zeros(view.global_size))[0],
+            **view.constrain_locals(like.new_zeros(len(self.data), view.local_size))[0],
+            **theta.constrain_globals(like.new_zeros(theta.global_size))[0],
+        }
+        probes, joint = Probes.blank(self.layout, like), joint_given(self.whole, self.layout, middle)
+        with torch.no_grad():
+            for _ in range(ROUNDS):
+                probes = probes.moved_to(Conditional.of(joint, probes, probes.points()))
+        # The noise behind what others scale is at zero: elsewhere a value would go far from the data as they grow.
+        steady = [n for n in self.layout.names if not any(p.sites for p in self.sites[n].args.values())]
+        return probes.at_zero([n for n in self.layout.names if n not in self.layout.forms and n not in steady])
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Latents that are integrated out."""
+        return self.found.names
+
+    @property
+    def chained(self) -> bool:
+        """Rows depend on each other through what is integrated out."""
+        return True
+
+    @property
+    def tied(self) -> str:
+        """Why rows cannot be taken in parts."""
+        return f"{', '.join(self.found.names)} are integrated out over all rows"
+
+    @property
+    def coupled(self) -> str:
+        """Why a row has no density of its own."""
+        return self.tied
+
+    def rebind(self, data: Data) -> Program:
+        """Return the same on other rows."""
+        whole = self.whole.rebind(data)
+        if len(data) != len(self.data):
+            return collapsed(whole, [s.name for s in self.latents])
+        other = Collapsed.__new__(Collapsed)
+        other.__dict__.update(whole.__dict__)
+        mine = ("found", "layout", "plans", "latents", "locals", "globals", "_probes", "_points")
+        other.__dict__.update({name: self.__dict__[name] for name in mine})
+        other.whole = whole
+        return other
+
+    def conditional(self, values: Values) -> Conditional:
+        """The distribution of what is integrated out, given values of the rest."""
+        return Conditional.of(joint_given(self.whole, self.layout, values), self._probes, self._points)
+
+    def log_joint(self, values: Values) -> Terms:
+        """Marginal log density of the latents that stay, weights of rows included, and nothing for each row."""
+        rest = {n: v for n, v in values.items() if n not in self.found.names}
+        marginal = self.conditional(rest).log_marginal()
+        return Terms(marginal, marginal.new_zeros(len(self.data)))
+
+    def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
+        """Log density of the latents that stay by their priors, which what is integrated out does not enter; and m."""
+        made = self.layout.values(self._probes.centre)
+        forms = {n: made[n] for n in self.layout.forms}
+        noise = {n: v for n, v in made.items() if n not in forms}
+        by_site = self.whole.replay({**values, **forms}, noise=noise).log_probs
+        prior = self.whole.eliminate({s.name: by_site[s.name] for s in self.latents}).total()
+        return prior, self.log_joint(values).total()
+
+    def initial(self) -> Values:
+        """Starting values of all latents, those that are integrated out included."""
+        return self.whole.initial()
+
+    def complete(self, values: Values, count: int, chunk: int) -> tuple[Values, Tensor]:
+        """Draw what was integrated out, jointly and exactly, once for each of `count` values of the rest.
+
+        Returns
+        -------
+        tuple
+            Site -> draws (count, ...), and log p(c | phi, data) of each, (count,).
+        """
+        layout = self.layout
+        rest = {n: v for n, v in values.items() if n not in self.found.names}
+        noise = torch.randn(count, layout.groups.numel() + len(layout.dense), dtype=self.dtype, device=self.device)
+
+        def one(given: Values) -> tuple[Tensor, ...]:
+            conditional = self.conditional({n: v for n, v in given.items() if n})
+            c, log_p = conditional.normal_draw(given[""])
+            made = layout.values(c)
+            replay = self.whole.replay(
+                {**{n: v for n, v in given.items() if n}, **{n: made[n] for n in layout.forms}},
+                densities=False, noise={n: v for n, v in made.items() if n not in layout.forms},
+            )  # fmt: skip
+            volumes = [v.sum() for v in replay.volume.values()]
+            log_p = log_p - sum_of(volumes) if volumes else log_p
+            c = torch.cat([replay.seen[n].reshape(-1) for n in layout.names])
+            return c, log_p, *(part for name in layout.forms for part in conditional.natural[name])
+
+        with torch.no_grad():
+            c, log_p, *natural = many(one, {**rest, "": noise}, count, chunk)
+            parts = list(c.split(layout.sizes, -1))
+            for name, form in layout.forms.items():
+                own, natural = tuple(natural[: form.count]), natural[form.count :]
+                drawn = form.draw(own)
+                parts[layout.names.index(name)] = drawn.reshape(count, -1)
+                log_p = log_p + torch.vmap(form.log_prob)(own, drawn).sum(-1)
+            return layout.values(torch.cat(parts, -1)), log_p
+
+
+def collapsed(program: Program, kept: Collection[str] = ()) -> Program:
+    """Return the program with all that can be integrated out, but for latents `kept`; itself if that is nothing."""
+    if isinstance(program, Collapsed):
+        return program
+    found = plan(program, kept)
+    return program if found.layout is None else Collapsed(program, found)
