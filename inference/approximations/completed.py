@@ -107,13 +107,19 @@ def view_of(program: Program, collapse: Collapse, kept: Collection[str] = ()) ->
     return collapsed(program, kept) if collapse == "auto" else program
 
 
-def with_exact_draws(program: Program, collapse: Collapse, kept: Collection[str] = ()) -> str:
-    """Say what is summed and integrated out, and why the other latents stay where some could be expected not to."""
-    summed = ", ".join(s.name for s in program.enumerated)
-    found = plan(program, kept) if collapse == "auto" else Plan()
+def with_exact_draws(program: Program, collapse: Collapse) -> str:
+    """Say what is summed and integrated out, and drawn exactly afterwards; empty if nothing is."""
+    summed, gone = ", ".join(s.name for s in program.enumerated), integrated(program, collapse)
     said = [f"{summed} summed out"] if summed else []
-    said += [f"{', '.join(found.names)} integrated out"] if found.names else []
     if not said:
+        return gone
+    return gone.replace("with ", f"with {said[0]} and ", 1) if gone else f"with {said[0]}, then drawn exactly"
+
+
+def integrated(program: Program, collapse: Collapse, kept: Collection[str] = ()) -> str:
+    """Say what is integrated out, and why the other latents stay; empty if nothing is."""
+    found = plan(program, kept) if collapse == "auto" else Plan()
+    if not found.names:
         return ""
-    stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items()) if found.names else ""
-    return f"with {' and '.join(said)}, then drawn exactly{stays}"
+    stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items())
+    return f"with {', '.join(found.names)} integrated out, then drawn exactly{stays}"

@@ -36,6 +36,25 @@ def fold_constants(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
+def check_branches(module: fx.GraphModule) -> None:
+    """Raise if the function has asked for a number that depends on an input, which would be burnt in.
+
+    What it asks of constants alone, such as how many groups there are in a column of the data, is the same each time.
+
+    Raises
+    ------
+    RuntimeError
+        If it has.
+    """
+    moving: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or any(source in moving for source in node.all_input_nodes):
+            moving.add(node)
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.data_dependent_output in tags:
+                raise RuntimeError("what it does depends on values")
+
+
 def _foldable(node: fx.Node) -> bool:
     """Whether a node is an operation on tensors with the same result each time, which is no random number."""
     target = node.target

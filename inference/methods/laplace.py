@@ -14,7 +14,7 @@ from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
 from guides.start import Start
 from guides.variational import Variational
-from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
+from inference.approximations.completed import Collapse, completed, integrated, view_of
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import handed_out, judge
@@ -90,8 +90,8 @@ class Laplace(Method):
         return reason or FullRank().why_not(view_of(program, self.collapse))
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites, and of those that are integrated out."""
-        return with_exact_draws(program, self.collapse)
+        """Say what is integrated out."""
+        return integrated(program, self.collapse)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb to the mode and take the curvature there."""

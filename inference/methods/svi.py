@@ -17,7 +17,7 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from inference.approximations.approximation import Approximation
-from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
+from inference.approximations.completed import Collapse, completed, integrated, view_of
 from inference.approximations.corrected_rows import CorrectedRows
 from inference.approximations.point import PointMass
 from inference.approximations.trained import Trained
@@ -189,9 +189,8 @@ class SVI(Method):
         return {"iwae": 0.0, "renyi": alpha}.get(self.objective, 1.0)
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites, and of those that are integrated out."""
-        collapse: Collapse = "auto" if self._view(program).collapsed else False
-        return with_exact_draws(program, collapse, self.guide.named(program))
+        """Say what is integrated out."""
+        return integrated(program, "auto", self.guide.named(program)) if self._view(program).collapsed else ""
 
     def _view(self, program: Program) -> Program:
         """The program with what can be integrated out, if the bound and the guide leave it to that."""

@@ -111,6 +111,10 @@ class Collapsed(Program):
         prior = self.whole.eliminate({s.name: by_site[s.name] for s in self.latents}).total()
         return prior, self.log_joint(values).total()
 
+    def deterministic(self, values: Values) -> Values:
+        """Values of `pyro.deterministic` sites, where what is integrated out has values; else none."""
+        return self.whole.deterministic(values) if all(n in values for n in self.collapsed) else {}
+
     def initial(self) -> Values:
         """Starting values of all latents, those that are integrated out included."""
         return self.whole.initial()

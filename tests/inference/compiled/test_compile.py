@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import inference.approximations.rows
 import inference.compiled.compile
@@ -15,6 +16,7 @@ from guides import Encoder, Flow, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
+from inference.compiled.constants import fold_constants
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
 from inference.methods.svi import Batches
 from inference.starts.natural import several_starts
@@ -22,7 +24,7 @@ from inference.variational.bound import Bound
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Schedule
 from tests.cases.models import FLIPS, ZOO_CASES, LinearFactors, RandomEffects, StudentMixture, coin
-from zoo import catalogue
+from zoo import Category, Real, catalogue
 from zoo.program.flat_density import Density
 from zoo.program.prepare import prepare
 
@@ -308,3 +310,39 @@ def test_gradients_of_parameters_without_priors_are_the_same_compiled():
     assert not lower_gradient(Density(program, program.initial()), False, 10).compiled
     found = fit(StudentMixture(), ROWS, method=MAP(steps=30, compile=True), seed=0)
     assert np.isfinite(found.objective.value)
+
+
+@zoo.model(y=Real("case"), group=Category("case"))
+def grouped(y, group):
+    """As many groups as there are in the data."""
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    with pyro.plate("groups", int(group.max()) + 1):
+        a = pyro.sample("a", dist.Normal(0.0, scale))
+    with pyro.plate("case", len(y)):
+        pyro.sample("y", dist.Normal(a[group.long()], 1.0), obs=y)
+
+
+def test_what_depends_on_data_alone_is_recorded(only_recorded):
+    """A number of groups that the model reads off its data is the same at all values of its latents."""
+    density = Density(prepare(grouped(), {"y": [0.1, 2.0, -1.0, 0.4], "group": [0, 2, 1, 2]}))
+    lowered = lower_gradient(density, True, 1)
+    assert lowered.compiled, lowered.note
+    u = torch.linspace(-1, 1, density.size, dtype=torch.float64)
+    for ours, theirs in zip(lowered(u), density.gradient(u), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_constants_are_folded_and_what_is_written_to_is_not():
+    """Logarithms of factorials of the data are worked out once; a constant that is written to keeps its steps."""
+    counts = torch.arange(5.0)
+    graph = make_fx(lambda x: (x * counts - (counts + 1).lgamma()).sum())(torch.ones(()))
+    before = graph(torch.tensor(2.0))
+    fold_constants(graph)
+    assert not any("lgamma" in str(node.target) for node in graph.graph.nodes)
+    graph.recompile()
+    assert graph(torch.tensor(2.0)) == before
+    total = torch.zeros(())
+    graph = make_fx(lambda x: total.add_(1.0) + (counts + 1).sum() * x)(torch.ones(()))
+    nodes = len(graph.graph.nodes)
+    fold_constants(graph)
+    assert len(graph.graph.nodes) == nodes

@@ -98,7 +98,7 @@ def test_a_coin_has_the_formulas_of_the_logit(weights):
 
 
 def test_a_posterior_that_is_far_from_normal_is_told():
-    found = laplace(NonCentred(), SCHOOLS)
+    found = laplace(NonCentred(), SCHOOLS, collapse=False)
     assert any("khat" in w for w in found.warnings)
     assert "do not trust" in found.verdict
 
@@ -147,7 +147,7 @@ class Slope:
 def test_no_maximum_is_no_result_and_names_the_site():
     # Rounding decides where on its way to infinity the climb stops, and so which of the two is said.
     with pytest.raises(zoo.FitError, match=r"(still rises|no maximum) along 'tau'"):
-        laplace(EightSchools(), SCHOOLS)
+        laplace(EightSchools(), SCHOOLS, collapse=False)
     with pytest.raises(zoo.FitError, match=r"still rises along 'a'"):
         polish(Slope(), torch.ones(1, dtype=torch.float64))
     density = Density(prepare(saddle(), [3.0, 4.0]))
