@@ -108,8 +108,7 @@ class Collapsed(Program):
         forms = {n: made[n] for n in self.layout.forms}
         noise = {n: v for n, v in made.items() if n not in forms}
         by_site = self.whole.replay({**values, **forms}, noise=noise).log_probs
-        prior = self.whole.eliminate({s.name: by_site[s.name] for s in self.latents}).total()
-        return prior, self.log_joint(values).total()
+        return self.log_prior(by_site).total(), self.log_joint(values).total()
 
     def deterministic(self, values: Values) -> Values:
         """Values of `pyro.deterministic` sites, where what is integrated out has values; else none."""

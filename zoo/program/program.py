@@ -306,7 +306,7 @@ class Program:
     def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
         """Log density of the latents by their priors, and with all else; enumerated sites summed out of both."""
         by_site = self.log_probs(values)
-        prior = self.eliminate({s.name: by_site[s.name] for s in self.latents}).total()
+        prior = self.log_prior(by_site).total()
         return prior, self.eliminate(by_site).total(self.data.weights)
 
     def expectations(self, values: Values, *, vectorized: bool = False) -> tuple[Terms, Values]:
