@@ -59,7 +59,7 @@ def plan(program: Program, kept: Collection[str] = ()) -> Plan:
     What was found is noted in the program's plans, so that the question is asked once.
     """
     shapes = tuple(program.site_shape(s) for s in program.latents)
-    key = f"collapse {sorted(kept)} {shapes} {program.data.weights is not None}"
+    key = f"collapse {sorted(kept)} {shapes} {_weighted(program)}"
     if key not in program.plans:
         program.plans[key] = _plan(program, kept)
     found = program.plans[key]
@@ -70,7 +70,7 @@ def plan(program: Program, kept: Collection[str] = ()) -> Plan:
 def _plan(program: Program, kept: Collection[str]) -> Plan:
     stays = {s.name: "it is named by the guide" for s in program.latents if s.name in kept}
     stays |= {s.name: why for s in program.latents if s.name not in stays and (why := _unfit(program, s))}
-    candidates = [s for s in program.latents if s.name not in stays]
+    candidates = [s for s in reversed(program.latents) if s.name not in stays]  # what feeds others comes last
     candidates.sort(key=lambda s: -math.prod(program.site_shape(s)))
     while candidates:
         feeding = {s.name: child for s in candidates if (child := _fed(program, s, candidates))}
@@ -98,7 +98,7 @@ def _unfit(program: Program, site: Site) -> str:
         return "the model has a chain of states that a filter integrates out"
     if program.dtype != torch.float64:
         return "numbers have single precision"
-    if site.role == "local" and program.data.weights is not None:
+    if site.role == "local" and _weighted(program):
         return "rows have weights, each of which would repeat it"
     unit = (getattr(site.support, "lower_bound", None), getattr(site.support, "upper_bound", None)) == (0, 1)
     if site.family not in NORMAL and (_form(site) is None or (site.family == "Uniform" and not unit)):
@@ -112,6 +112,11 @@ def _unfit(program: Program, site: Site) -> str:
         if site.family in NORMAL and other.family not in (BY_NORMAL if other.role == "observed" else NORMAL):
             return f"{other.name} is {other.family} given it"
     return ""
+
+
+def _weighted(program: Program) -> bool:
+    """Whether some row counts for other than one."""
+    return program.data.weights is not None and bool((program.data.weights != 1).any())
 
 
 def _form(site: Site) -> Form | None:

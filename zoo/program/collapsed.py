@@ -128,30 +128,34 @@ class Collapsed(Program):
         """
         layout = self.layout
         rest = {n: v for n, v in values.items() if n not in self.found.names}
-        noise = torch.randn(count, layout.groups.numel() + len(layout.dense), dtype=self.dtype, device=self.device)
+        normal = [n for n in layout.names if n not in layout.forms]
+        size = layout.groups.numel() + len(layout.dense)
 
-        def one(given: Values) -> tuple[Tensor, ...]:
+        def known(given: Values) -> tuple[Tensor, ...]:
             conditional = self.conditional({n: v for n, v in given.items() if n})
             c, log_p = conditional.normal_draw(given[""])
-            made = layout.values(c)
-            replay = self.whole.replay(
-                {**{n: v for n, v in given.items() if n}, **{n: made[n] for n in layout.forms}},
-                densities=False, noise={n: v for n, v in made.items() if n not in layout.forms},
-            )  # fmt: skip
-            volumes = [v.sum() for v in replay.volume.values()]
-            log_p = log_p - sum_of(volumes) if volumes else log_p
-            c = torch.cat([replay.seen[n].reshape(-1) for n in layout.names])
             return c, log_p, *(part for name in layout.forms for part in conditional.natural[name])
 
+        def made(given: Values) -> tuple[Tensor, ...]:
+            noise = {n: given[f"noise {n}"] for n in normal}
+            others = {n: v for n, v in given.items() if n in self.sites}
+            replay = self.whole.replay(others, densities=False, noise=noise)
+            return *(replay.seen[n] for n in normal), sum_of(v.sum() for v in replay.volume.values())
+
         with torch.no_grad():
-            c, log_p, *natural = many(one, {**rest, "": noise}, count, chunk)
-            parts = list(c.split(layout.sizes, -1))
+            noise = torch.randn(count, size, dtype=self.dtype, device=self.device)
+            c, log_p, *natural = many(known, {**rest, "": noise}, count, chunk)
+            drawn: Values = {}
             for name, form in layout.forms.items():
                 own, natural = tuple(natural[: form.count]), natural[form.count :]
-                drawn = form.draw(own)
-                parts[layout.names.index(name)] = drawn.reshape(count, -1)
-                log_p = log_p + torch.vmap(form.log_prob)(own, drawn).sum(-1)
-            return layout.values(torch.cat(parts, -1)), log_p
+                entries = form.draw(own)
+                log_p = log_p + torch.vmap(form.log_prob)(own, entries).sum(-1)
+                drawn[name] = entries.reshape(count, *layout.shapes[layout.names.index(name)])
+            if normal:
+                behind = {f"noise {n}": v for n, v in layout.values(c).items() if n in normal}
+                *parts, volume = many(made, {**rest, **drawn, **behind}, count, chunk)
+                drawn, log_p = {**drawn, **dict(zip(normal, parts, strict=True))}, log_p - volume
+            return drawn, log_p
 
 
 def collapsed(program: Program, kept: Collection[str] = ()) -> Program:

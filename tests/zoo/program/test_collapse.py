@@ -258,8 +258,27 @@ def test_a_product_is_collapsed_in_one_of_its_factors():
             pyro.sample("y", dist.Normal(a * b, 1.0), obs=y)
 
     found = plan(prepare(product(), {"y": Y}))
-    assert found.names == ("a",)
-    assert found.stays["b"] == "jointly with a it has no closed form"
+    assert found.names == ("b",)
+    assert found.stays["a"] == "jointly with b it has no closed form"
+
+
+def test_of_a_mean_and_its_precision_the_mean_is_integrated_out():
+    """Normal-Gamma: given the precision y is jointly Normal."""
+
+    @zoo.model(y=Real("case"))
+    def both(y):
+        precision = pyro.sample("precision", dist.Gamma(2.0, 1.5))
+        mean = pyro.sample("mean", dist.Normal(5.0, (0.3 * precision).rsqrt()))
+        with pyro.plate("case", len(y)):
+            pyro.sample("y", dist.Normal(mean, precision.rsqrt()), obs=y)
+
+    view = collapsed(prepare(both(), {"y": Y}))
+    assert view.found.names == ("mean",)
+    assert view.found.stays == {"precision": "jointly with mean it has no closed form"}
+    covariance = (np.eye(len(Y)) + 1 / 0.3) / 0.8
+    expected = st.multivariate_normal.logpdf(Y, np.full(len(Y), 5.0), covariance)
+    expected += st.gamma.logpdf(0.8, 2.0, scale=1 / 1.5)
+    assert marginal(view, precision=0.8) == pytest.approx(expected, rel=1e-10)
 
 
 def test_nothing_is_collapsed_where_nothing_would_be_left():
