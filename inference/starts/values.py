@@ -77,6 +77,7 @@ def starting_values(program: Program) -> Values:
 
     For a mixture without an `initial` method, one closed-form update from a k-means++ clustering.
     """
+    program = program.whole
     values = program.initial()
     if not program.enumerated or program.proposes:
         return values

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from zoo.program.conditional import Conditional, Layout, Probes
+from zoo.program.conjugate_conditional import Conditional, Layout, Probes
 from zoo.program.conjugate_forms import FORMS, Form
 from zoo.program.program import Program
 from zoo.program.view import View

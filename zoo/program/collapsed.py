@@ -9,12 +9,13 @@ from torch import Tensor
 
 from zoo.data.data import Data
 from zoo.program.collapse import Plan, joint_given, plan
-from zoo.program.conditional import Conditional, Probes
+from zoo.program.conjugate_conditional import Conditional, Probes
 from zoo.program.program import Program
 from zoo.program.terms import Terms, sum_of
 from zoo.program.view import View
 from zoo.replay.evaluate import Values, many
 
+MARGINAL = "all sites, integrated"  # what the one log density is called
 ROUNDS = 2  # Newton steps to the reference: the second takes out what the first leaves by rounding
 
 
@@ -35,7 +36,7 @@ class Collapsed(Program):
     def __init__(self, whole: Program, found: Plan) -> None:
         assert found.layout is not None
         self.__dict__.update(whole.__dict__)
-        self.whole, self.found, self.layout = whole, found, found.layout
+        self._whole, self.found, self.layout = whole, found, found.layout
         self.plans: dict[str, object] = {}
         self.latents, self.locals, self.globals = (
             [s for s in sites if s.name not in found.names] for sites in (whole.latents, whole.locals, whole.globals)
@@ -59,6 +60,11 @@ class Collapsed(Program):
         # The noise behind what others scale is at zero: elsewhere a value would go far from the data as they grow.
         steady = [n for n in self.layout.names if not any(p.sites for p in self.sites[n].args.values())]
         return probes.at_zero([n for n in self.layout.names if n not in self.layout.forms and n not in steady])
+
+    @property
+    def whole(self) -> Program:
+        """The program with all its latents."""
+        return self._whole
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -89,18 +95,23 @@ class Collapsed(Program):
         other.__dict__.update(whole.__dict__)
         mine = ("found", "layout", "plans", "latents", "locals", "globals", "_probes", "_points")
         other.__dict__.update({name: self.__dict__[name] for name in mine})
-        other.whole = whole
+        other._whole = whole
         return other
 
     def conditional(self, values: Values) -> Conditional:
         """The distribution of what is integrated out, given values of the rest."""
         return Conditional.of(joint_given(self.whole, self.layout, values), self._probes, self._points)
 
-    def log_joint(self, values: Values) -> Terms:
-        """Marginal log density of the latents that stay, weights of rows included, and nothing for each row."""
+    def log_probs(self, values: Values) -> Values:
+        """Marginal log density of the latents that stay, in place of a log density for each site."""
         rest = {n: v for n, v in values.items() if n not in self.found.names}
-        marginal = self.conditional(rest).log_marginal()
-        return Terms(marginal, marginal.new_zeros(len(self.data)))
+        return {MARGINAL: self.conditional(rest).log_marginal()}
+
+    def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
+        """All of the marginal log density, weights of rows included, and nothing for each row."""
+        if MARGINAL not in log_probs:
+            return super().eliminate(log_probs, hard=hard)
+        return Terms(log_probs[MARGINAL], log_probs[MARGINAL].new_zeros(len(self.data)))
 
     def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
         """Log density of the latents that stay by their priors, which what is integrated out does not enter; and m."""

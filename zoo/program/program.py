@@ -138,6 +138,11 @@ class Program:
         return next((str(t) for t in self.structure.ties if t.kind == "local"), "")
 
     @property
+    def whole(self) -> Program:
+        """The program with all its latents; itself, if none are integrated out."""
+        return self
+
+    @property
     def collapsed(self) -> tuple[str, ...]:
         """Latents that are integrated out of what this program says of the others; none, of a program as it is."""
         return ()
