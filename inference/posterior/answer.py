@@ -22,6 +22,7 @@ from zoo.data.bind import Source, bind
 from zoo.data.data import Data
 from zoo.errors import FitError
 from zoo.program.program import Program
+from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
 
 DRAWS = 1000  # the Monte Carlo error of a mean is then 3 % of the posterior's standard deviation
@@ -177,13 +178,17 @@ class Answer:
         return self.program.rebind(data)
 
 
-def replicated(answer: Answer, count: int, *, local: bool) -> Values:
-    """Return `count` draws that data are simulated from, with the discrete latents that belong with them.
+def replicated(answer: Answer, count: int, *, fitted: bool) -> Values:
+    """Return `count` draws that data are simulated from, with the states that belong with them.
 
-    With `local` the fitted rows have their own local latents and states; else new ones, as new rows.
+    Of the `fitted` rows locals, and states of theirs and of chains of continuous states, have their posterior; else
+    they are new ones, as of new rows.
     """
     program = answer.program
+    local = fitted and bool(program.locals)
     if not (program.entangled if local else program.shared):
-        return answer.approximation.draw(program, count)[0] if local else answer.globals(count)
-    draws = answer.approximation.draw(program, count)[0] if program.latents else {}
-    return with_states(program, answer.points, draws, count, local=local)
+        draws = answer.approximation.draw(program, count)[0] if local else answer.globals(count)
+    else:
+        draws = answer.approximation.draw(program, count)[0] if program.latents else {}
+        draws = with_states(program, answer.points, draws, count, local=local)
+    return {**draws, **(draw_chains(program, draws, answer.points, count) if fitted else {})}

@@ -398,7 +398,8 @@ class Fit(Answer):
     def predict(self, new: Source | None = None, draws: int = 200, seed: int | None = None) -> xr.DataTree:
         """Posterior predictive draws for given rows, in the ArviZ group posterior_predictive, for posterior checks.
 
-        For the fitted rows (`new=None`) locals have their posterior, and what was observed comes along; for new rows,
+        For the fitted rows (`new=None`) locals and the states of chains have their posterior, so that rows of NaN are
+        forecast, and what was observed comes along; for new rows,
         whose observed fields may be left out, locals are drawn from the model given the globals.
 
         Parameters

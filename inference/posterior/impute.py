@@ -107,7 +107,7 @@ def _latents(answer: Answer, program: Program, count: int, *, known: bool) -> tu
 
     New rows weigh each draw by how well it explains what is observed of them.
     """
-    if answer.is_point and (known or not program.locals):  # draws are all the same
+    if not program.latents or (answer.is_point and (known or not program.locals)):  # draws are all the same
         count = 1
     even = torch.full((count, len(program.data)), 1 / count, dtype=program.dtype, device=program.device)
     if known:

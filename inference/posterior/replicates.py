@@ -14,6 +14,7 @@ from inference.diagnostics.deferred import Deferred
 from inference.posterior.answer import Answer, Stream, replicated
 from inference.posterior.observed import Observed
 from zoo.errors import FitError, ZooError
+from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values
 
 SIMULATED = ("posterior_predictive", "prior", "prior_predictive")
@@ -61,7 +62,7 @@ def replicates(answer: Answer, count: int, *, posterior: bool, fresh: bool = Fal
     with answer.running(Stream.PREDICTIVE if posterior else Stream.PRIOR):
         if not posterior:
             return simulations(program, answer.points, {}, count, names)
-        draws = replicated(answer, count, local=bool(program.locals) and not fresh)
+        draws = replicated(answer, count, fitted=not fresh)
         return simulations(program, answer.points, draws, count, names)
 
 
@@ -83,6 +84,7 @@ def _predictive(answer: Answer, observed: Observed, example: Values) -> Group:
         draws = {n: v[at.to(v.device)] for n, v in answer.draws.values.items()}
         with answer.running(Stream.PREDICTIVE):
             draws = with_states(program, answer.points, draws, len(at), local=True)
+            draws = {**draws, **draw_chains(program, draws, answer.points, len(at))}
             return simulations(program, answer.points, draws, len(at), names)
 
     attrs = {"draws": f"every {step}th of {each} in each chain"} if step > 1 else {}

@@ -65,7 +65,7 @@ def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: i
     program = answer.on(None if new is None else _with_observed_fields(answer, new), block=True)
     known = program is answer.program
     with answer.running(Stream.PREDICT, seed):
-        values = replicated(answer, draws, local=bool(program.locals) and known)
+        values = replicated(answer, draws, fitted=known)
         stacked = simulations(program, answer.points, values, draws, [s.name for s in program.observed])
     shown = {n: v.cpu().numpy()[None] for n, v in stacked.items()}
     dims = {s.name: event_names(program, s) for s in program.observed}
@@ -91,7 +91,7 @@ def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
     source = torch.randint(count, (1 if program.chained else n,)).sort().values if answer.has_draws else torch.zeros(1)
     source = source.long().expand(n)  # which draw of the globals each row comes from
-    draws = replicated(answer, count, local=False)
+    draws = replicated(answer, count, fitted=False)
     collected: dict[str, list[Tensor]] = {s.field: [] for s in program.observed if s.field}
     for which in source.unique():
         rows = (source == which).nonzero()[:, 0]

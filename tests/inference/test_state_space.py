@@ -76,6 +76,10 @@ def test_missing_rows_are_forecast(tmp_path):
     gone = np.isnan(x)
     np.testing.assert_allclose(table[gone], expected.smoothed_state[0, gone], rtol=1e-9)
     assert found.impute(draws=3, seed=1)[2].shape == (105, 1)
+    drawn = found.predict(draws=2000, seed=2).posterior_predictive["x"].values[0]
+    sd = (expected.smoothed_state_cov[0, 0] + 15099.0) ** 0.5
+    assert (np.abs(drawn.mean(0) - expected.smoothed_state[0]) < 5 * sd / 2000**0.5).all()
+    np.testing.assert_allclose(drawn.std(0) / sd, 1, atol=5 * (2 * 2000) ** -0.5)
     found.save(tmp_path / "fit")
     again = Fit.load(tmp_path / "fit")
     np.testing.assert_array_equal(again.posterior["posterior"]["h"], found.posterior["posterior"]["h"])

@@ -12,8 +12,9 @@ from zoo.errors import DataError, ModelError
 from zoo.program.terms import Terms
 from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Replay, Values
+from zoo.replay.gaussian_chain import LinearGaussianChain, defects
 from zoo.replay.masked import IMPOSSIBLE
-from zoo.replay.sites import Site, check_arguments, check_support
+from zoo.replay.sites import Site, base_distribution, check_arguments, check_support
 
 CLIMB = 100  # steps, at most, of what has a flat prior
 BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
@@ -135,6 +136,9 @@ def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callab
     """
     for name, fn in replay.distributions.items():
         check_arguments(name, fn)
+        chain = base_distribution(fn)
+        if isinstance(chain, LinearGaussianChain) and (what := defects(chain)):
+            raise ModelError(f"site {name!r}: its {what} at the starting values; make it of a factor, L @ L.mT")
     for name, log_prob in replay.log_probs.items():
         site = sites[name]
         if name in replay.labelled:

@@ -326,3 +326,22 @@ def test_shapes_that_do_not_fit_are_named():
         zoo.LinearGaussianChain(torch.zeros(2), torch.eye(2), torch.zeros(3, 2, 2), torch.eye(2)).expand((4,))
     with pytest.raises(ModelError, match="start says of each row"):
         zoo.LinearGaussianChain(torch.zeros(1), *[torch.eye(1)] * 3, start=torch.ones(3)).expand((4,))
+
+
+@pytest.mark.parametrize(
+    ("noise", "reason"),
+    [
+        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "its noise_cov is not symmetric at the starting values"),
+        (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "its noise_cov has a negative variance in some direction"),
+    ],
+)
+def test_covariances_that_are_none_are_named(noise, reason):
+    @zoo.model(x=zoo.Real("row"))
+    def declared(x):
+        scale = pyro.param("scale", torch.tensor(1.0))
+        with pyro.plate("row", len(x)):
+            h = pyro.sample("h", zoo.LinearGaussianChain(torch.zeros(2), torch.eye(2), torch.eye(2), noise))
+            pyro.sample("x", dist.Normal(scale * h[..., 0], 1.0), obs=x)
+
+    with pytest.raises(ModelError, match=reason):
+        prepare(declared(), [0.3, 1.2, 2.0, 1.0], device="cpu").initial()
