@@ -93,6 +93,7 @@ def test_assign_has_the_smoothed_states_of_fitted_and_of_new_rows():
         np.testing.assert_allclose(table["h[0]", "sd"], expected.smoothed_state_cov[0, 0] ** 0.5, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_new_fixes_are_a_sequence_whose_times_tie_them():
     rng = np.random.default_rng(0)
     data = {"position": rng.normal(size=(20, 2)).cumsum(0), "time": np.sort(rng.uniform(0, 20, 20))}

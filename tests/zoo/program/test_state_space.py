@@ -67,7 +67,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("case", CASES)
 def test_declared_chains_are_those_of_statsmodels(case, missing):
     model, x, values, system = CASES[case]
@@ -140,6 +140,7 @@ def test_sequences_below_each_other_are_apart():
     torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_chains_are_one_with_both_states():
     @zoo.model(x=zoo.Real("month"))
     def apart(x):
