@@ -171,10 +171,10 @@ def test_log_prob_of_new_rows_by_draws_of_the_prior():
     """Each row's density averages over its own latents, the states of which are summed out of the proposal too."""
     result = fit(gates(), X, method="map", seed=0, progress=False)
     new = torch.tensor([0.5, 3.0], dtype=torch.float64)
-    found = result.log_prob(new, samples=5_000)
+    found = result.log_prob(new, samples=2_000)
     errors = (found.to_numpy() - evidence(new).logsumexp(0).numpy()) / np.array(found.attrs["mcse"])
     assert np.abs(errors).max() < 4
-    assert max(found.attrs["mcse"]) < 0.05
+    assert max(found.attrs["mcse"]) < 0.1
     share = result.assign(new).to_numpy()
     np.testing.assert_allclose(share, evidence(new).softmax(0).T.numpy(), atol=0.1)
 
@@ -314,6 +314,7 @@ def test_em_integrates_out_what_states_give(tmp_path):
     np.testing.assert_array_equal(draws_of(Fit.load(tmp_path / "fit", model=effects()), "t"), drawn)
 
 
+@pytest.mark.slow
 def test_em_counts_a_row_by_its_weight():
     """A row of weight 2 is the row twice, one of weight 0 is not there."""
     x, weights = two_groups(12), torch.ones(12)
@@ -410,7 +411,8 @@ def factor_data(rows: int = 60) -> torch.Tensor:
     return (3.0 * group[:, None] + t * axes[group] + 0.5 * noise).double()
 
 
-@pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shared", "own"])
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
 def test_em_of_a_mixture_of_factor_analysers(own):
     """The objective is the likelihood of Normals with covariances L_k L_k^T + Psi_k, and never falls."""
     x = factor_data()
@@ -457,7 +459,10 @@ def em_by_rows(x: np.ndarray, v: dict[str, np.ndarray], steps: int) -> tuple[dic
 
 @pytest.mark.parametrize(
     "model",
-    [zoo.MixtureOfFactorAnalyzers(), zoo.MixtureOfFactorAnalyzers(components=3, factors=2, noise="own")],
+    [
+        pytest.param(zoo.MixtureOfFactorAnalyzers(), marks=pytest.mark.slow),
+        zoo.MixtureOfFactorAnalyzers(components=3, factors=2, noise="own"),
+    ],
     ids=["shared", "own"],
 )
 def test_mixtures_of_factor_analysers_take_the_steps_of_the_paper(model):
@@ -475,9 +480,11 @@ def test_mixtures_of_factor_analysers_take_the_steps_of_the_paper(model):
 @pytest.mark.slow
 def test_one_component_is_factor_analysis():
     """The same likelihood and covariance at the maximum."""
-    x = factor_data(200)[:, :3]
+    generator = torch.Generator().manual_seed(2)
+    t, noise = (torch.randn(80, size, generator=generator, dtype=torch.float64) for size in (1, 5))
+    x = t * torch.tensor([1.0, 0.8, -1.2, 0.9, 1.1]) + 0.7 * noise
     one, other = (
-        fit(m, x, method=EM(max_steps=5000, tolerance=1e-9), seed=0, progress=False)
+        fit(m, x, method=EM(tolerance=1e-8), seed=0, progress=False)
         for m in (zoo.MixtureOfFactorAnalyzers(components=1), zoo.FactorAnalysis())
     )
     assert one.objective.value == pytest.approx(other.objective.value, abs=1e-5)
@@ -534,6 +541,7 @@ def selection(x, y):
         pyro.sample("y", dist.Normal(level + x @ beta, precision.rsqrt()), obs=y)
 
 
+@pytest.mark.slow
 def test_cavi_of_a_selection_never_falls(tmp_path):
     """With unknown shares and noise; a row of weight 2 is the row twice; saved and read again."""
     data, weights = regression_data(), torch.ones(15)
