@@ -5,6 +5,7 @@ from zoo.bayesian_gmm import BayesianGMM as BayesianGMM
 from zoo.bayesian_regression import BayesianRegression as BayesianRegression
 from zoo.beta_bernoulli import BetaBernoulli as BetaBernoulli
 from zoo.catalogue import models as models
+from zoo.change_point import ChangePoint as ChangePoint
 from zoo.data.stream import stream as stream
 from zoo.dawid_skene import DawidSkene as DawidSkene
 from zoo.declare.fields import Binary as Binary

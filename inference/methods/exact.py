@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from inference.approximations.conjugate import Conjugate
+from inference.approximations.given_states import SampledGivenStates
 from inference.approximations.sampled import Sampled
 from inference.conjugate import closed_form
 from inference.conjugate.block import uses
+from inference.conjugate.given_states import GivenStates, given_states
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.no_closed_form import no_posterior
@@ -19,10 +22,10 @@ from inference.coordinate.source import RowSource
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
 from inference.starts.posteriors import given_posteriors
-from zoo.errors import FitError, ModelError
+from zoo.errors import DataError, FitError, ModelError
 from zoo.program.configurations import check_possible, largest_factor, state_chunks, state_draws
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values
+from zoo.replay.evaluate import Values, many
 
 DRAWS, FEWEST_DRAWS = 1000, 50  # of discrete states
 LARGEST = 20_000_000  # numbers of all draws, beyond which fewer are made: 160 MB
@@ -51,6 +54,8 @@ class Exact(Method):
             return f"{unknown[0]!r} is a parameter without prior"
         if _all_discrete(program):
             return _too_large(program)
+        if program.enumerated and _given_states(program) is not None:
+            return None
         if program.enumerated:
             return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
         plan = closed_form(program)
@@ -77,6 +82,8 @@ class Exact(Method):
 
     def how(self, program: Program) -> str:
         """Say how large the factors become where discrete latents are eliminated."""
+        if program.enumerated and program.latents:
+            return f"a mixture of conjugate posteriors, by {', '.join(s.name for s in program.enumerated)}"
         if not _all_discrete(program):
             return ""
         return f"variable elimination, largest factor: {largest_factor(program, {}):,} cells"
@@ -85,6 +92,8 @@ class Exact(Method):
         """Update every latent once and evaluate the evidence; or eliminate the discrete ones, if these are all."""
         if _all_discrete(program):
             return _eliminated(program, progress=progress)
+        if (given := _given_states(program)) is not None:
+            return _mixture(program, given, progress=progress)
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
             ascent = Coordinates(program, rows=RowSource(program))
             state = ascent.step(State(program.initial(), {}))
@@ -134,6 +143,43 @@ def _evidence(program: Program, posteriors: list[Posterior]) -> float:
             "the posterior by conjugacy does not match the model's log density; please report the model, and use svi"
         )
     return evidence
+
+
+def _given_states(program: Program) -> GivenStates | None:
+    """The posterior given the states of discrete latents that all rows share, where that is conjugate."""
+    if not program.enumerated:
+        return None
+    if "given states" not in program.plans:
+        program.plans["given states"] = given_states(program)
+    found = program.plans["given states"]
+    return found if isinstance(found, GivenStates) else None
+
+
+def _mixture(program: Program, given: GivenStates, *, progress: bool) -> Outcome:
+    """Draw states and then latents: the posterior is a mixture of conjugate ones."""
+    with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
+        evidence = float(given.evidence)
+        if not math.isfinite(evidence):
+            raise DataError("what is observed has probability 0 under the model; correct the data or the model")
+        values, states = given.draw(DRAWS)
+        monitor.record(1, evidence)
+
+        def joint(v: Values) -> Tensor:
+            return program.log_joint(v).total(program.data.weights)
+
+        log_p = many(joint, values, DRAWS, 100)
+    sites, p = [s.name for s in program.shared], given.probabilities
+    probabilities = {n: p.sum([j for j in range(p.ndim) if j != i]) if p.ndim > 1 else p for i, n in enumerate(sites)}
+    drawn = dict(zip(sites, states, strict=True))
+    return Outcome(
+        approximation=SampledGivenStates(values, log_p, drawn, sampler="exact", probabilities=probabilities),
+        points={},
+        objective=Objective(evidence, "log_evidence"),
+        trace=monitor.trace,
+        steps=1,
+        converged=True,
+        reason="closed form for each state",
+    )
 
 
 def _all_discrete(program: Program) -> bool:
