@@ -14,6 +14,22 @@ class DataError(ZooError):
     """Data that a model cannot take: shape, support, type, missing values, or an unreadable file."""
 
 
+class UnseenLevelError(DataError):
+    """Labels of a category that the fitted data do not have.
+
+    Attributes
+    ----------
+    field
+        Of these.
+    labels
+        The new ones, in their order.
+    """
+
+    def __init__(self, text: str, field: str, labels: tuple[object, ...]) -> None:
+        super().__init__(text)
+        self.field, self.labels = field, labels
+
+
 class ModelError(ZooError):
     """A model that is declared wrongly: plates, fields, hyperparameters, or a log density that is not a number."""
 

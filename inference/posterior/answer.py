@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
-from inference.approximations.simulations import with_states
+from inference.approximations.simulations import simulations, with_states
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source, bind
 from zoo.data.data import Data
-from zoo.errors import FitError
+from zoo.errors import DataError, FitError, UnseenLevelError
+from zoo.program.groups import open_plates, with_new_groups
 from zoo.program.program import Program
 from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
@@ -51,6 +52,7 @@ class Stream(IntEnum):
     PRIOR = 11
     CHECK = 12
     BOOTSTRAP = 13
+    NEW_GROUPS = 14
 
 
 class Draws(NamedTuple):
@@ -138,8 +140,30 @@ class Answer:
             log_p = many(joint, values, count, chunk_for(program))
         return Draws(values, log_p.cpu().numpy(), log_q.cpu().numpy())
 
-    def globals(self, count: int) -> Values:
-        """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated."""
+    def globals(self, count: int, program: Program | None = None) -> Values:
+        """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated.
+
+        Of groups that only the rows of another `program` have, latents are drawn from their prior, given the others.
+        """
+        known = self._globals(count)
+        grown = [] if program is None else [s for s in program.globals if self._grown(program).intersection(s.plates)]
+        if program is None or not grown:
+            return known
+        rest = {n: v for n, v in known.items() if n not in {s.name for s in grown}}
+        with self.running(Stream.NEW_GROUPS):
+            drawn = simulations(program, self.points, rest, count, [s.name for s in grown])
+        sizes = self.program.sizes, program.sizes
+        return {**known, **{s.name: with_new_groups(s, sizes, known[s.name], drawn[s.name]) for s in grown}}
+
+    def _grown(self, program: Program) -> set[str]:
+        """Plates of groups that are longer than they were for the fitted rows."""
+        return {n for n, size in program.sizes.items() if size != self.program.sizes.get(n)}
+
+    def has_new_groups(self, program: Program) -> bool:
+        """Whether rows have groups that the fitted rows have not, so that something has to be drawn for these."""
+        return bool(self._grown(program))
+
+    def _globals(self, count: int) -> Values:
         names = {s.name for s in self.program.globals}
         if not names:
             return {}
@@ -159,7 +183,8 @@ class Answer:
         if new is None:
             return self.program
         fitted = self.program.data
-        data = bind(self.program.model, new, like=fitted).to(self.program.dtype, self.program.device)
+        bound, plates = self._bound(new)
+        data = bound.to(self.program.dtype, self.program.device)
         same = data.missing.keys() == fitted.missing.keys() and all(
             torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape
         )
@@ -175,19 +200,44 @@ class Answer:
                 f"new rows cannot be looked at by themselves: {tie}. Fit all rows together; what the model makes of "
                 "several rows (a mean, a lagged value) can be given as a field or worked out in `setup`"
             )
-        return self.program.rebind(data)
+        event = next((s for s in self.program.observed if s.field in data.row_fields and not s.plates), None)
+        if event is not None:
+            raise FitError(
+                f"new rows cannot be looked at by themselves: site {event.name!r} is one event of all rows, and new ones "
+                f"depend on those fitted. Fit all rows together, with {event.field!r} missing (NaN) in the new "
+                "ones; or declare what rows have in common as a latent"
+            )
+        sizes = {plate: len(data.levels[field]) for field, found in plates.items() for plate in found}
+        return self.program.rebind(data, {**self.program.sizes, **sizes})
+
+    def _bound(self, new: Source | Data) -> tuple[Data, dict[str, tuple[str, ...]]]:
+        """Bind new rows; return them, and the plates of fields that have labels which no fitted row has."""
+        like, plates = self.program.data, dict[str, tuple[str, ...]]()
+        while True:
+            try:
+                return bind(self.program.model, new, like=like), plates
+            except UnseenLevelError as error:
+                found = open_plates(self.program, self.points, error.field)
+                if not found or error.field in plates:
+                    raise DataError(
+                        f"{error}. A new one could be predicted if the model had a prior for it: latents in a plate "
+                        f"with an entry for each category of {error.field!r}, which nothing else is made of"
+                    ) from error
+                plates[error.field] = found
+                labels = (*like.levels[error.field], *error.labels)
+                like = replace(like, levels={**like.levels, error.field: labels})
 
 
-def replicated(answer: Answer, count: int, *, fitted: bool) -> Values:
+def replicated(answer: Answer, count: int, *, fitted: bool, rows: Program | None = None) -> Values:
     """Return `count` draws that data are simulated from, with the states that belong with them.
 
     Of the `fitted` rows locals, and states of theirs and of chains of continuous states, have their posterior; else
-    they are new ones, as of new rows.
+    they are new ones, as of new `rows`, which may have groups of their own.
     """
     program = answer.program
     local = fitted and bool(program.locals)
     if not (program.entangled if local else program.shared):
-        draws = answer.approximation.draw(program, count)[0] if local else answer.globals(count)
+        draws = answer.approximation.draw(program, count)[0] if local else answer.globals(count, rows)
     else:
         draws = answer.approximation.draw(program, count)[0] if program.latents else {}
         draws = with_states(program, answer.points, draws, count, local=local)

@@ -134,10 +134,11 @@ def _responsibilities(answer: Answer, program: Program, sites: Sequence[Site], *
     """
     with answer.running(Stream.ASSIGN):
         known = answer.approximation.responsibilities(program, answer.points)
-        if known is not None and all(s.name in known for s in sites):
+        fresh_groups = answer.has_new_groups(program)
+        if known is not None and not fresh_groups and all(s.name in known for s in sites):
             return {s.name: _checked(known[s.name], program, s) for s in sites}
-        count = 1 if answer.is_point else answer.draw_count
-        draws = answer.globals(count)
+        count = 1 if answer.is_point and not fresh_groups else answer.draw_count
+        draws = answer.globals(count, program)
         log_q = torch.zeros(1, 1, dtype=program.dtype, device=program.device)
         # Draws of locals that belong to those of the globals; where rows are apart, each weighs fresh ones.
         together = answer.approximation.exact and answer.approximation.kept is not None and not fresh
@@ -153,7 +154,7 @@ def _responsibilities(answer: Answer, program: Program, sites: Sequence[Site], *
             if program.coupled:
                 raise FitError(f"rows cannot be assigned one by one: {program.coupled}; fit with nuts, and they can")
             count = answer.draw_count
-            draws = answer.globals(count)
+            draws = answer.globals(count, program)
             local, log_q = local_draws(program, answer.approximation, answer.points, draws, count)
             draws = {**draws, **local}
         if not draws:

@@ -107,12 +107,13 @@ def _latents(answer: Answer, program: Program, count: int, *, known: bool) -> tu
 
     New rows weigh each draw by how well it explains what is observed of them.
     """
-    if not program.latents or (answer.is_point and (known or not program.locals)):  # draws are all the same
+    drawn = program.locals or answer.has_new_groups(program)
+    if not program.latents or (answer.is_point and (known or not drawn)):  # draws are all the same
         count = 1
     even = torch.full((count, len(program.data)), 1 / count, dtype=program.dtype, device=program.device)
     if known:
         return answer.approximation.draw(answer.program, count)[0], even
-    globals_ = answer.globals(count)
+    globals_ = answer.globals(count, program)
     local = local_draws(program, answer.approximation, answer.points, globals_, count) if program.locals else None
     rows = pointwise(program, answer.points, globals_, local)
     latents = {**globals_, **(local[0] if local is not None else {})}

@@ -29,10 +29,10 @@ def log_prob(answer: Answer, new: Source | Data | None = None, samples: int = 10
         raise FitError(f"rows have no density of their own: they share the discrete latent {program.shared[0].name!r}")
     if program.coupled:
         raise FitError(f"rows have no density of their own: {program.coupled}; see `objective` for all together")
-    count = samples if answer.has_draws or program.locals else 1
+    count = samples if answer.has_draws or program.locals or answer.has_new_groups(program) else 1
     whole = bool(program.locals) and not answer.approximation.covers_new_rows
     chunks = list(row_chunks(program, whole=whole, draws=count))
-    draws = answer.globals(count)
+    draws = answer.globals(count, program)
     parts = []
     for chunk in chunks:
         with answer.running(Stream.LOG_PROB):

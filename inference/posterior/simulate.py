@@ -65,7 +65,7 @@ def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: i
     program = answer.on(None if new is None else _with_observed_fields(answer, new), block=True)
     known = program is answer.program
     with answer.running(Stream.PREDICT, seed):
-        values = replicated(answer, draws, fitted=known)
+        values = replicated(answer, draws, fitted=known, rows=program)
         stacked = simulations(program, answer.points, values, draws, [s.name for s in program.observed])
     shown = {n: v.cpu().numpy()[None] for n, v in stacked.items()}
     dims = {s.name: event_names(program, s) for s in program.observed}

@@ -22,7 +22,7 @@ from zoo.data.tensors import check_support, to_tensor
 from zoo.data.weights import as_weights
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
-from zoo.errors import DataError
+from zoo.errors import DataError, UnseenLevelError
 
 Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | Sequence[Any] | str | Path | Stream
 
@@ -200,10 +200,12 @@ def _levels(name: str, value: Tensor, kind: Field, like: Data | None) -> tuple[A
     codes = int(value.max()) + 1
     levels = like.levels[name] if like is not None else tuple(range(kind.levels or codes))
     if codes > len(levels):
-        raise DataError(
+        raise UnseenLevelError(
             f"field {name!r}: unknown category {codes - 1}; the fitted data have {len(levels)} "
             f"categories. Say how many there can be: {name} = Category({', '.join(map(repr, kind.dims))}, "
-            f"levels={codes})"
+            f"levels={codes})",
+            name,
+            tuple(range(len(levels), codes)),
         )
     return levels
 

@@ -92,8 +92,10 @@ def _is_text(column: pd.Series) -> bool:
     return bool(_parsed(column).isna().all()) and len(column) > 0
 
 
-def _numbers(column: pd.Series, kind: Field) -> np.ndarray:
-    """Return a column as numbers, or labels for a `Category` field."""
+def _numbers(column: pd.Series, kind: Field) -> np.ndarray | pd.Series:
+    """Return a column as numbers, or labels for a `Category` field; one of categories as it is, with their order."""
+    if kind.integer and isinstance(column.dtype, pd.CategoricalDtype):
+        return column
     if kind.integer and not pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=object)
     dated = pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)

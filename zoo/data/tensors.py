@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
-from zoo.errors import DataError
+from zoo.errors import DataError, UnseenLevelError
 
 
 def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
@@ -34,6 +35,7 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
     DataError
         If the entries cannot be numbers, or a label is missing or new.
     """
+    known = known or (_order(array) if kind.integer else ()) or None
     array = _as_array(name, array, kind)
     if kind.integer and array.dtype == object and _numbers_with_gaps(array):
         array = as_numbers(array).astype(np.float64)
@@ -92,14 +94,32 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
     return made
 
 
+def _order(array: Any) -> tuple[Any, ...]:
+    """Return the categories of a categorical column that occur, in their order; empty for anything else."""
+    column = array if isinstance(array, pd.Series) else None
+    column = pd.Series(array) if isinstance(array, pd.Categorical | pd.CategoricalIndex) else column
+    if column is None or not isinstance(column.dtype, pd.CategoricalDtype):
+        return ()
+    return tuple(column.cat.remove_unused_categories().cat.categories.tolist())
+
+
+def in_order(labels: Iterable[Any]) -> tuple[Any, ...]:
+    """Sort labels: numbers by size and words by letter; by their text where there are both."""
+    try:
+        return tuple(sorted(labels))
+    except TypeError:
+        return tuple(sorted(labels, key=str))
+
+
 def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
-    """Code labels 0, 1, ...: in the order of data bound before, else sorted."""
+    """Code labels 0, 1, ...: in the order of data bound before, or of their categories, else sorted."""
     missing = np.asarray(pd.isna(array))
-    present = sorted(set(array[~missing].tolist()), key=str)
-    labels = known or tuple(present)
+    present = in_order(set(array[~missing].tolist()))
+    labels = known or present
     unknown = [label for label in present if label not in labels]
     if unknown:
-        raise DataError(f"field {name!r}: unknown category {unknown[0]!r}; the model was fitted to {labels}")
+        text = f"field {name!r}: unknown category {unknown[0]!r}; the model was fitted to {labels}"
+        raise UnseenLevelError(text, name, tuple(unknown))
     if kind.levels is not None and len(labels) > kind.levels:
         raise DataError(f"field {name!r} has {len(labels)} categories, but is declared with levels={kind.levels}")
     code_of = {label: code for code, label in enumerate(labels)}

@@ -48,6 +48,8 @@ class Program:
         Distributions that replace the model's own at some latent sites (yesterday's posterior).
     structure
         What the model is made of, if it has been traced before.
+    sizes
+        Plate -> its length, for plates of groups: the same on all rows. None for those of the rows that were traced.
 
     Raises
     ------
@@ -56,7 +58,12 @@ class Program:
     """
 
     def __init__(
-        self, model: Model, data: Data, priors: Mapping[str, Any] | None = None, structure: Structure | None = None
+        self,
+        model: Model,
+        data: Data,
+        priors: Mapping[str, Any] | None = None,
+        structure: Structure | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.model, self.data, self.priors = model, data, dict(priors or {})
         # A PyroParam shows up twice: as a parameter site, and as this tensor behind it.
@@ -68,6 +75,7 @@ class Program:
             check_unseen(structure, data)
         self.structure = structure
         self.sites = structure.sites
+        self.sizes = dict(structure.sizes(data.coords) if sizes is None else sizes)
         check_missing(structure, data)
         self.row = data.row if data.row in structure.plates else ""
         self.latents = [s for s in self.sites.values() if s.latent]
@@ -152,16 +160,17 @@ class Program:
         """Why data cannot be drawn from the model by running it; empty if they can."""
         return self.structure.not_drawn
 
-    def rebind(self, data: Data) -> Program:
-        """Return the same program on other rows; nothing is traced or planned again.
+    def rebind(self, data: Data, sizes: Mapping[str, int] | None = None) -> Program:
+        """Return the same program on other rows, and with plates of other sizes; nothing is traced or planned again.
 
         But for rows in which a field has missing cells that other sites read, and had none before.
         """
+        sizes = self.sizes if sizes is None else sizes
         if uncovered(self.structure, data):
             with torch.random.fork_rng(devices=[]):
                 reseed(0)
-                return Program(self.model, data, self.priors)
-        other = Program(self.model, data, self.priors, self.structure)
+                return Program(self.model, data, self.priors, sizes=sizes)
+        other = Program(self.model, data, self.priors, self.structure, sizes)
         other.plans, other._proposed = self.plans, self._proposed
         return other
 
@@ -209,6 +218,7 @@ class Program:
             left_out=left_out,
             zeros=zeros,
             noise=noise,
+            sizes=self.sizes,
         )
         with model_context(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)
@@ -436,7 +446,9 @@ class Program:
         """
         completed = {n + OBSERVED for n in self.structure.completed}
         missing = {n: cells for n, cells in self._missing.items() if n in completed}
-        replay = Replay(values, self.priors, simulate=True, observed=observed, lead=lead, missing=missing)
+        replay = Replay(
+            values, self.priors, simulate=True, observed=observed, lead=lead, missing=missing, sizes=self.sizes
+        )
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
                 call(self.model, self.networks, values, self.data.values)

@@ -78,6 +78,8 @@ class Replay(Messenger):
         which has a gradient.
     noise
         Standard Normal noise behind some Normal latents, which have the value that their distribution makes of it.
+    sizes
+        Plate -> its length, whatever the model makes of the rows at hand: groups of which these hold some only.
 
     Attributes
     ----------
@@ -100,10 +102,12 @@ class Replay(Messenger):
         left_out: Collection[str] = (),
         zeros: bool = False,
         noise: Mapping[str, Tensor] | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.lead, self.skipped, self.zeros, self.noise = lead, left_out, zeros, noise or {}
         self.volume: Values = {}
+        self.sizes = sizes or {}
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
         self.densities, self.missing = densities, missing or {}
         self.now = ""
@@ -119,7 +123,11 @@ class Replay(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_plate(msg):
+            self._resize(msg)
             return
+        for frame in msg["cond_indep_stack"] if self.sizes else ():
+            if frame.name in self.sizes and frame.full_size != frame.size:  # no subsample, though Pyro takes it for one
+                msg["scale"] = msg["scale"] * frame.size / frame.full_size
         name = self.now = msg["name"]
         if msg["is_observed"] and name + OBSERVED in self.missing:
             self._completed[name], msg["is_observed"], msg["value"] = msg["value"], False, None
@@ -148,6 +156,12 @@ class Replay(Messenger):
                 f"site {name!r} was not there when the model was traced; the sites of a model must not "
                 "depend on the values drawn"
             )
+
+    def _resize(self, msg: Any) -> None:
+        """Give a plate its length."""
+        size = self.sizes.get(msg["name"])
+        if size is not None and msg["fn"].subsample_size is None and msg["fn"].size != size:
+            msg["value"], msg["done"] = torch.arange(size), True
 
     def _draw(self, fn: Any) -> Tensor | None:
         return normal_draw(fn) if self.lead is None else vectorized_draw(fn, self.lead)

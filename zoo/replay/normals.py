@@ -55,7 +55,11 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> 
             f"site {name!r} observes a function of a field with missing values (NaN), so they cannot be summed over; "
             "observe the field as it is, or drop or impute these rows"
         )
-    if type(base).__name__ == "MultivariateNormal":
+    if type(base).__name__ == "MultivariateNormal" and value.ndim == 1:  # all rows are one event
+        loc, covariance = base.loc[..., None, :], base.covariance_matrix[..., None, :, :]
+        alone = MissingCells(value[None], cells.missing[None])
+        entries = marginal_log_prob(value[None], loc, covariance, alone)[..., 0]
+    elif type(base).__name__ == "MultivariateNormal":
         plates = value.shape[:-1]
         # Components left of the plates; all plates laid out as one dimension of rows, for which patterns are sorted.
         rows = marginal_log_prob(value.reshape(-1, value.shape[-1]), *normal_rows(base, plates), cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -209,6 +210,17 @@ class Structure:
     not_drawn: str = ""
     improper: tuple[str, ...] = ()
     completed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def sizes(self, known: Collection[str]) -> dict[str, int]:
+        """Lengths of the plates that are no dimension of the data, in the data that were traced."""
+        found: dict[str, int] = {}
+        for site in self.sites.values():
+            if site.role not in ("parameter", "deterministic"):
+                for plate, dim in zip(site.plates, site.plate_dims, strict=True):
+                    axis = site.batch_dim + dim
+                    if plate not in known and axis >= 0:
+                        found[plate] = max(found.get(plate, 1), site.shape[axis])
+        return found
 
 
 CIRCLE = constraints.interval(-math.pi, math.pi)

@@ -77,7 +77,7 @@ def uncovered(structure: Structure, data: Data) -> bool:
 def blank_rows(structure: Structure, data: Data) -> tuple[str, ...]:
     """Note how many rows have nothing observed: they are kept, but carry no information."""
     fields = {s.field for s in structure.sites.values() if s.role == "observed" and data.row in s.plates}
-    if not data.missing or not data.row or not fields <= set(data.missing):
+    if not data.missing or not fields or not fields <= set(data.missing):
         return ()
     rows = [data.missing[str(n)].reshape(len(data), -1).all(1) for n in fields]
     count = int(torch.stack(rows).all(0).sum())

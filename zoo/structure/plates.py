@@ -94,7 +94,8 @@ def check_plates(model: Model, data: Data, name: str, node: Any) -> None:
         field_name = next(iter(fields_of(data.values, name, node["value"])), name if name in data.values else None)
         dims = data.dims.get(field_name, ()) if field_name else ()
         names = {f.name for f in frames}
-        if dims and dims[0] == data.row and data.row not in names:
+        whole = node["fn"].event_dim == node["value"].ndim  # all rows are one event, as those of a Gaussian process
+        if dims and dims[0] == data.row and data.row not in names and not whole:
             other = next((f.name for f in frames if f.size == len(data)), None)
             remedy = f"put it inside `with pyro.plate({data.row!r}, ...)`"
             if other is not None:
