@@ -203,8 +203,8 @@ class Answer:
         event = next((s for s in self.program.observed if s.field in data.row_fields and not s.plates), None)
         if event is not None:
             raise FitError(
-                f"new rows cannot be looked at by themselves: site {event.name!r} is one event of all rows, and new ones "
-                f"depend on those fitted. Fit all rows together, with {event.field!r} missing (NaN) in the new "
+                f"new rows cannot be looked at by themselves: site {event.name!r} is one event of all rows, and new "
+                f"ones depend on those fitted. Fit all rows together, with {event.field!r} missing (NaN) in the new "
                 "ones; or declare what rows have in common as a latent"
             )
         sizes = {plate: len(data.levels[field]) for field, found in plates.items() for plate in found}

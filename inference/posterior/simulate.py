@@ -43,6 +43,12 @@ def generate(answer: Answer, n: int, seed: int | None = None) -> pd.DataFrame | 
             "itself, transforming the distribution instead (LogNormal for the log of a value), or give what is "
             "observed as a field of its own; predict() draws what the site observes"
         )
+    other = next((s for s in program.observed if s.field and s.field not in program.data.row_fields), None)
+    if other is not None and program.data.dims[str(other.field)]:
+        raise FitError(
+            f"generate draws rows along {program.row!r}, and site {other.name!r} observes another table, along "
+            f"{program.data.dims[str(other.field)][0]!r}; predict() draws both"
+        )
     tie = next((t for t in program.structure.ties if t.kind == "data"), None)
     if tie is not None:
         raise FitError(

@@ -17,6 +17,7 @@ from zoo.data.match import from_arrays, from_frame
 from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
 from zoo.data.read import read
 from zoo.data.stream import Stream
+from zoo.data.tables import entries_of, in_fitted_order
 from zoo.data.tally import tally
 from zoo.data.tensors import check_support, to_tensor
 from zoo.data.weights import as_weights
@@ -118,13 +119,15 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     """Check shapes, named dimensions and supports field by field, and gather the coordinates."""
     fields, columns = model.fields, matched.columns
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
-    coords = {**_labels(fields, matched.arrays), **matched.coords}
+    arrays = in_fitted_order(fields, matched.arrays, row, like)
+    coords = {**_labels(fields, arrays), **matched.coords}
     values: dict[str, Tensor] = {}
     missing: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}
     sizes: dict[str, tuple[int, str]] = {}  # dimension -> its size, and the field that showed it first
     for name, kind in fields.items():
-        value, labels = to_tensor(name, matched.arrays[name], kind, None if like is None else like.levels.get(name))
+        known = entries_of(name, fields, arrays[name], coords) if like is None else like.levels.get(name)
+        value, labels = to_tensor(name, arrays[name], kind, known)
         value = _shaped(name, value, kind, alone=len(fields) == 1 and like is None)
         _check_sizes(name, value, kind, sizes, row, like)
         names = columns if columns is not None or len(kind.dims) < 2 else coords.get(kind.dims[1])

@@ -95,12 +95,13 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
 
 
 def _order(array: Any) -> tuple[Any, ...]:
-    """Return the categories of a categorical column that occur, in their order; empty for anything else."""
+    """Return the categories of a categorical column that occur, sorted if they have no order; empty for others."""
     column = array if isinstance(array, pd.Series) else None
     column = pd.Series(array) if isinstance(array, pd.Categorical | pd.CategoricalIndex) else column
     if column is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return ()
-    return tuple(column.cat.remove_unused_categories().cat.categories.tolist())
+    labels = column.cat.remove_unused_categories().cat.categories.tolist()
+    return tuple(labels) if column.cat.ordered else in_order(labels)
 
 
 def in_order(labels: Iterable[Any]) -> tuple[Any, ...]:
