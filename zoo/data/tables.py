@@ -39,7 +39,7 @@ def entries_of(
     if not kind.integer or len(kind.dims) != 1:
         return None
     tables = {f.dims[0] for f in fields.values() if f.dims} - set(kind.dims)
-    given = pd.unique(pd.Series(np.asarray(array).ravel()).dropna())
+    given = np.asarray(pd.unique(pd.Series(np.asarray(array).ravel()).dropna()))
     for dim, index in coords.items():
         if dim not in tables or isinstance(index, pd.RangeIndex) or not index.is_unique:
             continue

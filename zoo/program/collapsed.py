@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -86,9 +86,9 @@ class Collapsed(Program):
         """Why a row has no density of its own."""
         return self.tied
 
-    def rebind(self, data: Data) -> Program:
+    def rebind(self, data: Data, sizes: Mapping[str, int] | None = None) -> Program:
         """Return the same on other rows."""
-        whole = self.whole.rebind(data)
+        whole = self.whole.rebind(data, sizes)
         if len(data) != len(self.data):
             return collapsed(whole, [s.name for s in self.latents])
         other = Collapsed.__new__(Collapsed)
