@@ -24,6 +24,7 @@ CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold
 def chunk_for(program: Program) -> int:
     """How many evaluations of the program to do in one vectorized call."""
     states = max([1, *(s.cardinality for s in program.enumerated)])
+    states = max(states, program.integrated.numbers if program.integrated else 1)
     cells = sum(v.numel() for v in program.data.values.values()) * states
     return max(1, CELLS // max(1, cells))
 

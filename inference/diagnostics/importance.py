@@ -274,6 +274,7 @@ def draws_for(program: Program, cells: int = CELLS, most: int = DRAWS) -> int:
     entries = sum(v.numel() for v in program.data.values.values())
     if not program.networks:  # columns enter by a product with a few coefficients
         states = math.prod(s.cardinality for s in program.enumerated)
+        states *= program.integrated.numbers if program.integrated else 1
         entries = max(entries // COLUMNS, len(program.data) * states * max(1, len(program.observed)))
     return max(FEWEST_DRAWS, min(most, cells // max(1, entries, coordinates(program))))
 

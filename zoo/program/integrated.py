@@ -77,6 +77,11 @@ class Integrated:
         # Whether what is observed sees the state by numbers that no unknown moves, so that they are found once.
         self.fixed = all(set(s.args["loc"].sites) <= inside for s in children)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the filter holds for each row, about: matrices of steps, and what is made of them."""
+        return 10 * sum(self.sizes) ** 2
+
     def states(self, rows: int, dtype: torch.dtype, device: torch.device) -> Values:
         """Return the zero states, (rows, d) of each chain."""
         return {
