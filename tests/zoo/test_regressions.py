@@ -292,3 +292,11 @@ def test_data_that_cannot_be_fitted_are_refused(what):
     model, data, message = WRONG[what]
     with pytest.raises(zoo.DataError, match=message):
         prepare(model, data)
+
+
+def test_defaults_are_what_a_field_can_hold_and_of_vectors():
+    with pytest.raises(zoo.ModelError, match="only a field of one dimension has a default, found 2"):
+        zoo.Real("row", "feature", default=1.0)
+    with pytest.raises(zoo.ModelError, match=r"Positive\(default=-1.0\): expected a number above 0"):
+        zoo.Positive("row", default=-1.0)
+    assert repr(zoo.Positive("row", default=1.0)) == "Positive('row', default=1.0)"

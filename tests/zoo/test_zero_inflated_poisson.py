@@ -47,7 +47,7 @@ def test_statsmodels_says_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["pathfinder", "nuts", "smc", "svi"])
+@pytest.mark.parametrize("method", ["laplace", "pathfinder", "nuts", "smc", "svi"])
 def test_the_posterior_is_that_of_quadrature(method):
     gate, rate = np.meshgrid(np.linspace(0, 1, 302)[1:-1], np.linspace(0.5, 6, 300), indexing="ij")
     zeros, rest = (COUNTS == 0).sum(), COUNTS[COUNTS > 0]
