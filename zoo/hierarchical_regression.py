@@ -55,8 +55,9 @@ class HierarchicalRegression(Model):
     Groups have any labels: words or numbers. The less a group's rows say, the more its intercept and slopes are drawn
     to those of all groups.
 
-    Methods: ``svi``, ``map``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts`` and ``smc``; of these ``nuts`` first:
-    scales of groups have skewed posteriors, and the density has no mode where one of them goes to 0.
+    Methods: ``nuts``, ``svi``, ``laplace``, ``pathfinder`` and ``smc``, with all intercepts and slopes integrated out
+    exactly and drawn afterwards; also ``dadvi`` and ``map``, whose joint density has no mode: it rises without bound as
+    a scale of groups goes to 0.
 
     Limits: intercepts and slopes of a group are independent in the prior, and groups are exchangeable. With two or
     three groups `between` is hardly more than its prior.
