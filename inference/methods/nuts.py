@@ -27,14 +27,17 @@ from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
 from inference.sampling.chains import Chains, SamplerSettings, run
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
+from inference.starts.centring import recentred
 from inference.starts.natural import natural_start
 from inference.starts.values import starting_values
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
+from zoo.program.recentred import Recentred, location_scale
 from zoo.program.states import draw_states
 from zoo.replay.evaluate import Values, many
 
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
+ACCEPT = 0.9  # mean acceptance probability
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
 FEW = 0.005  # share of draws that may have ended in a divergence where a wider look finds the same moments
@@ -61,7 +64,9 @@ class NUTS(Method):
     max_tree_depth
         A trajectory has at most 2^depth - 1 steps.
     target_accept
-        Mean acceptance probability the step size is adapted to; closer to 1 where there are divergences.
+        Mean acceptance probability the step size is adapted to; closer to 1 where there are divergences. None: 0.9;
+        where latents are recentred, whose scales may fall far, 0.95 for ten coordinates, and 0.1 less for each ten
+        times as many, down to 0.8: what is rejected then is the sum of many small errors, and not one sharp bend.
     correlated
         Whether the metric also adapts to correlations, for posteriors that are long and narrow in some direction.
     start
@@ -71,37 +76,53 @@ class NUTS(Method):
     collapse
         "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards, jointly for
         each draw of the others (`explain` says which). False: chains move all of them.
+    centring
+        "learned": chains move location-scale latents in coordinates between value and noise, as far centred as the data
+        say (`inference.starts.centring`), so that scales make no funnels of them; draws are values as declared.
+        "declared": chains move the values themselves.
     """
 
     chains: PositiveInt = 4
     warmup: PositiveInt = 1000
     draws: PositiveInt = 1000
     max_tree_depth: Annotated[int, Field(ge=1, le=20)] = 10
-    target_accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    target_accept: Annotated[float, Field(gt=0, lt=1)] | None = None
     correlated: bool = False
     start: Literal["dispersed", "pathfinder"] = "dispersed"
     compile: Compile = "auto"
     collapse: Collapse = "auto"
+    centring: Literal["learned", "declared"] = "learned"
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density: infinitely many states, parameters or networks without a prior."""
         return unsupported(program) or no_density(program)
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites, and of those that are integrated out."""
-        return with_exact_draws(program, self.collapse)
+        """Say what is summed or integrated out, and what moves in other coordinates."""
+        said, moved = with_exact_draws(program, self.collapse), []
+        if self.centring == "learned" and view_of(program, self.collapse) is program:
+            moved = [s.name for s in location_scale(program)]
+        if not moved:
+            return said
+        between = f"{', '.join(moved)} between value and noise, as the data say"
+        return f"{said}; {between}" if said else f"with {between}"
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Start chains apart from each other, run them, and check them."""
-        view = view_of(program, self.collapse)
-        density = Density(view)
+        view, learned = view_of(program, self.collapse), 0
+        moved, values = view, starting_values(view)
+        if self.centring == "learned" and view is program:
+            moved, values, learned = recentred(program, values)
+        density = Density(moved)
         gradient = lower_gradient(density, self.compile, self.chains * (self.warmup + self.draws) * TYPICAL_STEPS)
-        target = Target(gradient, view)
-        centre, unit = centre_of(natural_start(view, starting_values(view)))
+        target = Target(gradient, moved)
+        target.calls = learned
+        centre, unit = centre_of(natural_start(moved, values))
         starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
         if self.start == "pathfinder":
             starts = resampled(density, target, starts, unit, self.chains).numpy()
-        settings = SamplerSettings(self.warmup, self.draws, self.max_tree_depth, self.target_accept, self.correlated)
+        accept = self.target_accept or (ACCEPT if moved is view else accept_for(density.size))
+        settings = SamplerSettings(self.warmup, self.draws, self.max_tree_depth, accept, self.correlated)
         with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
             chains = run(target, starts, settings, monitor)
             monitor.rows = chains.trace
@@ -171,13 +192,22 @@ class NUTS(Method):
         )
 
 
+def accept_for(size: int) -> float:
+    """Mean acceptance probability to adapt to with so many coordinates, some of them recentred."""
+    return float(np.clip(0.95 - 0.1 * math.log10(size / 10), 0.8, 0.95))
+
+
 def posterior_of(density: Density, chains: Chains) -> tuple[Sampled, list[str]]:
     """Values of all latents at the draws, with draws of the enumerated sites; and what was left out."""
     notes: list[str] = []
     with torch.no_grad():
-        u = torch.from_numpy(chains.u).flatten(0, 1).to(density.program.device, density.program.dtype)
+        moved = density.program
+        u = torch.from_numpy(chains.u).flatten(0, 1).to(moved.device, moved.dtype)
         values = density.constrain_all(u)
-        program, values = all_latents(density.program, values, len(u))
+        if isinstance(moved, Recentred):
+            values = moved.declared(values, len(u), chunk_for(moved))
+            moved = moved.origin
+        program, values = all_latents(moved, values, len(u))
         chunk = chunk_for(program)
 
         def joint(v: Values) -> Tensor:

@@ -86,6 +86,7 @@ class Program:
         self.observed = [s for s in self.sites.values() if s.role == "observed"]
         self.parameters = [s for s in self.sites.values() if s.role == "parameter"]
         self.conditioning = {n for s in self.latents for n in self.behind(s)}  # states that priors of latents depend on
+        self.degrees: Values = {}  # of centring, where values of some sites stand in other coordinates
         self.plans: dict[str, object] = {}  # what methods have worked out about this program
         self._proposed: frozenset[str] | None = None  # what the model's `initial` proposes, once it was asked
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
@@ -219,6 +220,7 @@ class Program:
             zeros=zeros,
             noise=noise,
             sizes=self.sizes,
+            degrees=self.degrees,
         )
         with model_context(self.dtype, self.device), replay:
             call(self.model, self.networks, values, self.data.values)

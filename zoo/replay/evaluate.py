@@ -22,6 +22,7 @@ from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import from_noise, noise_density, normal_draw, vectorized_draw
 from zoo.replay.gaussian_chain import LinearGaussianChain
+from zoo.replay.location_scale import recentred
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
@@ -80,6 +81,9 @@ class Replay(Messenger):
         Standard Normal noise behind some Normal latents, which have the value that their distribution makes of it.
     sizes
         Plate -> its length, whatever the model makes of the rows at hand: groups of which these hold some only.
+    degrees
+        Location-scale sites whose entry in `values` stands in other coordinates -> how far they are centred
+        (`recentred`). Their log density is then that of these coordinates.
 
     Attributes
     ----------
@@ -103,8 +107,11 @@ class Replay(Messenger):
         zeros: bool = False,
         noise: Mapping[str, Tensor] | None = None,
         sizes: Mapping[str, int] | None = None,
+        degrees: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.degrees = degrees or {}
+        self.volumes: Values = {}  # log|dz/dw| of recentred sites
         self.lead, self.skipped, self.zeros, self.noise = lead, left_out, zeros, noise or {}
         self.volume: Values = {}
         self.sizes = sizes or {}
@@ -142,6 +149,9 @@ class Replay(Messenger):
             msg["fn"] = given(self.priors[name], name, self.seen)
         if name in self.noise:
             msg["value"], self.volume[name] = from_noise(msg["fn"], self.noise[name])
+            msg["done"] = True
+        elif name in self.degrees and name in self.values:
+            msg["value"], self.volumes[name] = recentred(msg["fn"], self.values[name], self.degrees[name])
             msg["done"] = True
         elif name in self.values:
             msg["value"], msg["done"] = self.values[name], True
@@ -208,6 +218,8 @@ class Replay(Messenger):
             gone = self.missing[name].missing if name in self.missing else None
             log_prob = log_prob.masked_fill(impossible(msg["fn"], msg["value"], gone), -math.inf)
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"])
+        if name in self.volumes:
+            self.log_probs[name] = self.log_probs[name] + self.volumes[name]
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]

@@ -73,7 +73,7 @@ def test_draws_agree_with_those_of_posteriordb(references, name):
 
 @pytest.mark.slow
 def test_a_funnel_is_reported():
-    method = NUTS(chains=2, warmup=60, draws=60, max_tree_depth=6, compile=False)
+    method = NUTS(chains=2, warmup=60, draws=60, max_tree_depth=6, compile=False, centring="declared", collapse=False)
     found = fit(EightSchools(), SCHOOLS, method=method, seed=0, progress=False)
     assert not found.converged
     assert found.reason in found.warnings
