@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,9 +33,9 @@ class Recentred(Program):
         self.__dict__.update(origin.__dict__)
         self.origin, self.degrees, self.plans = origin, degrees, {}
 
-    def rebind(self, data: Data) -> Program:
+    def rebind(self, data: Data, sizes: Mapping[str, int] | None = None) -> Program:
         """Return the program as declared on other rows: degrees are learned from the data."""
-        return self.origin.rebind(data)
+        return self.origin.rebind(data, sizes)
 
     def declared(self, values: Values, count: int, chunk: int) -> Values:
         """Values of all latents as they are declared, for `count` draws of them in these coordinates."""
