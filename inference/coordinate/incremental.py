@@ -42,9 +42,9 @@ class MoreRows(OneStart):
         self.sites, self.earlier, self.new = self.plan.summed(program), memory.sums, 0.0
         self.ascent.prepare(self.state)
 
-    def objective(self) -> list[float]:
+    def evaluate(self, state: State) -> list[float]:
         """Evaluate both terms."""
-        value, self.expected = self.ascent.expect(self.state)
+        value, self.expected = self.ascent.expect(state)
         self.new = float(value)
         earlier = sum(self.expected.log_density_of_sums(s, self.earlier[s.name]) for s in self.sites)
         return [float(value + earlier)]

@@ -12,6 +12,9 @@ from inference.coordinate.loop import Ascent, Way, ascend
 from inference.runtime.monitor import Monitor
 from zoo.errors import FitError, ModelError
 
+ROUNDS = 3  # of states that are told apart
+GAINED = 1e-9  # relative gain that makes an end a higher one
+
 
 @contextmanager
 def noting_failures(failures: list[str], restarts: int) -> Iterator[None]:
@@ -43,6 +46,8 @@ class Restarts:
         When to stop.
     together
         The way up from all starts in one tensor program, None where there is none.
+    apart
+        Further starts from where a climb has ended, if it has come to a saddle of symmetry.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Restarts:
     way: Callable[[State], Way]
     rule: StoppingRule
     together: Callable[[list[State]], Way | None] | None = None
+    apart: Callable[[State], list[State]] | None = None
 
     def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str], list[float]]:
         """Return the highest ascent, what is to be said of it and of the others, and how high each has come.
@@ -70,11 +76,31 @@ class Restarts:
         ascents, failures = self.climb_all(progress=progress)
         if not ascents:
             raise FitError(f"{self.name} broke down from every start: {failures[0]}. {advice}")
-        best = max(ascents, key=lambda ascent: ascent.value)
+        best = self._off_saddles(max(ascents, key=lambda ascent: ascent.value), progress=progress)
         notes = [] if best.converged else [best.reason]
         if failures:
             notes.append(f"{len(failures)} of {self.count} starts broke down: {failures[0]}")
         return best, notes, [ascent.value for ascent in ascents]
+
+    def _off_saddles(self, best: Ascent, *, progress: bool) -> Ascent:
+        """Climb on from an end where states are alike, as long as that leads higher."""
+        for _ in range(ROUNDS if self.apart is not None else 0):
+            assert self.apart is not None
+            assert best.state is not None
+            higher = self._first_higher(best.value, self.apart(best.state), progress=progress)
+            if higher is None:
+                break
+            best = higher
+            best.reason += ", from where states that had been alike were told apart"
+        return best
+
+    def _first_higher(self, value: float, starts: list[State], *, progress: bool) -> Ascent | None:
+        """Return the first climb that ends higher than a value."""
+        for index in range(len(starts)):
+            ascents, _ = self._each(range(index, index + 1), starts.__getitem__, [], progress=progress)
+            if ascents and not ascents[0].failure and ascents[0].value > value + GAINED * max(1.0, abs(value)):
+                return ascents[0]
+        return None
 
     def climb_all(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
         """Return the ascents that have come to an end, and what broke the others down."""

@@ -61,10 +61,19 @@ class Objective:
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density at one vector."""
+        return self.program.log_joint(self.values(u)).total(self.program.data.weights)
+
+    def values(self, u: Tensor) -> Values:
+        """Values at one vector."""
         values: Values = {}
         for view, part in zip(self.views, u.split(self.sizes), strict=True):
             values.update(view.constrain_globals(part)[0])
-        return self.program.log_joint(values).total(self.program.data.weights)
+        return values
+
+    def unit(self, u: Tensor) -> Tensor:
+        """1 / sqrt(|d^2 log p / du^2|) of each coordinate: its standard deviation, were it by itself and concave."""
+        bend = hessian(self, u).diagonal().abs()
+        return torch.where(bend.isfinite() & (bend > 0), bend.clamp_min(1e-30).rsqrt(), 1.0)
 
     def name(self, coordinate: int) -> str:
         """Name of the site that a coordinate belongs to."""

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from inference.approximations.conjugate import Conjugate
 from inference.conjugate import closed_form
 from inference.conjugate.by_state import settled
+from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
@@ -25,7 +26,7 @@ from inference.diagnostics.maximum import SAME
 from inference.diagnostics.verdict import CARE
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
-from inference.starts.values import start_state
+from inference.starts.values import apart, start_state
 from zoo.errors import FitError
 from zoo.program.program import Program
 
@@ -75,6 +76,7 @@ class CAVI(Method):
     delay: PositiveFloat = 1.0
     start: Literal["kmeans", "random"] = "kmeans"
     distributed: bool = False
+    acceleration: Literal["auto"] | None = "auto"
 
     streams: ClassVar[bool] = True
 
@@ -119,6 +121,7 @@ class CAVI(Method):
             start=lambda index: self._start(program, index),
             way=lambda state: self._way(program, state),
             rule=self._rule(program),
+            apart=None if self.distributed else partial(apart, program),
         )
         best, notes, heights = restarts.climb("Try fewer components or a stronger prior", progress=progress)
         assert best.state is not None
@@ -157,7 +160,10 @@ class CAVI(Method):
             averages = RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
             return Passes(averages, ascent, state, self.batch_size)
         ascent.prepare(state)
-        return OneStart(ascent, ascent.step(state), ascent.condition, first=1)
+        acceleration = None
+        if self.tolerance > 0:
+            acceleration = Acceleration(program, self.tolerance, extrapolates=self.acceleration is not None)
+        return OneStart(ascent, ascent.step(state), ascent.condition, first=1, acceleration=acceleration)
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013).

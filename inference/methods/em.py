@@ -17,6 +17,7 @@ from inference.approximations.conjugate import Conjugate
 from inference.approximations.point import PointMass
 from inference.conjugate import EStep, closed_form
 from inference.conjugate.by_state import settled
+from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
@@ -32,11 +33,13 @@ from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
-from inference.starts.values import start_state
+from inference.starts.values import apart, start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
+EXACT = 1e-12  # tolerance where steps are blocks of a closed form
+ONE_STEP = 2  # steps of an update that is the maximum: it, and one that changes nothing
 FIRST_ROUNDS = 20  # gradient M-steps from the clustering, which starts far from where it belongs
 
 
@@ -79,6 +82,9 @@ class EM(Method):
     distributed
         Each process of a `torch.distributed` group (torchrun; gloo or nccl) works on its share of the rows, and
         statistics are summed. All processes call `fit` with the same data and seed, and get the same fit.
+    acceleration
+        "auto" extrapolates steps by Anderson's method where many are left to the limit, and never to a lower place;
+        None takes plain steps. Not with `hard`, `batch_size` or tolerance 0.
     """
 
     restarts: PositiveInt = 1
@@ -92,6 +98,7 @@ class EM(Method):
     forgetting: Annotated[float, Field(gt=0.5, le=1.0)] = 0.7
     delay: PositiveFloat = 1.0
     distributed: bool = False
+    acceleration: Literal["auto"] | None = "auto"
 
     streams: ClassVar[bool] = True
     of_starts: ClassVar[frozenset[str]] = frozenset(
@@ -117,8 +124,18 @@ class EM(Method):
             chain = program.integrated.chains[0].name
             return f"there is no parameter to estimate beside the states {chain!r}; exact has their posterior"
         if not program.enumerated and program.integrated is None:
-            return "nothing to enumerate: it has no discrete latent"
+            return self._observed(program)
         return None if self.batch_size is None else RunningAverages.why_not(program, gradient=self.gradient)
+
+    def _observed(self, program: Program) -> str | None:
+        """Say why there is no maximum in closed form where everything is observed, None if there is."""
+        rest = closed_form(program).rest
+        if not program.parameters:
+            return "nothing to enumerate: it has no discrete latent"
+        if rest or self.gradient or self.batch_size is not None or self.distributed:
+            what = f"{rest[0]!r} has no closed-form maximum" if rest else "closed forms need all rows at once"
+            return f"nothing to enumerate, and {what}; use map"
+        return None
 
     def _over_locals(self, program: Program) -> str | None:
         """Say why the E-step has no exact posterior of the continuous local latents, None if it has."""
@@ -181,7 +198,8 @@ class EM(Method):
             start=lambda index: self._start(program, gradient, index),
             way=lambda state: self._way(program, gradient, state),
             rule=self._rule(program, closed=not gradient.names),
-            together=None if gradient.names or self.batch_size else lambda s: Together.of(self._ascent(program), s),
+            together=None if gradient.names or self.batch_size else lambda s: self._together(program, s),
+            apart=None if self.distributed else partial(apart, program),
         )
 
     def _outcome(self, program: Program, best: Ascent, warnings: list[str]) -> Outcome:
@@ -191,6 +209,9 @@ class EM(Method):
         latents = {s.name: values[s.name] for s in program.latents}
         points = {n: v for n, v in values.items() if n not in latents}
         edge = "" if program.locals else pole(program, latents, points)
+        reason = best.reason
+        if best.converged and self._seen(program):
+            reason = "closed form" if best.steps <= ONE_STEP else f"closed form of each block in turn, {reason}"
         approximation: Approximation = PointMass(latents)
         if program.locals:
             _, expected = Coordinates(program, averaged=True).expect(State(values, {}))
@@ -202,7 +223,7 @@ class EM(Method):
             trace=best.monitor.trace,
             steps=best.steps,
             converged=best.converged and not edge,
-            reason=edge or best.reason,
+            reason=edge or reason,
             warnings=[*warnings, edge] if edge else warnings,
         )
 
@@ -211,7 +232,14 @@ class EM(Method):
         if self.batch_size is not None:
             return WithinNoise(self.tolerance, self.max_steps)
         rule = UntilLevel if self.hard and closed else WithinTolerance
-        return rule(self.tolerance, self.max_steps, torch.finfo(program.dtype).eps)
+        # Steps are cheap where nothing is summed out, and every one is exact.
+        tolerance = min(self.tolerance, EXACT) if self._seen(program) else self.tolerance
+        return rule(tolerance, self.max_steps, torch.finfo(program.dtype).eps)
+
+    @staticmethod
+    def _seen(program: Program) -> bool:
+        """Whether there is nothing to sum out or to average over."""
+        return not (program.enumerated or program.locals or program.integrated is not None)
 
     def _start(self, program: Program, gradient: GradientStep, index: int) -> State:
         """Starting values of one start: every second one from a random guess."""
@@ -221,6 +249,16 @@ class EM(Method):
         given = {} if isinstance(self.start, str) else dict(self.start)
         rounds = FIRST_ROUNDS if gradient.names else 1
         return start_state(program, kind, given=given, rounds=rounds, improve=gradient)
+
+    def _together(self, program: Program, states: list[State]) -> Way | None:
+        """Return the way up from several starts at once."""
+        return Together.of(self._ascent(program), states, self._accelerated(program, len(states)))
+
+    def _accelerated(self, program: Program, starts: int | None = None) -> Acceleration | None:
+        """Return what extrapolates steps, None for plain steps."""
+        if self.hard or self.tolerance == 0:
+            return None
+        return Acceleration(program, self.tolerance, starts, extrapolates=self.acceleration is not None)
 
     def _ascent(self, program: Program) -> Coordinates:
         rows = RowSource(program, distributed=self.distributed)
@@ -240,7 +278,7 @@ class EM(Method):
             return State(gradient(values, expected.marginals), {})
 
         gradient.note_floors(state.values)
-        return OneStart(ascent, state, maximize, gradient.obstacle)
+        return OneStart(ascent, state, maximize, gradient.obstacle, acceleration=self._accelerated(program))
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Go on with rows whose expected statistics are added to those of the rows so far."""

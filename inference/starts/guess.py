@@ -16,6 +16,9 @@ from zoo.replay.evaluate import Values
 from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site
 
+SETTLED, SMALL = 20, 1e-3  # updates from a guess at most, and the relative change at which they have settled
+ALIKE = 0.05  # relative difference of the rows that two states hold, below which they are alike
+HELD = 1e-3  # rows in effect below which a state holds none
 DOUBT = 0.1  # of the weight of a row, which a guess spreads evenly over all states
 
 
@@ -59,12 +62,7 @@ def first_marginals(program: Program, proposed: Values, *, random: bool = False)
         labels = _one_guess(program, site, cells, random=random)
         if site.name in known and site in program.assigned:
             labels = _named(labels, log_factors[known[site.name]].reshape(site.cardinality, -1))
-        guess = _soft(labels, site.cardinality).to(factor)  # (states, *cells)
-        # In the layout of the factor: states and cells along their own dimensions, 1 along all others.
-        shape = [1] * factor.ndim
-        for dim, size in zip((site.enum_dim, *home.plate_dims), guess.shape, strict=True):
-            shape[factor.ndim + dim] = size
-        log_factors[home.name] = factor + guess.log().reshape(shape) / home.entries
+        _write(log_factors, home, site, _soft(labels, site.cardinality))
     _, marginals = program.marginals(log_factors)
     return marginals
 
@@ -102,9 +100,19 @@ def _home(program: Program, log_factors: Values, site: Site) -> _Home | None:
     return _Home(name, (other.plate_dims[other.plates.index(program.row)],), entries)
 
 
-def _one_guess(program: Program, site: Site, cells: list[int], *, random: bool) -> Tensor:
-    """A state for each cell, shape (*cells)."""
-    states = site.cardinality
+def _write(log_factors: Values, home: _Home, site: Site, guess: Tensor) -> None:
+    """Multiply the factor of a site by a guess, shape (states, *cells)."""
+    factor = log_factors[home.name]
+    # In the layout of the factor: states and cells along their own dimensions, 1 along all others.
+    shape = [1] * factor.ndim
+    for dim, size in zip((site.enum_dim, *home.plate_dims), guess.shape, strict=True):
+        shape[factor.ndim + dim] = size
+    log_factors[home.name] = factor + guess.to(factor).log().reshape(shape) / home.entries
+
+
+def _one_guess(program: Program, site: Site, cells: list[int], *, random: bool, states: int | None = None) -> Tensor:
+    """A state for each cell, shape (*cells), of all its states or of so many."""
+    states = site.cardinality if states is None else states
     if random and site in program.assigned:
         return near_random_rows(program.data.features(), states)
     if random:
@@ -178,11 +186,68 @@ def _has_states(program: Program, name: str, factor: Tensor, site: Site) -> bool
 
 
 def first_update(program: Program, values: Values, marginals: Values) -> Values:
-    """One closed-form update of every block from a guess of the enumerated sites."""
+    """Closed-form updates of every block from a guess of the enumerated sites, until they have settled.
+
+    Where unknowns have priors one update is not enough: a location is next to its prior's as long as the scale is what
+    the prior has for it.
+    """
     plan = closed_form(program)
     with torch.no_grad():
-        expected = EStep(plan, program, values, program.replay(values), marginals)
-        expected.complete(guess=True)
-        for block in plan.blocks:
-            values = {**values, **block.maximize(expected.at(values))}
+        for _ in range(SETTLED if program.globals else 1):
+            before = values
+            expected = EStep(plan, program, values, program.replay(values), marginals)
+            expected.complete(guess=True)
+            for block in plan.blocks:
+                values = {**values, **block.maximize(expected.at(values))}
+            if all(bool(torch.isclose(values[n], before[n], rtol=SMALL, atol=0.0).all()) for n in before):
+                break
     return values
+
+
+def split_states(program: Program, values: Values) -> list[Values]:
+    """Values at which states that explain the rows alike are told apart; none where there are no such states.
+
+    Two states that are alike stay so in every step of EM and CAVI, whatever could be gained: a saddle, or a mixture
+    with fewer components. The rows that they hold are divided between them, by k-means++ and around random rows.
+
+    Parameters
+    ----------
+    program
+        The program.
+    values
+        Where a climb has ended.
+    """
+    with torch.no_grad():
+        densities = program.log_probs(values)
+        _, marginals = program.marginals(densities)
+        found = {site.name: _alike_states(program, marginals, site) for site in program.assigned}
+        starts = []
+        for random in (False, True) if any(found.values()) else ():
+            log_factors = dict(densities)
+            for site in program.assigned:
+                home = _home(program, log_factors, site)
+                for states in found[site.name] if home is not None else ():
+                    assert home is not None
+                    labels = _one_guess(program, site, [len(program.data)], random=random, states=len(states))
+                    guess = torch.ones(site.cardinality, len(program.data), dtype=torch.float64, device=program.device)
+                    guess[states] = len(states) * _soft(labels, len(states))
+                    _write(log_factors, home, site, guess)
+            _, marginals = program.marginals(log_factors)
+            starts.append(first_update(program, values, marginals))
+    return starts
+
+
+def _alike_states(program: Program, marginals: Values, site: Site) -> list[list[int]]:
+    """Groups of states of a site, of which each row is in any with the same odds as all others are."""
+    shares = program.states_of(marginals, site)  # (rows, states)
+    sizes = shares.sum(0)
+    shares = shares / sizes.clamp_min(torch.finfo(shares.dtype).tiny)
+    groups: list[list[int]] = []
+    for k in (sizes > HELD).nonzero().flatten().tolist():
+        gap = [float((shares[:, k] - shares[:, g[0]]).abs().max() / shares[:, k].max()) for g in groups]
+        at = next((i for i, g in enumerate(gap) if g < ALIKE), None)
+        if at is None:
+            groups.append([k])
+        else:
+            groups[at].append(k)
+    return [g for g in groups if len(g) > 1]

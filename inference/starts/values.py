@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.conjugate import closed_form
 from inference.coordinate.ascent import State
-from inference.starts.guess import first_marginals, first_update
+from inference.starts.guess import first_marginals, first_update, split_states
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -52,6 +53,27 @@ def start_state(
     values = {**values, **chosen}
     program.check(values)
     return State(values, {})
+
+
+def settled_values(program: Program) -> Values:
+    """Starting values, and where closed-form updates lead from there; for a program with nothing to sum out."""
+    values = program.initial()
+    if not closed_form(program).blocks:
+        return values
+    _, weights = program.marginals(program.log_probs(values))
+    better = first_update(program, values, weights)
+    try:
+        program.check(better)
+    except ZooError:
+        return values
+    return better
+
+
+def apart(program: Program, end: State) -> list[State]:
+    """Starts from where a climb has ended, at which states that are alike there are told apart; mostly none."""
+    if not program.assigned or len(program.assigned) < len(program.enumerated) or program.data.stream is not None:
+        return []
+    return [State(values, {}) for values in split_states(program, end.values)]
 
 
 def _given(program: Program, name: str, value: Any) -> Tensor:

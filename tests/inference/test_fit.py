@@ -138,7 +138,11 @@ def test_convergence_is_never_silent(name):
 
 @pytest.mark.parametrize(
     ("model", "data", "method"),
-    [(zoo.GMM(components=3), GEYSER, EM(max_steps=2)), (coin, FLIPS, SVI(steps=20)), (coin, FLIPS, MAP(steps=3))],
+    [
+        (zoo.GMM(components=3), GEYSER, EM(max_steps=2)),
+        (coin, FLIPS, SVI(steps=20)),
+        (coin, FLIPS, MAP(steps=3, learning_rate=0.02)),
+    ],
     ids=["em", "svi", "map"],
 )
 def test_stopping_short_is_said(model, data, method):

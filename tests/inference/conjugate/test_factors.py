@@ -495,7 +495,9 @@ def test_what_feeds_nothing_keeps_its_value():
 @every_model
 def test_em_climbs_to_a_maximum_of_the_likelihood(name):
     x = table(rows=60)
-    found = fit(MODELS[name], x, method=EM(max_steps=500), seed=0, progress=False)
+    # Faster steps come to a floor of the variances, where the likelihood has fewer digits than are compared.
+    faster = None if name == "scale_of_factors" else "auto"
+    found = fit(MODELS[name], x, method=EM(max_steps=500, acceleration=faster), seed=0, progress=False)
     assert found.objective.kind == "log_likelihood"
     assert np.diff(found.trace["value"]).min() > -1e-9 * abs(found.objective.value)
     values = {n: v.numpy() for n, v in found.points.items()}

@@ -30,12 +30,14 @@ def two(x):
 
 
 def test_a_saddle_is_no_maximum():
-    """EM stays where both components are alike, and calls the objective still; along their difference it rises."""
-    middle = X.sum() / (len(X) + 1 / 100 * 2)  # about: EM moves both means alike
-    start = {"mean": [middle, middle], "weights": [0.5, 0.5]}
-    found = fit(two(), X, method=EM(start=start), seed=0, progress=False)
-    assert found.converged
-    assert np.ptp(found.posterior["point_estimate"]["mean"].to_numpy()) < 1e-6
+    """Where both components are alike the gradient is 0; along their difference the density rises. EM goes on."""
+    middle = X.sum() / (len(X) + 1 / 100 * 2)
+    values = {"mean": torch.full((2,), middle).double(), "weights": torch.full((2,), 0.5).double()}
+    found = judge_point(prepare(two(), X), values, [0.0], converged=True, reason="")
+    start = {n: v.tolist() for n, v in values.items()}
+    left = fit(two(), X, method=EM(start=start), seed=0, progress=False)
+    assert np.ptp(left.posterior["point_estimate"]["mean"].to_numpy()) > 1
+    assert left.diagnostics["curvature"] > 0
     assert found.verdict.startswith("do not trust: a saddle, not a maximum")
     assert "'mean'" in found.verdict
     assert found.diagnostics["curvature"] < 0
