@@ -119,7 +119,8 @@ def with_exact_draws(program: Program, collapse: Collapse) -> str:
 def integrated(program: Program, collapse: Collapse, kept: Collection[str] = ()) -> str:
     """Say what is integrated out, and why the other latents stay; empty if nothing is."""
     found = plan(program, kept) if collapse == "auto" else Plan()
-    if not found.names:
+    chains = [s.name for s in program.integrated.chains] if program.integrated else []
+    if not found.names and not chains:
         return ""
-    stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items())
-    return f"with {', '.join(found.names)} integrated out, then drawn exactly{stays}"
+    stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items()) if found.names else ""
+    return f"with {', '.join((*found.names, *chains))} integrated out, then drawn exactly{stays}"

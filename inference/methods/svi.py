@@ -190,7 +190,11 @@ class SVI(Method):
 
     def how(self, program: Program) -> str:
         """Say what is integrated out."""
-        return integrated(program, "auto", self.guide.named(program)) if self._view(program).collapsed else ""
+        return (
+            integrated(program, "auto", self.guide.named(program))
+            if self._view(program).collapsed or program.integrated
+            else ""
+        )
 
     def _view(self, program: Program) -> Program:
         """The program with what can be integrated out, if the bound and the guide leave it to that."""

@@ -211,6 +211,13 @@ def test_cavi_is_at_the_fixed_point_and_its_bound_is_the_definition():
     assert found.objective.value == pytest.approx(bound, abs=2e-3)
 
 
+def test_explain_says_that_the_states_are_integrated_out():
+    said = zoo.explain(conjugate(), NILE[:5] / 100)
+    for method in ("laplace", "nuts", "smc", "svi"):
+        line = next(line for line in said.splitlines() if line.startswith(method))
+        assert "yes (with h integrated out, then drawn exactly" in line
+
+
 def test_exact_refuses_what_the_states_depend_on():
     with pytest.raises(MethodError, match="'level' and the states 'h' are dependent given the data"):
         fit(conjugate(), NILE[:5] / 100, method="exact")
