@@ -112,15 +112,19 @@ class Conjugate(Approximation):
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Posterior of the enumerated sites under expected log densities: the q(z) of coordinate ascent."""
+        found: Values = {}
+        for name, share in ((n, v) for q in self.posteriors for n, v in q.own_states().items()):
+            for z in program.sites[name].by_state:
+                found[z] = share[..., : program.sites[z].cardinality]
         by_state = all(b.by_state for b in Coordinates(program).local_blocks)
         if (program.locals and not by_state) or not program.assigned:
-            return None
+            return found or None
         plain = program if program.data.weights is None else program.rebind(replace(program.data, weights=None))
         if program.locals:
             expected = self._over_locals(plain, points)
         else:
             _, expected = Coordinates(plain).expect(self._state(program, points))
-        return {s.name: plain.states_of(expected.marginals, s) for s in plain.assigned}
+        return {**found, **{s.name: plain.states_of(expected.marginals, s) for s in plain.assigned}}
 
     def describe(self) -> dict[str, Any]:
         """Return the family of each block."""

@@ -62,9 +62,9 @@ class ByState(Posterior):
         own = {n.removeprefix(OWN): v for n, v in tensors.items() if n.startswith(OWN)}
         return cls(names, tensors["share"], described["states"], read(described["each"], names, described["more"], own))
 
-    def with_share(self, share: Tensor) -> ByState:
+    def with_share(self, share: Tensor) -> Self:
         """Return the same with other probabilities of the states."""
-        return ByState(self.names, share, self.states, self.each)
+        return type(self)(self.names, share, self.states, self.each)
 
     def _beside(self, like: Tensor) -> Tensor:
         """The shares beside values that have events on the right."""

@@ -66,6 +66,10 @@ class Posterior(ABC):
         """Moments as the unknown's own prior sees them: in each state of what that depends on."""
         return self.moments(name)
 
+    def own_states(self) -> Values:
+        """Probabilities of the states that an unknown has for itself, by unknown, (*batch, states)."""
+        return {}
+
     @abstractmethod
     def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
         """Distribution of one unknown given the ones it depends on, to serve as its prior."""

@@ -72,6 +72,11 @@ class StateCoefficients(LinearPosterior):
         normal = torch.distributions.Normal(self.locs, self.scales)
         return self._by_site((self.share.log() + normal.log_prob(flat[..., None, :])).logsumexp(-2))
 
+    def own_states(self) -> Values:
+        """The shares, site by site."""
+        parts = self.share.mT.split([math.prod(s) for s in self.shapes])
+        return {n: p.reshape(*s, -1) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
     def tensors(self) -> dict[str, Tensor]:
         """share, locs, scales."""
         return {"share": self.share, "locs": self.locs, "scales": self.scales}

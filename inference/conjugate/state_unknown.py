@@ -73,6 +73,10 @@ class OwnStates(ByState):
         """Moments given the state."""
         return self.each.moments(name)
 
+    def own_states(self) -> Values:
+        """The shares."""
+        return {self.names[0]: self.share.flatten(0, self.states - 1).movedim(0, -1)}
+
 
 @dataclass
 class OwnStatesBlock(ConjugateBlock):
