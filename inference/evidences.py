@@ -25,6 +25,7 @@ from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import DataError, FitError, MethodError
+from zoo.program.collapsed import collapsed
 
 METHODS = ("exact", "laplace", "smc", "nuts")
 COLUMNS = ["model", "method", "kind", "log_evidence", "error", "khat", "note"]
@@ -193,7 +194,7 @@ def _rows(label: str, fitted: Fit) -> list[Any]:
 def _bridge(label: str, method: str, fitted: Fit, q: Sampled) -> Any:
     try:
         with seeded(fitted.seed, fitted.program.device), threads_for(fitted.program):
-            value, error = bridge(fitted.program, q)
+            value, error = bridge(collapsed(fitted.program), q)
     except FitError as stopped:
         return _row(label, method, "", note=str(stopped))
     note = "" if fitted.converged else f"from draws that are in doubt: {fitted.reason}"

@@ -29,6 +29,7 @@ SPREADS = (0.3, -0.3, 1.0, -1.0, 2.5, -2.5)  # of the other latents, unconstrain
 TIMES = (1.0, 30.0, 1000.0)  # posterior standard deviations that noise behind Normal entries is moved by
 FAR = 1e4  # and how far it is moved on both sides of zero
 EXACT = 1e-7  # relative to what is added up, for a gradient to be the one that was said
+CELLS = 5_000_000  # entries of data at which gradients are looked at
 FEWEST = 4  # of the values of the others at which densities are numbers
 
 
@@ -96,6 +97,8 @@ def _unfit(program: Program, site: Site) -> str:
         return "the model has discrete latents that are not summed out"
     if program.integrated is not None:
         return "the model has a chain of states that a filter integrates out"
+    if sum(v.numel() for v in program.data.values.values()) > CELLS:
+        return f"the data have more than {CELLS} entries"
     if program.dtype != torch.float64:
         return "numbers have single precision"
     if site.role == "local" and _weighted(program):
@@ -140,6 +143,8 @@ def _largest(program: Program, candidates: Sequence[Site]) -> tuple[Layout | Non
     for site in candidates:
         if _layout(program, [*chosen, site]) is not None:
             chosen.append(site)
+        elif math.prod(program.site_shape(site)) > DENSE:
+            failed[site.name] = f"it has no closed form in which at most {DENSE} entries meet all others"
         elif chosen and _layout(program, [site]) is not None:
             failed[site.name] = f"jointly with {', '.join(s.name for s in chosen)} it has no closed form"
         else:

@@ -363,3 +363,48 @@ def test_non_centred_states_are_as_declared():
     found = fit(NonCentred(), SCHOOLS, method=NUTS(chains=1, warmup=30, draws=30, compile=False), seed=0)
     theta = found.posterior["posterior"]
     np.testing.assert_allclose(theta["theta"], theta["mu"] + theta["tau"] * theta["standard"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_centred_schools_have_no_divergence(seed):
+    """Effects and their mean are integrated out; what is left is one scale, in no funnel. The fit has all of it."""
+    found = fit(EightSchools(), SCHOOLS, method=NUTS(), seed=seed)
+    assert found.diagnostics["divergences"] == 0
+    assert found.converged, found.reason
+    assert set(found.posterior["posterior"].data_vars) == {"mu", "tau", "theta"}
+    for name, mean, sd in (("mu", 4.41, 3.31), ("tau", 3.60, 3.20)):  # posteriordb's
+        draws = found.posterior["posterior"][name].values
+        assert abs(draws.mean() - mean) < 5 * sd / np.sqrt(found.diagnostics["ess"])
+
+
+@zoo.model(y=zoo.Count("unit"), n=zoo.Count("unit"))
+def shares(y, n):
+    """Beta-Binomial with hyperpriors."""
+    mean = pyro.sample("mean", dist.Beta(1.0, 1.0))
+    size = pyro.sample("size", dist.LogNormal(2.0, 1.0))
+    with pyro.plate("unit", len(y)):
+        share = pyro.sample("share", dist.Beta(mean * size, (1 - mean) * size))
+        pyro.sample("y", dist.Binomial(n, share), obs=y)
+
+
+@pytest.mark.slow
+def test_collapsed_and_whole_posteriors_are_the_same():
+    """Beta-Binomial by both ways: the same means within Monte Carlo errors, and a log joint of all latents."""
+    rows = {"y": [0.0, 1, 2, 5, 4, 9, 3, 0], "n": [20.0, 20, 19, 22, 18, 25, 24, 10]}
+    collapsed, whole = (fit(shares(), rows, method=NUTS(collapse=how), seed=1) for how in ("auto", False))
+    errors = np.hypot(collapsed.objective.error, whole.objective.error)
+    assert abs(collapsed.objective.value - whole.objective.value) < 4 * errors
+    tables = [f.summary() for f in (collapsed, whole)]
+    gap = (tables[0]["mean"].astype(float) - tables[1]["mean"].astype(float)).abs()
+    error = np.hypot(*(t["sd"].astype(float) / np.sqrt(t["ess_bulk"].astype(float)) for t in tables))
+    assert (gap < 4.5 * error + 0.01).all()  # summaries are rounded
+
+
+def test_explain_says_what_is_integrated_out_and_why_the_rest_is_not():
+    said = "with theta, mu integrated out, then drawn exactly; tau stays: its prior is HalfCauchy"
+    program = prepare(EightSchools(), SCHOOLS)
+    assert NUTS().how(program) == said
+    assert NUTS(collapse=False).how(program) == ""
+    with pytest.raises(zoo.ZooError, match="collapse"):
+        NUTS(collapse=True)

@@ -281,6 +281,23 @@ def test_of_a_mean_and_its_precision_the_mean_is_integrated_out():
     assert marginal(view, precision=0.8) == pytest.approx(expected, rel=1e-10)
 
 
+def test_many_entries_that_meet_all_others_stay():
+    """Each would take a gradient at every step; effects of groups beside them are integrated out."""
+
+    @zoo.model(y=Real("case"), x=Real("case", "column"), group=Category("case"))
+    def wide(y, x, group):
+        slopes = pyro.sample("slopes", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+        tau = pyro.sample("tau", dist.HalfNormal(1.0))
+        with pyro.plate("groups", 7):
+            a = pyro.sample("a", dist.Normal(0.0, tau))
+        with pyro.plate("case", len(y)):
+            pyro.sample("y", dist.Normal(a[group.long()] + x @ slopes, 1.0), obs=y)
+
+    found = plan(prepare(wide(), {"y": Y, "x": RNG.normal(size=(len(Y), 21)), "group": GROUP}))
+    assert found.names == ("a",)
+    assert found.stays["slopes"] == "it has no closed form in which at most 20 entries meet all others"
+
+
 def test_nothing_is_collapsed_where_nothing_would_be_left():
     """A model with a closed form posterior has `Exact`; gradient methods see all of it."""
     found = plan(prepare(zoo.BetaBernoulli(), [1.0, 0.0, 1.0]))
