@@ -231,7 +231,10 @@ def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where
     assert is_a_maximum(found)
     if Exact().why_not(found.program) is None:
         evidence = fit(model, data, method=Exact(), seed=0, device="cpu").objective.value
-        assert found.objective.value == pytest.approx(evidence, rel=1e-9)
+        if found.program.shared:  # exact sums over what all rows share, and q is a product
+            assert found.objective.value < evidence
+        else:
+            assert found.objective.value == pytest.approx(evidence, rel=1e-9)
 
 
 @pytest.mark.slow
