@@ -23,29 +23,29 @@ class ChangePoint(Model):
 
     Generative story::
 
-        change_1 < .. < change_K  uniform over all places in rows 2 .. n
+        change_1 < .. < change_K  uniform over all places behind the first of the n times that occur
         level_k      ~ Gamma(a, b)  or  Normal(center, width)       k = 1 .. K + 1
         noise        ~ HalfNormal(width)                            likelihood="normal"
-        x_t | level  ~ Poisson(level_k)  or  Normal(level_k, noise)    change_{k-1} <= t < change_k
+        x_i | level  ~ Poisson(level_k)  or  Normal(level_k, noise)    change_{k-1} <= time_i < change_k
 
     ===========  ===============  ===================================================
     symbol       site             shape
     ===========  ===============  ===================================================
-    change_k     ``change_1``,    (), enumerated: the first row of segment k + 1
-                 ``change_2``, ..
+    change_k     ``change_1``,    (), enumerated: the first time of segment k + 1, by its place
+                 ``change_2``, .. among the times that occur, from 0
     level        ``level``        (segment)
     noise        ``noise``        (), "normal"
-    x_t          ``x``            (time)
+    x_i          ``x``            (row)
     ===========  ===============  ===================================================
 
-    Rows are in the order of time and counted from 0. `assign` gives the posterior of each place, `most_probable` the
-    places jointly.
+    Each row comes with its time, in any order; several rows may have the same. `assign` gives the posterior of each
+    change, `most_probable` of all of them jointly.
 
     Methods: ``exact`` for counts (given the places levels are Gamma, so the posterior is a mixture over places); also
     ``nuts``, ``svi``, ``dadvi``, ``laplace``, ``pathfinder``, ``smc``, ``em`` and ``map``.
 
     Limits: the number of changes is given; compare several by their log evidence. Places are summed over together, n^K
-    of them, so that K is 1, or 2 for some hundred rows. New rows have no place in time of their own.
+    of them, so that K is 1, or 2 for some hundred rows. Levels change at times that occur, and not between them.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ class ChangePoint(Model):
         Mean and standard deviation of the Normal prior of a measurement's levels; `width` is that of the noise, too.
     """
 
-    x = Real("time")
+    x = Real("row")
+    time = Real("row")
     changes: PositiveInt = 1
     likelihood: Literal["poisson", "normal"] = "poisson"
     a: PositiveFloat = 2.0
@@ -67,14 +68,15 @@ class ChangePoint(Model):
     center: float = 0.0
     width: PositiveFloat = 10.0
 
-    def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than segments, places that are too many, and rows that are no counts."""
-        if len(x) <= self.changes:
-            raise DataError(f"changes={self.changes} make {self.changes + 1} segments, but there are {len(x)} rows")
-        if len(x) ** (self.changes + 1) > MOST_CELLS:
+    def check(self, x: Tensor, time: Tensor) -> None:
+        """Refuse fewer times than segments, places that are too many, and rows that are no counts."""
+        places = len(time.unique())
+        if places <= self.changes:
+            raise DataError(f"changes={self.changes} make {self.changes + 1} segments, but there are {places} times")
+        if places**self.changes * len(x) > MOST_CELLS:
             raise DataError(
-                f"changes={self.changes} have {len(x) ** self.changes:,} places in {len(x)} rows, and these are summed "
-                f"over in each row: too many; ask for fewer changes, or fit parts of the rows"
+                f"changes={self.changes} have {places**self.changes:,} places, which are summed over in each of "
+                f"{len(x)} rows: too many; ask for fewer changes, or fit parts of the rows"
             )
         wrong = (x < 0) | (x != x.round())
         if self.likelihood == "poisson" and bool(wrong.any()):
@@ -83,32 +85,33 @@ class ChangePoint(Model):
                 "likelihood='normal'"
             )
 
-    def setup(self, x: Tensor) -> None:
-        """Name the dimension of the levels."""
+    def setup(self, x: Tensor, time: Tensor) -> None:
+        """Keep the times that occur; name the dimension of the levels."""
+        self.times = torch.nn.Buffer(time.unique())
         self.dims = {"level": ("segment",)}
 
-    def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from segments of equal length."""
-        segment = torch.arange(len(x)) * (self.changes + 1) // len(x)
+    def initial(self, x: Tensor, time: Tensor) -> dict[str, Tensor]:
+        """Start from segments of as many times each."""
+        segment = torch.searchsorted(self.times, time) * (self.changes + 1) // len(self.times)
         means = torch.stack([x[segment == k].mean() for k in range(self.changes + 1)])
         if self.likelihood == "poisson":
             return {"level": (means + self.a / self.b) / 2}
         return {"level": means, "noise": (x - means[segment]).std(correction=0).clamp_min(1e-3 * self.width)}
 
-    def forward(self, x: Tensor) -> None:
+    def forward(self, x: Tensor, time: Tensor) -> None:
         """Tell the generative story."""
-        n, k = len(x), self.changes
-        time = torch.arange(n, device=x.device)
-        segment = torch.zeros_like(time)
+        n, k = len(self.times), self.changes
+        place = torch.searchsorted(self.times, time.contiguous())
+        segment = torch.zeros_like(place)
         before = torch.zeros((), dtype=torch.long, device=x.device)
         for i in range(k):
             before = pyro.sample(f"change_{i + 1}", dist.Categorical(self._places(n, k - 1 - i).to(x)[before]))
-            segment = segment + (time >= before)
+            segment = segment + (place >= before)
         with pyro.plate("segment", k + 1):
             prior = dist.Gamma(self.a, self.b) if self.likelihood == "poisson" else dist.Normal(self.center, self.width)
             level = pyro.sample("level", prior)
         noise = pyro.sample("noise", dist.HalfNormal(self.width)) if self.likelihood == "normal" else None
-        with pyro.plate("time", n):
+        with pyro.plate("row", len(x)):
             at = level[segment]
             pyro.sample("x", dist.Poisson(at) if noise is None else dist.Normal(at, noise), obs=x)
 

@@ -22,14 +22,27 @@ class SampledGivenStates(Sampled):
     ----------
     probabilities
         Shared discrete site -> p(s | x), shape (states,).
+    evidence
+        log p(x).
     """
 
     probabilities: Values = field(default_factory=dict)
+    evidence: float = 0.0
+    exact = False
     kind = "sampled_given_states"
+
+    def draw(self, program: Program, count: int) -> tuple[Values, Tensor]:
+        """Return draws of the latents, and log q of each: log p(x, z) less the log evidence."""
+        values, log_p = super().draw(program, count)
+        return values, log_p - self.evidence
 
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Return p(s | x) of each shared site."""
         return dict(self.probabilities)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what all draws have, and the evidence."""
+        return {**super().describe(), "evidence": self.evidence}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all draws, and the probabilities."""
@@ -42,4 +55,5 @@ class SampledGivenStates(Sampled):
         """Make it again."""
         draws = Sampled.read(described, tensors, program)
         known = TensorFolder(tensors).folder("probability")
-        return cls(draws.values, draws.log_p, draws.states, draws.stats, draws.sampler, draws.chains, known)
+        own = draws.values, draws.log_p, draws.states, draws.stats, draws.sampler, draws.chains
+        return cls(*own, known, described["evidence"])

@@ -172,7 +172,9 @@ def _mixture(program: Program, given: GivenStates, *, progress: bool) -> Outcome
     probabilities = {n: p.sum([j for j in range(p.ndim) if j != i]) if p.ndim > 1 else p for i, n in enumerate(sites)}
     drawn = dict(zip(sites, states, strict=True))
     return Outcome(
-        approximation=SampledGivenStates(values, log_p, drawn, sampler="exact", probabilities=probabilities),
+        approximation=SampledGivenStates(
+            values, log_p, drawn, sampler="exact", probabilities=probabilities, evidence=evidence
+        ),
         points={},
         objective=Objective(evidence, "log_evidence"),
         trace=monitor.trace,

@@ -136,7 +136,6 @@ EVENTS = {
 TEAMS = {**LINES, "group": ["b", "a", "c", "b", "a", "c", "b", "a", "c", "a"]}
 WORDS = [[4, 3, 0, 1], [0, 1, 5, 2], [3, 0, 1, 4]]
 LABELS = [[[2, 1], [1, 0]], [[0, 3], [0, 1]], [[1, 0], [0, 2]], [[0, 1], [1, 1]]]  # items, annotators, levels
-SIZES_ONE = [5.1, 4.9, 6.3, 5.8]
 SIZES = [[5.1, 3.5, 1.4], [4.9, 3.0, 1.6], [6.3, 3.3, 6.0], [5.8, 2.7, 5.1], [7.1, 3.0, 5.9], [6.4, 3.2, 4.5]]
 
 # A few rows of data for every model of the zoo, in each of its shapes: small enough to sum over every assignment.
@@ -197,9 +196,9 @@ ZOO_CASES = {
         (zoo.LinearDynamicalSystem(states=2, lengths=(2, 4)), SIZES),
     ],
     "ChangePoint": [
-        (zoo.ChangePoint(), COUNTS),
-        (zoo.ChangePoint(changes=2), COUNTS[:4]),
-        (zoo.ChangePoint(likelihood="normal"), SIZES_ONE),
+        (zoo.ChangePoint(), {"x": COUNTS, "time": [0.0, 1.0, 2.0, 3.0, 4.0]}),
+        (zoo.ChangePoint(changes=2), {"x": COUNTS, "time": [2.0, 0.5, 1.0, 1.0, 3.0]}),
+        (zoo.ChangePoint(likelihood="normal"), {"x": [5.1, 4.9, 6.3, 5.8], "time": [0.0, 1.0, 2.0, 3.0]}),
     ],
     "HiddenMarkov": [
         *((zoo.HiddenMarkov(covariance=c), SIZES) for c in ("full", "diag", "tied", "spherical")),

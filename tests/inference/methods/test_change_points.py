@@ -146,7 +146,7 @@ def test_the_model_of_the_zoo(changes: int) -> None:
     """Evidence and posteriors of all places equal sums over all places in NumPy."""
     x = COAL[28:52] if changes == 2 else COAL[20:70]
     places, log_p = enumerated(x, changes)
-    found = fit(zoo.ChangePoint(changes=changes), x, method="exact", seed=0)
+    found = fit(zoo.ChangePoint(changes=changes), {"x": x, "time": 1.0 + np.arange(len(x))}, method="exact", seed=0)
     total = np.logaddexp.reduce(log_p)
     assert found.objective.value == pytest.approx(total, abs=1e-9)
     for k in range(changes):
@@ -161,7 +161,7 @@ def test_measurements() -> None:
     """A jump of four standard deviations is found where it is; the posterior at given levels is exact."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0.0, 1.0, 30), rng.normal(4.0, 1.0, 20)])
-    found = fit(zoo.ChangePoint(likelihood="normal"), x, method="map", seed=0)
+    found = fit(zoo.ChangePoint(likelihood="normal"), {"x": x, "time": np.arange(50)}, method="map", seed=0)
     level, noise = (found.posterior["point_estimate"][n].to_numpy() for n in ("level", "noise"))
     before, after = (norm.logpdf(x, m, noise) for m in level)
     log_p = np.array([before[:t].sum() + after[t:].sum() for t in range(1, 50)])
@@ -171,9 +171,9 @@ def test_measurements() -> None:
 
 
 def test_data_that_have_no_changes_are_refused() -> None:
-    with pytest.raises(DataError, match="4 segments, but there are 3 rows"):
-        prepare(zoo.ChangePoint(changes=3), [1, 2, 3])
+    with pytest.raises(DataError, match="4 segments, but there are 3 times"):
+        prepare(zoo.ChangePoint(changes=3), {"x": [1, 2, 3], "time": [1, 2, 3]})
     with pytest.raises(DataError, match=r"likelihood='poisson' expects counts.*found -1"):
-        prepare(zoo.ChangePoint(), [1, -1, 3])
+        prepare(zoo.ChangePoint(), {"x": [1, -1, 3], "time": [1, 2, 3]})
     with pytest.raises(DataError, match="too many"):
-        prepare(zoo.ChangePoint(changes=4), np.ones(500))
+        prepare(zoo.ChangePoint(changes=4), {"x": np.ones(500), "time": np.arange(500)})
