@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -176,11 +177,40 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         graph.recompile()
         with torch.no_grad():
             try:
-                made = inductor(graph, flat, options=QUICK)
+                with vectors_as_they_are():
+                    made = inductor(graph, flat, options=QUICK)
             except CppCompileError:  # it is too old for this processor
                 made = inductor(graph, flat, options=OPTIONS)
             made(*flat)  # the first call loads what was compiled; it moves what the function moves in place
     return outside
+
+
+@contextmanager
+def vectors_as_they_are() -> Iterator[None]:
+    """Let Inductor take the widest plain vectors that torch says the processor has, without building programs to try.
+
+    Its own list is made by building and loading a program for each extension (matrix tiles, products of
+    bytes and bfloat16), which takes longer than all kernels of a density and is of no use to float64.
+    """
+    from torch._inductor import cpu_vec_isa
+
+    module: Any = cpu_vec_isa
+    has = cast(Any, torch.cpu)
+    if has._is_avx512_supported():
+        known: Any = type(
+            "Vectors512", (module.VecAVX512,), {"__bool__": lambda self: True, "__hash__": module.VecISA.__hash__}
+        )()
+    elif has._is_avx2_supported():
+        known = module.VecAVX2()
+    else:  # another kind of processor
+        yield
+        return
+    before = module.valid_vec_isa_list
+    module.valid_vec_isa_list = lambda: [known]
+    try:
+        yield
+    finally:
+        module.valid_vec_isa_list = before
 
 
 def lower_gradient(density: Density, how: Compile, calls: int, chains: int | None = None) -> Lowered:

@@ -23,7 +23,7 @@ from inference.starts.natural import several_starts
 from inference.variational.bound import Bound
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Schedule
-from tests.cases.models import FLIPS, ZOO_CASES, LinearFactors, RandomEffects, StudentMixture, coin
+from tests.cases.models import FLIPS, SCHOOLS, ZOO_CASES, LinearFactors, NonCentred, RandomEffects, StudentMixture, coin
 from zoo import Category, Real, catalogue
 from zoo.program.flat_density import Density
 from zoo.program.prepare import prepare
@@ -346,3 +346,23 @@ def test_constants_are_folded_and_what_is_written_to_is_not():
     nodes = len(graph.graph.nodes)
     fold_constants(graph)
     assert len(graph.graph.nodes) == nodes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_no_program_is_built_to_try_the_processor(monkeypatch):
+    """Inductor would build one for each vector extension, in seconds; the kernels are right without."""
+    from torch._inductor import cpu_vec_isa
+
+    def tried(*_):
+        raise AssertionError("a program was built to try the processor")
+
+    before = cpu_vec_isa.valid_vec_isa_list
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", tried)
+    density = Density(prepared(NonCentred(), SCHOOLS))
+    lowered = lower_gradient(density, True, 1)
+    assert lowered.compiled, lowered.note
+    assert cpu_vec_isa.valid_vec_isa_list is before
+    u = torch.linspace(-1, 1, density.size, dtype=torch.float64)
+    for ours, eager in zip(lowered(u), density.gradient(u), strict=True):
+        torch.testing.assert_close(ours, eager)
