@@ -24,7 +24,7 @@ from zoo.program.program import Program
 from zoo.program.smoothing import chain_moments, draw_chains
 from zoo.replay.evaluate import Values
 from zoo.replay.incomplete_normals import by_row, filled
-from zoo.replay.masked import OBSERVED
+from zoo.replay.masked import OBSERVED, UNOBSERVED
 from zoo.replay.normals import normal_rows
 from zoo.replay.sites import Site, base_distribution
 
@@ -158,10 +158,13 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
             shape[site.enum_dim], shape[site.plate_dims[0]] = drawn.shape
             log_probs[site.name] = log_probs[site.name] + drawn.reshape(shape)
             _, weights = program.marginals(log_probs)
-    completed = {}
+    completed = {
+        field: torch.where(program.data.missing[field], values[site + UNOBSERVED], program.data.values[field])
+        for site, field in program.structure.parted.items()
+    }
     for site in program.observed:
         cells = program.missing(site)
-        if cells is None:
+        if cells is None or site.field in program.structure.parted.values():
             continue
         assert site.field is not None
         if site.name in labels:

@@ -40,6 +40,8 @@ class Data:
     missing
         Field name -> True where a cell is missing, for fields that have such cells; `values` hold made-up finite
         numbers there.
+    parted
+        Site -> the field that it observes, for sites whose missing cells are latents because others read them.
     """
 
     values: dict[str, Tensor]
@@ -52,6 +54,7 @@ class Data:
     dtype: torch.dtype = torch.float64
     stream: Stream | None = None
     missing: dict[str, Tensor] = field(default_factory=dict)
+    parted: dict[str, str] = field(default_factory=dict)
     # Worked out when first asked for, and kept: every E-step needs the rows sorted by what they miss.
     _missing_cells: dict[str, MissingCells] = field(default_factory=dict, init=False, repr=False, compare=False)
 

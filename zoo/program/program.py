@@ -25,6 +25,7 @@ from zoo.program.terms import Terms
 from zoo.program.view import View
 from zoo.replay.evaluate import Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
+from zoo.replay.parting import parting
 from zoo.replay.random import reseed
 from zoo.replay.sites import Site, Structure, base_distribution
 from zoo.structure.observed import check_missing, check_unseen, uncovered
@@ -74,6 +75,8 @@ class Program:
                 structure = trace(model, data, networks, self.priors)
             check_unseen(structure, data)
         self.structure = structure
+        if structure.parted:
+            self.data = data = replace(data, parted=structure.parted)
         self.sites = structure.sites
         self.sizes = dict(structure.sizes(data.coords) if sizes is None else sizes)
         check_missing(structure, data)
@@ -222,7 +225,7 @@ class Program:
             sizes=self.sizes,
             degrees=self.degrees,
         )
-        with model_context(self.dtype, self.device), replay:
+        with model_context(self.dtype, self.device), replay, parting(self.data):
             call(self.model, self.networks, values, self.data.values)
         self._firsts.update(replay.firsts)
         return replay
@@ -266,7 +269,8 @@ class Program:
 
     @cached_property
     def _missing(self) -> dict[str, MissingCells]:
-        return {s.name: cells for s in self.observed if (cells := self.missing(s)) is not None}
+        found = {s.name: cells for s in self.observed if (cells := self.missing(s)) is not None}
+        return {n: cells for n, cells in found.items() if n.removesuffix(OBSERVED) not in self.structure.parted}
 
     def log_probs(self, values: Values) -> Values:
         """Log density of every site at these values: enumeration dimensions left, plates right."""
@@ -453,7 +457,8 @@ class Program:
         )
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
-                call(self.model, self.networks, values, self.data.values)
+                with parting(self.data):
+                    call(self.model, self.networks, values, self.data.values)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
                 if replay.now in self.structure.improper:

@@ -200,6 +200,8 @@ class Structure:
         Latents whose prior cannot be drawn from: it is flat, and no probability.
     completed
         Observed site whose missing cells are summed over as a latent's -> its field.
+    parted
+        Site -> the field that it observes, for sites whose missing cells are latents because others read them.
     """
 
     sites: dict[str, Site]
@@ -210,6 +212,7 @@ class Structure:
     not_drawn: str = ""
     improper: tuple[str, ...] = ()
     completed: dict[str, str] = dataclasses.field(default_factory=dict)
+    parted: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def sizes(self, known: Collection[str]) -> dict[str, int]:
         """Lengths of the plates that are no dimension of the data, in the data that were traced."""

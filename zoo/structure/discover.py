@@ -19,6 +19,7 @@ from zoo.errors import ModelError, ZooError
 from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
 from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
 from zoo.replay.masked import partner, picked, stand_in, unmask
+from zoo.replay.parting import parting
 from zoo.replay.sites import support_of
 from zoo.structure.failures import failure
 
@@ -199,7 +200,8 @@ def run(model: Model, data: Data, networks: Values, messenger: Discover, enumera
 
     def traced(data: Data) -> Any:
         def story() -> Any:
-            return call(model, frozenset(networks), networks, data.values)
+            with parting(data):
+                return call(model, frozenset(networks), networks, data.values)
 
         program: Any = messenger(story)
         if enumerate_from is not None:

@@ -19,6 +19,8 @@ def check_missing(structure: Structure, data: Data) -> None:
         Naming the field, the first missing cell, the site and its argument, and what to do.
     """
     for name in data.missing:
+        if name in structure.parted.values():
+            continue
         children = [
             (site.name, key)
             for site in structure.sites.values()
@@ -39,8 +41,8 @@ def check_missing(structure: Structure, data: Data) -> None:
                 remedy = f"let the model read what pyro.sample({site!r}, ...) returns, which is summed over"
             elif children and seen:
                 own = next(s for s in structure.sites.values() if s.field == name and s.role == "observed")
-                why += f", and the states of its own site {own.name!r} ({own.family}) cannot be listed"
-                remedy = "drop or impute these rows"
+                why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
+                remedy = f"let the model read what pyro.sample({own.name!r}, ...) returns, and they are latents"
             raise DataError(
                 f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
                 f"observes can be summed over: {remedy}"
@@ -69,7 +71,10 @@ def uncovered(structure: Structure, data: Data) -> bool:
     """Whether data have missing cells in fields that sites read, which were complete when the model was traced."""
     if not data.missing:
         return False
-    new = {n for n, gone in data.missing.items() if bool(gone.any()) and not _completed(structure, n)}
+    known = structure.parted.values()
+    new = {
+        n for n, gone in data.missing.items() if bool(gone.any()) and n not in known and not _completed(structure, n)
+    }
     read = any(new.intersection(p.data) for s in structure.sites.values() for p in s.args.values())
     return bool(new) and (read or not any(s.latent or s.role == "parameter" for s in structure.sites.values()))
 

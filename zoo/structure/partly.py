@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.data.missing import place
 from zoo.declare.model import Model
-from zoo.errors import ModelError
+from zoo.errors import DataError, ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.evaluate import Values, is_deterministic
-from zoo.replay.masked import OBSERVED
+from zoo.replay.masked import OBSERVED, UNOBSERVED
 from zoo.replay.sites import Parent, Site
 from zoo.structure.discover import Discover, run, sample_sites
 from zoo.structure.probes import arguments
@@ -46,6 +47,77 @@ def sites_to_complete(model: Model, data: Data, networks: Values, priors: dict[s
     runner = Runner(model, networks, priors, -1, {})
     states = {n: node["value"] for n, node in nodes.items()}
     return {n: field for n, field in finite.items() if _feeds(runner, data, messenger.values, states, nodes, n)}
+
+
+def sites_to_part(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> dict[str, str]:
+    """Find the observed sites whose missing cells other sites read, and which have no states to be summed over.
+
+    Returns
+    -------
+    dict
+        Site -> the field that it observes.
+
+    Raises
+    ------
+    DataError
+        If a site reads the field itself, where made-up numbers stand in missing cells, and not what was sampled.
+    """
+    if not data.missing:
+        return {}
+    messenger = Discover(priors)
+    plain = run(model, data, networks, messenger, None)
+    nodes = {n: node for n, node in sample_sites(plain) if not is_deterministic(node) and not _is_finite(node)}
+    found = {n: field for n, node in nodes.items() if (field := _field_with_gaps(data, node)) is not None}
+    if not found:
+        return {}
+    part = replace(data, parted=found)
+    base = Discover(priors)
+    before = run(model, part, networks, base, None)
+    read = {}
+    for name, field in found.items():
+        latent = name + UNOBSERVED
+        other = base.values[latent].roll(1, 0) + 1.0 if base.values[latent].ndim else base.values[latent] + 1.0
+        after = run(model, part, networks, Discover(priors, {**base.values, latent: other}), None)
+        if _moved(before, after, name):
+            read[name] = field
+    return read
+
+
+def check_raw(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> None:
+    """Raise if a site reads made-up numbers in the missing cells of a field whose site is parted.
+
+    Raises
+    ------
+    DataError
+        Naming the field, the site that reads it, and the remedy.
+    """
+    messenger = Discover(priors)
+    before = run(model, data, networks, messenger, None) if data.parted else None
+    for name, field in data.parted.items():
+        value, gone = data.values[field], data.missing[field]
+        other = value[~gone].flatten()
+        changed = torch.where(gone, torch.where(value == other.max(), other.min(), other.max()), value)
+        shifted = replace(data, values={**data.values, field: changed})
+        after = run(model, shifted, networks, Discover(priors, messenger.values), None)
+        reader = _moved(before, after, name)
+        if reader:
+            raise DataError(
+                f"field {field!r} has missing values (NaN), {place(data, field)}, and site {reader!r} reads the field "
+                f"itself, where there is none; let the model read what pyro.sample({name!r}, ..., obs={field}) "
+                "returns, and each missing value is a latent"
+            )
+
+
+def _moved(before: Any, after: Any, name: str) -> str:
+    """The first site but for the parts of `name` whose arguments differ between two runs; empty if there is none."""
+    own = {name, name + OBSERVED, name + UNOBSERVED}
+    for other, node in sample_sites(after):
+        if other in own or is_deterministic(node):
+            continue
+        first, then = arguments(before.nodes[other]), arguments(node)
+        if any(k not in then or not torch.equal(v, then[k]) for k, v in first.items()):
+            return other
+    return ""
 
 
 def _field_with_gaps(data: Data, node: Any) -> str | None:

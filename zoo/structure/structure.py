@@ -28,7 +28,7 @@ from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, s
 from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
-from zoo.structure.partly import sites_to_complete, with_evidence
+from zoo.structure.partly import check_raw, sites_to_complete, sites_to_part, with_evidence
 from zoo.structure.plates import check_chain, check_plates, frames_of
 from zoo.structure.probes import Probes, probe
 from zoo.structure.runner import Runner
@@ -50,6 +50,9 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     """
     with _own_randomness(data):
         completed = sites_to_complete(model, data, networks, priors)
+        parted = sites_to_part(model, data, networks, priors)
+        data = replace(data, parted=parted)
+        check_raw(model, data, networks, priors)
     first = Discover(priors, completed=completed)
     plain = run(model, data, networks, first, None)
     depth = 0
@@ -98,6 +101,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         undrawn,
         improper,
         completed,
+        parted,
     )
 
 

@@ -1,0 +1,122 @@
+"""Missing values of a covariate with a distribution of its own are latents; of one that has none they are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import optimize, stats
+
+import zoo
+from inference import MAP, NUTS, Laplace, fit
+from zoo.errors import DataError
+from zoo.program.prepare import prepare
+
+RNG = np.random.default_rng(0)
+AGE = RNG.normal(1.0, 2.0, 12)
+Y = 0.5 + 0.8 * AGE + RNG.normal(0, 0.3, 12)
+GONE = np.isin(np.arange(12), [2, 7])
+SOME = np.where(GONE, np.nan, AGE)
+
+
+@zoo.model(age=zoo.Real("row"), y=zoo.Real("row"))
+def regression(age, y):
+    m = pyro.sample("m", dist.Normal(0.0, 5.0))
+    t = pyro.sample("t", dist.HalfNormal(5.0))
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        age = pyro.sample("age", dist.Normal(m, t), obs=age)
+        pyro.sample("y", dist.Normal(0.5 + b * age, 0.3), obs=y)
+
+
+def log_joint(m, t, b, ages):
+    age = np.where(GONE, 0.0, AGE)
+    age[GONE] = ages
+    prior = stats.norm.logpdf(m, 0, 5) + stats.halfnorm.logpdf(t, scale=5) + stats.norm.logpdf(b, 0, 5)
+    return prior + stats.norm.logpdf(age, m, t).sum() + stats.norm.logpdf(Y, 0.5 + b * age, 0.3).sum()
+
+
+def test_what_is_missing_has_the_density_of_a_latent():
+    program = prepare(regression, {"age": SOME, "y": Y})
+    ages = np.array([0.3, -1.0])
+    full = RNG.normal(size=12)
+    full[GONE] = ages
+    values = {"m": 0.4, "t": 1.5, "b": 0.7, "age_unobserved": full}
+    values = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in values.items()}
+    value = program.log_joint(values).total()
+    elsewhere = stats.norm.logpdf(full[~GONE]).sum()  # of latents that are not there: without parameters
+    assert float(value) == pytest.approx(log_joint(0.4, 1.5, 0.7, ages) + elsewhere, abs=1e-9)
+
+
+def test_the_mode_is_that_with_the_missing_values_as_unknowns():
+    found = fit(regression, {"age": SOME, "y": Y}, method=MAP(), seed=0)
+    best = optimize.minimize(
+        lambda u: -log_joint(u[0], np.exp(u[1]), u[2], u[3:]), [0.0, 0.0, 0.5, 0.0, 0.0], tol=1e-10
+    )
+    point = found.posterior["point_estimate"]
+    assert [float(point[n]) for n in ("m", "t", "b")] == pytest.approx(
+        [best.x[0], np.exp(best.x[1]), best.x[2]], abs=0.01
+    )
+    assert point["age"].to_numpy()[GONE] == pytest.approx(best.x[3:], abs=0.01)
+    assert point["age"].to_numpy()[~GONE] == pytest.approx(AGE[~GONE])
+
+
+def test_evidence_and_imputations_are_those_of_the_integral():
+    found = fit(regression, {"age": SOME, "y": Y}, method=Laplace(), seed=0)
+    m, t, b = np.meshgrid(np.linspace(-5, 7, 60), np.linspace(0.8, 7, 60), np.linspace(0.6, 1.0, 60), indexing="ij")
+    height = stats.norm.logpdf(m, 0, 5) + stats.halfnorm.logpdf(t, scale=5) + stats.norm.logpdf(b, 0, 5)
+    for age, y, gone in zip(AGE, Y, GONE, strict=True):
+        if gone:
+            height = height + stats.norm.logpdf(y, 0.5 + b * m, np.sqrt(0.09 + b**2 * t**2))
+        else:
+            height = height + stats.norm.logpdf(age, m, t) + stats.norm.logpdf(y, 0.5 + b * age, 0.3)
+    weight = np.exp(height - height.max())
+    evidence = np.log(weight.sum() * (12 / 59) * (6.2 / 59) * (0.4 / 59)) + height.max()
+    assert abs(found.diagnostics["evidence"] - evidence) < 5 * found.diagnostics["evidence_error"] + 0.01
+    precision = 1 / t**2 + b**2 / 0.09
+    expected = (((m / t**2 + b * (Y[2] - 0.5) / 0.09) / precision) * weight).sum() / weight.sum()
+    drawn = np.array([table["age"].iloc[2] for table in found.impute(draws=200, seed=1)])
+    assert abs(drawn.mean() - expected) < 5 * drawn.std() / np.sqrt(200)
+
+
+@pytest.mark.slow
+def test_chains_agree():
+    found = fit(regression, {"age": SOME, "y": Y}, method=NUTS(), seed=0)
+    laplace = fit(regression, {"age": SOME, "y": Y}, method=Laplace(), seed=0)
+    for name in ("m", "t", "b"):
+        draws, other = (r.posterior["posterior"][name].to_numpy() for r in (found, laplace))
+        assert abs(draws.mean() - other.mean()) < 6 * draws.std() / np.sqrt(500)
+
+
+def reads_the_field(age, y):
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("age", dist.Normal(0.0, 3.0), obs=age)
+        pyro.sample("y", dist.Normal(b * age, 0.3), obs=y)
+
+
+def reads_both(age, y):
+    with pyro.plate("row", len(y)):
+        drawn = pyro.sample("age", dist.Normal(0.0, 3.0), obs=age)
+        pyro.sample("y", dist.Normal(drawn + 0.1 * age, 0.3), obs=y)
+
+
+def without_a_distribution(age, y):
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(b * age, 0.3), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("story", "remedy"),
+    [
+        (reads_the_field, "let the model read what pyro.sample"),
+        (reads_both, "let the model read what pyro.sample"),
+        (without_a_distribution, "observe the field at a site of its own"),
+    ],
+)
+def test_made_up_numbers_are_not_read(story, remedy):
+    with pytest.raises(DataError, match=f"field 'age' has missing values.*{remedy}"):
+        prepare(zoo.model(age=zoo.Real("row"), y=zoo.Real("row"))(story), {"age": SOME, "y": Y})

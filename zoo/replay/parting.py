@@ -1,0 +1,82 @@
+"""Observed sites of which some cells are missing, and which other sites read: what is missing becomes a latent.
+
+Where nothing reads a missing cell, it is left out of the likelihood, for its density integrates to one. Where a site
+does, as the outcome of a regression reads a covariate that has a distribution of its own, the site is told apart as
+Pyro does for `obs_mask`: ``name_observed``, a latent ``name_unobserved``, and ``name``, which picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions.transforms import identity_transform
+
+from zoo.data.data import Data
+from zoo.replay.bijections import bijection
+from zoo.replay.masked import OBSERVED, UNOBSERVED
+
+
+class Parting(Messenger):
+    """Write observed sites in parts, as ``pyro.sample(name, fn, obs=value, obs_mask=seen)`` does.
+
+    Parameters
+    ----------
+    seen
+        Site -> which entries of its batch are observed.
+    """
+
+    def __init__(self, seen: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def _pyro_sample(self, msg: Any) -> None:
+        seen, name, fn = self.seen.get(msg["name"]), msg["name"], msg["fn"]
+        if seen is None or not msg["is_observed"] or msg["infer"].get("_deterministic"):
+            return
+        if fn.event_dim:  # an entry of a batch is there if all of its event is
+            seen = seen.flatten(seen.ndim - fn.event_dim).all(-1)
+        with pyro.poutine.mask(mask=seen):
+            observed = pyro.sample(name + OBSERVED, fn, obs=msg["value"])
+        unobserved = pyro.sample(name + UNOBSERVED, Gaps(seen, fn, standard(fn)))
+        picked = torch.where(seen.reshape(seen.shape + (1,) * fn.event_dim), observed, unobserved)
+        picked = pyro.deterministic(name, picked, event_dim=fn.event_dim)
+        msg["value"], msg["done"], msg["stop"] = picked, True, True
+
+
+class Gaps(dist.MaskedMixture):
+    """A distribution where nothing was observed; where something was, there is no latent, and nothing depends on it.
+
+    There it has a distribution of its own without parameters, so that no mode and no scale is drawn to what is not.
+    """
+
+    @property
+    def support(self) -> Any:
+        """Where values of both are."""
+        return self.component0.support
+
+
+def standard(fn: Any) -> Any:
+    """Return the distribution that standard Normal coordinates have in the support of another."""
+    zeros = torch.zeros(fn.shape())
+    normal = dist.Normal(zeros, torch.ones_like(zeros))
+    transform = bijection(fn.support, "")
+    made = normal if transform is identity_transform else dist.TransformedDistribution(normal, [transform])
+    return made.to_event(fn.event_dim) if fn.event_dim else made
+
+
+def parting(data: Data) -> AbstractContextManager[Any]:
+    """Run a model with the sites parted that `data` says are to be."""
+    if not data.parted:
+        return nullcontext()
+    seen = {
+        site: ~data.missing.get(field, torch.zeros_like(data.values[field], dtype=torch.bool))
+        for site, field in data.parted.items()
+    }
+    return Parting(seen)
