@@ -18,9 +18,9 @@ class Field:
     NaN (None, NA, a mask; -1 in a `Category`) marks a missing value, which inference sums over where a site observes
     the field as it is and its entries are independent or jointly Normal. That is the exact likelihood of what is
     observed if the others are missing at random: whether they are does not depend on their values. Where other sites
-    depend on what is missing, as on a label, it is a latent: summed over its states, if these can be listed, provided
-    that the model reads what ``pyro.sample(..., obs=...)`` returns. Covariates, which no site observes, cannot be
-    missing.
+    depend on what is missing, as on a label or a covariate, it is a latent, summed over its states if these can be
+    listed, provided that the model reads what ``pyro.sample(..., obs=...)`` returns. Covariates that no site observes
+    cannot be missing.
 
     Parameters
     ----------

@@ -37,14 +37,16 @@ class Parting(Messenger):
         self.seen = seen
 
     def _pyro_sample(self, msg: Any) -> None:
-        seen, name, fn = self.seen.get(msg["name"]), msg["name"], msg["fn"]
+        seen: Any = self.seen.get(msg["name"])
+        name, fn = msg["name"], msg["fn"]
+        gaps: Any = Gaps
         if seen is None or not msg["is_observed"] or msg["infer"].get("_deterministic"):
             return
         if fn.event_dim:  # an entry of a batch is there if all of its event is
             seen = seen.flatten(seen.ndim - fn.event_dim).all(-1)
         with pyro.poutine.mask(mask=seen):
             observed = pyro.sample(name + OBSERVED, fn, obs=msg["value"])
-        unobserved = pyro.sample(name + UNOBSERVED, Gaps(seen, fn, standard(fn)))
+        unobserved = pyro.sample(name + UNOBSERVED, gaps(seen, fn, standard(fn)))
         picked = torch.where(seen.reshape(seen.shape + (1,) * fn.event_dim), observed, unobserved)
         picked = pyro.deterministic(name, picked, event_dim=fn.event_dim)
         msg["value"], msg["done"], msg["stop"] = picked, True, True

@@ -41,8 +41,10 @@ def check_missing(structure: Structure, data: Data) -> None:
                 remedy = f"let the model read what pyro.sample({site!r}, ...) returns, which is summed over"
             elif children and seen:
                 own = next(s for s in structure.sites.values() if s.field == name and s.role == "observed")
-                why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
-                remedy = f"let the model read what pyro.sample({own.name!r}, ...) returns, and they are latents"
+                remedy = "drop or impute these rows"
+                if children[0][0] != own.name:
+                    why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
+                    remedy = f"let the model read what pyro.sample({own.name!r}, ...) returns, and they are latents"
             raise DataError(
                 f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
                 f"observes can be summed over: {remedy}"

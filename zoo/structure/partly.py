@@ -20,6 +20,7 @@ from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.evaluate import Values, is_deterministic
+from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.masked import OBSERVED, UNOBSERVED
 from zoo.replay.sites import Parent, Site
 from zoo.structure.discover import Discover, run, sample_sites
@@ -66,7 +67,7 @@ def sites_to_part(model: Model, data: Data, networks: Values, priors: dict[str, 
         return {}
     messenger = Discover(priors)
     plain = run(model, data, networks, messenger, None)
-    nodes = {n: node for n, node in sample_sites(plain) if not is_deterministic(node) and not _is_finite(node)}
+    nodes = {n: node for n, node in sample_sites(plain) if not is_deterministic(node) and _is_continuous(node["fn"])}
     found = {n: field for n, node in nodes.items() if (field := _field_with_gaps(data, node)) is not None}
     if not found:
         return {}
@@ -81,6 +82,12 @@ def sites_to_part(model: Model, data: Data, networks: Values, priors: dict[str, 
         if _moved(before, after, name):
             read[name] = field
     return read
+
+
+def _is_continuous(fn: Any) -> bool:
+    """Whether entries are continuous and one by one, so that each of them can be a latent."""
+    chain = isinstance(fn, MarkovChain | LinearGaussianChain)
+    return not chain and fn.event_dim == 0 and not getattr(fn.support, "is_discrete", False)
 
 
 def check_raw(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> None:
