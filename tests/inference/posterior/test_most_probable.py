@@ -189,3 +189,17 @@ def test_with_posterior_draws() -> None:
 def test_models_without_discrete_latents_are_refused() -> None:
     with pytest.raises(FitError, match="no discrete latent"):
         fit(zoo.BetaBernoulli(), [0, 1, 1], method="exact", seed=0).most_probable()
+
+
+@pytest.mark.slow
+def test_more_sites_than_a_tensor_has_dimensions() -> None:
+    """Seventy states, each a site, in a loop with pyro.markov: evidence and path by recursions in NumPy."""
+    x = np.random.default_rng(1).normal(2.5 * (np.arange(70) // 10 % 2), 1.0)
+    log_e = norm.logpdf(x[:, None], MEANS, 1.0)
+    filtered = score = np.log(INITIAL) + log_e[0]
+    for row in log_e[1:]:
+        filtered = np.logaddexp.reduce(filtered[:, None] + np.log(MOVES), 0) + row
+        score = (score[:, None] + np.log(MOVES)).max(0) + row
+    found = fit(loop(), x, method="exact", seed=0)
+    assert found.objective.value == pytest.approx(np.logaddexp.reduce(filtered), abs=1e-9)
+    assert found.most_probable().attrs["log_joint"] == pytest.approx(score.max(), abs=1e-9)
