@@ -59,6 +59,11 @@ def check_masks(runner: Runner, data: Data, base: Any, messenger: Discover) -> N
             changed = torch.where(mask[(..., *[None] * events)], value, other)
             after = runner(data, {**messenger.values, name: changed})[0]
             child = _moved(base, after, name, messenger.masks)
+        if child is not None and not bool(mask.any()):
+            raise ModelError(
+                f"site {name!r} is masked in all entries, so that it has no prior, but site {child!r} depends on it; "
+                "write a flat prior as dist.ImproperUniform(constraints.real, (), ())"
+            )
         if child is not None:
             raise ModelError(
                 f"site {name!r} is masked in some entries, so that it has no prior there, but site {child!r} depends "
