@@ -91,7 +91,7 @@ class Restarts:
             if higher is None:
                 break
             best = higher
-            best.reason += ", from where states that had been alike were told apart"
+            best.reason += ", from where what had been alike was told apart"
         return best
 
     def _first_higher(self, value: float, starts: list[State], *, progress: bool) -> Ascent | None:

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import closed_form
-from inference.coordinate.ascent import State
+from inference.conjugate.factor_posteriors import LocalNormal
+from inference.coordinate.ascent import Coordinates, State
 from inference.starts.guess import first_marginals, first_update, split_states
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+
+SPREAD = 1e-3  # of the locals' means between rows, below which they are the same in all
 
 
 def start_state(
@@ -71,9 +74,34 @@ def settled_values(program: Program) -> Values:
 
 def apart(program: Program, end: State) -> list[State]:
     """Starts from where a climb has ended, at which states that are alike there are told apart; mostly none."""
+    if program.locals and not program.enumerated and program.data.stream is None and not end.posteriors:
+        return along_axes(program, end)
     if not program.assigned or len(program.assigned) < len(program.enumerated) or program.data.stream is not None:
         return []
     return [State(values, {}) for values in split_states(program, end.values)]
+
+
+def along_axes(program: Program, end: State) -> list[State]:
+    """Starts along principal axes, where locals are the same in all rows: their loadings are 0, a saddle.
+
+    The guess of the locals is the scores of the rows, with half of the variance of a standard Normal.
+    """
+    ascent = Coordinates(program, averaged=True)
+    _, expected = ascent.expect(end)
+    q = expected.posteriors[program.locals[0].name]
+    if len(program.locals) > 1 or not isinstance(q, LocalNormal) or bool(q.loc.std(0).max() > SPREAD):
+        return []
+    x = program.data.features().to(q.loc)
+    gaps = torch.where(x.isfinite(), x - x.nanmean(0), 0.0)
+    gaps = gaps / gaps.std(0).clamp_min(torch.finfo(gaps.dtype).tiny)
+    size = q.loc.shape[1]
+    if size > min(gaps.shape):
+        return []
+    half = 0.5**0.5
+    scores = torch.linalg.svd(gaps, full_matrices=False).U[:, :size] * len(gaps) ** 0.5
+    guess = LocalNormal(q.names, half * torch.eye(size).to(q.loc), q.events, loc=half * scores)
+    values = {**expected.values, **guess.mean()}
+    return [State(ascent.maximize(expected.at(values, dict.fromkeys(q.names, guess))), {})]
 
 
 def _given(program: Program, name: str, value: Any) -> Tensor:

@@ -238,6 +238,20 @@ def test_what_is_left_counts_the_slowest_mode():
     assert 0.3 * true < told < 5 * true
 
 
+class Loadings(zoo.Model):
+    """One factor, its loadings 0 to begin with."""
+
+    x = zoo.Real("row", "column")
+
+    def forward(self, x):
+        size = x.shape[1]
+        means, loadings = pyro.param("means", torch.zeros(size)), pyro.param("loadings", torch.zeros(size, 1))
+        variances = pyro.param("variances", torch.ones(size), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(means + z @ loadings.T, variances.sqrt()).to_event(1), obs=x)
+
+
 # -- saddles -----------------------------------------------------------------------------------------------------------
 
 
@@ -250,3 +264,12 @@ def test_eyes_are_of_two_kinds(method):
     np.testing.assert_allclose(means, [536.8, 548.9], atol=0.2)
     if isinstance(method.start, dict):
         assert "told apart" in found.reason
+
+
+def test_loadings_of_zero_are_left():
+    """Where all are 0 no step moves them; the zoo's own model starts along the principal axis."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 1)) @ rng.normal(size=(1, 5)) + rng.normal(size=(100, 5))
+    found = fit(Loadings(), x, method="em", seed=0)
+    own = fit(zoo.FactorAnalysis(factors=1), x, method="em", seed=0)
+    assert found.objective.value == pytest.approx(own.objective.value, abs=2e-6)
