@@ -23,7 +23,7 @@ from zoo.replay.sites import Site
 
 NORMAL = ("Normal", "MultivariateNormal", "LowRankMultivariateNormal")
 BY_NORMAL = (*NORMAL, "LogNormal")  # what may have a Normal latent as its location
-DENSE = 20  # Normal entries that meet all others: a gradient for each of them at every step
+DENSE = 32  # Normal entries that meet all others: a gradient for each of them at every step
 TOGETHER = 8  # entries of a group that meet each other
 SPREADS = (0.3, -0.3, 1.0, -1.0, 2.5, -2.5)  # of the other latents, unconstrained
 TIMES = (1.0, 30.0, 1000.0)  # posterior standard deviations that noise behind Normal entries is moved by
