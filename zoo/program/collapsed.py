@@ -56,7 +56,10 @@ class Collapsed(Program):
         probes, joint = Probes.blank(self.layout, like), joint_given(self.whole, self.layout, middle)
         with torch.no_grad():
             for _ in range(ROUNDS):
-                probes = probes.moved_to(Conditional.of(joint, probes, probes.points()))
+                moved = probes.moved_to(Conditional.of(joint, probes, probes.points()))
+                if not bool(moved.centre.isfinite().all()):  # nothing is known there; any reference is right
+                    break
+                probes = moved
         # The noise behind what others scale is at zero: elsewhere a value would go far from the data as they grow.
         steady = [n for n in self.layout.names if not any(p.sites for p in self.sites[n].args.values())]
         return probes.at_zero([n for n in self.layout.names if n not in self.layout.forms and n not in steady])

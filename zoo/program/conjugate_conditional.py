@@ -112,14 +112,14 @@ class Normals:
         """
         (diagonal, border, corner), (inside, outside) = precision, shift
         if diagonal.numel():
-            diagonal = torch.linalg.cholesky(diagonal)
+            diagonal = root_of(diagonal)
             both = torch.cat([border, inside.unsqueeze(-1)], -1)
             both = torch.linalg.solve_triangular(diagonal, both, upper=False)
             border, inside = both[..., :-1], both[..., -1]
             corner = corner - over_groups(border, border)
             outside = outside - over_groups(border, inside.unsqueeze(-1)).squeeze(-1)
         if corner.numel():
-            corner = torch.linalg.cholesky(corner)
+            corner = root_of(corner)
             outside = torch.linalg.solve_triangular(corner, outside.unsqueeze(-1), upper=False).squeeze(-1)
         return cls(diagonal, border, inside, corner, outside)
 
@@ -142,6 +142,12 @@ class Normals:
         if inside.numel():
             inside = torch.linalg.solve_triangular(self.diagonal.mT, inside, upper=True)
         return inside.squeeze(-1), dense.squeeze(-1)
+
+
+def root_of(matrices: Tensor) -> Tensor:
+    """Cholesky factors (..., d, d); NaN where there is none, so that one of many draws does not hold up the others."""
+    root, failed = torch.linalg.cholesky_ex(matrices)
+    return torch.where((failed != 0)[..., None, None], math.nan, root)
 
 
 def over_groups(a: Tensor, b: Tensor) -> Tensor:
