@@ -257,7 +257,7 @@ LATER = frozenset(
         *("LinearDynamicalSystem", "LogisticRegression", "PoissonRegression", "HierarchicalRegression"),
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
-        *("DirichletProcessMixture", "LDA", "NaiveBayes"),
+        *("ChangePoint", "DirichletProcessMixture", "LDA", "NaiveBayes"),
     }
 )
 # Those of them whose posterior has a closed form.

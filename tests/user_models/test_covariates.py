@@ -50,6 +50,7 @@ def test_what_is_missing_has_the_density_of_a_latent():
     assert float(value) == pytest.approx(log_joint(0.4, 1.5, 0.7, ages) + elsewhere, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_mode_is_that_with_the_missing_values_as_unknowns():
     found = fit(regression, {"age": SOME, "y": Y}, method=MAP(), seed=0)
     best = optimize.minimize(

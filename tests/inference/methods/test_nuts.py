@@ -45,10 +45,8 @@ CASES = {
 }
 
 
-QUICKEST = ("kidscore_momiq",)
-
-
-@pytest.mark.parametrize("name", [n if n in QUICKEST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_draws_agree_with_those_of_posteriordb(references, name):
     file, method = CASES[name]
     data = json.loads((references / "posteriordb" / f"{file}.json").read_text(encoding="utf-8"))
