@@ -807,8 +807,8 @@ def no_plate(self, x):
     pyro.sample("x", dist.Normal(mean(), 1.0), obs=x)
 
 
-def an_event(self, x):
-    pyro.sample("x", dist.Normal(mean(), 1.0).expand([len(x)]).to_event(1), obs=x)
+def longer_event(self, x):
+    pyro.sample("x", dist.Normal(mean(), 1.0).expand([len(x) + 1]).to_event(1), obs=x)
 
 
 def expanded(self, x):
@@ -840,7 +840,7 @@ PLATES = {
     "subsampled": (observe(X, subsample_size=2), "subsample"),
     "another dimension": (observe(X, dim=-2), "row|'x'"),
     "none": (no_plate, "row"),
-    "an event instead": (an_event, "row"),
+    "an event of more rows": (longer_event, r"site 'x'.*event shape \(\d+,\).*values of shape \(\d+,\)"),
     "a batch instead": (expanded, "'x'"),
     "a latent outside": (latent_without_plate, "effect"),
     "another shape inside": (other_shape, "x"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch.distributions import constraints
 
 from zoo.data.data import Data
 from zoo.data.missing import check_observed, place
 from zoo.errors import DataError
+from zoo.replay.bijections import lowest_count
 from zoo.replay.sites import Structure
 
 
@@ -42,7 +44,12 @@ def check_missing(structure: Structure, data: Data) -> None:
             elif children and seen:
                 own = next(s for s in structure.sites.values() if s.field == name and s.role == "observed")
                 remedy = "drop or impute these rows"
-                if children[0][0] != own.name:
+                if lowest_count(own.support) is not None or isinstance(own.support, constraints.multinomial):
+                    why += f", and the states of its own site {own.name!r} ({own.family}) cannot be listed"
+                elif own.event_dim and not own.support.is_discrete:
+                    why += f", and the entries of its own site {own.name!r} ({own.family}) are one event"
+                    remedy += ", or observe each entry by itself: missing ones are latents then"
+                elif children[0][0] != own.name:
                     why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
                     remedy = f"let the model read what pyro.sample({own.name!r}, ...) returns, and they are latents"
             raise DataError(

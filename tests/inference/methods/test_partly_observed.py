@@ -171,6 +171,25 @@ def test_what_cannot_be_summed_over_is_refused() -> None:
     with pytest.raises(DataError, match=r"'label' has missing values.*reads the field itself.*pyro.sample\('label'"):
         prepare(raw(), DATA)
 
+    @zoo.model(label=zoo.Category("row", levels=2), x=zoo.Real("row"))
+    def unread(label: Tensor, x: Tensor) -> None:
+        mu = pyro.param("mu", torch.zeros(2))
+        with pyro.plate("row", len(x)):
+            pyro.sample("label", dist.Categorical(torch.ones(2) / 2), obs=label)
+            pyro.sample("x", dist.Normal(mu[label], 1.0), obs=x)
+
+    with pytest.raises(DataError, match=r"'label' has missing values.*reads the field itself.*pyro.sample\('label'"):
+        prepare(unread(), DATA)
+
+    @zoo.model(pair=zoo.Real("row", "side"), x=zoo.Real("row"))
+    def events(pair: Tensor, x: Tensor) -> None:
+        with pyro.plate("row", len(x)):
+            both = pyro.sample("pair", dist.MultivariateNormal(torch.zeros(2), torch.eye(2)), obs=pair)
+            pyro.sample("x", dist.Normal(both.sum(-1), 1.0), obs=x)
+
+    with pytest.raises(DataError, match=r"'pair' has missing values.*feeds.*'x'.*MultivariateNormal.*are one event"):
+        prepare(events(), {"pair": [[1.0, np.nan], [2.0, 3.0]], "x": [1.0, 2.0]})
+
 
 @pytest.mark.parametrize(
     "method", ["exact", "cavi", *(pytest.param(m, marks=pytest.mark.slow) for m in ("map", "nuts", "laplace"))]

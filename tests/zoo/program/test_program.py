@@ -166,6 +166,10 @@ def test_a_row_adds_its_own_log_density(case):
     terms = program.log_joint(values)
     local = {s.name for s in program.locals}
     assert terms.rows.shape == (len(program.data),)
+    if program.shared:  # summed out over all rows together: none has a density of its own
+        close(terms.rows.detach(), torch.zeros(len(program.data)))
+        close(terms.rest.detach(), total(assigned(case)))
+        return
     close((terms.rest + terms.rows.sum()).detach(), terms.total().detach())
     for i in range(len(program.data)):
         one = {n: v[i : i + 1] for n, v in program.data.values.items()}
@@ -184,6 +188,9 @@ def test_rebinding_to_other_rows_traces_nothing_and_gives_their_density(case):
     assert other.structure is program.structure
     there = {n: v[order] if n in {s.name for s in program.locals} else v for n, v in values.items()}
     before, after = program.log_joint(values), other.log_joint(there)
+    if program.shared:  # rows have no densities of their own to compare
+        close(after.total().detach(), total(assignments(other, there, other.data.values)))
+        return
     close(after.rows.detach(), before.rows[order].detach())
     close(after.rest.detach(), before.rest.detach())
 
@@ -214,12 +221,24 @@ def test_row_weights_are_repetitions(case):
     program = program_of(case)
     values = anywhere(program)
     weights = torch.tensor([2.0, 0.5, 3.0, 1.0, *[1.0] * len(program.data)], dtype=AT)[: len(program.data)]
+    if program.shared:
+        check_repetitions_of_rows_together(program, values, weights)
+        return
     # The same priors on both sides: a model that scales its priors to the data scales them to the weighted data.
     weighted = program.rebind(replace(program.data, weights=weights))
     plain, heavy = program.log_joint(values), weighted.log_joint(values)
     close(heavy.total(weighted.data.weights).detach(), (plain.rest + (weights * plain.rows).sum()).detach())
     for name, given in weighted.responsibilities(values).items():
         close(given.detach(), program.responsibilities(values)[name].detach())
+
+
+def check_repetitions_of_rows_together(program, values, weights):
+    """Weights are powers of the density of a row given shared states: w and k - w of a row twice are k repetitions."""
+    rows, counts = torch.arange(len(weights)), weights.ceil() + 1
+    twice = replace(program.data.take(rows.repeat(2)), weights=torch.cat([weights, counts - weights]))
+    repeated = program.data.take(rows.repeat_interleave(counts.long()))
+    given = program.rebind(twice).log_joint(values).total()
+    close(given.detach(), total(assignments(program, values, repeated.values)))
 
 
 @every_case

@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from torch.distributions import constraints
 
@@ -639,6 +640,11 @@ def all_in_one_event(x):
     pyro.sample("x", dist.Normal(mu.expand(len(x)), 1.0).to_event(1), obs=x)
 
 
+def longer_event(x):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(mu.expand(len(x) + 1), 1.0).to_event(1), obs=x)
+
+
 def latent_without_plate(x):
     mu = pyro.sample("mu", dist.Normal(torch.zeros(len(x)), 1.0))
     with pyro.plate("row", len(x)):
@@ -727,7 +733,7 @@ MISTAKES = [
     (no_plate, "site 'x' has batch shape .*no plate.*pyro.plate"),
     (no_plate_scalar, "'x'.*plate"),
     (wrong_name, "field 'x'.*'row'.*'rows'"),
-    (all_in_one_event, "field 'x'.*'row'.*none"),
+    (longer_event, r"site 'x': its Normal.*event shape \(4,\) cannot take values of shape \(3,\)"),
     (latent_without_plate, "site 'mu' has batch shape .*no plate"),
     (not_a_number, "site 'x'.*NaN"),
     (negative_scale, "site 'x'.*scale of its Normal is -1"),
@@ -746,6 +752,14 @@ MISTAKES = [
 def test_a_mistake_in_a_model_is_named(body, message):
     with pytest.raises(ModelError, match=message):
         fit(mistaken(body), [0.5, 1.0, 2.0], method=SVI(steps=1), seed=0)
+
+
+def test_all_rows_may_be_one_event():
+    """Normal rows around a Normal mean are jointly Normal with covariance 1 + I."""
+    x = [0.5, 1.0, 2.0]
+    found = fit(mistaken(all_in_one_event), x, method="exact", seed=0)
+    expected = scipy.stats.multivariate_normal(np.zeros(3), np.ones((3, 3)) + np.eye(3)).logpdf(x)
+    assert found.objective.value == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("body", [comes_and_goes, depends_on_values])

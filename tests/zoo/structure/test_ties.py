@@ -217,7 +217,7 @@ class Silent(zoo.Model):
 def test_a_network_that_starts_at_zero_shows_what_feeds_it():
     program = prepare(Silent(), {"x": Y, "y": Y})
     assert program.sites["y"].args["loc"].data == ("x",)
-    with pytest.raises(zoo.DataError, match=r"'x' has missing values.*feeds the argument loc of site 'y'"):
+    with pytest.raises(zoo.DataError, match=r"'x' has missing values.*argument loc of site 'y' reads the field itself"):
         prepare(Silent(), {"x": np.where(Y > 1, np.nan, Y), "y": Y})
 
 
