@@ -1037,7 +1037,7 @@ def many_states(self, x):
 
 
 def improper(self, x):
-    mu = pyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0).mask(False))
     with pyro.plate("row", len(x)):
         pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
 
@@ -1069,7 +1069,7 @@ OTHERS = {
     "recurses": (recurses, "Wrong"),
     "changes its sites": (changes_its_sites, "extra"),
     "states that cannot be listed": (many_states, "'n'"),
-    "improper": (improper, "mu"),
+    "improper": (improper, "'mu' is masked in all entries.*ImproperUniform"),
     "no distribution": (no_distribution, "mu"),
     "no arguments": (no_arguments, "argument"),
     "nothing to fit": (nothing_to_fit, "no latent|nothing"),
@@ -1182,6 +1182,22 @@ def test_models_that_are_wrong_otherwise(wrong, method):
     forward, word = OTHERS[wrong]
     text = refused(lambda: fit(declared(forward), X, method=METHODS[method], seed=0))
     assert "not legal" in text or re.search(word, text)
+
+
+@zoo.model(x=Real("row"))
+def flat(x):
+    mu = pyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("em", "no discrete latent"), ("exact", "'mu' ~ ImproperUniform"), ("smc", "its prior is flat")],
+)
+def test_a_flat_prior_is_refused_where_it_has_no_use(method, reason):
+    text = refused(lambda: fit(flat, X, method=method, seed=0), reason)
+    assert "Legal here: dadvi, laplace, map, nuts, pathfinder, svi" in text
 
 
 @pytest.mark.parametrize(

@@ -135,19 +135,26 @@ class Recognition:
         Raises
         ------
         MethodError
-            If a site's arguments vary by row, so that its rows cannot be summed first.
+            If a site's rows cannot be summed first: its arguments vary by row, its statistics depend on unknowns, or
+            it has no closed form.
         """
         found = []
         for site in program.sites.values():
             if program.row not in site.plates or site.role not in ("observed", "enumerated"):
                 continue
             if site.name not in self.collapsible or site.name not in self.likelihoods:
-                raise MethodError(
-                    f"rows in parts (a stream, several processes) need arguments that do not vary by row; those of "
-                    f"{site.name!r} do, or have no closed form"
-                )
+                raise MethodError(f"rows in parts (a stream, several processes) need {self.lacks(site)}")
             found.append(site)
         return found
+
+    def lacks(self, site: Site) -> str:
+        """Say what a site lacks whose statistics cannot be summed over rows before the unknowns are known."""
+        likelihood = self.likelihoods.get(site.name)
+        if likelihood is None:
+            return f"closed forms, and {site.name!r} ~ {site.family} has none"
+        if not likelihood.summable:
+            return f"sums over rows that do not depend on unknowns, and those of {site.name!r} ~ {site.family} do"
+        return f"arguments that do not vary by row, and those of {site.name!r} do"
 
     def center_on(self, site: Site, value: Tensor) -> None:
         """Note the mean and the variance of a site's data, one number per column of an event; missing ones left out."""

@@ -65,7 +65,7 @@ class RunningAverages:
         for site in program.sites.values():
             inside = program.row in site.plates and site.role in ("observed", "enumerated")
             if inside and site.name not in plan.collapsible:
-                return f"batch_size needs arguments that do not vary by row, and those of {site.name!r} do"
+                return f"batch_size needs {plan.lacks(site)}"
         return None
 
     def batches(self, size: int) -> Iterator[Program]:

@@ -98,6 +98,25 @@ def reads_the_field(age, y):
         pyro.sample("y", dist.Normal(b * age, 0.3), obs=y)
 
 
+@zoo.model(age=zoo.Real("row"), y=zoo.Real("row"))
+def of_a_state(age, y):
+    """What is missing is read by nothing: both fields depend on a state, which differs from run to run."""
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Bernoulli(0.3))
+        pyro.sample("age", dist.Normal(3.0 * z, 2.0), obs=age)
+        pyro.sample("y", dist.Normal(1.0 - z, 1.5), obs=y)
+
+
+def test_what_depends_on_a_state_does_not_read_missing_values():
+    program = prepare(of_a_state, {"age": SOME, "y": Y})
+    assert program.data.parted == {}
+    parts = [
+        np.log(share) + np.where(GONE, 0.0, stats.norm.logpdf(AGE, 3 * z, 2)) + stats.norm.logpdf(Y, 1 - z, 1.5)
+        for z, share in ((0, 0.7), (1, 0.3))
+    ]
+    assert float(program.log_joint({}).total()) == pytest.approx(np.logaddexp(*parts).sum(), abs=1e-9)
+
+
 def reads_both(age, y):
     with pyro.plate("row", len(y)):
         drawn = pyro.sample("age", dist.Normal(0.0, 3.0), obs=age)

@@ -74,11 +74,12 @@ def sites_to_part(model: Model, data: Data, networks: Values, priors: dict[str, 
     part = replace(data, parted=found)
     base = Discover(priors)
     before = run(model, part, networks, base, None)
+    states = _states(base, before)
     read = {}
     for name, field in found.items():
         latent = name + UNOBSERVED
         other = base.values[latent].roll(1, 0) + 1.0 if base.values[latent].ndim else base.values[latent] + 1.0
-        after = run(model, part, networks, Discover(priors, {**base.values, latent: other}), None)
+        after = run(model, part, networks, Discover(priors, {**base.values, latent: other}, fixed=states), None)
         if _moved(before, after, name):
             read[name] = field
     return read
@@ -98,14 +99,17 @@ def check_raw(model: Model, data: Data, networks: Values, priors: dict[str, Any]
     DataError
         Naming the field, the site that reads it, and the remedy.
     """
+    if not data.parted:
+        return
     messenger = Discover(priors)
-    before = run(model, data, networks, messenger, None) if data.parted else None
+    before = run(model, data, networks, messenger, None)
+    states = _states(messenger, before)
     for name, field in data.parted.items():
         value, gone = data.values[field], data.missing[field]
         other = value[~gone].flatten()
         changed = torch.where(gone, torch.where(value == other.max(), other.min(), other.max()), value)
         shifted = replace(data, values={**data.values, field: changed})
-        after = run(model, shifted, networks, Discover(priors, messenger.values), None)
+        after = run(model, shifted, networks, Discover(priors, messenger.values, fixed=states), None)
         reader = _moved(before, after, name)
         if reader:
             raise DataError(
@@ -113,6 +117,11 @@ def check_raw(model: Model, data: Data, networks: Values, priors: dict[str, Any]
                 f"itself, where there is none; let the model read what pyro.sample({name!r}, ..., obs={field}) "
                 "returns, and each missing value is a latent"
             )
+
+
+def _states(messenger: Discover, trace: Any) -> Values:
+    """States of discrete latents in a run; drawn anew, they would move what depends on them."""
+    return {n: trace.nodes[n]["value"] for n in messenger.enumerated}
 
 
 def _moved(before: Any, after: Any, name: str) -> str:

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.cluster import KMeans
 from torch.distributions import constraints
 
@@ -478,21 +478,37 @@ def test_by_gradient_it_ends_where_closed_forms_end(model, data):
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
 
 
+def zero_inflated(opened):
+    """Counts of rate `opened(rate, z)`, which is 0 in one state."""
+
+    @zoo.model(y=Count("row"))
+    def story(y):
+        gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
+        rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(gate))
+            pyro.sample("y", dist.Poisson(opened(rate, z)), obs=y)
+
+    return story()
+
+
+def test_a_rate_of_zero_is_climbed_to_the_maximum():
+    counts = np.r_[np.zeros(60, int), np.random.default_rng(0).poisson(4, 40)]
+
+    def cost(u):
+        gate, rate = 1 / (1 + np.exp(-u[0])), np.exp(u[1])
+        shares = gate * (counts == 0) + (1 - gate) * stats.poisson(rate).pmf(counts)
+        return -np.log(shares).sum() - stats.gamma(2, scale=2).logpdf(rate)
+
+    found = fit(zero_inflated(lambda rate, z: rate * (1 - z)), counts, method=EM(), seed=0)
+    assert found.converged
+    assert found.objective.value == pytest.approx(-optimize.minimize(cost, [0.0, 1.0]).fun, abs=1e-5)
+
+
 def test_a_gradient_that_is_no_number_is_not_taken_for_convergence():
-    """0 / 0 in the branch where the rate is 0: an unknown that cannot move stands still, and not at a maximum."""
+    """inf * 0, of the root in the branch where it is 0: an unknown that cannot move stands still, at no maximum."""
     counts = np.r_[np.zeros(60, int), RNG.poisson(4, 40)]
-
-    class ZeroInflated(zoo.Model):
-        y = Count("row")
-
-        def forward(self, y):
-            gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
-            rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
-            with pyro.plate("row", len(y)):
-                z = pyro.sample("z", dist.Bernoulli(gate))
-                pyro.sample("y", dist.Poisson(rate * (1 - z)), obs=y)
-
-    found = fit(ZeroInflated(), counts, method=EM(), seed=0)
+    found = fit(zero_inflated(lambda rate, z: (rate * (1 - z)).sqrt()), counts, method=EM(), seed=0)
     assert not found.converged
     assert "rate cannot move" in found.reason
     assert found.reason in found.warnings
@@ -503,7 +519,9 @@ def test_gradient_options_say_what_they_are_not():
         EM(matrices="inverse")
     with pytest.raises(zoo.MethodError, match="climbed by gradient"):
         fit(zoo.GMM(2), "faithful", method=EM(gradient=True, batch_size=50))
-    with pytest.raises(zoo.MethodError, match="climbed by gradient"):
+    with pytest.raises(zoo.MethodError, match="'rate' is climbed by gradient"):
+        fit(zero_inflated(lambda rate, z: rate * (1 - z)), [0, 0, 3, 5], method=EM(batch_size=2))
+    with pytest.raises(zoo.MethodError, match="do not depend on unknowns, and those of 'x' ~ StudentT do"):
         fit(StudentMixture(), [0.0, 1.0, 5.0, 6.0], method=EM(batch_size=2))
 
 

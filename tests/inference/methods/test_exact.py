@@ -732,6 +732,12 @@ def student(y):
         pyro.sample("y", dist.StudentT(4.0, mu, 1.0), obs=y)
 
 
+def cauchy(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Cauchy(mu, 1.0), obs=y)
+
+
 def laplace_prior(y):
     mu = pyro.sample("mu", dist.Laplace(0.0, 1.0))
     with pyro.plate("row", len(y)):
@@ -786,7 +792,8 @@ REFUSED = [
     (precision_of_another_power, "'tau' ~ Gamma"),
     (independent_mean_and_precision, "'y' depends on several latents, which are dependent given the data"),
     (plane_of_independent_noise, "'y' depends on several latents"),
-    (student, "no conjugate family is recognised for 'mu' ~ Normal"),
+    (student, "'mu' has no conjugate posterior: a Normal bounds the StudentT density of 'y'"),
+    (cauchy, "no conjugate family is recognised for 'mu' ~ Normal"),
     (laplace_prior, "'mu' has no conjugate posterior: a Normal bounds the Laplace density of 'mu'"),
     (mean_as_parameter, "no latent"),
     (scale_as_parameter, "'sd' is a parameter without prior"),
