@@ -58,6 +58,11 @@ def prepare(
     program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
     if program.coupled and bound.weights is not None and bool((bound.weights != bound.weights[0]).any()):
         raise DataError(f"weights count each row by itself, and {program.coupled}; leave them out")
+    if program.together and bound.weights is not None and bool((bound.weights != 1).any()):
+        raise DataError(
+            f"weights count each row by itself, and site {program.together!r} observes all rows at once; leave them "
+            f"out, or observe it inside `with pyro.plate({bound.row!r}, ...)`"
+        )
     noted = (*blank_rows(program.structure, program.data), *flat_priors(program.structure))
     if noted:
         program.data = replace(program.data, notes=(*program.data.notes, *noted))

@@ -145,6 +145,12 @@ class Program:
         return str(self.structure.ties[0]) if self.structure.ties else ""
 
     @property
+    def together(self) -> str:
+        """The observed site outside the plate of rows whose one event is made of all rows; empty if there is none."""
+        fields, row = set(self.data.row_fields), self.data.row
+        return next((s.name for s in self.observed if row not in s.plates and fields.intersection(s.observes)), "")
+
+    @property
     def coupled(self) -> str:
         """Why the density of a row is none of its own: it depends on the local latents of others; empty if not."""
         return next((str(t) for t in self.structure.ties if t.kind == "local"), "")

@@ -760,6 +760,8 @@ def test_all_rows_may_be_one_event():
     found = fit(mistaken(all_in_one_event), x, method="exact", seed=0)
     expected = scipy.stats.multivariate_normal(np.zeros(3), np.ones((3, 3)) + np.eye(3)).logpdf(x)
     assert found.objective.value == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(DataError, match=r"weights count each row by itself, and site 'x' observes all rows at once"):
+        fit(mistaken(all_in_one_event), x, method="exact", seed=0, weights=[1.0, 2.0, 1.0])
 
 
 @pytest.mark.parametrize("body", [comes_and_goes, depends_on_values])
