@@ -14,7 +14,7 @@ from inference.approximations.corrected import Corrected
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.runtime.tensor_folder import TensorFolder
-from zoo.program.collapse import Plan, plan
+from zoo.program.collapse import ALL_COULD, Plan, plan
 from zoo.program.collapsed import Collapsed, collapsed
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -121,6 +121,7 @@ def integrated(program: Program, collapse: Collapse, kept: Collection[str] = ())
     found = plan(program, kept) if collapse == "auto" else Plan()
     chains = [s.name for s in program.integrated.chains] if program.integrated else []
     if not found.names and not chains:
-        return ""
+        could = found.stays and set(found.stays.values()) == {ALL_COULD}
+        return f"with nothing integrated out: all latents could be, and {ALL_COULD}" if could else ""
     stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items()) if found.names else ""
     return f"with {', '.join((*found.names, *chains))} integrated out, then drawn exactly{stays}"

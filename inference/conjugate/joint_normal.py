@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference.conjugate.exponential_family import Moments
 from inference.conjugate.posteriors import Posterior, Single, mix, total
+from inference.conjugate.wishart import wishart
 from zoo.replay.evaluate import Values
 
 
@@ -205,7 +206,7 @@ class NormalWishart(JointNormal):
 
     def scale_law(self) -> Single:
         """Wishart(df, V)."""
-        return Single(self.names[1], dist.Wishart(self.df, scale_tril=self.tril))
+        return Single(self.names[1], wishart(self.df, self.tril))
 
     def normal(self, scale: Tensor) -> Any:
         """Normal(loc, (kappa P)^-1)."""

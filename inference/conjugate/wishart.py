@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -10,6 +11,13 @@ import torch
 from torch import Tensor
 
 from inference.conjugate.exponential_family import Arguments, ConjugatePrior, Moments
+
+
+def wishart(df: Tensor, scale_tril: Tensor) -> Any:
+    """Wishart(df, V), df (...) and the Cholesky factor of V (..., d, d); also with d - 1 < df < d, for its moments."""
+    with warnings.catch_warnings():  # torch warns of singular draws of such a one, also where nobody draws
+        warnings.simplefilter("ignore", UserWarning)
+        return dist.Wishart(df, scale_tril=scale_tril)
 
 
 class Wishart(ConjugatePrior):
@@ -39,7 +47,7 @@ class Wishart(ConjugatePrior):
         """df = 2 eta_1 + d + 1, V = (-2 eta_2)^-1."""
         tril = torch.linalg.cholesky(inverse(-2 * natural[1]))
         df = 2 * natural[0] + tril.shape[-1] + 1
-        return dist.Wishart(df.expand(tril.shape[:-2]), scale_tril=tril)
+        return wishart(df.expand(tril.shape[:-2]), tril)
 
     def moments(self, fn: Any) -> Moments:
         """E[P] = df V; E[log |P|] = sum_i psi((df + 1 - i) / 2) + d log 2 + log |V| (Bishop 2006, eqs. B.80, B.81)."""

@@ -29,6 +29,7 @@ from tests.cases.models import (
     Rate,
     SumOfTwo,
     coin,
+    gates,
 )
 from zoo import catalogue
 from zoo.program.prepare import prepare
@@ -409,7 +410,8 @@ def test_every_guide_has_defaults_and_goes_by_name(name):
     method = SVI(guide=name, steps=20)
     assert method.guide == guide
     assert repr(method.guide) == repr(guide)
-    found = fit(RandomEffects(), ROWS, method=method, seed=0)
+    model = gates() if name == "ByState" else RandomEffects()  # that one is for locals beside a discrete latent
+    found = fit(model, ROWS, method=method, seed=0)
     assert np.isfinite(found.objective.value)
     assert found.is_point is guide.point
 

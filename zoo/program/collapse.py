@@ -30,6 +30,7 @@ TIMES = (1.0, 30.0, 1000.0)  # posterior standard deviations that noise behind N
 FAR = 1e4  # and how far it is moved on both sides of zero
 EXACT = 1e-7  # relative to what is added up, for a gradient to be the one that was said
 CELLS = 5_000_000  # entries of data at which gradients are looked at
+ALL_COULD = "nothing would be left to draw"  # why latents stay that could all be integrated out
 FEWEST = 4  # of the values of the others at which densities are numbers
 
 
@@ -85,7 +86,7 @@ def _plan(program: Program, kept: Collection[str]) -> Plan:
     if not candidates:
         return Plan(None, stays)
     if len(candidates) == len(program.latents):
-        return Plan(None, dict.fromkeys((s.name for s in candidates), "nothing would be left to draw"))
+        return Plan(None, dict.fromkeys((s.name for s in candidates), ALL_COULD))
     return Plan(layout, stays)
 
 

@@ -61,8 +61,14 @@ class Collapsed(Program):
                     break
                 probes = moved
         # The noise behind what others scale is at zero: elsewhere a value would go far from the data as they grow.
-        steady = [n for n in self.layout.names if not any(p.sites for p in self.sites[n].args.values())]
-        return probes.at_zero([n for n in self.layout.names if n not in self.layout.forms and n not in steady])
+        return probes.at_zero([n for n in self.layout.names if n not in self.layout.forms and self._scaled(n)])
+
+    def _scaled(self, name: str) -> bool:
+        """Whether other latents may scale what a latent adds: by its own prior, or where both enter one parameter."""
+        if any(p.sites for p in self.sites[name].args.values()):
+            return True
+        stay = {s.name for s in self.latents}
+        return any(name in p.sites and stay & set(p.sites) for s in self.sites.values() for p in s.args.values())
 
     @property
     def whole(self) -> Program:

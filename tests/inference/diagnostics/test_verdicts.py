@@ -84,8 +84,10 @@ def test_uncorrected_draws_are_those_of_q():
 
 
 def test_shifts_are_labelled_as_summaries_are():
-    found = fit(NonCentred(), SCHOOLS, method=Laplace(), seed=0, progress=False)
-    assert list(found.shifts.index) == list(found.summary().index)
+    whole = fit(NonCentred(), SCHOOLS, method=Laplace(collapse=False), seed=0, progress=False)
+    assert list(whole.shifts.index) == list(whole.summary().index)
+    collapsed = fit(NonCentred(), SCHOOLS, method=Laplace(), seed=0, progress=False)
+    assert list(collapsed.shifts.index) == ["tau"]  # the rest is drawn exactly given it, and q says nothing of it
 
 
 def test_corrected_draws_are_saved_and_read(tmp_path):

@@ -403,6 +403,9 @@ def test_explain_says_what_is_integrated_out_and_why_the_rest_is_not():
     said = "with theta, mu integrated out, then drawn exactly; tau stays: its prior is HalfCauchy"
     program = prepare(EightSchools(), SCHOOLS)
     assert NUTS().how(program) == said
-    assert NUTS(collapse=False).how(program) == ""
+    assert NUTS(collapse=False).how(program) == "with theta between value and noise, as the data say"
+    assert NUTS(collapse=False, centring="declared").how(program) == ""
+    tosses = prepare(coin(), [1.0, 0.0])
+    assert NUTS().how(tosses) == "with nothing integrated out: all latents could be, and nothing would be left to draw"
     with pytest.raises(zoo.ZooError, match="collapse"):
         NUTS(collapse=True)

@@ -13,6 +13,7 @@ import torch
 from statsmodels.regression.mixed_linear_model import MixedLMParams
 
 import zoo
+from tests.cases.models import SCHOOLS, EightSchools, NonCentred
 from zoo import Category, Count, Positive, Real
 from zoo.program.collapse import plan
 from zoo.program.collapsed import collapsed
@@ -344,3 +345,17 @@ def test_scaled_priors_are_what_they_are():
     height = 3 * st.norm.logpdf(grid, 0, 0.6) + st.norm.logpdf(Y[:3, None], grid).sum(0)
     expected = np.log(np.trapezoid(np.exp(height), grid)) + st.halfnorm.logpdf(0.6)
     assert marginal(view, sigma=0.6) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", [EightSchools(), NonCentred()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("tau", [1e-9, 1.0, 1e6, 1e12, 1e20])
+def test_what_a_latent_that_stays_scales_is_exact_far_out(model, tau):
+    """m(tau) is one Normal with variances e_j^2 + tau^2 and covariances 25, however the effects are written."""
+    view = collapsed(prepare(model, SCHOOLS))
+    assert {s.name for s in view.latents} == {"tau"}
+    y, variance = np.array(SCHOOLS["effect"]), np.square(SCHOOLS["error"]) + tau**2
+    weight = 1 / variance  # matrix determinant lemma, and Sherman and Morrison's formula
+    shrunk = 25 * (weight @ y) ** 2 / (1 + 25 * weight.sum())
+    height = -0.5 * (np.log(2 * math.pi * variance).sum() + np.log1p(25 * weight.sum()) + weight @ y**2 - shrunk)
+    exact = height + st.halfcauchy.logpdf(tau, scale=5)
+    assert marginal(view, tau=tau) == pytest.approx(exact, rel=1e-12)
