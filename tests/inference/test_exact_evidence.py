@@ -158,7 +158,7 @@ def test_particles_that_lag_behind_are_not_trusted(reference):
     x = np.log(np.column_stack([rows["diam1"], rows["diam2"], rows["canopy_height"], rows["total_height"]]))
     data = {"y": np.log(rows["weight"]), "x": np.column_stack([np.ones(len(x)), x])}
     exact = regression_evidence(data["y"], data["x"], 0.0, 1e4, half_cauchy(1e4), -8.0, 14.0)
-    few = SMC(moves=1, particles=32, compile=False)
+    few = SMC(moves=1, particles=32, compile=False, collapse=False)
     found = fit(regression(wide=1e4, noise=1e4), data, method=few, seed=0, progress=False)
     value, by_bridge = found.objective.value, found.diagnostics["bridge"]
     assert value < exact - 0.3

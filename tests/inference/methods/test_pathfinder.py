@@ -139,7 +139,7 @@ def test_paths_to_both_modes_share_the_draws():
 
 @pytest.mark.slow
 def test_a_funnel_is_reported():
-    found = found_by_paths(EightSchools(), SCHOOLS)
+    found = found_by_paths(EightSchools(), SCHOOLS, collapse=False)
     assert not found.converged
     assert found.reason in found.warnings
     assert found.khat == found.diagnostics["khat"] > 0.7
