@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inference.compiled.constants import check_branches, fold_constants
+from inference.compiled.constants import check_branches, fold_constants, state_types
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
@@ -170,6 +170,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         warnings.simplefilter("ignore")  # of torch's own making, about itself
         graph = make_fx(inside, decomposition_table=WRITTEN_OUT, _error_on_data_dependent_ops=False)(*flat)
         check_branches(graph)
+        state_types(graph)
         like = tree_map(lambda _: torch.empty(0), results[0])
         # The checks of factorizations that are written out test a constant, and each would end a fused loop.
         drop_checks(graph.graph)

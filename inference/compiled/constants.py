@@ -36,6 +36,17 @@ def fold_constants(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
+def state_types(module: fx.GraphModule) -> None:
+    """Write into operations that make tensors of nothing the type that they made when they were recorded.
+
+    Those that were told none take torch's default, which is the program's while it is recorded and the user's later.
+    """
+    for node in module.graph.nodes:
+        made = node.meta.get("tensor_meta")
+        if _makes(node) and node.kwargs.get("dtype") is None and made is not None:
+            node.update_kwarg("dtype", made.dtype)
+
+
 def check_branches(module: fx.GraphModule) -> None:
     """Raise if the function has asked for a number that depends on an input, which would be burnt in.
 
@@ -61,6 +72,14 @@ def _foldable(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _makes(node: fx.Node) -> bool:
+    """Whether a node is an operation on numbers alone that can be told of which type its result is to be."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or node.all_input_nodes:
+        return False
+    return any(argument.name == "dtype" and argument.kwarg_only for argument in target._schema.arguments)
 
 
 def _writes(node: fx.Node) -> bool:

@@ -79,8 +79,8 @@ def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
 
     More additions than there need be, but independent of each other; a running sum cannot be merged into other loops.
     """
-    if not x.ndim or x.shape[dim] > LONGEST or dtype not in (None, x.dtype):
-        return NotImplemented
+    if not x.ndim or x.shape[dim] > LONGEST or dtype not in (None, x.dtype) or not x.is_floating_point():
+        return NotImplemented  # sums of integers and truth values are of another type
     k = torch.arange(x.shape[dim], device=x.device)
     moved = x.movedim(dim, -1)
     return torch.where(k[:, None] >= k, moved[..., None, :], 0.0).sum(-1).movedim(-1, dim)

@@ -40,8 +40,9 @@ CLUSTERS = np.concatenate([RNG.normal(-2, 0.5, 15), RNG.normal(3, 1, 25)])[:, No
 
 
 def svi(model, data, guide=None, *, weights=None, **settings):
-    """A fit that hands out the guide itself, not its draws as weights correct them."""
-    method = SVI(guide=guide or Laplace(), **{"compile": False, "corrected": False, **settings})
+    """A fit that hands out the guide itself, of all latents, not its draws as weights correct them."""
+    plain = {"compile": False, "corrected": False, "collapse": False}
+    method = SVI(guide=guide or Laplace(), **{**plain, **settings})
     return fit(model, data, method=method, seed=0, weights=weights)
 
 
@@ -58,7 +59,8 @@ def normal(found):
 
 def by_the_method(model, data, **weights):
     """The same from `inference.Laplace`, with the fit itself."""
-    found = fit(model, data, method=inference.Laplace(compile=False, corrected=False), seed=0, **weights)
+    method = inference.Laplace(compile=False, corrected=False, collapse=False)
+    found = fit(model, data, method=method, seed=0, **weights)
     part = found.approximation.q.over_globals
     tril = part.unit[:, None] * (part.lower.tril(-1) + torch.diag(part.log_scale.exp()))
     return (part.start + part.unit * part.loc).numpy(), (tril @ tril.T).numpy(), found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.program.exchangeable import exchangeable
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values, many
 from zoo.replay.location_scale import FAMILIES, coordinates
@@ -56,8 +57,10 @@ class Recentred(Program):
 def location_scale(program: Program) -> list[Site]:
     """Latents with a location and a scale of which at least one depends on other latents, and that stand alone.
 
-    Not those that go with states that are summed out, whose location is another for each state, and not those of rows
-    with weights, where a row's density is no density of w.
+    Not those that go with states that are summed out, whose location is another for each state; nor those that
+    exchangeable states index, as means of components: chains under other labels have other entries where there is much
+    data, and where a component is empty, coordinates that suit it suit no other. Nor those of rows with weights, where
+    a row's density is no density of w.
     """
     names = {s.name for s in program.latents}
     found = []
@@ -67,7 +70,8 @@ def location_scale(program: Program) -> list[Site]:
         weighted = site.role == "local" and program.data.weights is not None
         if site.family in FAMILIES and moving and not mixed and not weighted:
             found.append(site)
-    return found
+    labelled = {n for group in exchangeable(program) for n in group.axes} if found else set()
+    return [s for s in found if s.name not in labelled]
 
 
 def fitting(sites: Sequence[Site], replay: Replay) -> list[Site]:

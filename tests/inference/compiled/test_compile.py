@@ -297,6 +297,18 @@ def test_large_matrices_are_left_to_the_library():
     assert WRITTEN_OUT[aten.linalg_cholesky_ex.default](torch.eye(LARGEST + 1)) is NotImplemented
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64])
+def test_running_counts_are_whole_numbers(dtype):
+    """A running sum of marks is an index, in a recorded program as well."""
+
+    def counted(x):
+        return torch.zeros(3).scatter_add(0, x.cumsum(0), torch.ones(4))
+
+    marks = torch.tensor([0, 1, 0, 1]).to(dtype)
+    recorded = make_fx(counted, decomposition_table=WRITTEN_OUT)(marks)
+    assert recorded(marks).tolist() == counted(marks).tolist() == [1.0, 2.0, 1.0]
+
+
 def test_what_is_no_covariance_gives_nan():
     found, _ = WRITTEN_OUT[aten.linalg_cholesky_ex.default](torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
     assert found.isnan().any()
@@ -320,6 +332,17 @@ def grouped(y, group):
         a = pyro.sample("a", dist.Normal(0.0, scale))
     with pyro.plate("case", len(y)):
         pyro.sample("y", dist.Normal(a[group.long()], 1.0), obs=y)
+
+
+def test_recorded_constants_keep_their_type(only_recorded):
+    """A constant that the model makes of a number has the program's type, whatever torch's default is afterwards."""
+    program = prepared(coin, FLIPS)
+    lowered = lower(lambda x: (x + torch.full((2,), 0.1), torch.arange(2)), (torch.zeros(2).double(),), program, True, 1)
+    assert lowered.compiled, lowered.note
+    assert torch.get_default_dtype() == torch.float32
+    found, whole = lowered(torch.zeros(2).double())
+    assert found.tolist() == [0.1, 0.1]
+    assert whole.dtype == torch.int64
 
 
 def test_what_depends_on_data_alone_is_recorded(only_recorded):
