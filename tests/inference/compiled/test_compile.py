@@ -337,10 +337,11 @@ def grouped(y, group):
 def test_recorded_constants_keep_their_type(only_recorded):
     """A constant that the model makes of a number has the program's type, whatever torch's default is afterwards."""
     program = prepared(coin, FLIPS)
-    lowered = lower(lambda x: (x + torch.full((2,), 0.1), torch.arange(2)), (torch.zeros(2).double(),), program, True, 1)
+    nothing = torch.zeros(2).double()
+    lowered = lower(lambda x: (x + torch.full((2,), 0.1), torch.arange(2)), (nothing,), program, True, 1)
     assert lowered.compiled, lowered.note
     assert torch.get_default_dtype() == torch.float32
-    found, whole = lowered(torch.zeros(2).double())
+    found, whole = lowered(nothing)
     assert found.tolist() == [0.1, 0.1]
     assert whole.dtype == torch.int64
 
