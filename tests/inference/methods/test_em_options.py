@@ -343,7 +343,9 @@ def test_starts_together_are_starts_one_by_one(name, hard):
 def test_more_starts_are_never_worse(name):
     model, data = TOGETHER[name]
     data = zoo.datasets.load(data) if isinstance(data, str) else data
-    ends = [fit(model, data, method=EM(restarts=n, max_steps=60), seed=2).objective.value for n in (1, 2, 4, 8)]
+    # Plain steps: extrapolated ones end within the tolerance of a limit, in one place or another of it.
+    methods = [EM(restarts=n, max_steps=60, acceleration=None) for n in (1, 2, 4, 8)]
+    ends = [fit(model, data, method=method, seed=2).objective.value for method in methods]
     assert (np.diff(ends) >= -1e-9).all()
 
 
