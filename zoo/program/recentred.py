@@ -70,7 +70,7 @@ def location_scale(program: Program) -> list[Site]:
         weighted = site.role == "local" and program.data.weights is not None
         if site.family in FAMILIES and moving and not mixed and not weighted:
             found.append(site)
-    labelled = {n for group in exchangeable(program) for n in group.axes} if found else set()
+    labelled = {n for group in exchangeable(program) for n in group.axes} if found and program.enumerated else set()
     return [s for s in found if s.name not in labelled]
 
 
