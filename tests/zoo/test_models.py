@@ -431,7 +431,9 @@ def test_the_units_of_the_data_do_not_matter(name, method, given, shift):
     scales = dict.fromkeys(fields, given) | {observed: 2.0**10}  # powers of 2, which round nothing
     real = {n for n, f in model.fields.items() if type(f) is zoo.Real}
     units = {n: scales[n] * v + shift if n in real else v for n, v in fields.items()}
-    plain, other = (fit(model, d, method=method, seed=0, progress=False).objective for d in (fields, units))
+    # Plain steps are the same to the last digit; extrapolated ones end within the tolerance of the same limit.
+    steps = EM(acceleration=None) if method == "em" else method
+    plain, other = (fit(model, d, method=steps, seed=0, progress=False).objective for d in (fields, units))
     if plain.kind == "log_posterior":  # a density in units of its own; and its climb has not ended
         return
     # Numbers next to 1e9 are kept to 1e-7, one part in 1e9 of a spread of 100.
