@@ -49,6 +49,8 @@ def methods_for(case: int) -> list[Method]:
     chosen = {n: m for n, m in QUICK.items() if n not in DENSITY_ONLY or FIRST[model] == case}
     if model in (EightSchools, zoo.HierarchicalRegression):  # no mode: the density rises without bound as a scale falls
         chosen.pop("laplace", None)
+    if model is zoo.HierarchicalRegression:  # nor has the ELBO over so few fixed draws of so many coefficients
+        chosen.pop("dadvi", None)
     return list(chosen.values())
 
 

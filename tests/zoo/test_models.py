@@ -480,7 +480,7 @@ WRONG = {
     "few counts": (zoo.PoissonMixture(3), [1, 2], r"components \(3\) than distinct rows \(2 among 2\)"),
     "few different counts": (zoo.PoissonMixture(3), [1, 1, 2, 2], r"distinct rows \(2 among 4\)"),
     "answers that are not codes": (zoo.LatentClass(), [[0.5, 1], [1, 0]], "'x' .*category code.*0.5 at row 0"),
-    "answers below zero": (zoo.LatentClass(), [[-1, 1], [1, 0]], "'x' .*category code.*-1 at row 0"),
+    "answers below zero": (zoo.LatentClass(), [[-2, 1], [1, 0]], "'x' .*category code.*-2 at row 0"),
     "an identifier among the items": (
         zoo.LatentClass(),
         pd.DataFrame({"a": [0, 1, 1], "id": [5000, 5001, 5002]}),
