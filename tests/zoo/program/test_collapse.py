@@ -17,6 +17,7 @@ from tests.cases.models import SCHOOLS, EightSchools, NonCentred
 from zoo import Category, Count, Positive, Real
 from zoo.program.collapse import plan
 from zoo.program.collapsed import collapsed
+from zoo.program.flat_density import Density
 from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(5)
@@ -359,3 +360,12 @@ def test_what_a_latent_that_stays_scales_is_exact_far_out(model, tau):
     height = -0.5 * (np.log(2 * math.pi * variance).sum() + np.log1p(25 * weight.sum()) + weight @ y**2 - shrunk)
     exact = height + st.halfcauchy.logpdf(tau, scale=5)
     assert marginal(view, tau=tau) == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_draw_without_a_density_leaves_the_others_in_one_call():
+    """Where no factorization exists the density is NaN, and nothing is raised that would part the draws."""
+    density = Density(collapsed(prepare(NonCentred(), SCHOOLS)))
+    u = torch.tensor([[0.0], [800.0]], dtype=torch.float64)  # the logarithm of tau, which is infinite in the second
+    both = torch.vmap(density.log_prob)(u)
+    assert both[0] == pytest.approx(float(density.log_prob(u[0])), rel=1e-14)
+    assert not both[1].isfinite()
