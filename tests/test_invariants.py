@@ -124,7 +124,7 @@ GUIDE_CASES = {  # beside the suite's own: latents of a group of rows, and one l
 }
 
 
-LONG = ("Conjugate", "Flow", "FullRank", "Laplace", "LowRank")
+LONG = ("Conjugate", "Flow", "FullRank", "Laplace", "LowRank", "MeanField")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in GUIDES])

@@ -14,6 +14,7 @@ import torch
 
 import zoo
 from inference import CAVI, DADVI, EM, MAP, SVI, Exact, Fit, Laplace, Pathfinder, fit
+from tests.cases.spread import spread
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(before):
         assert there[name] == said(found), name
 
 
-@every
+@spread("name", CASES, part=0)
 def test_the_number_of_threads_does_not_matter_where_data_are_few(name, before):
     """Small programs run on one thread, whatever torch is set to."""
     threads = torch.get_num_threads()

@@ -25,6 +25,7 @@ from tests.cases.evidences import (
     tosses,
 )
 from tests.cases.models import SCHOOLS, EightSchools, NonCentred, coin
+from tests.cases.spread import spread
 from zoo.program.prepare import prepare
 
 ESTIMATES = ("smc", "bridge", "importance")
@@ -128,7 +129,7 @@ REGRESSIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["sblrc", "kidiq", "mesquite"])
+@spread("name", ["sblrc", "kidiq", "mesquite"], part=2)
 def test_regressions_by_importance(reference, name):
     model, data, exact = regression_case(reference, name)
     assert hold(estimates(model, data, LAPLACE), exact) == ["importance"]

@@ -12,6 +12,7 @@ from guides import MeanField
 from inference import CAVI, EM, SVI, Fit, Laplace, compare, fit
 from inference.approximations.sampled import Sampled
 from tests.cases.models import FLIPS, coin
+from tests.cases.spread import spread
 from tests.inference.diagnostics.test_relabelling import judged_outcome, shuffled
 from tests.zoo.program.test_exchangeable import mixture, one_share
 from zoo import FitError
@@ -37,7 +38,7 @@ def flipped(made: Fit) -> Fit:
     return made.relabelled(reference={level: means[::-1]})
 
 
-@pytest.mark.parametrize("name", ["em", "cavi", "svi"])
+@spread("name", ["em", "cavi", "svi"], part=2)
 def test_everything_is_as_before_under_other_labels(fits, name, tmp_path):
     made = fits[name].relabelled()
     sizes = made.assign().to_numpy().sum(0)
@@ -109,6 +110,7 @@ def test_a_share_and_the_rest_of_it_change_places(method, tmp_path):
         made.relabelled(reference={})
 
 
+@pytest.mark.slow
 def test_fits_by_several_methods_have_a_share_of_the_same_component():
     y = np.concatenate([np.linspace(-1, 1, 12), np.linspace(7, 9, 4)])
     reference = fit(one_share(), {"y": y}, method="em", seed=0, progress=False).relabelled(reference={"v": 0.2})
