@@ -64,7 +64,9 @@ class Conjugate(Approximation):
         plan = closed_form(program)
         for site in program.observed:
             likelihood = plan.likelihoods.get(site.name)
-            if program.missing(site) is not None and likelihood is not None and likelihood.event_dim:
+            if program.missing(site) is None or likelihood is None or likelihood.skips:
+                continue
+            if likelihood.event_dim:
                 return None  # the closed form is that of complete rows
         if self._kept is None or self._kept[0] is not program:
             local = {s.name for s in program.locals}

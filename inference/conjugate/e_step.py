@@ -170,7 +170,7 @@ class EStep:
         if site.latent and likelihood.centered:  # squares of differences, which are as small far from zero as near it
             center = value["mean"]
         entries = likelihood.log_density(fn, lambda name: self.argument(site, name), value, center)
-        if cells is not None:
+        if cells is not None and not likelihood.skips:
             entries = torch.where(cells.missing, 0.0, entries)
         outer = self.plan.events_outside(site)
         if outer:
@@ -220,7 +220,7 @@ class EStep:
         likelihood = self.plan.likelihoods[site.name]
         once = bool(unknown) and self.program.sites[unknown].role == "local"
         weight = self.weight(site, once=once)
-        cells, center = self.program.missing(site), self.center(site)
+        cells, center = None if likelihood.skips else self.program.missing(site), self.center(site)
         if cells is not None and likelihood.completes:
             return self._completed(site, cells, weight)
         value = self.value(site)

@@ -127,6 +127,8 @@ class Likelihood(ABC):
         Whether T is taken about the mean of the data, for accuracy far from zero.
     completes
         Whether missing entries of a vector are completed by their moments given the others.
+    skips
+        Whether it leaves missing entries of a vector out of its density and statistics by itself.
     summable
         Whether weighted T can be summed over rows before the arguments are known.
     """
@@ -142,6 +144,7 @@ class Likelihood(ABC):
     given: ClassVar[tuple[str, ...]] = ()
     centered: ClassVar[bool] = False
     completes: ClassVar[bool] = False
+    skips: ClassVar[bool] = False
     summable: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from inference.conjugate.block import Block, Matcher, uses
 from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.e_step import EStep
-from inference.conjugate.factor_posteriors import AffineMap, LocalNormal, Table
+from inference.conjugate.factor_posteriors import LocalNormal, PatternNormal
+from inference.conjugate.factor_tables import AffineMap, PatternMap, Table
 from inference.conjugate.factors import FactorLikelihood, LoadingGroup, tabulate
 from inference.conjugate.posteriors import Posterior
 from inference.conjugate.recognition import Recognition
@@ -115,27 +116,29 @@ class FactorBlock(Block):
         return p, p @ m
 
     def posterior(self, expected: EStep) -> Posterior:
-        """Precision P0 + sum_j E[t_j w_j w_j^T], and a mean affine in x_i, w_j the loadings of column j."""
-        precision, right = self.prior(expected)
-        gains = []
-        for site in self.sites:
-            likelihood = factors(expected.plan, site)
-            t, (w, cov) = likelihood.precision(expected), likelihood.about(expected)
-            scaled = t[:, None] * w[:, 1:]
-            precision = precision + scaled.mT @ w[:, 1:]
-            right = right - scaled.mT @ w[:, 0]
-            if cov is not None:
-                cov = (t[:, None, None] * cov).sum(0)
-                precision, right = precision + cov[1:, 1:], right - cov[1:, 0]
-            gains.append(scaled.mT)
-        root = torch.linalg.cholesky(precision)
-        gain = torch.cholesky_solve(torch.cat([right[:, None], *gains], 1), root)
-        first = torch.zeros_like(gain[:1])
+        """Precision P0 + sum_j E[t_j w_j w_j^T], and a mean affine in x_i, w_j the loadings of column j.
+
+        The sum is over the columns that are observed in the row.
+        """
+        table, (before, right) = self.table(expected), self.prior(expected)
+        every = [factors(expected.plan, site).products(expected) for site in self.sites]
+        product, gain = (torch.cat(parts) for parts in zip(*every, strict=True))
+        product, shift, gain = product[:, 1:, 1:], product[:, 1:, 0], gain[:, 1:]  # (D, q, q), (D, q), (D, q)
+        dtype, events = expected.program.dtype, tuple(self.z.shape[1:])
+        if table.missing is not None:
+            precision = before + (table.seen @ product.flatten(1)).unflatten(1, before.shape)
+            cov = torch.cholesky_inverse(torch.linalg.cholesky(precision))  # (patterns, q, q)
+            rows = (right - table.seen @ shift)[table.which] + table.x.double() @ gain
+            found = PatternMap(table, table.times(rows, cov), cov)
+            tril = torch.linalg.cholesky(cov).to(dtype)
+            return PatternNormal(self.unknowns, tril, table.which, events, affine=found)
+        root = torch.linalg.cholesky(before + product.sum(0))
+        solved = torch.cholesky_solve(torch.cat([(right - shift.sum(0))[:, None], gain.mT], 1), root)
+        first = torch.zeros_like(solved[:1])
         first[0, 0] = 1.0
         cov = torch.cholesky_inverse(root)
-        affine = AffineMap(self.table(expected), torch.cat([first, gain]), cov)
-        tril = torch.linalg.cholesky(cov).to(expected.program.dtype)
-        return LocalNormal(self.unknowns, tril, tuple(self.z.shape[1:]), affine=affine)
+        affine = AffineMap(table, torch.cat([first, solved]), cov)
+        return LocalNormal(self.unknowns, torch.linalg.cholesky(cov).to(dtype), events, affine=affine)
 
     def maximize(self, expected: EStep) -> Values:
         """Mean of the posterior, which is its mode without states."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -14,92 +13,9 @@ from torch import Tensor
 
 from inference.conjugate.coefficients import Entangled
 from inference.conjugate.exponential_family import Moments
+from inference.conjugate.factor_tables import AffineMap, PatternMap
 from inference.conjugate.posteriors import Posterior, mix
 from zoo.replay.evaluate import Values
-
-
-@dataclass(eq=False)
-class Table:
-    """Rows of all the columns that one latent feeds, about the means of the columns.
-
-    Attributes
-    ----------
-    x
-        Shape (n, D).
-    weights
-        Of the rows; None for 1.
-    spans
-        Site -> its columns.
-    """
-
-    x: Tensor
-    weights: Tensor | None
-    spans: dict[str, slice]
-
-    @cached_property
-    def count(self) -> float:
-        """Sum of the weights."""
-        return float(len(self.x) if self.weights is None else self.weights.sum())
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """sum_i w_i x_ij^2 in double precision, (D,)."""
-        if self.moments is not None:
-            return self.moments.diagonal()[1:]
-        x = self.x.double()
-        return x.square().sum(0) if self.weights is None else self.weights.double() @ x.square()
-
-    @cached_property
-    def moments(self) -> Tensor | None:
-        """sum_i w_i (1, x_i) (1, x_i)^T in double precision, (D + 1, D + 1); None if columns outnumber rows."""
-        if self.x.shape[1] > len(self.x):
-            return None
-        one = torch.nn.functional.pad(self.x.double(), (1, 0), value=1.0)
-        return one.mT @ (one if self.weights is None else self.weights.double()[:, None] * one)
-
-    def sums(self, loc: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-        """sum w E[(1, z)(1, z)^T], (q + 1, q + 1), and sum w E[(1, z)] x^T, (q + 1, D); z_i ~ Normal(loc_i, cov)."""
-        one = torch.nn.functional.pad(loc.double(), (1, 0), value=1.0)
-        weighted = one if self.weights is None else self.weights.double()[:, None] * one
-        return one.mT @ weighted + self.count * padded(cov), weighted.mT @ self.x.double()
-
-
-def padded(cov: Tensor) -> Tensor:
-    """Return a covariance with a row and a column of zeros before it: that of (1, z)."""
-    return torch.nn.functional.pad(cov, (1, 0, 1, 0))
-
-
-@dataclass(eq=False)
-class AffineMap:
-    """E[(1, z_i)] = gain (1, x_i): the latent of every row by the same affine map of the row.
-
-    Attributes
-    ----------
-    table
-        The rows.
-    gain
-        Shape (q + 1, D + 1), double precision.
-    cov
-        Covariance of z_i given x_i, (q, q), double precision.
-    """
-
-    table: Table
-    gain: Tensor
-    cov: Tensor
-
-    def loc(self) -> Tensor:
-        """E[z_i] of all rows, (n, q)."""
-        x = self.table.x
-        return torch.addmm(self.gain[1:, 0].to(x.dtype), x, self.gain[1:, 1:].mT.to(x.dtype))
-
-    @cached_property
-    def sums(self) -> tuple[Tensor, Tensor]:
-        """`Table.sums`, from the second moments of the rows where these are known."""
-        moments = self.table.moments
-        if moments is None:
-            return self.table.sums(self.loc(), self.cov)
-        cross = self.gain @ moments
-        return cross @ self.gain.mT + self.table.count * padded(self.cov), cross[:, 1:]
 
 
 class LocalNormal(Posterior):
@@ -127,11 +43,15 @@ class LocalNormal(Posterior):
         tril: Tensor,
         events: tuple[int, ...] = (),
         loc: Tensor | None = None,
-        affine: AffineMap | None = None,
+        affine: AffineMap | PatternMap | None = None,
     ) -> None:
         self.names, self.tril, self.events, self.affine = names, tril, events, affine
         if loc is not None:
             self.loc = loc
+
+    def moved(self, tril: Tensor, affine: AffineMap | PatternMap) -> LocalNormal:
+        """Return the same with other locations and covariances."""
+        return LocalNormal(self.names, tril, self.events, affine=affine)
 
     @cached_property
     def loc(self) -> Tensor:
@@ -149,7 +69,7 @@ class LocalNormal(Posterior):
 
     def _flat(self, values: Mapping[str, Tensor]) -> Tensor:
         z = values[self.names[0]]
-        return z.reshape(*z.shape[: z.ndim - len(self.events)], len(self.tril))
+        return z.reshape(*z.shape[: z.ndim - len(self.events)], self.tril.shape[-1])
 
     def mean(self) -> Values:
         """The location."""
@@ -206,3 +126,88 @@ class LocalNormal(Posterior):
     def describe(self) -> dict[str, Any]:
         """Shape of one row's value."""
         return {"events": list(self.events)}
+
+
+class PatternNormal(LocalNormal):
+    """z_i ~ Normal(loc_i, L_p L_p^T), p the pattern of what row i misses: tril (patterns, q, q).
+
+    Parameters
+    ----------
+    names, tril, events, loc, affine
+        As of `LocalNormal`.
+    which
+        Pattern of each row, (n,).
+    """
+
+    kind = "pattern_normal"
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        tril: Tensor,
+        which: Tensor,
+        events: tuple[int, ...] = (),
+        loc: Tensor | None = None,
+        affine: AffineMap | PatternMap | None = None,
+    ) -> None:
+        super().__init__(names, tril, events, loc, affine)
+        self.which = which
+
+    def moved(self, tril: Tensor, affine: AffineMap | PatternMap) -> LocalNormal:
+        """Return the same with other locations and covariances."""
+        return PatternNormal(self.names, tril, self.which, self.events, affine=affine)
+
+    @cached_property
+    def cov(self) -> Tensor:
+        """Of each row, (n, q, q)."""
+        return (self.tril @ self.tril.mT)[self.which]
+
+    def sample(self, count: int) -> Values:
+        """Independent draws."""
+        noise = torch.randn(count, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        return {self.names[0]: self._shaped(self.loc + (self.tril[self.which] @ noise[..., None])[..., 0])}
+
+    def log_prob(self, values: Values) -> Values:
+        """Log density of every row, (..., n)."""
+        gap = self._flat(values) - self.loc
+        white = torch.linalg.solve_triangular(self.tril[self.which], gap[..., None], upper=False)
+        return {self.names[0]: -0.5 * white.square().sum((-1, -2)) - self._volumes()}
+
+    def _volumes(self) -> Tensor:
+        """(q log 2 pi + log |L_p L_p^T|) / 2 of each row, (n,)."""
+        log_det = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (0.5 * self.tril.shape[-1] * math.log(2 * math.pi) + log_det)[self.which]
+
+    def entropy(self) -> Values:
+        """(q log 2 pi e + log |L_p L_p^T|) / 2 of every row."""
+        return {self.names[0]: self._volumes() + 0.5 * self.tril.shape[-1]}
+
+    def cross(self, other: Self) -> Values:
+        """-(tr(C'^-1 C) + d^T C'^-1 d) / 2 - volume' of every row, d the difference of the means."""
+        root = other.tril[other.which]
+        trace = torch.linalg.solve_triangular(root, self.tril[self.which], upper=False).square().sum((-1, -2))
+        gap = torch.linalg.solve_triangular(root, (self.loc - other.loc)[..., None], upper=False)
+        return {self.names[0]: -0.5 * (trace + gap.square().sum((-1, -2))) - other._volumes()}
+
+    def moments(self, name: str) -> Moments:
+        """Mean, variances and covariance of every row."""
+        variance = self.cov.diagonal(dim1=-2, dim2=-1)
+        return {"mean": self._shaped(self.loc), "var": self._shaped(variance), "cov": self.cov}
+
+    def given(self, name: str, values: Mapping[str, Tensor]) -> Any:
+        """The distribution itself."""
+        normal = dist.MultivariateNormal(self.loc, scale_tril=self.tril[self.which])
+        return normal if len(self.events) == 1 else Entangled(normal, self._shaped(self.loc).shape, len(self.events))
+
+    def blend(self, other: Self, rate: float) -> Self:
+        """Mix precisions, and precision-weighted means; of the same rows."""
+        own, theirs = torch.cholesky_inverse(self.tril), torch.cholesky_inverse(other.tril)
+        cov = torch.cholesky_inverse(torch.linalg.cholesky(mix(own, theirs, rate)))
+        mine, others = ((q.loc[:, None] @ p[q.which])[:, 0] for q, p in ((self, own), (other, theirs)))
+        right = mix(mine, others, rate)
+        loc = (cov[self.which] @ right[..., None])[..., 0]
+        return type(self)(self.names, torch.linalg.cholesky(cov), self.which, self.events, loc)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """loc, tril, which."""
+        return {**super().tensors(), "which": self.which}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.exponential_family import Arguments, Current, Entries, Likelihood, Moments
-from inference.conjugate.factor_posteriors import LocalNormal, Table
+from inference.conjugate.factor_posteriors import LocalNormal
+from inference.conjugate.factor_tables import RowSums, Table
 from inference.conjugate.location_scale import Predictor
 from zoo.program.conditional import touching
 from zoo.program.program import Program
@@ -73,6 +74,7 @@ class FactorLikelihood(Predictor):
     dims: ClassVar[tuple[int, ...]] = (1, 1)
     event_dim: ClassVar[int] = 1
     centered: ClassVar[bool] = True
+    skips: ClassVar[bool] = True
     lead: tuple[int, ...] = ()  # sizes of the dimensions of states
 
     def __init__(self, program: Program, site: Site, known: Mapping[str, Likelihood]) -> None:
@@ -230,16 +232,27 @@ class FactorLikelihood(Predictor):
         """x and x^2."""
         return value["mean"], value["mean"].square()
 
+    def observed(self, program: Program, value: Tensor) -> Moments:
+        """The values; where some are missing, which are `seen`, 1 or 0."""
+        cells = program.missing(self.site)
+        return {"mean": value} if cells is None else {"mean": value, "seen": (~cells.missing).to(value)}
+
     def natural(self, fn: Any, argument: Arguments, center: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """E[t_j] m_ij and -E[t_j] / 2; sum_j (E[log t_j] - E[t_j (W (1, z_i))_j^2]) / 2, m_i = E[W (1, z_i)]."""
+        """E[t_j] m_ij and -E[t_j] / 2; sum_j (E[log t_j] - E[t_j (W (1, z_i))_j^2]) / 2, m_i = E[W (1, z_i)].
+
+        Of a missing cell they are 0, and it is left out of the sum.
+        """
         loc, precision = argument("loc"), argument("precision")
         columns = (1, self.site.shape[-1])
         t, log = precision["mean"].expand(columns), precision["log"].expand(columns)
+        if "seen" in loc:
+            t, log = loc["seen"] * t, loc["seen"] * log
         return (t * loc["mean"], -0.5 * t), 0.5 * (log.sum(-1) - loc["square"])
 
     def base(self, fn: Any, value: Moments) -> Tensor | float:
-        """-d log(2 pi) / 2."""
-        return -0.5 * self.site.shape[-1] * math.log(2 * math.pi)
+        """-d log(2 pi) / 2, d the number of columns that are observed."""
+        columns = value["seen"].sum(-1) if "seen" in value else self.site.shape[-1]
+        return -0.5 * math.log(2 * math.pi) * columns
 
     def location(self, current: Current) -> Moments:
         """W (1, z_i) of each row, at values."""
@@ -249,17 +262,26 @@ class FactorLikelihood(Predictor):
 
     def coefficients(self, current: Current) -> Moments:
         """E[W (1, z_i)], (n, d), and sum_j E[t_j (W (1, z_i))_j^2], (n,), about the mean of the data."""
-        w, cov = self.about(current)
-        z = current.value(current.program.sites[self.z])
+        product, _ = self.products(current)
+        z, cells = current.value(current.program.sites[self.z]), current.program.missing(self.site)
         one = torch.nn.functional.pad(z["mean"].reshape(len(z["mean"]), -1), (1, 0), value=1.0)
-        t = self.precision(current)
-        weight = (t[:, None] * w).mT @ w
-        if cov is not None:
-            weight = weight + (t[:, None, None] * cov).sum(0)
-        square = ((one @ weight.to(one.dtype)) * one).sum(-1)
+        loc = {"mean": one @ self.about(current)[0].mT.to(one.dtype)}
+        if cells is None:
+            weight = product.sum(0).to(one.dtype)
+            square = ((one @ weight) * one).sum(-1)
+        else:  # a matrix for each row
+            loc["seen"] = (~cells.missing).to(one)
+            weight = (loc["seen"] @ product.flatten(1).to(one.dtype)).unflatten(1, product.shape[1:])
+            square = (one[:, None] @ weight @ one[..., None])[:, 0, 0]
         if "cov" in z:
-            square = square + (weight[1:, 1:].to(one.dtype) * z["cov"]).sum()
-        return {"mean": one @ w.mT.to(one.dtype), "square": square}
+            square = square + (weight[..., 1:, 1:] * z["cov"]).sum((-1, -2))
+        return {**loc, "square": square}
+
+    def products(self, current: Current) -> tuple[Tensor, Tensor]:
+        """E[t_j w_j w_j^T], (d, q + 1, q + 1), and E[t_j w_j], (d, q + 1), of x about the mean of the data."""
+        t, (w, cov) = self.precision(current), self.about(current)
+        product = w[:, :, None] * w[:, None, :]
+        return t[:, None, None] * (product if cov is None else product + cov), t[:, None] * w
 
     def loadings(self, current: Current) -> tuple[Tensor, Tensor | None]:
         """Mean of W, (d, q + 1), and covariance of each of its rows, (d, q + 1, q + 1), None if it is known."""
@@ -289,36 +311,36 @@ class FactorLikelihood(Predictor):
         t = current.argument(self.site, "precision")["mean"]
         return t.expand(1, self.site.shape[-1])[0].double()
 
-    def sums(self, current: Current) -> tuple[Tensor, Tensor, Tensor]:
-        """sum w E[(1, z)(1, z)^T], sum w E[(1, z)] x^T and sum w x^2, with the current posterior (or values) of z."""
+    def sums(self, current: Current) -> tuple[RowSums, Tensor, Tensor]:
+        """Sums over the rows with the current posterior (or values) of z; sum w x^2 and sum w of each column, (d,)."""
         posterior = current.posteriors.get(self.z)
         if isinstance(posterior, LocalNormal) and posterior.affine is not None:
-            table = posterior.affine.table
-            second, cross = posterior.affine.sums
+            table, sums = posterior.affine.table, posterior.affine.sums
         else:
             table = tabulate(current, [self.site])
             z = current.value(current.program.sites[self.z])
             loc = z["mean"].reshape(len(z["mean"]), -1)
-            second, cross = table.sums(loc, z["cov"] if "cov" in z else loc.new_zeros(self.factors, self.factors))
+            sums = table.sums(loc, z["cov"] if "cov" in z else loc.new_zeros(self.factors, self.factors))
         span = table.spans[self.site.name]
-        return second, cross[:, span], table.squares[span]
+        second = sums.second if len(sums.second) == 1 else sums.second[span]
+        return RowSums(sums.total, second, sums.cross[:, span]), table.squares[span], table.counts[span]
 
     def normal_equations(self, current: Current) -> tuple[Tensor, Tensor]:
-        """The first of the sums for each column, or for all, (d or 1, q + 1, q + 1), and the second by column."""
-        second, cross, _ = self.sums(current)
-        return second[None], cross.mT
+        """The second moments of (1, z) for each column, or for all, (d or 1, q + 1, q + 1), and with x by column."""
+        sums, _, _ = self.sums(current)
+        return sums.second, sums.cross.mT
 
     def deviations(self, entries: Entries) -> Tensor:
         """Weights times E[(x - W (1, z))^2], (1, d)."""
-        second, cross, squares = self.sums(entries.current)
+        sums, squares, _ = self.sums(entries.current)
         w, cov = self.about(entries.current)
         product = w[:, :, None] * w[:, None, :] + (0.0 if cov is None else cov)
-        found = squares - 2 * (w * cross.mT).sum(-1) + (product * second).sum((-1, -2))
+        found = squares - 2 * (w * sums.cross.mT).sum(-1) + (product * sums.second).sum((-1, -2))
         return found.clamp_min(0.0)[None].to(entries.current.program.dtype)
 
     def count(self, entries: Entries) -> Tensor:
-        """Weights of the deviations, (1, d): a row is one entry, of as many columns."""
-        return entries.count.sum()[None, None].expand(1, self.site.shape[-1])
+        """Weights of the deviations, (1, d): of a column, those of the rows in which it is observed."""
+        return self.sums(entries.current)[2][None].to(entries.count)
 
 
 def _by_row(replay: Replay, site: Site) -> bool:
@@ -333,10 +355,13 @@ class _TooLarge(Exception):
 
 def tabulate(current: Current, sites: Iterable[Site]) -> Table:
     """Lay the rows of some sites out side by side, about the means of their columns."""
-    data, parts, spans, at = current.program.data, [], {}, 0
+    data, parts, gone, spans, at = current.program.data, [], [], {}, 0
     for site in sites:
         assert site.field is not None
-        center = current.center(site)
-        parts.append(data.values[site.field] - (0.0 if center is None else center))
-        spans[site.name] = slice(at, at := at + parts[-1].shape[-1])
-    return Table(parts[0] if len(parts) == 1 else torch.cat(parts, 1), data.weights, spans)
+        center, cells = current.center(site), current.program.missing(site)
+        x = data.values[site.field] - (0.0 if center is None else center)
+        parts.append(x if cells is None else torch.where(cells.missing, 0.0, x))
+        gone.append(torch.zeros_like(x, dtype=torch.bool) if cells is None else cells.missing)
+        spans[site.name] = slice(at, at := at + x.shape[-1])
+    x, missing = (p[0] if len(p) == 1 else torch.cat(p, 1) for p in (parts, gone))
+    return Table(x, data.weights, spans, missing if bool(missing.any()) else None)

@@ -69,7 +69,7 @@ def _recognize_site(seen: Recognition, example: EStep, site: Site, made: Mapping
     likelihood = _predictor(seen, site, example.replay) or _composed(seen, example, site) or family_of(fn)
     if likelihood is None:
         return
-    vector = example.program.missing(site) is not None and likelihood.event_dim > 0
+    vector = example.program.missing(site) is not None and likelihood.event_dim > 0 and not likelihood.skips
     if vector and not _completes(seen.program, site, likelihood):
         seen.incomplete.append(site.name)
         return

@@ -11,7 +11,8 @@ from torch import Tensor
 from inference.conjugate.e_step import EStep
 from inference.conjugate.exponential_family import Entries, ExponentialFamily, Statistics
 from inference.conjugate.factor_blocks import FactorBlock, factors
-from inference.conjugate.factor_posteriors import AffineMap, LocalNormal, padded
+from inference.conjugate.factor_posteriors import LocalNormal
+from inference.conjugate.factor_tables import padded
 from inference.conjugate.factors import FactorLikelihood
 from inference.conjugate.plan import Plan
 from inference.conjugate.posteriors import Posterior
@@ -62,7 +63,8 @@ class FactorSums:
             if averaged or block.z.name not in found:
                 found[block.z.name] = block.posterior(expected)
             for site in block.sites:
-                second, cross, squares = (t.to(self.program.dtype) for t in factors(self.plan, site).sums(expected))
+                rows, squares, _ = factors(self.plan, site).sums(expected)
+                second, cross, squares = (t.to(self.program.dtype) for t in (rows.total, rows.cross, squares))
                 sums[site.name] = second[:1, 0], (cross[:1], squares[None])
             sums[block.z.name] = self._statistics(block.z, second)
         total = torch.zeros((), dtype=self.program.dtype, device=self.program.device)
@@ -93,7 +95,7 @@ class FactorSums:
             assert posterior.affine is not None
             if change is None:
                 continue
-            second, affine = posterior.affine.sums[0] / posterior.affine.table.count, posterior.affine
+            second, affine = posterior.affine.sums.total / posterior.affine.table.count, posterior.affine
             precision, right = block.prior(expected)
             cov = torch.cholesky_inverse(torch.linalg.cholesky(precision))
             one = torch.cat([torch.ones_like(right[:1]), cov @ right])
@@ -102,10 +104,9 @@ class FactorSums:
                 second, wanted = (torch.block_diag(m.new_ones(1, 1), m[1:, 1:]) for m in (second, wanted))
             roots = torch.linalg.cholesky(wanted), torch.linalg.cholesky(second)
             turn = torch.linalg.solve_triangular(roots[1], roots[0], upper=False, left=False)
-            cov = turn[1:, 1:] @ affine.cov @ turn[1:, 1:].mT
-            moved = AffineMap(affine.table, turn @ affine.gain, cov)
-            tril = torch.linalg.cholesky(cov).to(posterior.tril.dtype)
-            found[block.z.name] = LocalNormal(posterior.names, tril, posterior.events, affine=moved)
+            moved = affine.turned(turn)
+            tril = torch.linalg.cholesky(moved.cov).to(posterior.tril.dtype)
+            found[block.z.name] = posterior.moved(tril, moved)
         return expected.at(expected.values, found)
 
     def rest(self, expected: EStep, known: Values) -> Tensor:
@@ -130,8 +131,10 @@ class FactorSums:
         assert isinstance(posterior, LocalNormal)
         assert isinstance(likelihood, ExponentialFamily)
         cells = math.prod(z.shape[1:]) if not likelihood.event_dim else 1
-        each = cells * likelihood.base(expected.fn(z.name), {}) + posterior.entropy()[z.name][0]
-        return expected.log_density_of_sums(z, statistics) + statistics[0].reshape(()) * each
+        base = statistics[0].reshape(()) * cells * likelihood.base(expected.fn(z.name), {})
+        assert posterior.affine is not None
+        entropy = posterior.affine.table.add_up(posterior.entropy()[z.name])
+        return expected.log_density_of_sums(z, statistics) + base + entropy
 
     def _explained(self, expected: EStep, site: Site, statistics: Statistics) -> Tensor:
         """sum_i w_i E[log p(x_i)] = sum_j (n (E[log t_j] - log 2 pi) - E[t_j] sum_i w_i E[(x_ij - m_ij)^2]) / 2."""

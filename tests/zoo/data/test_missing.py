@@ -821,15 +821,11 @@ def test_latents_of_rows_take_what_is_observed():
     new = holes(X[:10], 0.4, seed=1)
     exact = densities(new, [means], [matrix])[:, 0]
     log_prob = found.log_prob(new, samples=4000)
-    assert (np.abs(log_prob - exact) < 6 * np.asarray(log_prob.attrs["mcse"]) + 0.02).all()
+    assert np.abs(log_prob - exact).max() < 1e-9  # the posterior of the latents is exact, gaps or not
     expected = np.stack([conditional(row, means, matrix)[0] for row in new])
     assert np.abs(found.impute(new, mean=True) - expected).to_numpy().max() < 0.6
     climbed = fit(zoo.FactorAnalysis(), GAPS, method=SVI(steps=50), seed=0)
     assert math.isfinite(climbed.objective.value)
-    with pytest.raises(zoo.MethodError, match=r"site 'x' has missing values.*complete rows only"):
-        fit(zoo.FactorAnalysis(), GAPS, method="em", seed=0)
-    with pytest.raises(zoo.MethodError, match=r"site 'x' has missing values.*complete rows only"):
-        fit(zoo.FactorAnalysis(), GAPS, method="cavi", seed=0)
 
 
 @pytest.mark.slow
