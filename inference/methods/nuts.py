@@ -27,6 +27,7 @@ from inference.methods.pathfinder import PATHS, resampled
 from inference.runtime.monitor import Monitor
 from inference.sampling.chains import Chains, SamplerSettings, run
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
+from inference.starts.basins import highest
 from inference.starts.centring import recentred
 from inference.starts.natural import natural_start
 from inference.starts.values import starting_values
@@ -114,10 +115,11 @@ class NUTS(Method):
         if self.centring == "learned" and view is program:
             moved, values, learned = recentred(program, values)
         density = Density(moved)
-        gradient = lower_gradient(density, self.compile, self.chains * (self.warmup + self.draws) * TYPICAL_STEPS)
+        expected = self.chains * (self.warmup + self.draws) * TYPICAL_STEPS
+        gradient = lower_gradient(density, self.compile, expected)
         target = Target(gradient, moved)
         target.calls = learned
-        centre, unit = centre_of(natural_start(moved, values))
+        centre, unit = highest(moved, target, *centre_of(natural_start(moved, values)), expected)
         starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
         if self.start == "pathfinder":
             starts = resampled(density, target, starts, unit, self.chains).numpy()

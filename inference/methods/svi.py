@@ -7,13 +7,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from guides.full_rank import FullRank
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from inference.approximations.approximation import Approximation
@@ -28,8 +29,10 @@ from inference.diagnostics.importance import Judgement, handed_out, judge
 from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Method, Objective, Outcome, unsupported
+from inference.methods.batch_and_match import matched
 from inference.runtime.monitor import Monitor
 from inference.runtime.settings import settings_of
+from inference.sampling.unconstrained import no_density
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
@@ -48,7 +51,8 @@ BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
 LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
 TYPICAL = 1500  # steps that a fit takes as a rule, for judging whether to compile
-OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad"]
+OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad", "batch-and-match"]
+MATCH = "batch-and-match"
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,11 @@ class SVI(Method):
         Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
         The trace and the end always show the bound with weight 1.
     optimizer, options
-        Class in `torch.optim`, and settings for it other than the rate, such as ``{"weight_decay": 0.01}``.
+        Class in `torch.optim`, and settings for it other than the rate, such as ``{"weight_decay": 0.01}``. Or
+        "batch-and-match", for `FullRank()`: no steps along gradients, but closed-form updates of mean and covariance
+        that match the gradients of log q to those of log p at a batch of draws (Cai et al. 2024); a hundredth of the
+        gradients where the posterior is near a Normal. `particles` is then the batch, at most 250 `steps` are taken,
+        and rates, schedules and clips play no part; the end is where averages over the updates stand still.
     schedule
         "plateau" as above; "constant", "cosine", "exponential" or "one_cycle" (`torch.optim.lr_scheduler`) over all
         `steps`.
@@ -142,6 +150,9 @@ class SVI(Method):
             raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
         if self.objective in ("iwae", "renyi") and self.particles == 1:
             raise MethodError(f"{name}: objective={self.objective!r} of one draw is the ELBO; give particles=2 or more")
+        if self.optimizer == MATCH:
+            self._check_match(name)
+            return
         family = getattr(torch.optim, self.optimizer)
         try:
             family([torch.zeros(1, requires_grad=True)], lr=0.1, **self.options)
@@ -150,10 +161,28 @@ class SVI(Method):
                 f"{name}: torch.optim.{self.optimizer} does not take options={dict(self.options)}: {error}"
             ) from None
 
+    def _check_match(self, name: str) -> None:
+        """Refuse what closed-form updates of one Normal cannot do."""
+        if not (isinstance(self.guide, FullRank) and not self.guide.sites):
+            raise MethodError(f"{name}: optimizer={MATCH!r} is for guide=FullRank() of all latents, not {self.guide!r}")
+        plain = SVI(self.guide, self.steps, particles=self.particles, compile=self.compile)
+        plain = replace(plain, corrected=self.corrected, collapse=self.collapse)
+        for each in fields(self):
+            given = getattr(self, each.name)
+            if each.name != "optimizer" and given != getattr(plain, each.name):
+                raise MethodError(f"{name}: {each.name}={given!r} has no meaning for optimizer={MATCH!r}; leave it out")
+        if self.particles is not None and (self.particles % 2 or self.particles < 4):
+            raise MethodError(
+                f"{name}: particles={self.particles} must be even and at least 4 for optimizer={MATCH!r}: draws come "
+                "in pairs z and -z"
+            )
+
     def why_not(self, program: Program) -> str | None:
         """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
-        if (reason := unsupported(program, counts=True)) is not None:
+        if (reason := unsupported(program, counts=self.optimizer != MATCH)) is not None:
             return reason
+        if self.optimizer == MATCH and (reason := no_density(program)) is not None:
+            return f"optimizer={MATCH!r} matches gradients of a posterior density, and {reason}"
         if self.batch_size is not None and program.tied:
             return f"batch_size takes rows apart, and {program.tied}; leave it out"
         if not program.latents and not program.parameters and not program.networks:
@@ -207,6 +236,8 @@ class SVI(Method):
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""
         program = self._view(program)
+        if self.optimizer == MATCH:
+            return self._matched(program, judged=True, progress=progress)
         bound = Bound(
             program,
             self.guide,
@@ -223,6 +254,24 @@ class SVI(Method):
             file = Checkpoint(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
         climb, note, draws = self._climbed(bound, self.restarts, file, progress=progress)
         return self._outcome(program, bound, climb, note, draws)
+
+    def _matched(self, program: Program, *, judged: bool, progress: bool = False) -> Outcome:
+        """Closed-form updates, instead of a climb."""
+        return matched(
+            program,
+            self.steps,
+            self.particles,
+            self.compile,
+            corrected=self.corrected,
+            judged=judged,
+            progress=progress,
+        )
+
+    def fit_unjudged(self, program: Program) -> Outcome:
+        """The draws that `run` hands out, without a verdict on them where that is cheaper."""
+        if self.optimizer == MATCH:
+            return self._matched(self._view(program), judged=False)
+        return self.run(program)
 
     def _climbed(self, bound: Bound, starts: int, file: Checkpoint | None, *, progress: bool) -> tuple[Climb, str, int]:
         """Climb from all starts; return what is there at the end, why it was not compiled, and draws per step."""
@@ -255,7 +304,13 @@ class SVI(Method):
     def together(self, program: Program) -> int:
         """As many as one step can hold, where data sets can be climbed for in one tensor program; else 1."""
         plain = not (program.networks or program.data.missing or program.chained or self.guide.point)
-        plain = plain and self.restarts == 1 and self.batch_size is None and self.objective != "wake_sleep"
+        plain = (
+            plain
+            and self.optimizer != MATCH
+            and self.restarts == 1
+            and self.batch_size is None
+            and self.objective != "wake_sleep"
+        )
         if not plain or len(program.data) > FULL_ROWS or not program.latents or self.checkpoint is not None:
             return 1
         return together(program, self.particles or PARTICLES)

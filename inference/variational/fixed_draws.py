@@ -48,9 +48,7 @@ class FixedDraws:
     """
 
     def __init__(self, density: Density, draws: int, how: Compile, near: Tensor) -> None:
-        half = torch.randn(draws // 2, density.size, dtype=torch.float64)
-        half = half / half.square().mean(0).sqrt()
-        self.density, self.noise, self.calls = density, torch.cat([half, -half]), 0
+        self.density, self.noise, self.calls = density, pairs_of_draws(draws, density.size), 0
         self.together = _vectorizes(density, near)
         self.gradient = Lowered(self._one_by_one, False, "draws were evaluated one after the other, which is slow")
         if self.together:
@@ -65,15 +63,20 @@ class FixedDraws:
         """log p (N,), its gradients by v = m + e^r z (N, size), and d v / d r (N, size), at eta = (m, r)."""
         mean, log_scale = eta.chunk(2)
         spread = log_scale.exp() * self.noise
-        u = centre + (mean + spread) @ factor.mT
+        value, slope = self.scores(centre, factor, mean + spread)
+        return value, slope, spread
+
+    def scores(self, centre: Tensor, factor: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """log p (N,) at u = c + F v, v of shape (N, size), and its gradients by v; NaN where a matrix breaks down."""
+        u = centre + v @ factor.mT
         self.calls += len(u)
         try:
             value, slope = self.gradient(u.to(self.density.like))
         except RuntimeError as error:
             if "linalg" not in str(error):
                 raise
-            return u.new_full((len(u),), math.nan), torch.full_like(u, math.nan), spread  # the climb turns back
-        return value.double().cpu(), slope.double().cpu() @ factor, spread
+            return u.new_full((len(u),), math.nan), torch.full_like(u, math.nan)  # a climb turns back
+        return value.double().cpu(), slope.double().cpu() @ factor
 
     def slopes(self, centre: Tensor, factor: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
         """L and the gradients of what each pair of draws adds to it, shape (N / 2, 2 size); their mean is that of L."""
@@ -119,6 +122,13 @@ class FixedDraws:
             second: Tensor = torch.vmap(torch.func.jacrev(torch.func.grad(self.density.log_prob)))(u)
             return second.detach()
         return torch.stack([hessian(self.density, one) for one in u]).to(u)
+
+
+def pairs_of_draws(draws: int, size: int) -> Tensor:
+    """Standard Normal draws (draws, size) in pairs z and -z, scaled to mean square one in every coordinate."""
+    half = torch.randn(draws // 2, size, dtype=torch.float64)
+    half = half / half.square().mean(0).sqrt()
+    return torch.cat([half, -half])
 
 
 def _vectorizes(density: Density, near: Tensor) -> bool:
