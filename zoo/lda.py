@@ -40,7 +40,8 @@ class LDA(Model):
     `document` and `word`, a row for each word of a document (and `counts`, if a row stands for several).
 
     Methods: ``cavi`` (mean-field over shares, words and the topic of each word, the last at its best: Blei, Ng and
-    Jordan 2003 with smoothed topics); also ``svi`` with any guide, ``map``, ``laplace``, ``pathfinder``, ``nuts``,
+    Jordan 2003 with smoothed topics; with `CAVI(batch_size=...)` by batches of documents: Hoffman, Blei and Bach 2010);
+    also ``svi`` with any guide, ``map``, ``laplace``, ``pathfinder``, ``nuts``,
     ``smc`` and ``dadvi``.
 
     Limits: topics are exchangeable and the posterior has many modes, use `CAVI(restarts=...)`; topics are not

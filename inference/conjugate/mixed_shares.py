@@ -63,17 +63,21 @@ class MixedShares(Multinomial):
         shares, vectors = self._logs(current)
         (x,) = current.entries(site, unknown).sums
         # phi_ijk x_ij = s_ik B_kj x_ij / sum_k s_ik B_kj: two matrix products, and no (rows, k, categories) array.
-        ratio = torch.where(x > 0, (x.log() - _mixed(shares, vectors)).exp(), 0.0)
-        if unknown == self.shares:
-            return shares.exp() * (ratio @ vectors.exp().mT)
-        return vectors.exp() * (shares.exp().mT @ ratio)
+        s, b = _relative(shares, -1), _relative(vectors, -2)  # what divides them cancels
+        ratio = x / (s @ b).clamp_min(torch.finfo(x.dtype).tiny)
+        return s * (ratio @ b.mT) if unknown == self.shares else b * (s.mT @ ratio)
 
 
 def _mixed(shares: Tensor, vectors: Tensor) -> Tensor:
     """log sum_k exp(shares_ik + vectors_kj) by a matrix product, each factor at most 1."""
-    most_shares, most_vectors = shares.amax(-1, keepdim=True), vectors.amax(-2, keepdim=True)
-    product = (shares - most_shares).exp() @ (vectors - most_vectors).exp()
-    return product.clamp_min(torch.finfo(product.dtype).tiny).log() + most_shares + most_vectors
+    product = _relative(shares, -1) @ _relative(vectors, -2)
+    most = shares.amax(-1, keepdim=True) + vectors.amax(-2, keepdim=True)
+    return product.clamp_min_(torch.finfo(product.dtype).tiny).log_().add_(most)
+
+
+def _relative(logs: Tensor, dim: int) -> Tensor:
+    """exp of logs less their largest along a dimension."""
+    return (logs - logs.amax(dim, keepdim=True)).exp()
 
 
 def mixed_shares(seen: Recognition, example: EStep, site: Site) -> MixedShares | None:

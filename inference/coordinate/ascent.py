@@ -6,7 +6,7 @@ block: to a point (EM) or to a posterior (CAVI). Both raise L, so it never falls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inference.conjugate import EStep, Plan, closed_form, load
+from inference.conjugate.block import Block
 from inference.conjugate.chain_variances import chain_factors
 from inference.conjugate.exponential_family import Statistics
 from inference.conjugate.posteriors import Posterior
@@ -215,11 +216,11 @@ class Coordinates:
                     values.update(block.maximize(expected.at(values)))
             return values
 
-    def condition(self, expected: EStep) -> State:
-        """Update each block to its conditionally conjugate posterior, or its maximum if it has no prior."""
+    def condition(self, expected: EStep, blocks: Sequence[Block] | None = None) -> State:
+        """Update each block (or these) to its conditionally conjugate posterior, or its maximum if it has no prior."""
         with torch.no_grad(), pyro.validation_enabled(False):
             values, posteriors = dict(expected.values), dict(expected.posteriors)
-            for block in self.plan.blocks:
+            for block in self.plan.blocks if blocks is None else blocks:
                 now = expected.at(values, posteriors)
                 posterior = block.posterior(now)
                 if posterior is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,7 +19,37 @@ from zoo.data.data import Data
 from zoo.program.program import Program
 
 
-class RunningAverages:
+class Averages(ABC):
+    """What passes over mini-batches carry along, a little of it replaced by each batch.
+
+    Parameters
+    ----------
+    forgetting, delay
+        Of the step size, (step + delay)^-forgetting.
+    """
+
+    def __init__(self, *, forgetting: float, delay: float) -> None:
+        self.forgetting, self.delay, self.steps = forgetting, delay, 0
+
+    def rate(self) -> float:
+        """Size of the next step."""
+        self.steps += 1
+        return float((self.steps - 1 + self.delay) ** -self.forgetting)
+
+    @abstractmethod
+    def over_all(self, state: State, size: int) -> State:
+        """Take a step for each batch of this many rows."""
+
+    def at_rows(self, whole: Coordinates, state: State) -> State:
+        """Return the state with what belongs to single rows at its best, before the objective of all is evaluated."""
+        return state
+
+    @abstractmethod
+    def update(self, whole: Coordinates, expected: EStep) -> State:
+        """Update all blocks once."""
+
+
+class RunningAverages(Averages):
     """Running averages of expected statistics of all rows: s <- (1 - g) s + g s(batch), g = (step + delay)^-forgetting.
 
     The updates that follow see the averages in place of sums over all rows. The M-step's is stepwise EM (Cappe and
@@ -40,9 +71,9 @@ class RunningAverages:
     def __init__(
         self, program: Program, *, forgetting: float, delay: float, hard: bool = False, posteriors: bool = False
     ) -> None:
+        super().__init__(forgetting=forgetting, delay=delay)
         self.plan: Plan = closed_form(program)
-        self.forgetting, self.delay, self.hard, self.posteriors = forgetting, delay, hard, posteriors
-        self.steps = 0
+        self.hard, self.posteriors = hard, posteriors
         self.sums: dict[str, Statistics] = {}
         self.rows = RowSource(program)
         self.size = sum(float(weights_of(part.data).sum()) for part in self.rows.parts())
@@ -85,17 +116,22 @@ class RunningAverages:
         """Blend in the statistics of one batch, weighted to stand for all rows, and update from the averages."""
         ascent = Coordinates(part, hard=self.hard, plan=self.plan)
         _, expected = ascent.expect(state)
-        rate = (self.steps + self.delay) ** -self.forgetting if self.sums else 1.0
-        self.steps += 1
+        rate = self.rate()
         for site in part.sites.values():
             if part.row in site.plates and site.name in self.plan.likelihoods and not site.latent:
                 self.sums[site.name] = blend(self.sums.get(site.name), expected.statistics(site), rate)
         expected.sums = self.sums
         return self.update(ascent, expected)
 
-    def update(self, ascent: Coordinates, expected: EStep) -> State:
+    def over_all(self, state: State, size: int) -> State:
+        """Take a step for each batch of this many rows."""
+        for part in self.batches(size):
+            state = self.step(part, state)
+        return state
+
+    def update(self, whole: Coordinates, expected: EStep) -> State:
         """Update all blocks once."""
-        return ascent.condition(expected) if self.posteriors else State(ascent.maximize(expected), {})
+        return whole.condition(expected) if self.posteriors else State(whole.maximize(expected), {})
 
 
 class Passes(Way):
@@ -117,7 +153,7 @@ class Passes(Way):
 
     first = 1
 
-    def __init__(self, averages: RunningAverages, whole: Coordinates, state: State, size: int) -> None:
+    def __init__(self, averages: Averages, whole: Coordinates, state: State, size: int) -> None:
         self.averages, self.whole, self.state, self.size = averages, whole, state, size
         self.best: tuple[float, State, EStep] | None = None
         whole.prepare(state)
@@ -125,6 +161,7 @@ class Passes(Way):
 
     def objective(self) -> list[float]:
         """Evaluate L of all rows, and note where it is highest."""
+        self.state = self.averages.at_rows(self.whole, self.state)
         value, expected = self.whole.expect(self.state)
         if self.best is None or float(value) > self.best[0]:
             self.best = float(value), self.state, expected
@@ -132,8 +169,7 @@ class Passes(Way):
 
     def step(self, going: list[int]) -> None:
         """Pass over all batches once."""
-        for part in self.averages.batches(self.size):
-            self.state = self.averages.step(part, self.state)
+        self.state = self.averages.over_all(self.state, self.size)
 
     def end(self, row: int, ascent: Ascent) -> None:
         """Update once from all rows where L was highest, which takes out the noise of the last batches."""

@@ -16,10 +16,11 @@ from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
+from inference.coordinate.natural_steps import NaturalSteps
 from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
-from inference.coordinate.stepwise import Passes, RunningAverages
+from inference.coordinate.stepwise import Averages, Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
 from inference.diagnostics.importance import draws_for, judge
 from inference.diagnostics.maximum import SAME
@@ -58,7 +59,7 @@ class CAVI(Method):
         Most steps from each start; passes over the data with `batch_size`.
     batch_size
         Rows per step of the stochastic variant: natural-gradient steps of size (step + delay)^-forgetting
-        (Hoffman et al. 2013, algorithm 1). None for all rows.
+        (Hoffman et al. 2013, algorithm 1); local latents settle batch by batch. None for all rows.
     forgetting, delay
         Of that step size; 0.5 < forgetting <= 1.
     start
@@ -96,7 +97,9 @@ class CAVI(Method):
                 return f"{' and '.join(block.unknowns)} are updated together, and not all have a prior"
         if self.batch_size is not None and self.distributed:
             return "batch_size and distributed do not go together"
-        return None if self.batch_size is None else RunningAverages.why_not(program)
+        if self.batch_size is None:
+            return None
+        return (NaturalSteps if program.locals else RunningAverages).why_not(program)
 
     def how(self, program: Program) -> str:
         """Say which latents share a block."""
@@ -157,13 +160,18 @@ class CAVI(Method):
         """Return the way up from one start, one step after it: before that there is no posterior to have a bound."""
         ascent = Coordinates(program, rows=RowSource(program, distributed=self.distributed))
         if self.batch_size is not None:
-            averages = RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
-            return Passes(averages, ascent, state, self.batch_size)
+            return Passes(self._averages(program), ascent, state, self.batch_size)
         ascent.prepare(state)
         acceleration = None
         if self.tolerance > 0:
             acceleration = Acceleration(program, self.tolerance, extrapolates=self.acceleration is not None)
         return OneStart(ascent, ascent.step(state), ascent.condition, first=1, acceleration=acceleration)
+
+    def _averages(self, program: Program) -> Averages:
+        """Return what mini-batches move: sums over rows, or posteriors where rows have latents of their own."""
+        if program.locals:
+            return NaturalSteps(program, forgetting=self.forgetting, delay=self.delay)
+        return RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013).

@@ -744,13 +744,12 @@ def test_not_converged_is_said(faithful):
     ("model", "data", "method", "reason"),
     [
         (zoo.GMM(), TINY_2D, CAVI(), "parameters without prior"),
-        (OWN["topics"][0], OWN["topics"][1], CAVI(batch_size=2), "'theta' has one for every row"),
         (OWN["hidden_chain"][0], TINY, CAVI(batch_size=2), "is a chain along the rows"),
         (OWN["one_state_for_all"][0], TINY, CAVI(batch_size=2), "share the discrete latent 'z'"),
         (STORIES["poisson_exposures"].model, STORIES["poisson_exposures"].data, CAVI(batch_size=2), "'x' do"),
         (zoo.BayesianGMM(), TINY_2D, CAVI(batch_size=2, distributed=True), "do not go together"),
     ],
-    ids=["parameters", "locals", "chain", "shared", "exposures", "distributed"],
+    ids=["parameters", "chain", "shared", "exposures", "distributed"],
 )
 def test_what_is_not_legal_says_why(model, data, method, reason):
     with pytest.raises(zoo.MethodError, match=reason):
