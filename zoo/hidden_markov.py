@@ -41,7 +41,8 @@ class HiddenMarkov(Model):
                              Poisson(rates_k)                         emission="poisson", features independent
                              Categorical(probs_k)                     emission="categorical", features independent
 
-    With `stationary`, `initial` is no parameter but what the chain keeps: initial = initial transition.
+    With `stationary`, `initial` is no parameter but what the chain keeps: initial = initial transition. With
+    `topology="left-right"` sequences begin in state 0 and never go back: transition_jk = 0 for k < j.
 
     ===========  ===============  =================================================================
     symbol       site             shape
@@ -73,6 +74,8 @@ class HiddenMarkov(Model):
         "normal" for real numbers, "poisson" for counts, "categorical" for codes 0, 1, 2, ...
     stationary
         Whether chains begin in the distribution that they keep.
+    topology
+        "ergodic" if any state can follow any other, or "left-right".
     covariance
         For "normal", as in `GMM`: "full", "diag", "tied" or "spherical".
     lengths
@@ -85,12 +88,15 @@ class HiddenMarkov(Model):
     components: PositiveInt = 2
     emission: Literal["normal", "poisson", "categorical"] = "normal"
     stationary: bool = False
+    topology: Literal["ergodic", "left-right"] = "ergodic"
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
     lengths: tuple[PositiveInt, ...] | None = None
     levels: PositiveInt | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that the emission cannot explain, lengths that do not add up, and levels of what has none."""
+        """Refuse rows that the emission cannot explain, lengths that do not add up, and settings that contradict."""
+        if self.stationary and self.topology == "left-right":
+            raise ModelError("topology='left-right' ends in its last state, and keeps no other; leave out stationary")
         if self.levels is not None and self.emission != "categorical":
             raise ModelError(
                 f"levels={self.levels} is for emission='categorical', found emission={self.emission!r}; leave it out"
@@ -141,20 +147,25 @@ class HiddenMarkov(Model):
         return firsts(start, len(x), x.device)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them."""
+        """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them.
+
+        What starts at 0 stays there: the transitions and openings that a left-right chain has not.
+        """
         k, missing = self.components, self.missing.get("x")
         seen = observed(x, missing)
         if self.emission == "categorical":
             codes = (one_hot(x.long(), self.categories) * seen[..., None]).flatten(1)
             around = avg_pool1d(codes.T[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0].T
-            labels = kmeans(around, k)
+            labels = self._clusters(around, None)
         else:
-            labels = kmeans(x.sqrt() if self.emission == "poisson" else x, k, missing=missing)
+            labels = self._clusters(x.sqrt() if self.emission == "poisson" else x, missing)
         member = one_hot(labels, k).to(x)
         size = member.sum(0)[:, None]
         follows = ~self.first(x)[1:]
         moves = member[:-1][follows].T @ member[1:][follows] + 1.0
         opening = member[self.first(x)].sum(0) + 1.0
+        if self.topology == "left-right":
+            moves, opening = moves.triu(), torch.eye(k).to(opening)[0]
         values = {"transition": moves / moves.sum(1, keepdim=True)}
         if not self.stationary:
             values["initial"] = opening / opening.sum()
@@ -174,6 +185,21 @@ class HiddenMarkov(Model):
                 "spherical": variances.mean(-1),
             }[self.covariance]
         return values
+
+    def _clusters(self, seen: Tensor, missing: Tensor | None) -> Tensor:
+        """Cluster of each row; those of a left-right chain by place in the sequence too, and in its order."""
+        if self.topology == "ergodic":
+            return kmeans(seen, self.components, missing=missing)
+        first, at = self.first(seen), torch.arange(len(seen), device=seen.device)
+        sequence = first.cumsum(0) - 1
+        start = at[first][sequence]
+        place = (at - start) / torch.bincount(sequence)[sequence].to(seen)
+        places = place[:, None].expand_as(seen)  # as much of a distance as all columns
+        gaps = None if missing is None else torch.cat([missing, torch.zeros_like(missing)], 1)
+        labels = kmeans(torch.cat([seen, places], 1), self.components, missing=gaps)
+        member = one_hot(labels, self.components).to(seen)
+        order = (member.T @ place / member.sum(0)).argsort()
+        return order.argsort()[labels]
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""
