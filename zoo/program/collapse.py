@@ -218,7 +218,7 @@ def holds(program: Program, layout: Layout) -> bool:
     rest = [s for s in program.latents if s.name not in layout.names]
     good = 0
     for spread in SPREADS:
-        values = _made_up(program, rest, spread, generator)
+        values = made_up(program, rest, spread, generator)
         try:
             found = _agrees(program, layout, values, generator, like)
         except (RuntimeError, ValueError):  # no density there, or none that can be differentiated like this
@@ -266,7 +266,7 @@ def _anywhere(probes: Probes, generator: torch.Generator) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _made_up(program: Program, rest: Sequence[Site], spread: float, generator: torch.Generator) -> Values:
+def made_up(program: Program, rest: Sequence[Site], spread: float, generator: torch.Generator) -> Values:
     """Values of the latents that stay and of parameters, unconstrained ones that far from zero."""
 
     def noise(*shape: int) -> Tensor:

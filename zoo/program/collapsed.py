@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
-from zoo.program.collapse import Plan, joint_given, plan
+from zoo.program.collapse import Plan, joint_given, made_up, plan
 from zoo.program.conjugate_conditional import Conditional, Probes
 from zoo.program.program import Program
+from zoo.program.sufficient import Sufficient, sufficient
 from zoo.program.terms import Terms, sum_of
 from zoo.program.view import View
 from zoo.replay.evaluate import Values, many
@@ -43,6 +44,12 @@ class Collapsed(Program):
         )
         self._probes = self._referred()
         self._points = self._probes.points()
+        self._sufficient = self._summed()
+
+    def _summed(self) -> Sufficient | None:
+        """What data say of the collapsed latents in few numbers, if they do."""
+        generator = torch.Generator().manual_seed(1)
+        return sufficient(self.whole, self._probes, self._general, lambda s: made_up(self, self.latents, s, generator))
 
     def _referred(self) -> Probes:
         """Probes about where the collapsed latents are, given others in the middle of things."""
@@ -105,16 +112,25 @@ class Collapsed(Program):
         mine = ("found", "layout", "plans", "latents", "locals", "globals", "_probes", "_points")
         other.__dict__.update({name: self.__dict__[name] for name in mine})
         other._whole = whole
+        other._sufficient = other._summed()
         return other
 
     def conditional(self, values: Values) -> Conditional:
         """The distribution of what is integrated out, given values of the rest."""
+        known = self._sufficient
+        return self._general(values) if known is None else known.conditional(self.whole, values)
+
+    def _general(self, values: Values) -> Conditional:
+        """The same, read off gradients."""
         return Conditional.of(joint_given(self.whole, self.layout, values), self._probes, self._points)
 
     def log_probs(self, values: Values) -> Values:
         """Marginal log density of the latents that stay, in place of a log density for each site."""
         rest = {n: v for n, v in values.items() if n not in self.found.names}
-        return {MARGINAL: self.conditional(rest).log_marginal()}
+        known = self._sufficient
+        if known is None:
+            return {MARGINAL: self._general(rest).log_marginal()}
+        return {MARGINAL: known.log_marginal(self.whole, rest)}
 
     def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
         """All of the marginal log density, weights of rows included, and nothing for each row."""

@@ -194,19 +194,27 @@ class Program:
     # -- densities ---------------------------------------------------------------------------------------------
 
     def replay(
-        self, values: Values, *, densities: bool = True, zeros: bool = False, noise: Values | None = None
+        self,
+        values: Values,
+        *,
+        densities: bool = True,
+        zeros: bool = False,
+        noise: Values | None = None,
+        left_out: Collection[str] = (),
     ) -> Replay:
         """Run the model at these values, enumerated sites at all their states, and return what was recorded.
 
         Chains of continuous states that have no value are integrated out: the log densities of what is observed of them
         are those of the filter. With `zeros` what is impossible has the log density -inf, and not that of the smallest
-        number above 0. Normal latents that have `noise` get the values that their distributions make of it.
+        number above 0. Normal latents that have `noise` get the values that their distributions make of it. Sites that
+        are `left_out` have no log density.
         """
         gone = self.integrated
         if gone is None or all(s.name in values for s in gone.chains):
-            return self._run(values, densities=densities, zeros=zeros, noise=noise)
+            return self._run(values, densities=densities, zeros=zeros, noise=noise, left_out=left_out)
         still = gone.states(len(self.data), self.dtype, self.device)
-        replay = self._run({**still, **values}, densities=densities, left_out=gone.names, zeros=zeros, noise=noise)
+        names = {*gone.names, *left_out}
+        replay = self._run({**still, **values}, densities=densities, left_out=names, zeros=zeros, noise=noise)
         if densities:
             replay.log_probs.update(gone.log_probs(self._linear_gaussian(values, replay), replay))
         return replay
