@@ -118,7 +118,7 @@ class Collapsed(Program):
     def conditional(self, values: Values) -> Conditional:
         """The distribution of what is integrated out, given values of the rest."""
         known = self._sufficient
-        return self._general(values) if known is None else known.conditional(self.whole, values)
+        return self._general(values) if known is None else known.conditional(values)
 
     def _general(self, values: Values) -> Conditional:
         """The same, read off gradients."""
@@ -130,7 +130,7 @@ class Collapsed(Program):
         known = self._sufficient
         if known is None:
             return {MARGINAL: self._general(rest).log_marginal()}
-        return {MARGINAL: known.log_marginal(self.whole, rest)}
+        return {MARGINAL: known.log_marginal(rest)}
 
     def eliminate(self, log_probs: Values, *, hard: bool = False) -> Terms:
         """All of the marginal log density, weights of rows included, and nothing for each row."""

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import TypeVar
 
 import scipy.linalg
 import torch
 from torch import Tensor
 
+from zoo.errors import ZooError
 from zoo.program.conjugate_conditional import Conditional, Layout, Probes
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.sites import Site, base_distribution
 
+Found = TypeVar("Found")
 MOST = 40  # cells that tell all others
 NUMBERS = 100_000  # of G for all groups
 SAME = 1e-12  # relative singular values that are rounding
@@ -80,6 +83,23 @@ class Cells:
             start += len(at)
         return Cells(self.names, tuple(parts), self.weights[order])
 
+    def rows(self, program: Program) -> Tensor:
+        """Rows that they are in, each once, in order."""
+        found = []
+        for name, at in zip(self.names, self.at, strict=True):
+            inner = _inside_of_row(program, name)
+            found.append(at // inner % len(program.data))
+        return torch.cat(found).unique()
+
+    def on(self, program: Program, rows: Tensor) -> Cells:
+        """The same where the program has no other rows than these."""
+        places, count = [], len(program.data)
+        for name, at in zip(self.names, self.at, strict=True):
+            inner = _inside_of_row(program, name)
+            outer, row = at // (inner * count), torch.searchsorted(rows, at // inner % count)
+            places.append((outer * len(rows) + row) * inner + at % inner)
+        return replace(self, at=tuple(places))
+
     def residuals(self, replay: Replay) -> tuple[Tensor, Tensor]:
         """(y - loc) / scale and log scale of the cells."""
         found, spread = [], []
@@ -97,11 +117,13 @@ class Sufficient:
 
     Attributes
     ----------
+    program
+        One on the rows that are needed.
     probes
         The reference c0.
     points
         Noise where all entries of one place in their groups are moved from c0 by 1, where one dense entry is, and c0
-        itself last: (Q, D).
+        itself last: Q of each site's on those rows.
     cells
         Those that tell the residuals of all, R.
     moments
@@ -114,21 +136,22 @@ class Sufficient:
         Sum of all weights.
     """
 
+    program: Program
     probes: Probes
-    points: Tensor
+    points: Values
     cells: Cells
     moments: Tensor
     spreads: Cells
     logs: Tensor
     count: Tensor
 
-    def log_marginal(self, program: Program, values: Values) -> Tensor:
+    def log_marginal(self, values: Values) -> Tensor:
         """log m(phi).
 
         With A the products of (B, u(c0)) and of what is like them in the prior of the noise, the integral over c of
         exp(-|B (c - c0) - u(c0)|^2 / 2) is in the pivots of a Gaussian elimination of A, and what is left of it at last.
         """
-        sums, others, logs = self._told(program, values)
+        sums, others, logs = self._told(values)
         height, within = others - 0.5 * math.log(2 * math.pi) * self.count - (self.logs * logs).sum(), sums[..., -1]
         entries = self.probes.layout.groups.shape[1]
         if entries:
@@ -139,10 +162,10 @@ class Sufficient:
         left, fall = _eliminated(within + self._prior, len(self.probes.layout.dense))
         return height - fall - 0.5 * left.squeeze()
 
-    def conditional(self, program: Program, values: Values) -> Conditional:
+    def conditional(self, values: Values) -> Conditional:
         """The same as `Conditional.of`."""
         layout, centre = self.probes.layout, self.probes.centre
-        sums, others, logs = self._told(program, values)
+        sums, others, logs = self._told(values)
         height = others - 0.5 * math.log(2 * math.pi) * (self.count + layout.size) - (self.logs * logs).sum()
         end, each, total = layout.groups.shape[1], sums[..., :-1].movedim(-1, 0), sums[..., -1]
         return Conditional(
@@ -153,12 +176,12 @@ class Sufficient:
             {},
         )
 
-    def _told(self, program: Program, values: Values) -> tuple[Tensor, Tensor, Tensor]:
+    def _told(self, values: Values) -> tuple[Tensor, Tensor, Tensor]:
         """u' G v of all pairs among (B, u(c0)), (Q, Q, groups + 1); log density of other sites; log scales."""
-        gone = (*self.cells.names, *self.probes.layout.names)
+        program, gone = self.program, (*self.cells.names, *self.probes.layout.names)
 
-        def told(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            replay = program.replay(values, noise=self.probes.layout.values(c), left_out=gone)
+        def told(noise: Values) -> tuple[Tensor, Tensor, Tensor]:
+            replay = program.replay(values, noise=noise, left_out=gone)
             others = program.eliminate(replay.log_probs).total(program.data.weights)
             return self.cells.residuals(replay)[0], others, self.spreads.residuals(replay)[1]
 
@@ -178,7 +201,8 @@ class Sufficient:
     @cached_property
     def _priors(self) -> Tensor:
         """What the noise's own density adds to A, for each group: (J, Q, Q)."""
-        return _like_residuals(self.probes.centre[self.probes.layout.groups], len(self.points))
+        layout = self.probes.layout
+        return _like_residuals(self.probes.centre[layout.groups], layout.groups.shape[1] + len(layout.dense) + 1)
 
     @cached_property
     def _prior(self) -> Tensor:
@@ -226,15 +250,26 @@ def sufficient(
     sites = _seen_of(program, layout)
     if not sites:
         return None
+    tried = [made_up(s) for s in MIDDLING]
+
+    def agrees(found: Sufficient) -> bool:
+        return all(_close(found, general(values), values) for values in tried[:4])
+
     with torch.no_grad():
-        try:
-            found = _found(program, probes, sites, [made_up(s) for s in MIDDLING])
-            agrees = found is not None and all(
-                _close(program, found, general(values), values) for values in map(made_up, MIDDLING[:4])
-            )
-        except (RuntimeError, ValueError):  # no density there, or none that can be vectorized
+        found = _unless_it_fails(lambda: _found(program, probes, sites, tried))
+        if found is None:
             return None
-    return found if agrees else None
+        for candidate in (_unless_it_fails(lambda: _on_few(found)), found):
+            if candidate is not None and _unless_it_fails(lambda c=candidate: agrees(c)):
+                return candidate
+    return None
+
+
+def _unless_it_fails(work: Callable[[], Found]) -> Found | None:
+    try:
+        return work()
+    except (RuntimeError, ValueError, IndexError, ZooError):  # no density there, none of few rows, or not vectorized
+        return None
 
 
 def _seen_of(program: Program, layout: Layout) -> list[Site]:
@@ -262,9 +297,43 @@ def _found(program: Program, probes: Probes, sites: list[Site], tried: list[Valu
     moments = products.new_zeros(count, len(few) ** 2).index_add(0, groups, products)
     moments[-1] = products.sum(0)
     weights = cells.weights
+    noise = layout.values(points)
     return Sufficient(
-        probes, points, cells.taken(few), moments.T.contiguous(), cells.taken(some), weights @ logs, weights.sum()
+        program,
+        probes,
+        noise,
+        cells.taken(few),
+        moments.T.contiguous(),
+        cells.taken(some),
+        weights @ logs,
+        weights.sum(),
     )
+
+
+def _on_few(found: Sufficient) -> Sufficient | None:
+    """The same on the rows of its cells alone; None if something else needs other rows."""
+    program, names = found.program, found.probes.layout.names
+    stays = [s for s in program.locals if s.name not in names]
+    inside = {s.name for s in program.observed if program.row in s.plates}
+    if stays or inside != {s.name for s in program.observed} or inside != set(found.cells.names):
+        return None
+    rows = torch.cat([c.rows(program) for c in (found.cells, found.spreads)]).unique()
+    points = dict(found.points)
+    for site in program.locals:
+        points[site.name] = points[site.name].index_select(1 + site.batch_dim + site.plate_dim(program.row), rows)
+    return replace(
+        found,
+        program=program.rebind(program.data.take(rows)),
+        points=points,
+        cells=found.cells.on(program, rows),
+        spreads=found.spreads.on(program, rows),
+    )
+
+
+def _inside_of_row(program: Program, name: str) -> int:
+    """How many cells of a site are to the right of a row."""
+    site = program.sites[name]
+    return math.prod(site.shape[len(site.shape) + site.plate_dim(program.row) - site.event_dim + 1 :])
 
 
 def _looked(
@@ -350,12 +419,12 @@ def _plus_one(precision: Tensor) -> Tensor:
     return precision + torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
 
 
-def _close(program: Program, found: Sufficient, other: Conditional, values: Values) -> bool:
+def _close(found: Sufficient, other: Conditional, values: Values) -> bool:
     """Whether the conditional and the marginal are those of the general way."""
-    one = found.conditional(program, values)
+    one = found.conditional(values)
     pairs = [(one.height, other.height), *zip(one.shift, other.shift, strict=True)]
     pairs += [*zip(one.precision, other.precision, strict=True)]
-    pairs += [(found.log_marginal(program, values), other.log_marginal())]
+    pairs += [(found.log_marginal(values), other.log_marginal())]
     return all(_same(a, b) for a, b in pairs)
 
 
