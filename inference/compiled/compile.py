@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.compiled.constants import check_branches, fold_constants, state_types
+from inference.compiled.operations import operation_of
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
+from inference.compiled.straight_line import LARGEST, straight_line
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -34,6 +36,8 @@ SAVED_PER_OPERATION = 4e-6
 SAVED_PER_BYTE = 0.125e-9
 COST = 1.5
 COST_PER_OPERATION = 11e-3
+LINE = 0.3  # of what becomes one straight line
+LINE_PER_OPERATION = 1e-3
 OPTIONS = {
     "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
     "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
@@ -69,11 +73,12 @@ class Lowered:
 
 
 class Work(TorchDispatchMode):
-    """Counts operations, and the bytes that those other than matrix products write."""
+    """Counts operations, and the bytes that those other than matrix products write; `few`: one straight line does."""
 
     def __init__(self) -> None:
         cast(Any, super()).__init__()  # torch leaves it without types
         self.operations = self.bytes = 0
+        self.few = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -81,6 +86,8 @@ class Work(TorchDispatchMode):
         view = any(r.alias_info is not None for r in func._schema.returns)  # which writes nothing
         if isinstance(result, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
             self.bytes += result.numel() * result.element_size()
+        large = isinstance(result, Tensor) and result.numel() > LARGEST
+        self.few = self.few and not large and (func in WRITTEN_OUT or operation_of(func) is not None)
         return result
 
 
@@ -95,7 +102,8 @@ def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
 def pays(work: Work, calls: int) -> bool:
     """Whether compiling a function saves more time over its calls than it takes."""
     saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
-    return saved * calls > COST + COST_PER_OPERATION * work.operations
+    once, each = (LINE, LINE_PER_OPERATION) if work.few else (COST, COST_PER_OPERATION)
+    return saved * calls > once + each * work.operations
 
 
 def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, calls: int) -> bool:
@@ -112,7 +120,12 @@ def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, cal
 
 def has_compiler() -> bool:
     """Whether there is a C++ compiler."""
-    return any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS)))
+    return bool(compiler())
+
+
+def compiler() -> str:
+    """Where the C++ compiler is; empty if there is none."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), "")
 
 
 def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program, how: Compile, calls: int) -> Lowered:
@@ -176,6 +189,10 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         drop_checks(graph.graph)
         fold_constants(graph)
         graph.recompile()
+        if program.device.type == "cpu" and (line := straight_line(graph, flat, compiler())) is not None:
+            made = line
+            plain = type(results[0]) is tuple and all(isinstance(t, Tensor) for t in (*inputs, *results[0]))
+            return line if plain else outside
         with torch.no_grad():
             try:
                 with vectors_as_they_are():

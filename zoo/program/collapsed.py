@@ -10,8 +10,9 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.program.collapse import Plan, joint_given, made_up, plan
 from zoo.program.conjugate_conditional import Conditional, Probes
+from zoo.program.find_sufficient import sufficient
 from zoo.program.program import Program
-from zoo.program.sufficient import Sufficient, sufficient
+from zoo.program.sufficient import Sufficient
 from zoo.program.terms import Terms, sum_of
 from zoo.program.view import View
 from zoo.replay.evaluate import Values, many
@@ -39,6 +40,7 @@ class Collapsed(Program):
         self.__dict__.update(whole.__dict__)
         self._whole, self.found, self.layout = whole, found, found.layout
         self.plans: dict[str, object] = {}
+        self.views = {}
         self.latents, self.locals, self.globals = (
             [s for s in sites if s.name not in found.names] for sites in (whole.latents, whole.locals, whole.globals)
         )
@@ -198,5 +200,8 @@ def collapsed(program: Program, kept: Collection[str] = ()) -> Program:
     """Return the program with all that can be integrated out, but for latents `kept`; itself if that is nothing."""
     if isinstance(program, Collapsed):
         return program
-    found = plan(program, kept)
-    return program if found.layout is None else Collapsed(program, found)
+    names = tuple(sorted(kept))
+    if names not in program.views:
+        found = plan(program, kept)
+        program.views[names] = program if found.layout is None else Collapsed(program, found)
+    return program.views[names]

@@ -91,6 +91,7 @@ class Program:
         self.conditioning = {n for s in self.latents for n in self.behind(s)}  # states that priors of latents depend on
         self.degrees: Values = {}  # of centring, where values of some sites stand in other coordinates
         self.plans: dict[str, object] = {}  # what methods have worked out about this program
+        self.views: dict[tuple[str, ...], Program] = {}  # itself with latents integrated out, by those that are kept
         self._proposed: frozenset[str] | None = None  # what the model's `initial` proposes, once it was asked
         self._states = {s.name: s.states for s in self.enumerated if s.states is not None}
         self.chains = {s.name: s for s in self.enumerated if s.family == "MarkovChain"}
