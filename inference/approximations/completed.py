@@ -14,7 +14,7 @@ from inference.approximations.corrected import Corrected
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.runtime.tensor_folder import TensorFolder
-from zoo.program.collapse import ALL_COULD, Plan, plan
+from zoo.program.collapse import ALL_COULD, plan
 from zoo.program.collapsed import Collapsed, collapsed
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -118,10 +118,10 @@ def with_exact_draws(program: Program, collapse: Collapse) -> str:
 
 def integrated(program: Program, collapse: Collapse, kept: Collection[str] = ()) -> str:
     """Say what is integrated out, and why the other latents stay; empty if nothing is."""
-    found = plan(program, kept) if collapse == "auto" else Plan()
+    view = view_of(program, collapse, kept)
     chains = [s.name for s in program.integrated.chains] if program.integrated else []
-    if not found.names and not chains:
-        could = found.stays and set(found.stays.values()) == {ALL_COULD}
+    if not view.collapsed and not chains:
+        could = collapse == "auto" and {*plan(program, kept).stays.values()} == {ALL_COULD}
         return f"with nothing integrated out: all latents could be, and {ALL_COULD}" if could else ""
-    stays = "".join(f"; {name} stays: {why}" for name, why in found.stays.items()) if found.names else ""
-    return f"with {', '.join((*found.names, *chains))} integrated out, then drawn exactly{stays}"
+    stays = "".join(f"; {n} stays: {why}" for n, why in view.stays.items()) if isinstance(view, Collapsed) else ""
+    return f"with {', '.join((*view.collapsed, *chains))} integrated out, then drawn exactly{stays}"

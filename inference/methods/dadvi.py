@@ -15,6 +15,7 @@ from torch import Tensor
 
 from guides.curvature import factor as factor_of_curvature
 from guides.full_rank import FullRank
+from inference.approximations.completed import Collapse, completed, integrated, view_of
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.importance import handed_out, judge
@@ -90,6 +91,9 @@ class DADVI(Method):
         Compile the gradient: True, False, or "auto", where that is expected to save more time than it takes.
     corrected
         Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out the Normal's own.
+    collapse
+        "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards, jointly for
+        each draw of the others (`explain` says which); q is Normal in those that are left. False: q is of all of them.
     """
 
     draws: PositiveInt = 20
@@ -97,6 +101,7 @@ class DADVI(Method):
     steps: PositiveInt = 500
     compile: Compile = "auto"
     corrected: bool = True
+    collapse: Collapse = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -106,10 +111,16 @@ class DADVI(Method):
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
-        return unsupported(program) or no_density(program) or FullRank().why_not(program)
+        reason = unsupported(program) or no_density(program)
+        return reason or FullRank().why_not(view_of(program, self.collapse))
+
+    def how(self, program: Program) -> str:
+        """Say what is integrated out."""
+        return integrated(program, self.collapse)
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb, respond and judge."""
+        program = view_of(program, self.collapse)
         with Monitor("dadvi", self.restarts, show=progress) as monitor:
             best, q, fixed, same = self._fitted(program, monitor)
         judgement = judge(program, q, {}, converged=True, corrected=self.corrected)
@@ -122,7 +133,7 @@ class DADVI(Method):
             name = fixed.density.name(int(best.errors.argmax()))
             notes.append(f"{self.draws} draws leave the mean of {name!r} uncertain by {error:.2g} sds; give more draws")
         return Outcome(
-            approximation=judgement.approximation,
+            approximation=completed(program, judgement.approximation),
             points={},
             objective=judgement.objective,
             trace=monitor.trace,
@@ -137,10 +148,11 @@ class DADVI(Method):
 
     def fit_unjudged(self, program: Program) -> Outcome:
         """The draws that `run` hands out, without a verdict on them."""
+        program = view_of(program, self.collapse)
         with Monitor("dadvi", self.restarts, show=False) as monitor:
             best, q, fixed, _ = self._fitted(program, monitor)
         return Outcome(
-            approximation=handed_out(program, q, {}, corrected=self.corrected),
+            approximation=completed(program, handed_out(program, q, {}, corrected=self.corrected)),
             points={},
             objective=Objective(best.bound, "elbo"),
             trace=monitor.trace,

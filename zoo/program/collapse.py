@@ -69,6 +69,23 @@ def plan(program: Program, kept: Collection[str] = ()) -> Plan:
     return found
 
 
+def plan_again(view: Program, stays: dict[str, str], kept: Collection[str]) -> Plan:
+    """Find latents to integrate out of a density that is an integral over Normal ones already, and why others stay.
+
+    A variance that Normal latents and data share is one: given it all is Normal, and it has a closed form then.
+    """
+    chosen: list[Site] = []
+    layout = None
+    for site in view.latents:
+        if site.name in kept or site.family in NORMAL or _unfit(view, site) or _fed(view, site, chosen):
+            continue
+        more = None if len(chosen) + 1 == len(view.latents) else layout_of(view, [*chosen, site])
+        if more is not None:
+            chosen, layout = [*chosen, site], more
+    gone = {s.name for s in chosen}
+    return Plan(layout, {n: why for n, why in stays.items() if n not in gone})
+
+
 def _plan(program: Program, kept: Collection[str]) -> Plan:
     stays = {s.name: "it is named by the guide" for s in program.latents if s.name in kept}
     stays |= {s.name: why for s in program.latents if s.name not in stays and (why := _unfit(program, s))}
@@ -136,24 +153,24 @@ def _fed(program: Program, site: Site, candidates: Sequence[Site]) -> str:
 
 def _largest(program: Program, candidates: Sequence[Site]) -> tuple[Layout | None, dict[str, str]]:
     """A layout of all candidates; or, why some of them cannot be with those before them."""
-    layout = _layout(program, candidates)
+    layout = layout_of(program, candidates)
     if layout is not None:
         return layout, {}
     chosen: list[Site] = []
     failed: dict[str, str] = {}
     for site in candidates:
-        if _layout(program, [*chosen, site]) is not None:
+        if layout_of(program, [*chosen, site]) is not None:
             chosen.append(site)
         elif math.prod(program.site_shape(site)) > DENSE:
             failed[site.name] = f"it has no closed form in which at most {DENSE} entries meet all others"
-        elif chosen and _layout(program, [site]) is not None:
+        elif chosen and layout_of(program, [site]) is not None:
             failed[site.name] = f"jointly with {', '.join(s.name for s in chosen)} it has no closed form"
         else:
             failed[site.name] = "given the others it has no closed form"
     return None, failed
 
 
-def _layout(program: Program, sites: Sequence[Site]) -> Layout | None:
+def layout_of(program: Program, sites: Sequence[Site]) -> Layout | None:
     """The cheapest layout of these sites that holds; None if there is none."""
     return next((layout for layout in _layouts(program, sites) if holds(program, layout)), None)
 
@@ -202,6 +219,8 @@ def _along(where: Tensor, length: int) -> Tensor | None:
 
 def joint_given(program: Program, layout: Layout, values: Values) -> Callable[[Values], Tensor]:
     """The log joint as a function of what is collapsed: noise behind Normal latents, values of others."""
+    if program.collapsed:  # latents that are integrated out of a density that is an integral already; none is Normal
+        return lambda c: program.log_joint({**values, **c}).total(program.data.weights)
 
     def joint(c: Values) -> Tensor:
         noise = {n: v for n, v in c.items() if n not in layout.forms}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
-from zoo.program.collapse import Plan, joint_given, made_up, plan
+from zoo.program.collapse import NORMAL, Plan, joint_given, made_up, plan, plan_again
 from zoo.program.conjugate_conditional import Conditional, Probes
 from zoo.program.find_sufficient import sufficient
 from zoo.program.program import Program
@@ -30,7 +30,7 @@ class Collapsed(Program):
     Parameters
     ----------
     whole
-        The program.
+        The program; one that is an integral itself, if what is found is to be integrated out of that.
     found
         What to integrate out.
     """
@@ -51,7 +51,7 @@ class Collapsed(Program):
     def _summed(self) -> Sufficient | None:
         """What data say of the collapsed latents in few numbers, if they do."""
         generator = torch.Generator().manual_seed(1)
-        return sufficient(self.whole, self._probes, self._general, lambda s: made_up(self, self.latents, s, generator))
+        return sufficient(self._whole, self._probes, self._general, lambda s: made_up(self, self.latents, s, generator))
 
     def _referred(self) -> Probes:
         """Probes about where the collapsed latents are, given others in the middle of things."""
@@ -62,7 +62,7 @@ class Collapsed(Program):
             **view.constrain_locals(like.new_zeros(len(self.data), view.local_size))[0],
             **theta.constrain_globals(like.new_zeros(theta.global_size))[0],
         }
-        probes, joint = Probes.blank(self.layout, like), joint_given(self.whole, self.layout, middle)
+        probes, joint = Probes.blank(self.layout, like), joint_given(self._whole, self.layout, middle)
         with torch.no_grad():
             for _ in range(ROUNDS):
                 moved = probes.moved_to(Conditional.of(joint, probes, probes.points()))
@@ -82,12 +82,17 @@ class Collapsed(Program):
     @property
     def whole(self) -> Program:
         """The program with all its latents."""
-        return self._whole
+        return self._whole.whole if isinstance(self._whole, Collapsed) else self._whole
 
     @property
     def collapsed(self) -> tuple[str, ...]:
         """Latents that are integrated out."""
-        return self.found.names
+        return (*self._whole.collapsed, *self.found.names)
+
+    @property
+    def stays(self) -> dict[str, str]:
+        """Latent that stays -> why."""
+        return self.found.stays
 
     @property
     def chained(self) -> bool:
@@ -97,7 +102,7 @@ class Collapsed(Program):
     @property
     def tied(self) -> str:
         """Why rows cannot be taken in parts."""
-        return f"{', '.join(self.found.names)} are integrated out over all rows"
+        return f"{', '.join(self.collapsed)} are integrated out over all rows"
 
     @property
     def coupled(self) -> str:
@@ -106,9 +111,9 @@ class Collapsed(Program):
 
     def rebind(self, data: Data, sizes: Mapping[str, int] | None = None) -> Program:
         """Return the same on other rows."""
-        whole = self.whole.rebind(data, sizes)
+        whole = self._whole.rebind(data, sizes)
         if len(data) != len(self.data):
-            return collapsed(whole, [s.name for s in self.latents])
+            return collapsed(self.whole.rebind(data, sizes), [s.name for s in self.latents])
         other = Collapsed.__new__(Collapsed)
         other.__dict__.update(whole.__dict__)
         mine = ("found", "layout", "plans", "latents", "locals", "globals", "_probes", "_points")
@@ -124,7 +129,7 @@ class Collapsed(Program):
 
     def _general(self, values: Values) -> Conditional:
         """The same, read off gradients."""
-        return Conditional.of(joint_given(self.whole, self.layout, values), self._probes, self._points)
+        return Conditional.of(joint_given(self._whole, self.layout, values), self._probes, self._points)
 
     def log_probs(self, values: Values) -> Values:
         """Marginal log density of the latents that stay, in place of a log density for each site."""
@@ -142,11 +147,17 @@ class Collapsed(Program):
 
     def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
         """Log density of the latents that stay by their priors, which what is integrated out does not enter; and m."""
-        made = self.layout.values(self._probes.centre)
-        forms = {n: made[n] for n in self.layout.forms}
-        noise = {n: v for n, v in made.items() if n not in forms}
+        made = self._reference
+        noise = {n: v for n, v in made.items() if self.sites[n].family in NORMAL}
+        forms = {n: v for n, v in made.items() if n not in noise}
         by_site = self.whole.replay({**values, **forms}, noise=noise).log_probs
         return self.log_prior(by_site).total(), self.log_joint(values).total()
+
+    @property
+    def _reference(self) -> Values:
+        """Where all that is integrated out is referred to: noise of Normal latents, values of others."""
+        inner = self._whole._reference if isinstance(self._whole, Collapsed) else {}
+        return {**inner, **self.layout.values(self._probes.centre)}
 
     def deterministic(self, values: Values) -> Values:
         """Values of `pyro.deterministic` sites, where what is integrated out has values; else none."""
@@ -165,7 +176,7 @@ class Collapsed(Program):
             Site -> draws (count, ...), and log p(c | phi, data) of each, (count,).
         """
         layout = self.layout
-        rest = {n: v for n, v in values.items() if n not in self.found.names}
+        rest = {n: v for n, v in values.items() if n not in self.collapsed}
         normal = [n for n in layout.names if n not in layout.forms]
         size = layout.groups.numel() + len(layout.dense)
 
@@ -193,6 +204,9 @@ class Collapsed(Program):
                 behind = {f"noise {n}": v for n, v in layout.values(c).items() if n in normal}
                 *parts, volume = many(made, {**rest, **drawn, **behind}, count, chunk)
                 drawn, log_p = {**drawn, **dict(zip(normal, parts, strict=True))}, log_p - volume
+            if isinstance(self._whole, Collapsed):
+                inner, log_inner = self._whole.complete({**rest, **drawn}, count, chunk)
+                drawn, log_p = {**inner, **drawn}, log_p + log_inner
             return drawn, log_p
 
 
@@ -202,6 +216,15 @@ def collapsed(program: Program, kept: Collection[str] = ()) -> Program:
         return program
     names = tuple(sorted(kept))
     if names not in program.views:
-        found = plan(program, kept)
-        program.views[names] = program if found.layout is None else Collapsed(program, found)
+        program.views[names] = _stages(program, names)
     return program.views[names]
+
+
+def _stages(program: Program, kept: Collection[str]) -> Program:
+    """All that goes at once, and what goes then."""
+    found = plan(program, kept)
+    if found.layout is None:
+        return program
+    first = Collapsed(program, found)
+    again = plan_again(first, found.stays, kept)
+    return first if again.layout is None else Collapsed(first, again)

@@ -25,7 +25,8 @@ from zoo.program.program import Program
 from zoo.program.seen_cells import SeenCells
 from zoo.replay.evaluate import Values
 
-INLINE = 4096  # products that are merged into the loops around them when compiled
+PAIRS = 4096  # products of all pairs, beyond which they are not made before they are summed
+INLINE = 4096  # products with moments that are merged into the loops around them when compiled
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ class Sufficient:
     def _sums(self, told: Tensor) -> Tensor:
         """u' G v of all pairs among (Q, R), for each group and all cells: (Q, Q, groups + 1)."""
         q, r = told.shape
-        if q * q * self.moments.numel() <= INLINE:
-            products = (told[:, None, :, None] * told[:, None]).reshape(q, q, r * r, 1)
-            sums: Tensor = (products * self.moments).sum(-2)
-            return sums
+        if q * q * r * r <= PAIRS:
+            products = (told[:, None, :, None] * told[:, None]).reshape(q, q, r * r)
+            few = products.numel() * self.moments.shape[1] <= INLINE
+            return (products[..., None] * self.moments).sum(-2) if few else products @ self.moments
         by_group = self.moments.reshape(r, r, -1).movedim(-1, 0)  # (groups + 1, R, R)
         return (told @ by_group @ told.mT).movedim(0, -1)
 

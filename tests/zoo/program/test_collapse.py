@@ -283,6 +283,35 @@ def test_of_a_mean_and_its_precision_the_mean_is_integrated_out():
     assert marginal(view, precision=0.8) == pytest.approx(expected, rel=1e-10)
 
 
+@zoo.model(y=Real("case"), x=Real("case"))
+def shrunk(y, x, *, kind: str = "variance"):
+    """Normal-Gamma: coefficients with priors on the scale of the noise, and a scale of theirs that stays."""
+    tau = pyro.sample("tau", dist.HalfCauchy(1.0))
+    prior = {"variance": dist.InverseGamma(2.0, 1.5), "precision": dist.Gamma(2.0, 1.5)}[kind]
+    v = pyro.sample("v", prior)
+    sigma = v.sqrt() if kind == "variance" else v.rsqrt()
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), tau * sigma).to_event(1))
+    with pyro.plate("case", len(y)):
+        pyro.sample("y", dist.Normal(b[0] + b[1] * x, sigma), obs=y)
+
+
+@pytest.mark.parametrize("kind", ["variance", "precision"])
+def test_a_scale_that_all_share_is_integrated_out_after_normals(kind):
+    """y is a multivariate Student t then, with 2 a degrees of freedom (Bernardo and Smith 1994), and draws say so."""
+    program = prepare(shrunk(kind=kind), {"y": Y, "x": X})
+    view = collapsed(program)
+    assert view.collapsed == ("b", "v")
+    assert set(view.stays) == {"tau"}
+    z = np.stack([np.ones(len(X)), X], 1)
+    shape = (np.eye(len(Y)) + 0.6**2 * z @ z.T) * 1.5 / 2.0
+    expected = st.multivariate_t.logpdf(Y, np.zeros(len(Y)), shape, df=4.0) + st.halfcauchy.logpdf(0.6)
+    assert marginal(view, tau=0.6) == pytest.approx(expected, rel=1e-11)
+    torch.manual_seed(0)
+    drawn, log_q = view.complete({"tau": of(0.6).expand(500)}, 500, 500)
+    joint = torch.vmap(lambda c: program.log_joint({"tau": of(0.6), **c}).total())(drawn)
+    assert torch.allclose(joint - log_q, of(expected), rtol=1e-9)
+
+
 def test_many_entries_that_meet_all_others_stay():
     """Each would take a gradient at every step; effects of groups beside them are integrated out."""
 
