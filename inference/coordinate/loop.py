@@ -40,6 +40,10 @@ class Way(ABC):
         """Nats that are left to the limit of a start, None for a stopping rule to tell from the objective alone."""
         return None
 
+    def hastened(self, row: int) -> bool:
+        """Whether steps of a start were extrapolated."""
+        return False
+
     @abstractmethod
     def end(self, row: int, ascent: Ascent) -> None:
         """Note where a start has ended, and what its updates see there if that is kept."""
@@ -66,8 +70,12 @@ class Ascent:
         The objective after each step.
     steps
         How many it took.
+    begun
+        Where it started, if that was noted.
     state, expected
         Where it ended, and what updates see there if that was kept; None where it broke down.
+    hastened
+        Whether its steps were extrapolated.
     converged, reason
         Whether its stopping rule was met, and in words.
     failure
@@ -77,8 +85,10 @@ class Ascent:
     monitor: Monitor
     history: list[float] = field(default_factory=list)
     steps: int = 0
+    begun: State | None = None
     state: State | None = None
     expected: EStep | None = None
+    hastened: bool = False
     converged: bool = False
     reason: str = ""
     failure: str = ""
@@ -124,6 +134,7 @@ def ascend(
             ascent.steps, (ascent.converged, ascent.reason) = step, rule.judge(ascent.history, step, left)
             if ascent.converged and way.obstacle:  # it stands still because it could not move
                 ascent.converged, ascent.reason = False, way.obstacle
+            ascent.hastened = way.hastened(row)
             way.end(row, ascent)
         if not going:
             break
@@ -191,6 +202,10 @@ class Steps(Way):
     def left(self, row: int) -> float | None:
         """Tell it from the rates that have been seen."""
         return None if self.acceleration is None else self.acceleration.left(row)
+
+    def hastened(self, row: int) -> bool:
+        """Whether a course of the acceleration was a long one."""
+        return self.acceleration is not None and self.acceleration.courses[row].hastened
 
     def step(self, going: list[int]) -> None:
         """Update from the last evaluation, and if many steps are left from where they seem to lead."""

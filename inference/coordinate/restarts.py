@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference.coordinate.ascent import State
 from inference.coordinate.convergence import StoppingRule
@@ -14,6 +14,8 @@ from zoo.errors import FitError, ModelError
 
 ROUNDS = 3  # of states that are told apart
 GAINED = 1e-9  # relative gain that makes an end a higher one
+SCREENS = ((10, 3), (30, 1))  # steps that candidates for a start take, and how many of the best go on
+SLOW_SCREENS = ((5, 1),)  # where steps are by gradient
 
 
 @contextmanager
@@ -48,6 +50,13 @@ class Restarts:
         The way up from all starts in one tensor program, None where there is none.
     apart
         Further starts from where a climb has ended, if it has come to a saddle of symmetry.
+    candidates
+        Several for the first start, of which the one that has come highest after a few steps is taken; None if `start`
+        makes it.
+    screens
+        Steps that these take, and how many of the best go on, round by round.
+    finish
+        Takes the best ascent to its limit where its steps were extrapolated.
     """
 
     name: str
@@ -57,6 +66,9 @@ class Restarts:
     rule: StoppingRule
     together: Callable[[list[State]], Way | None] | None = None
     apart: Callable[[State], list[State]] | None = None
+    candidates: Callable[[], Iterable[Callable[[], State]]] | None = None
+    screens: Sequence[tuple[int, int]] = SCREENS
+    finish: Callable[[Way, Ascent], None] | None = None
 
     def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str], list[float]]:
         """Return the highest ascent, what is to be said of it and of the others, and how high each has come.
@@ -77,6 +89,8 @@ class Restarts:
         if not ascents:
             raise FitError(f"{self.name} broke down from every start: {failures[0]}. {advice}")
         best = self._off_saddles(max(ascents, key=lambda ascent: ascent.value), progress=progress)
+        if self.finish is not None and best.hastened and best.converged and best.state is not None:
+            self.finish(self.way(best.state), best)
         notes = [] if best.converged else [best.reason]
         if failures:
             notes.append(f"{len(failures)} of {self.count} starts broke down: {failures[0]}")
@@ -110,15 +124,39 @@ class Restarts:
     def _ascents(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
         failures: list[str] = []
         if self.count == 1 or self.together is None:
-            return self._each(range(self.count), self.start, failures, progress=progress)
+            return self._each(range(self.count), self._begin, failures, progress=progress)
         states: list[State] = []
         for index in range(self.count):
             with noting_failures(failures, self.count):
-                states.append(self.start(index))
+                states.append(self._begin(index))
         ascents = self._together(states, progress=progress) if states else []
         if ascents is not None:
             return ascents, failures
         return self._each(range(len(states)), states.__getitem__, failures, progress=progress)
+
+    def _begin(self, index: int) -> State:
+        """Return a start, the first one of the best candidate."""
+        few = self.candidates is None or self.rule.max_steps <= sum(steps for steps, _ in self.screens)
+        return self.start(index) if index or few else self.screened()
+
+    def screened(self) -> State:
+        """Return the candidate from which a few steps lead highest."""
+        failures: list[str] = []
+        states: list[State] = []
+        for candidate in self.candidates() if self.candidates is not None else ():
+            with noting_failures(failures, 2):
+                states.append(candidate())
+        for steps, kept in self.screens:
+            if len(states) < 2:
+                break
+            rule = replace(self.rule, max_steps=steps)
+            short = replace(self, count=len(states), start=states.__getitem__, rule=rule, candidates=None)
+            ascents, failures = short.climb_all(progress=False)
+            order = sorted(range(len(ascents)), key=lambda i: ascents[i].value, reverse=True)
+            states = [begun for i in order[:kept] if (begun := ascents[i].begun) is not None]
+        if not states:
+            raise FitError(failures[0])
+        return states[0]
 
     def _together(self, states: list[State], *, progress: bool) -> list[Ascent] | None:
         """Climb from all starts at once; None where that cannot be done."""
@@ -127,7 +165,10 @@ class Restarts:
         with Monitor(self.name, self.rule.max_steps, show=progress) as shown:
             try:
                 way = self.together(states)
-                return None if way is None else ascend(way, self.rule, monitors, together=shown)
+                ascents = None if way is None else ascend(way, self.rule, monitors, together=shown)
+                for ascent, state in zip(ascents or (), states, strict=False):
+                    ascent.begun = state
+                return ascents
             except RuntimeError:  # torch.vmap cannot follow control flow that depends on values
                 return None
 
@@ -142,5 +183,7 @@ class Restarts:
                 Monitor(title, self.rule.max_steps, show=progress) as monitor,
                 noting_failures(failures, self.count),
             ):
-                ascents += ascend(self.way(start(index)), self.rule, [monitor])
+                begun = start(index)
+                ascents += ascend(self.way(begun), self.rule, [monitor])
+                ascents[-1].begun = begun
         return ascents, failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -16,6 +17,7 @@ from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
 from inference.coordinate.loop import OneStart, Way
+from inference.coordinate.measured import finish
 from inference.coordinate.natural_steps import NaturalSteps
 from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.restarts import Restarts
@@ -27,7 +29,7 @@ from inference.diagnostics.maximum import SAME
 from inference.diagnostics.verdict import CARE
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.starts.posteriors import given_posteriors
-from inference.starts.values import apart, start_state
+from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError
 from zoo.program.program import Program
 
@@ -118,15 +120,7 @@ class CAVI(Method):
         return self._fit(program)
 
     def _fit(self, program: Program, *, progress: bool = False) -> Outcome:
-        restarts = Restarts(
-            name="cavi",
-            count=self.restarts,
-            start=lambda index: self._start(program, index),
-            way=lambda state: self._way(program, state),
-            rule=self._rule(program),
-            apart=None if self.distributed else partial(apart, program),
-        )
-        best, notes, heights = restarts.climb("Try fewer components or a stronger prior", progress=progress)
+        best, notes, heights = self.starts(program).climb("Try fewer components or a stronger prior", progress=progress)
         assert best.state is not None
         assert best.expected is not None
         latents = {s.name for s in program.latents}
@@ -144,6 +138,28 @@ class CAVI(Method):
             warnings=notes + empty_components(program, best.expected),
             diagnostics={"agreeing": float(sum(h > best.value - SAME for h in heights))} if len(heights) > 1 else {},
         )
+
+    def starts(self, program: Program) -> Restarts:
+        """Return where it starts, and how it climbs from there."""
+        as_asked = self.start == "random" or self.batch_size is not None or self.distributed
+        rule = self._rule(program)
+        return Restarts(
+            name="cavi",
+            count=self.restarts,
+            start=lambda index: self._start(program, index),
+            way=lambda state: self._way(program, state),
+            rule=rule,
+            apart=None if self.distributed else partial(apart, program),
+            finish=partial(finish, program, rule),
+            candidates=None if as_asked else partial(self._candidates, program),
+        )
+
+    def _candidates(self, program: Program) -> Iterable[Callable[[], State]]:
+        """Starts of which the first one is to be the best."""
+        few = few_rows(program)
+        if few is not program and not few.proposes:
+            return [lambda: State(self.starts(few).screened().values, {})]
+        return candidates(program)
 
     def _rule(self, program: Program) -> StoppingRule:
         """When to stop."""

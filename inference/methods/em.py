@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,8 +23,9 @@ from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoi
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.incremental import MoreRows, remembered
 from inference.coordinate.loop import Ascent, OneStart, Way, ascend
+from inference.coordinate.measured import finish
 from inference.coordinate.no_closed_form import no_maximum
-from inference.coordinate.restarts import Restarts
+from inference.coordinate.restarts import SCREENS, SLOW_SCREENS, Restarts
 from inference.coordinate.source import RowSource
 from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.coordinate.together import Together
@@ -33,7 +34,7 @@ from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
-from inference.starts.values import apart, start_state
+from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -192,14 +193,19 @@ class EM(Method):
         """Return where it starts, and how it climbs from there."""
         plan = closed_form(program)
         gradient = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
+        as_asked = self.start == "random" or self.hard or self.batch_size is not None or self.distributed
+        rule = self._rule(program, closed=not gradient.names)
         return Restarts(
             name="em",
             count=self.restarts,
             start=lambda index: self._start(program, gradient, index),
             way=lambda state: self._way(program, gradient, state),
-            rule=self._rule(program, closed=not gradient.names),
+            rule=rule,
             together=None if gradient.names or self.batch_size else lambda s: self._together(program, s),
             apart=None if self.distributed else partial(apart, program),
+            screens=SLOW_SCREENS if gradient.names else SCREENS,
+            finish=partial(finish, program, rule),
+            candidates=None if as_asked else partial(self._candidates, program, gradient),
         )
 
     def _outcome(self, program: Program, best: Ascent, warnings: list[str]) -> Outcome:
@@ -243,12 +249,21 @@ class EM(Method):
 
     def _start(self, program: Program, gradient: GradientStep, index: int) -> State:
         """Starting values of one start: every second one from a random guess."""
-        kind = self.start if isinstance(self.start, str) else "kmeans"
+        kind: Literal["kmeans", "random"] = self.start if isinstance(self.start, str) else "kmeans"
         if index % 2 == 1 and not program.proposes:
             kind = "random"
         given = {} if isinstance(self.start, str) else dict(self.start)
         rounds = FIRST_ROUNDS if gradient.names else 1
         return start_state(program, kind, given=given, rounds=rounds, improve=gradient)
+
+    def _candidates(self, program: Program, gradient: GradientStep) -> Iterable[Callable[[], State]]:
+        """Starts of which the first one is to be the best."""
+        few = few_rows(program)
+        if few is not program and not few.proposes:
+            return [lambda: State(self.starts(few).screened().values, {})]
+        given = {} if isinstance(self.start, str) else dict(self.start)
+        rounds = FIRST_ROUNDS if gradient.names else 1
+        return candidates(program, given=given, rounds=rounds, improve=gradient)
 
     def _together(self, program: Program, states: list[State]) -> Way | None:
         """Return the way up from several starts at once."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
-from zoo.data.missing import missing_features
+from inference.starts.fed import columns_fed, covariates, labels_by_lines, smooth
 from zoo.initial import kmeans
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -18,12 +20,25 @@ from zoo.replay.sites import Site
 
 SETTLED, SMALL = 20, 1e-3  # updates from a guess at most, and the relative change at which they have settled
 ALIKE = 0.05  # relative difference of the rows that two states hold, below which they are alike
+RISING = 10  # steps of EM after which guesses are compared
 HELD = 1e-3  # rows in effect below which a state holds none
 DOUBT = 0.1  # of the weight of a row, which a guess spreads evenly over all states
 
+Guess = Literal["kmeans", "lines", "smooth", "random"]
 
-def first_marginals(program: Program, proposed: Values, *, random: bool = False) -> Values | None:
-    """Guess which state each row is in: by k-means++ on the rows, or at random.
+
+def guesses(program: Program) -> list[Guess]:
+    """How states are guessed where several guesses are tried, the one that is mostly good first."""
+    kinds: list[Guess] = ["kmeans"]
+    if any(covariates(program, site) for site in program.assigned):
+        kinds += ["lines", "lines"]
+    if program.chains:
+        kinds += ["smooth"]
+    return [*kinds, "kmeans", "random", "random"]
+
+
+def first_marginals(program: Program, proposed: Values, kind: Guess = "kmeans") -> Values | None:
+    """Guess which state each row is in: by k-means++ on what the state feeds, or at random.
 
     A symmetric start (every component alike) is a stationary point of EM, so models without an `initial` method
     start from a clustering of their rows. States that are not one per row can be guessed at random only, which is done
@@ -35,8 +50,8 @@ def first_marginals(program: Program, proposed: Values, *, random: bool = False)
         The program.
     proposed
         Values that the model proposes.
-    random
-        Guess at random.
+    kind
+        "kmeans" on what a state feeds, by "lines" where that depends on covariates, "smooth" along a chain, "random".
 
     Returns
     -------
@@ -47,7 +62,7 @@ def first_marginals(program: Program, proposed: Values, *, random: bool = False)
     # The model's proposal may be a clustering, which is not made twice. Where values are from its prior others are
     # drawn: a seed keeps the start that it has had since version 0.1.0.
     values = proposed if program.proposes else program.initial()
-    random = random or (len(program.assigned) < len(program.enumerated) and _alike(program, values))
+    random = kind == "random" or (len(program.assigned) < len(program.enumerated) and _alike(program, values))
     if not program.enumerated or not (random or len(program.assigned) == len(program.enumerated)):
         return None
     known = {p.index[0]: s.name for s in program.observed if s.family == "Evidence" for p in s.args.values()}
@@ -59,7 +74,7 @@ def first_marginals(program: Program, proposed: Values, *, random: bool = False)
             continue
         factor = log_factors[home.name]
         cells = [factor.shape[factor.ndim + d] for d in home.plate_dims]
-        labels = _one_guess(program, site, cells, random=random)
+        labels = _one_guess(program, site, cells, "random" if random else kind)
         if site.name in known and site in program.assigned:
             labels = _named(labels, log_factors[known[site.name]].reshape(site.cardinality, -1))
         _write(log_factors, home, site, _soft(labels, site.cardinality))
@@ -110,14 +125,19 @@ def _write(log_factors: Values, home: _Home, site: Site, guess: Tensor) -> None:
     log_factors[home.name] = factor + guess.to(factor).log().reshape(shape) / home.entries
 
 
-def _one_guess(program: Program, site: Site, cells: list[int], *, random: bool, states: int | None = None) -> Tensor:
+def _one_guess(program: Program, site: Site, cells: list[int], kind: Guess, *, states: int | None = None) -> Tensor:
     """A state for each cell, shape (*cells), of all its states or of so many."""
     states = site.cardinality if states is None else states
-    if random and site in program.assigned:
-        return near_random_rows(program.data.features(), states)
-    if random:
+    if kind == "random" and site not in program.assigned:
         return torch.randint(states, cells, device=program.device)
-    return kmeans(program.data.features(), states, missing=missing_features(program.data))
+    if kind == "lines" and covariates(program, site):
+        return labels_by_lines(program, site, states)
+    fed = columns_fed(program, site)
+    if kind == "random":
+        return near_random_rows(fed.x, states)
+    if kind == "smooth" and site.name in program.chains:
+        fed = smooth(fed)
+    return kmeans(fed.x, states, missing=fed.missing)
 
 
 def _soft(labels: Tensor, states: int) -> Tensor:
@@ -204,6 +224,31 @@ def first_update(program: Program, values: Values, marginals: Values) -> Values:
     return values
 
 
+def risen(program: Program, values: Values) -> tuple[float, Values]:
+    """Return how high a few steps of EM lead from some values, and where; locals, and what has no closed form, stay.
+
+    Points of locals and of the scale of these would climb to where that scale is zero.
+    """
+    plan = closed_form(program)
+    steps = 0 if program.locals else RISING
+    height = -math.inf
+    with torch.no_grad():
+        for step in range(steps + 1):
+            replay = program.replay(values)
+            terms, marginals = program.marginals(replay.log_probs)
+            now = float(terms.total(program.data.weights))
+            if not now >= height:
+                break
+            height, best = now, values
+            if step == steps:
+                break
+            expected = EStep(plan, program, values, replay, marginals)
+            expected.complete()
+            for block in plan.blocks:
+                values = {**values, **block.maximize(expected.at(values))}
+    return height, best if height > -math.inf else values
+
+
 def split_states(program: Program, values: Values) -> list[Values]:
     """Values at which states that explain the rows alike are told apart; none where there are no such states.
 
@@ -222,19 +267,27 @@ def split_states(program: Program, values: Values) -> list[Values]:
         _, marginals = program.marginals(densities)
         found = {site.name: _alike_states(program, marginals, site) for site in program.assigned}
         starts = []
-        for random in (False, True) if any(found.values()) else ():
+        kinds: tuple[Guess, ...] = ("kmeans", "random")
+        for kind in kinds if any(found.values()) else ():
             log_factors = dict(densities)
             for site in program.assigned:
                 home = _home(program, log_factors, site)
                 for states in found[site.name] if home is not None else ():
                     assert home is not None
-                    labels = _one_guess(program, site, [len(program.data)], random=random, states=len(states))
+                    labels = _one_guess(program, site, [len(program.data)], kind, states=len(states))
                     guess = torch.ones(site.cardinality, len(program.data), dtype=torch.float64, device=program.device)
                     guess[states] = len(states) * _soft(labels, len(states))
                     _write(log_factors, home, site, guess)
             _, marginals = program.marginals(log_factors)
             starts.append(first_update(program, values, marginals))
     return starts
+
+
+def alike_states(program: Program, values: Values) -> bool:
+    """Whether at these values some states, one for each row, explain every row alike."""
+    with torch.no_grad():
+        _, marginals = program.marginals(program.log_probs(values))
+        return any(_alike_states(program, marginals, site) for site in program.assigned)
 
 
 def _alike_states(program: Program, marginals: Values, site: Site) -> list[list[int]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,18 +13,19 @@ from torch import Tensor
 
 from inference.conjugate import closed_form
 from inference.conjugate.factor_posteriors import LocalNormal
-from inference.coordinate.ascent import Coordinates, State
-from inference.starts.guess import first_marginals, first_update, split_states
-from zoo.errors import MethodError, ZooError
+from inference.coordinate.ascent import SINGULAR, Coordinates, State
+from inference.starts.guess import Guess, alike_states, first_marginals, first_update, guesses, risen, split_states
+from zoo.errors import FitError, MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
+SCREENED = 5000  # rows by which one of several starts is chosen
 SPREAD = 1e-3  # of the locals' means between rows, below which they are the same in all
 
 
 def start_state(
     program: Program,
-    kind: str = "kmeans",
+    kind: Guess = "kmeans",
     *,
     given: Mapping[str, Any] | None = None,
     rounds: int = 1,
@@ -32,7 +36,7 @@ def start_state(
     Parameters
     ----------
     kind
-        "kmeans" or "random": how the guess is made.
+        How the guess is made.
     given
         Values that the user gives for some parameters or latents.
     rounds
@@ -48,7 +52,7 @@ def start_state(
     values = program.initial()
     chosen = {n: _given(program, n, v) for n, v in (given or {}).items()}
     if kind == "random" or not program.proposes:
-        marginals = first_marginals(program, values, random=kind == "random")
+        marginals = first_marginals(program, values, kind)
         for _ in range(rounds if marginals is not None else 0):
             assert marginals is not None
             values = first_update(program, {**values, **chosen}, marginals)
@@ -56,6 +60,64 @@ def start_state(
     values = {**values, **chosen}
     program.check(values)
     return State(values, {})
+
+
+def candidates(
+    program: Program,
+    *,
+    given: Mapping[str, Any] | None = None,
+    rounds: int = 1,
+    improve: Callable[[Values, Values], Values] | None = None,
+) -> Iterator[Callable[[], State]]:
+    """Starts of several kinds, of which short climbs show the best; one where the model or the user says all of it.
+
+    Guesses of the states by what they feed, the declared values where no two states are alike there, and for a factor
+    model the principal axes.
+
+    Parameters
+    ----------
+    given, rounds, improve
+        As for `start_state`.
+    """
+    made = partial(start_state, program, given=given, rounds=rounds, improve=improve)
+    yield made  # which has asked the model what it proposes
+    said = {s.name for s in (*program.globals, *program.parameters)}
+    if program.proposes or said <= set(given or {}) or program.data.stream is not None:
+        return
+    if not program.enumerated:
+        yield from [partial(_on_axes, program, made)] if program.locals else []
+        return
+    kinds = guesses(program) if improve is None or not closed_form(program).rest else dict.fromkeys(guesses(program))
+    yield from (partial(made, kind) for kind in list(kinds)[1:])
+    yield partial(_as_declared, program, given or {})
+
+
+def _as_declared(program: Program, given: Mapping[str, Any]) -> State:
+    """Declared values of parameters and the middle of priors.
+
+    Raises
+    ------
+    FitError
+        If states are alike there, which no step would change.
+    """
+    values = {**program.initial(), **{n: _given(program, n, v) for n, v in given.items()}}
+    if alike_states(program, values):
+        raise FitError("states are alike at the declared values")
+    return State(values, {})
+
+
+def _on_axes(program: Program, made: Callable[[], State]) -> State:
+    """Principal axes for loadings.
+
+    Raises
+    ------
+    FitError
+        If the model has none, or its locals have no closed form there.
+    """
+    starts = along_axes(program, made(), anywhere=True)
+    if not starts:
+        raise FitError("there are no loadings")
+    return starts[0]
 
 
 def settled_values(program: Program) -> Values:
@@ -81,15 +143,17 @@ def apart(program: Program, end: State) -> list[State]:
     return [State(values, {}) for values in split_states(program, end.values)]
 
 
-def along_axes(program: Program, end: State) -> list[State]:
-    """Starts along principal axes, where locals are the same in all rows: their loadings are 0, a saddle.
+def along_axes(program: Program, end: State, *, anywhere: bool = False) -> list[State]:
+    """Starts along principal axes, where locals are the same in all rows (or anywhere): their loadings are 0, a saddle.
 
     The guess of the locals is the scores of the rows, with half of the variance of a standard Normal.
     """
     ascent = Coordinates(program, averaged=True)
     _, expected = ascent.expect(end)
     q = expected.posteriors[program.locals[0].name]
-    if len(program.locals) > 1 or not isinstance(q, LocalNormal) or bool(q.loc.std(0).max() > SPREAD):
+    if len(program.locals) > 1 or not isinstance(q, LocalNormal):
+        return []
+    if not anywhere and bool(q.loc.std(0).max() > SPREAD):
         return []
     x = program.data.features().to(q.loc)
     gaps = torch.where(x.isfinite(), x - x.nanmean(0), 0.0)
@@ -123,20 +187,37 @@ def _given(program: Program, name: str, value: Any) -> Tensor:
 
 
 def starting_values(program: Program) -> Values:
-    """Starting values for a method that climbs from a point: the model's own, improved by a clustering if it has none.
+    """Starting values for a method that climbs from a point: the model's own, or the best of several guesses.
 
-    For a mixture without an `initial` method, one closed-form update from a k-means++ clustering.
+    For a mixture without an `initial` method, closed-form updates from guesses of the states and a few steps of EM;
+    what has no closed form stays where it was declared.
     """
     program = program.whole
     values = program.initial()
     if not program.enumerated or program.proposes:
         return values
-    marginals = first_marginals(program, values)
-    if marginals is None:
-        return values
-    better = first_update(program, values, marginals)
+    few = few_rows(program)
+    found = [(-math.inf, values)]
+    for kind in guesses(program):
+        marginals = first_marginals(few, values, kind)
+        if marginals is None:
+            break
+        with suppress(ZooError, SINGULAR):
+            better = first_update(few, values, marginals)
+            few.check(better)
+            found.append(risen(few, better))
+    _, best = max(found, key=lambda pair: pair[0])
     try:
-        program.check(better)
+        program.check(best)
     except ZooError:
         return values
-    return better
+    return best
+
+
+def few_rows(program: Program) -> Program:
+    """Return the same program on a random part of its rows, where these are many and each stands for itself."""
+    rows = len(program.data)
+    streamed = program.data.stream is not None
+    if rows <= SCREENED or not program.row or streamed or program.tied or program.locals or program.shared:
+        return program
+    return program.rebind(program.data.take(torch.randperm(rows)[:SCREENED].sort().values))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from zoo.errors import DataError, ModelError
 from zoo.program.terms import Terms
@@ -72,7 +73,8 @@ def middle(draws: Tensor, site: Site) -> Tensor:
 
     Medians exist for heavy tails (Cauchy), but entry by entry they leave a simplex or the positive definite matrices.
     """
-    if site.event_dim == 0 or type(site.support).__name__ in ("_Real", "_IndependentConstraint"):
+    base = site.support.base_constraint if isinstance(site.support, constraints.independent) else site.support
+    if site.event_dim == 0 or base.event_dim == 0 or base is constraints.real_vector:
         return draws.median(0).values
     return draws.mean(0)
 
