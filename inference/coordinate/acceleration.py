@@ -21,7 +21,7 @@ REACH, FURTHEST = 4.0, 4096.0  # how many steps ahead a parabola is followed, at
 SHORT = 2.0  # times as much may be left as the slowest mode that has been seen says
 RECENT = 3  # judgements of the slowest mode, of which the slowest counts
 CERTAIN = 2  # plain steps that have to say so before the limit is said to be near
-LONGEST_WAIT = 8  # plain steps between extrapolations that fail
+LONGEST_WAIT = 16  # plain steps between extrapolations that fail
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Course:
         if self.ahead:
             self.reach = max(self.reach / 8, REACH)
         self.ahead = not self.ahead or (self.growing and self.reach > REACH)
-        self.wait = min(2 ** (self.failures // 3), LONGEST_WAIT) - 1
+        self.wait = min(2 ** (self.failures // 2), LONGEST_WAIT) - 1
 
 
 class Acceleration:

@@ -15,6 +15,7 @@ from inference.coordinate.convergence import StoppingRule, rounding
 from inference.coordinate.loop import Ascent, Steps, Way
 from zoo.program.program import Program
 
+MANY = 20  # steps of a climb, below which no mode is slow
 DEEPEST = 20  # products with the Jacobian
 SETTLED = 0.1  # relative change of 1 - l, l the largest Ritz value, at which it is known
 PROBE = 10.0  # how far products look, in steps
@@ -42,7 +43,7 @@ class Sight:
 def finish(program: Program, rule: StoppingRule, way: Way, ascent: Ascent) -> None:
     """Take an ascent to its limit and measure how far that was, where steps lead from one place to the next."""
     local = any(s.name in way.state.posteriors for s in program.locals) if isinstance(way, Steps) else True
-    if isinstance(way, Steps) and not local:
+    if isinstance(way, Steps) and not local and ascent.steps >= MANY:
         Measured(program, way, rule).finish(ascent)
 
 
