@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inference.coordinate.ascent import SINGULAR, State
 from inference.coordinate.chart import Chart
-from inference.coordinate.convergence import StoppingRule, rounding
+from inference.coordinate.convergence import StoppingRule, rounding, to_limit
 from inference.coordinate.loop import Ascent, Steps, Way
 from zoo.program.program import Program
 
@@ -21,6 +21,7 @@ SETTLED = 0.1  # relative change of 1 - l, l the largest Ritz value, at which it
 PROBE = 10.0  # how far products look, in steps
 NEAREST = 1e-8  # of 1 - l, below which nothing is resolved
 STILL = 1e-3  # of the largest relative move, a unit for numbers that hardly move
+LEAST = 60  # evaluations that may be spent
 PLAIN = 5  # steps where the limit that is seen is none
 
 
@@ -43,7 +44,7 @@ class Sight:
 def finish(program: Program, rule: StoppingRule, way: Way, ascent: Ascent) -> None:
     """Take an ascent to its limit and measure how far that was, where steps lead from one place to the next."""
     local = any(s.name in way.state.posteriors for s in program.locals) if isinstance(way, Steps) else True
-    if isinstance(way, Steps) and not local and ascent.steps >= MANY:
+    if isinstance(way, Steps) and not local and ascent.steps >= MANY and program.data.stream is None:
         Measured(program, way, rule).finish(ascent)
 
 
@@ -74,7 +75,7 @@ class Measured:
 
     def finish(self, ascent: Ascent) -> None:
         """Take an ascent to its limit, by as many evaluations as it has taken, and note where it is."""
-        budget = max(ascent.steps, DEEPEST)
+        budget = max(ascent.steps, LEAST)
         value = before = self._value(self.state)
         left = math.inf
         while self.evaluations < budget:
@@ -88,8 +89,10 @@ class Measured:
             sight = self._look(step, gain)
             far, height = self._at(sight, led) if sight is not None else (led, -math.inf)
             if sight is None or height < plain:  # bent, or at an edge
-                self.state, value = self._onwards(led)
-                left = math.inf
+                values = self._onwards(led)
+                value, left = values[-1], to_limit(values, self.eps)
+                if left <= self.rule.tolerance:
+                    break
                 continue
             left = max(height - value, gain * sight.hidden)
             self.state, value = far, height
@@ -104,20 +107,23 @@ class Measured:
             ascent.steps += 1
             ascent.history.append(value)
             ascent.monitor.record(ascent.steps, value)
-        ascent.converged = left <= self.rule.tolerance
-        ascent.reason = self.rule.reached(ascent.steps, left) if ascent.converged else self.rule.missed(left)
+        ascent.converged, ascent.reason = True, self.rule.reached(ascent.steps, left)
+        if left > self.rule.tolerance:
+            said = "no limit is in sight" if math.isinf(left) else f"by its slowest steps {left:.2g} nats are left"
+            ascent.converged, ascent.reason = False, f"stopped after {ascent.steps} steps: {said}"
 
     def _value(self, state: State) -> float:
         self.evaluations += 1
         return self.way.evaluate(state)[0]
 
-    def _onwards(self, state: State) -> tuple[State, float]:
-        """Return where a few plain steps lead, and how high that is."""
-        value = self._value(state)
+    def _onwards(self, state: State) -> list[float]:
+        """Take a few plain steps, and return how high each has led."""
+        values = [self._value(state)]
         for _ in range(PLAIN):
             state = self.way.update()
-            value = self._value(state)
-        return state, value
+            values.append(self._value(state))
+        self.state = state
+        return values
 
     def _at(self, sight: Sight, like: State) -> tuple[State, float]:
         """Return where a plain step leads from the limit that is seen, and how high that is; like it if nowhere."""
