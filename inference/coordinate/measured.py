@@ -74,8 +74,8 @@ class Measured:
         self.evaluations = 0
 
     def finish(self, ascent: Ascent) -> None:
-        """Take an ascent to its limit, by as many evaluations as it has taken, and note where it is."""
-        budget = max(ascent.steps, LEAST)
+        """Take an ascent to its limit, by half as many evaluations as it has taken or a few, and note where it is."""
+        budget = max(ascent.steps // 2, LEAST)
         value = before = self._value(self.state)
         left = math.inf
         while self.evaluations < budget:
@@ -107,7 +107,8 @@ class Measured:
             ascent.steps += 1
             ascent.history.append(value)
             ascent.monitor.record(ascent.steps, value)
-        ascent.converged, ascent.reason = True, self.rule.reached(ascent.steps, left)
+        _, comma, since = ascent.reason.partition(",")
+        ascent.converged, ascent.reason = True, self.rule.reached(ascent.steps, left) + comma + since
         if left > self.rule.tolerance:
             said = "no limit is in sight" if math.isinf(left) else f"by its slowest steps {left:.2g} nats are left"
             ascent.converged, ascent.reason = False, f"stopped after {ascent.steps} steps: {said}"
