@@ -50,6 +50,45 @@ def test_what_is_missing_has_the_density_of_a_latent():
     assert float(value) == pytest.approx(log_joint(0.4, 1.5, 0.7, ages) + elsewhere, abs=1e-9)
 
 
+@zoo.model(age=zoo.Real("row"), seen=zoo.Binary("row"), y=zoo.Real("row"))
+def by_mask(age, seen, y):
+    """The same, as Pyro's `obs_mask` says it."""
+    m = pyro.sample("m", dist.Normal(0.0, 5.0))
+    t = pyro.sample("t", dist.HalfNormal(5.0))
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        age = pyro.sample("age", dist.Normal(m, t), obs=age, obs_mask=seen > 0)
+        pyro.sample("y", dist.Normal(0.5 + b * age, 0.3), obs=y)
+
+
+def test_a_mask_says_the_same_as_missing_values():
+    """What was observed has no latent that would pull the mode to it; the others are integrated out where asked."""
+    pairs = (regression, {"age": SOME, "y": Y}), (by_mask, {"age": AGE, "seen": 1.0 - GONE, "y": Y})
+    programs = [prepare(*pair) for pair in pairs]
+    full = torch.as_tensor(RNG.normal(size=12))
+    values = {"m": torch.tensor(0.4), "t": torch.tensor(1.5), "b": torch.tensor(0.7), "age_unobserved": full}
+    heights = [float(p.log_joint(values).total()) for p in programs]
+    assert heights[0] == pytest.approx(heights[1], abs=1e-6)
+    assert all("age_unobserved, m integrated out" in zoo.explain(*pair) for pair in pairs)
+
+
+@zoo.model(x=zoo.Real("row"), seen=zoo.Binary("row"))
+def alone(x, seen):
+    m = pyro.param("m", torch.tensor(0.0))
+    s = pyro.param("s", torch.tensor(1.0), constraint=torch.distributions.constraints.positive)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(m, s), obs=x, obs_mask=seen > 0)
+
+
+def test_a_mask_of_many_rows_leaves_them_out():
+    """More rows than the structure is traced on; nothing depends on what was not observed."""
+    x = RNG.normal(1.0, 2.0, 100)
+    seen = RNG.random(100) < 0.7
+    found = fit(alone, {"x": x, "seen": seen}, method="map", seed=0)
+    assert [s.name for s in found.program.sites.values()] == ["m", "s", "x_observed"]
+    assert found.objective.value == pytest.approx(stats.norm(x[seen].mean(), x[seen].std()).logpdf(x[seen]).sum())
+
+
 @pytest.mark.slow
 def test_the_mode_is_that_with_the_missing_values_as_unknowns():
     found = fit(regression, {"age": SOME, "y": Y}, method=MAP(), seed=0)

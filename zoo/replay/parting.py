@@ -12,14 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions.transforms import identity_transform
 
 from zoo.data.data import Data
-from zoo.replay.bijections import bijection
+from zoo.replay.gaps import in_gaps
 from zoo.replay.masked import OBSERVED, UNOBSERVED
 
 
@@ -39,38 +37,16 @@ class Parting(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         seen: Any = self.seen.get(msg["name"])
         name, fn = msg["name"], msg["fn"]
-        gaps: Any = Gaps
         if seen is None or not msg["is_observed"] or msg["infer"].get("_deterministic"):
             return
         if fn.event_dim:  # an entry of a batch is there if all of its event is
             seen = seen.flatten(seen.ndim - fn.event_dim).all(-1)
         with pyro.poutine.mask(mask=seen):
             observed = pyro.sample(name + OBSERVED, fn, obs=msg["value"])
-        unobserved = pyro.sample(name + UNOBSERVED, gaps(seen, fn, standard(fn)))
+        unobserved = pyro.sample(name + UNOBSERVED, in_gaps(fn, seen))
         picked = torch.where(seen.reshape(seen.shape + (1,) * fn.event_dim), observed, unobserved)
         picked = pyro.deterministic(name, picked, event_dim=fn.event_dim)
         msg["value"], msg["done"], msg["stop"] = picked, True, True
-
-
-class Gaps(dist.MaskedMixture):
-    """A distribution where nothing was observed; where something was, there is no latent, and nothing depends on it.
-
-    There it has a distribution of its own without parameters, so that no mode and no scale is drawn to what is not.
-    """
-
-    @property
-    def support(self) -> Any:
-        """Where values of both are."""
-        return self.component0.support
-
-
-def standard(fn: Any) -> Any:
-    """Return the distribution that standard Normal coordinates have in the support of another."""
-    zeros = torch.zeros(fn.shape())
-    normal = dist.Normal(zeros, torch.ones_like(zeros))
-    transform = bijection(fn.support, "")
-    made = normal if transform is identity_transform else dist.TransformedDistribution(normal, [transform])
-    return made.to_event(fn.event_dim) if fn.event_dim else made
 
 
 def parting(data: Data) -> AbstractContextManager[Any]:

@@ -18,6 +18,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
 from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
+from zoo.replay.gaps import in_gaps
 from zoo.replay.masked import partner, picked, stand_in, unmask
 from zoo.replay.parting import parting
 from zoo.replay.sites import support_of
@@ -112,6 +113,8 @@ class Discover(Messenger):
         if msg["name"] in self.priors:
             msg["fn"] = given(self.priors[msg["name"]], msg["name"], self.values)
         fn, name = msg["fn"], msg["name"]
+        if mask is not None and partner(name, self.seen) is not None and not fn.has_enumerate_support:
+            fn = msg["fn"] = in_gaps(fn, ~torch.as_tensor(mask))
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
             self.enumerated.append(name)

@@ -90,12 +90,11 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
         improper = tuple(n for n, node in sample_sites(plain) if n in first.values and _is_improper(node["fn"]))
     check_own_rows(sites, ties)
+    sites = without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed)
     return Structure(
-        with_evidence(
-            without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed), completed, data
-        ),
+        with_evidence(sites, completed, data),
         plates,
-        {n: v for n, v in probes.values.items() if sites[n].role != "integrated"},
+        {n: v for n, v in probes.values.items() if n in sites and sites[n].role != "integrated"},
         rows if probes.data is part else None,
         ties,
         undrawn,
