@@ -15,6 +15,7 @@ from inference.conjugate import closed_form
 from inference.conjugate.factor_posteriors import LocalNormal
 from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.starts.guess import Guess, alike_states, first_marginals, first_update, guesses, risen, split_states
+from inference.starts.naming import update_named
 from zoo.errors import FitError, MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -55,7 +56,8 @@ def start_state(
         marginals = first_marginals(program, values, kind)
         for _ in range(rounds if marginals is not None else 0):
             assert marginals is not None
-            values = first_update(program, {**values, **chosen}, marginals)
+            update = first_update if kind == "random" else update_named
+            values = update(program, {**values, **chosen}, marginals)
             values = improve(values, marginals) if improve is not None else values
     values = {**values, **chosen}
     program.check(values)
@@ -203,7 +205,7 @@ def starting_values(program: Program) -> Values:
         if marginals is None:
             break
         with suppress(ZooError, SINGULAR):
-            better = first_update(few, values, marginals)
+            better = update_named(few, values, marginals)
             few.check(better)
             found.append(risen(few, better))
     _, best = max(found, key=lambda pair: pair[0])

@@ -25,7 +25,7 @@ from zoo.program.terms import Terms
 from zoo.program.view import View
 from zoo.replay.evaluate import Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
-from zoo.replay.parting import parting
+from zoo.replay.parting import rewritten
 from zoo.replay.random import reseed
 from zoo.replay.sites import Site, Structure, base_distribution
 from zoo.structure.observed import check_missing, check_unseen, uncovered
@@ -240,7 +240,7 @@ class Program:
             sizes=self.sizes,
             degrees=self.degrees,
         )
-        with model_context(self.dtype, self.device), replay, parting(self.data):
+        with model_context(self.dtype, self.device), replay, rewritten(self.data):
             call(self.model, self.networks, values, self.data.values)
         self._firsts.update(replay.firsts)
         return replay
@@ -472,7 +472,7 @@ class Program:
         )
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
-                with parting(self.data):
+                with rewritten(self.data):
                     call(self.model, self.networks, values, self.data.values)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__

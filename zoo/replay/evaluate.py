@@ -21,7 +21,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.chain import MarkovChain
 from zoo.replay.draws import from_noise, noise_density, normal_draw, vectorized_draw
-from zoo.replay.gaps import in_gaps
+from zoo.replay.gaps import keep_to_gaps
 from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.location_scale import recentred
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
@@ -145,9 +145,8 @@ class Replay(Messenger):
                 stand_in(msg, states)
             return
         if not msg["is_observed"]:
-            self._masks[name] = mask = unmask(msg)
-            if mask is not None and not msg["fn"].has_enumerate_support and partner(name, self.seen) is not None:
-                msg["fn"] = in_gaps(msg["fn"], ~torch.as_tensor(mask))
+            self._masks[name] = unmask(msg)
+            keep_to_gaps(msg, self._masks[name], self.seen)
         if name in self.priors:
             msg["fn"] = given(self.priors[name], name, self.seen)
         if name in self.noise:

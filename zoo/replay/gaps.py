@@ -6,6 +6,7 @@ to what is not there.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,6 +15,16 @@ from torch import Tensor
 from torch.distributions.transforms import identity_transform
 
 from zoo.replay.bijections import bijection
+from zoo.replay.masked import partner
+
+
+def keep_to_gaps(msg: Any, mask: Any, seen: Collection[str]) -> None:
+    """Let the unobserved part of a continuous site (`obs_mask`) have the site's distribution where its mask is true.
+
+    `seen` are the names of the sites before it.
+    """
+    if mask is not None and not msg["fn"].has_enumerate_support and partner(msg["name"], seen) is not None:
+        msg["fn"] = in_gaps(msg["fn"], ~torch.as_tensor(mask))
 
 
 def in_gaps(fn: Any, seen: Tensor) -> Any:

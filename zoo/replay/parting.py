@@ -7,8 +7,8 @@ Pyro does for `obs_mask`: ``name_observed``, a latent ``name_unobserved``, and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.replay.gaps import in_gaps
 from zoo.replay.masked import OBSERVED, UNOBSERVED
+from zoo.replay.mixtures import Opened
 
 
 class Parting(Messenger):
@@ -49,12 +50,15 @@ class Parting(Messenger):
         msg["value"], msg["done"], msg["stop"] = picked, True, True
 
 
-def parting(data: Data) -> AbstractContextManager[Any]:
-    """Run a model with the sites parted that `data` says are to be."""
-    if not data.parted:
-        return nullcontext()
-    seen = {
+@contextmanager
+def rewritten(data: Data) -> Iterator[None]:
+    """Run a model with its mixtures opened, and with the sites parted that `data` says are to be."""
+    with Parting(_seen(data)) if data.parted else nullcontext(), Opened():
+        yield
+
+
+def _seen(data: Data) -> dict[str, Tensor]:
+    return {
         site: ~data.missing.get(field, torch.zeros_like(data.values[field], dtype=torch.bool))
         for site, field in data.parted.items()
     }
-    return Parting(seen)

@@ -18,9 +18,9 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 from zoo.replay.bijections import CholeskyVector, bijection, lowest_count
 from zoo.replay.evaluate import Values, call, given, is_deterministic, is_plate
-from zoo.replay.gaps import in_gaps
+from zoo.replay.gaps import keep_to_gaps
 from zoo.replay.masked import partner, picked, stand_in, unmask
-from zoo.replay.parting import parting
+from zoo.replay.parting import rewritten
 from zoo.replay.sites import support_of
 from zoo.structure.failures import failure
 
@@ -112,9 +112,8 @@ class Discover(Messenger):
             self.masks[msg["name"]] = mask
         if msg["name"] in self.priors:
             msg["fn"] = given(self.priors[msg["name"]], msg["name"], self.values)
+        keep_to_gaps(msg, mask, self.seen)
         fn, name = msg["fn"], msg["name"]
-        if mask is not None and partner(name, self.seen) is not None and not fn.has_enumerate_support:
-            fn = msg["fn"] = in_gaps(fn, ~torch.as_tensor(mask))
         if fn.has_enumerate_support:
             msg["infer"].update({"enumerate": "parallel", "expand": False})
             self.enumerated.append(name)
@@ -203,7 +202,7 @@ def run(model: Model, data: Data, networks: Values, messenger: Discover, enumera
 
     def traced(data: Data) -> Any:
         def story() -> Any:
-            with parting(data):
+            with rewritten(data):
                 return call(model, frozenset(networks), networks, data.values)
 
         program: Any = messenger(story)

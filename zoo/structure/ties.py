@@ -91,8 +91,10 @@ def not_drawn(runner: Runner, probes: Probes) -> str:
 
 
 def _weighs_rows(probes: Probes, name: str) -> bool:
-    """Whether a factor depends on data, local latents or discrete ones."""
+    """Whether a factor counts for each row, or depends on data, local latents or discrete ones."""
     base, row = probes.base, probes.data.row
+    if _row_dim(base.nodes[name], row) is not None:  # what it reads is the same in all rows, as where they are cut off
+        return True
     if any(base.nodes[name]["infer"].get("_dim_to_symbol", {}).get(_enum_dim(n)) for _, n in sample_sites(base)):
         return True
     sources = {s for (n, _), on in probes.sources.items() if n == name for s in on}
