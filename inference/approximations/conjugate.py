@@ -61,6 +61,14 @@ class Conjugate(Approximation):
 
     def propose(self, program: Program, points: Values, count: int) -> tuple[Values, Tensor] | None:
         """Draw locals from their posterior given the rest, updated for these rows."""
+        found = self.of_rows(program, points)
+        if found is None:
+            return None
+        values = {n: v for q in found for n, v in q.sample(count).items()}
+        return values, row_density(program, found, values, count)
+
+    def of_rows(self, program: Program, points: Values) -> list[Posterior] | None:
+        """Return the posteriors of the locals of a program's rows given the rest; None without a closed form."""
         plan = closed_form(program)
         for site in program.observed:
             likelihood = plan.likelihoods.get(site.name)
@@ -72,14 +80,7 @@ class Conjugate(Approximation):
             local = {s.name for s in program.locals}
             found = settled(self._over_locals(program, points))
             self._kept = program, [q for q in found if local.intersection(q.names)]
-        values: Values = {}
-        log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
-        for q in self._kept[1]:
-            values.update(q.sample(count))
-            for name, density in q.log_prob(values).items():
-                axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
-                log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
-        return values, log_q
+        return self._kept[1]
 
     def _over_locals(self, program: Program, points: Values) -> EStep:
         """Update the posteriors of the local latents of a program's rows, given those of everything else."""
@@ -140,6 +141,16 @@ class Conjugate(Approximation):
     def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Conjugate:
         """Make each block again."""
         return cls(read_posteriors(described["posteriors"], tensors))
+
+
+def row_density(program: Program, posteriors: Sequence[Posterior], values: Values, count: int) -> Tensor:
+    """Log density of draws of the locals of rows, (count, rows)."""
+    log_q = torch.zeros(count, len(program.data), dtype=program.dtype, device=program.device)
+    for q in posteriors:
+        for name, density in q.log_prob(values).items():
+            axis = density.ndim + program.sites[name].plate_dims[program.sites[name].plates.index(program.row)]
+            log_q += density.movedim(axis, 1).reshape(count, len(program.data), -1).sum(-1)
+    return log_q
 
 
 def describe_posteriors(posteriors: Sequence[Posterior]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
+from inference.approximations.folded import folded, mixed_in
 from inference.compiled.compile import Lowered, lower
 from inference.compiled.trees import leaves
 from zoo.errors import ModelError
@@ -34,11 +35,30 @@ def local_draws(
 ) -> tuple[Values, Tensor]:
     """Draw the locals of the program's rows `count` times, and log q per row (count, rows).
 
-    From the guide where it covers these rows; else from the model's prior given each draw of the globals.
+    From the guide where it covers these rows; else half of them from the model's prior given each draw of the globals,
+    which bounds importance weights, and half from conjugate posteriors given some of these draws, where there are such
+    (a defensive mixture: Hesterberg 1995).
     """
     proposed = approximation.propose(program, points, count)
     if proposed is not None:
         return proposed
+    drawn = _from_prior(program, points, draws, count)
+    parts = folded(program, points, draws, count) if count > 1 else []
+    if not parts:
+        return drawn
+    values, log_q = mixed_in(program, parts, drawn[0], count)
+    names = [s.name for s in program.locals]
+
+    def log_prior(v: Values) -> Tensor:
+        return program.log_prior(program.log_probs({**points, **v}), names).rows
+
+    with torch.no_grad():
+        prior = many(log_prior, {**draws, **values}, count, chunk_for(program))
+    return values, torch.logaddexp(prior, log_q) - math.log(2)
+
+
+def _from_prior(program: Program, points: Values, draws: Values, count: int) -> tuple[Values, Tensor]:
+    """Draw the locals from the model's prior given each draw of the globals, and log q per row (count, rows)."""
     names = [s.name for s in program.locals]
 
     def one(globals_: Values) -> tuple[Values, Tensor]:

@@ -17,7 +17,7 @@ from inference.conjugate.mixed_shares import mixed_shares
 from inference.conjugate.recognition import Recognition
 from inference.conjugate.state_factors import StateFactorLikelihood
 from inference.conjugate.sticks import broken_stick
-from inference.conjugate.verify import in_values, made_values, mistaken
+from inference.conjugate.verify import in_values, made_values, mistaken, on_all_rows
 from zoo.program.conditional import touching
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
@@ -41,7 +41,7 @@ def recognize(seen: Recognition) -> EStep:
         data = data.take(structure.example_rows.to(program.device))
     sample = program.rebind(data)
     values = {**structure.example, **{n: p.detach() for n, p in program.model.named_parameters()}}
-    values = {n: v.to(program.device) for n, v in values.items()}
+    values = on_all_rows(sample, {n: v.to(program.device) for n, v in values.items()})  # other rows than were traced
     with torch.no_grad():
         example = EStep(seen, sample, values, sample.replay(values))
         made = made_values(program, values, example.replay)

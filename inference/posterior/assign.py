@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.approximations.rows import chunk_for, local_draws
 from inference.posterior.answer import Answer, Stream
+from inference.posterior.local_moments import local_moments
 from inference.posterior.rows import row_chunks
 from inference.posterior.smoothed import smoothed
 from zoo.data.bind import Source
@@ -23,7 +24,8 @@ from zoo.replay.sites import Site
 def assign(answer: Answer, new: Source | None = None, site: str | None = None) -> pd.DataFrame:
     """Posterior probabilities of the states of discrete latents, a row for each entry of their plates.
 
-    Of chains of continuous states mean and standard deviation of each state given all rows.
+    Of chains of continuous states mean and standard deviation of each state given all rows; of continuous latents of
+    rows the same of each given its row.
 
     Raises
     ------
@@ -34,6 +36,9 @@ def assign(answer: Answer, new: Source | None = None, site: str | None = None) -
     chains = [s.name for s in program.integrated.chains] if program.integrated else []
     if chains and (site in chains or (site is None and not program.enumerated)):
         return smoothed(answer, program, fresh=program is not answer.program)
+    continuous = [s for s in program.locals if site == s.name or (site is None and not program.enumerated)]
+    if continuous:
+        return local_moments(answer, program, continuous)
     sites = asked(program, site)
     if new is not None and (shared := next((s for s in sites if program.row not in s.plates), None)) is not None:
         raise FitError(f"{shared.name!r} is shared by all fitted rows; call assign() without new rows")
@@ -57,7 +62,8 @@ def asked(program: Program, name: str | None) -> list[Site]:
     sites = program.enumerated
     if not sites:
         raise FitError(
-            f"{type(program.model).__name__} has no discrete latent to assign; `posterior` holds what it has"
+            f"{type(program.model).__name__} has no discrete latent to assign, nor a continuous one of each row; "
+            "`posterior` holds what it has"
         )
     if name is not None:
         found = [s for s in sites if s.name == name]

@@ -324,11 +324,14 @@ class Fit(Answer):
             that ``assign()["z"]`` is the table of z.
             Of a `LinearGaussianChain` a row per row of data: the exact mean and standard deviation of each state given
             all rows, in columns (state, "mean") and (state, "sd").
+            Of continuous latents of rows (scores of factors, shares of topics, codes), where there are no discrete ones
+            or by name, their posterior mean and standard deviation, in the same columns; new rows are folded in.
+            ``attrs["ess"]`` has the least effective number of draws behind a row, infinite where moments are exact.
 
         Raises
         ------
         FitError
-            If the model has no enumerated site.
+            If the model has no latent of rows and no enumerated site.
         """
         return assign(self, new, site)
 
