@@ -195,3 +195,18 @@ def test_new_rows_are_assigned_with_groups_of_their_own():
     likelihood = [p * stats.norm.pdf(y, m, np.hypot(0.3, 0.5)) for p, m in ((0.6, 0.0), (0.4, 4.0))]
     found = result.assign({"g": ["zeta", "eta"], "y": y})[1].to_numpy()
     assert found == pytest.approx(likelihood[1] / sum(likelihood), abs=0.06)
+
+
+def test_a_plate_of_fixed_length_has_room_for_a_new_group():
+    """As where `setup` has counted the groups: what a new row reads of the longer plate is drawn from its prior."""
+    x = RNG.normal(size=40)
+    frame = pd.DataFrame({"x": x, "group": NAMES[WHICH], "y": Y + x})
+    found = fit(zoo.HierarchicalRegression(slopes=False), frame, method=Laplace(), seed=0)
+    group = found.posterior["posterior"]
+    m, b, t, s = (group[n].to_numpy()[0] for n in ("intercept", "coefficients", "between", "noise"))
+    rows = pd.DataFrame({"x": [0.5, 0.5], "group": ["zeta", "beta"], "y": [1.0, 3.0]})
+    log_prob = found.log_prob(rows)
+    line = m + b[:, 0] * (0.5 - x.mean())
+    expected = np.log(stats.norm.pdf(1.0, line, np.sqrt(t**2 + s**2)).mean())
+    assert abs(log_prob.iloc[0] - expected) < 5 * log_prob.attrs["mcse"][0]
+    assert np.isfinite(found.predict(rows)["posterior_predictive"]["y"]).all()

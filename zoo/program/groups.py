@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values, is_plate
 from zoo.replay.sites import Site
 
+FAILURES = (ZooError, RuntimeError, IndexError, ValueError)  # of a model with a label that it has nothing for
 TOLERANCE = 1e-6  # of log densities, relative
 
 
@@ -37,7 +39,8 @@ def open_plates(program: Program, points: Values, field: str) -> tuple[str, ...]
     That is where a new group has a distribution: its latents are drawn from their prior given the globals. The field
     must do nothing but say which entry a row has. It does if, with a row of a new label added,
 
-    * the model runs, and some of its plates have become longer by one;
+    * the model runs, and some of its plates have become longer by one, or are the labels' where they are made longer:
+      the new entry says something of the new row, and of no other;
     * other labels for the groups, with the latents of these plates in the same order, leave the density as it was;
     * rows of known labels have the density that they had without it.
 
@@ -55,7 +58,7 @@ def open_plates(program: Program, points: Values, field: str) -> tuple[str, ...]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             return _open(program, points, field)
-        except (ZooError, RuntimeError, IndexError, ValueError):  # what has as many entries as there are labels
+        except FAILURES:  # what has as many entries as there are labels
             return ()
 
 
@@ -63,9 +66,12 @@ def _open(program: Program, points: Values, field: str) -> tuple[str, ...]:
     data = _with_new_label(program.data, field)
     count = len(program.data.levels[field])
     free, lengths = program.rebind(data, {}), _Lengths()
-    with lengths:
+    with lengths, suppress(*FAILURES):  # of plates of fixed length there may be no entry for the new label yet
         free.simulate(points)
-    plates = tuple(n for n, size in program.sizes.items() if size == count and lengths.found.get(n) == count + 1)
+    alike = {n: lengths.found.get(n) for n, size in program.sizes.items() if size == count and n != program.row}
+    plates = tuple(
+        n for n, now in alike.items() if now == count + 1 or (now == count and _says(program, points, data, n))
+    )
     grown = [s for s in program.latents if set(plates).intersection(s.plates)]
     if not grown or any(set(plates).intersection(s.plates) for s in program.enumerated):
         return ()
@@ -78,6 +84,29 @@ def _open(program: Program, points: Values, field: str) -> tuple[str, ...]:
     known = {s.name: _along(s, plates, values[s.name], lambda v, axis: v.narrow(axis, 0, count)) for s in grown}
     fitted = program.log_joint({**values, **known, **_fewer_rows(program, values)})
     return plates if _same(terms.rows, again.rows) and _same(terms.rows[:-1], fitted.rows) else ()
+
+
+def _says(program: Program, points: Values, data: Data, plate: str) -> bool:
+    """Whether a plate of fixed length, made longer by one, has an entry for the new label: what the last row reads."""
+    count = program.sizes[plate]
+    try:
+        more = program.rebind(data, {**program.sizes, plate: count + 1})
+        values = {**points, **_latents(more, points)}
+        other = _latents(more, points)
+        inside = [s for s in more.latents if plate in s.plates]
+        moved = {
+            s.name: _along(s, [plate], values[s.name], lambda v, axis, s=s: _last(v, other[s.name], axis))
+            for s in inside
+        }
+        before, after = (more.log_joint(v).rows for v in (values, {**values, **moved}))
+    except FAILURES:
+        return False
+    return bool(inside) and _same(before[:-1], after[:-1]) and not _same(before[-1:], after[-1:])
+
+
+def _last(value: Tensor, other: Tensor, axis: int) -> Tensor:
+    """A value with the last entry along a dimension from another."""
+    return torch.cat([value.narrow(axis, 0, value.shape[axis] - 1), other.narrow(axis, -1, 1)], axis)
 
 
 def _with_new_label(data: Data, field: str) -> Data:
