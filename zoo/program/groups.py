@@ -94,10 +94,7 @@ def _says(program: Program, points: Values, data: Data, plate: str) -> bool:
         values = {**points, **_latents(more, points)}
         other = _latents(more, points)
         inside = [s for s in more.latents if plate in s.plates]
-        moved = {
-            s.name: _along(s, [plate], values[s.name], lambda v, axis, s=s: _last(v, other[s.name], axis))
-            for s in inside
-        }
+        moved = {s.name: _last(values[s.name], other[s.name], axes(s, [plate])[0]) for s in inside}
         before, after = (more.log_joint(v).rows for v in (values, {**values, **moved}))
     except FAILURES:
         return False
