@@ -13,6 +13,7 @@ from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site
 
 MOST = 6  # states that are tried in each other's places: 15 pairs
+ROWS = 5000  # beyond which clusters keep the names that they have
 GAIN = 1e-6  # relative gain below which two states are exchangeable
 
 
@@ -24,6 +25,8 @@ def update_named(program: Program, values: Values, marginals: Values) -> Values:
     """
     best = first_update(program, values, marginals)
     if program.chains or len(program.assigned) != 1 or program.assigned[0].cardinality > MOST:
+        return best
+    if len(program.data) > ROWS:  # as many more updates would take longer than a climb: other starts compete there
         return best
     site, height, apart = program.assigned[0], _height(program, best), False
     states = range(site.cardinality)
