@@ -305,6 +305,7 @@ def unsupported(program: Program, *, counts: bool = False) -> str | None:
         if site.countable and not counts:
             return (
                 f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
-                "be enumerated"
+                f"be enumerated; sum over the first of them: pyro.sample({site.name!r}, dist.Categorical("
+                f"logits=dist.{site.family}(...).log_prob(torch.arange(50.0))))"
             )
     return None

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 from torch.distributions import constraints
 
 import zoo
@@ -632,3 +633,28 @@ def test_where_a_normal_for_each_state_does_not_fit():
     """The reason, and what does."""
     with pytest.raises(zoo.ZooError, match=r"ByState needs local latents beside a discrete one .* use MeanField"):
         fit(both(), X, method=SVI(guide=ByState()), seed=0, progress=False)
+
+
+@zoo.model(x=Real("row"))
+def known_mixture(x):
+    """Nothing to estimate: each row has a state, and a value of its own given that."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.25))
+        t = pyro.sample("t", dist.Normal(4.0 * z, 1.0))
+        pyro.sample("x", dist.Normal(t, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("method", ["exact", "cavi"])
+def test_a_local_mixture_without_unknown_globals_is_exact(method):
+    x = np.array([0.1, 2.0, 4.2, -1.0])
+    found = fit(known_mixture(), {"x": x}, method=method, seed=0)
+    joint = np.log([0.75, 0.25])[:, None] + stats.norm.logpdf(x, np.array([[0.0], [4.0]]), 2**0.5)
+    each = np.logaddexp.reduce(joint, 0)
+    assert found.objective.value == pytest.approx(each.sum(), abs=1e-10)
+    assert found.verdict.startswith("trust") or method == "exact"
+    p = np.exp(joint - each)[1]
+    np.testing.assert_allclose(found.assign()[1], p, atol=1e-10)
+    table = found.assign(site="t")
+    np.testing.assert_allclose(table[("t", "mean")], x / 2 + 2 * p, atol=1e-10)
+    np.testing.assert_allclose(table[("t", "sd")], np.sqrt(0.5 + 4 * p * (1 - p)), atol=1e-10)
+    np.testing.assert_allclose(found.log_prob({"x": x[:2]}), each[:2], atol=1e-10)

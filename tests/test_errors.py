@@ -1275,3 +1275,18 @@ def test_dims_that_do_not_fit(dims):
         assert len(found.summary()) == 2
     except zoo.ZooError as error:
         assert re.search("mu|nonsense|dims", str(error))  # noqa: PT017 - either outcome is right
+
+
+@zoo.model(item=zoo.Category("answer"), y=zoo.Binary("answer"))
+def answers(item, y):
+    """A long table: the latent of an item is read by several rows."""
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("item", int(item.max()) + 1):
+        z = pyro.sample("z", dist.Bernoulli(p))
+    with pyro.plate("answer", len(y)):
+        pyro.sample("y", dist.Bernoulli(0.2 + 0.6 * z[..., item]), obs=y)
+
+
+def test_a_discrete_latent_that_data_index_is_named_with_the_remedy():
+    with pytest.raises(zoo.ModelError, match=r"'z' cannot be indexed by data .* declare the field with that dimension"):
+        fit(answers(), {"item": [0, 0, 1, 2], "y": [1, 0, 1, 1]}, method="map", seed=0)

@@ -14,6 +14,7 @@ from inference.approximations.given_states import SampledGivenStates
 from inference.approximations.sampled import Sampled
 from inference.conjugate import closed_form
 from inference.conjugate.block import uses
+from inference.conjugate.by_state import settled
 from inference.conjugate.given_states import GivenStates, given_states
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State, distinct
@@ -56,6 +57,8 @@ class Exact(Method):
             return _too_large(program)
         if program.enumerated and _given_states(program) is not None:
             return None
+        if _by_rows(program):
+            return None
         if program.enumerated:
             return f"the posterior over {program.enumerated[0].name!r} and the other latents is a mixture"
         plan = closed_form(program)
@@ -83,7 +86,8 @@ class Exact(Method):
     def how(self, program: Program) -> str:
         """Say how large the factors become where discrete latents are eliminated."""
         if program.enumerated and program.latents:
-            return f"a mixture of conjugate posteriors, by {', '.join(s.name for s in program.enumerated)}"
+            of = " of each row" if _by_rows(program) else ""
+            return f"a mixture of conjugate posteriors{of}, by {', '.join(s.name for s in program.enumerated)}"
         if not _all_discrete(program):
             return ""
         return f"variable elimination, largest factor: {largest_factor(program, {}):,} cells"
@@ -94,6 +98,8 @@ class Exact(Method):
             return _eliminated(program, progress=progress)
         if (given := _given_states(program)) is not None:
             return _mixture(program, given, progress=progress)
+        if _by_rows(program):
+            return _row_mixtures(program, progress=progress)
         with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
             ascent = Coordinates(program, rows=RowSource(program))
             state = ascent.step(State(program.initial(), {}))
@@ -181,6 +187,33 @@ def _mixture(program: Program, given: GivenStates, *, progress: bool) -> Outcome
         steps=1,
         converged=True,
         reason="closed form for each state",
+    )
+
+
+def _by_rows(program: Program) -> bool:
+    """Whether all latents are those of single rows, the continuous one conjugate given each state of its row."""
+    if not program.enumerated or not program.locals or program.globals or program.shared or program.chains:
+        return False
+    plan = closed_form(program)
+    home = [b for b in plan.blocks if b.by_state]
+    known = not plan.incomplete and not program.coupled and program.integrated is None
+    return known and len(home) == 1 and {s.name for s in program.locals} == set(home[0].unknowns)
+
+
+def _row_mixtures(program: Program, *, progress: bool) -> Outcome:
+    """Sum over the states of each row, its continuous latent integrated out in each: one E-step."""
+    with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
+        value, expected = Coordinates(program, averaged=True).expect(State(program.initial(), {}))
+        monitor.record(1, float(value))
+        approximation = Conjugate(settled(expected))
+    return Outcome(
+        approximation=approximation,
+        points={},
+        objective=Objective(float(value), "log_evidence"),
+        trace=monitor.trace,
+        steps=1,
+        converged=True,
+        reason="closed form for each state of each row",
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.rows import local_draws, pointwise
+from inference.conjugate.by_state import ByState
 from inference.conjugate.posteriors import Posterior, Single
 from inference.diagnostics.coordinates import event_names, labels_of
 from inference.posterior.answer import Answer, Stream
@@ -86,14 +87,19 @@ def _of_rows(answer: Answer, program: Program, sites: list[Site]) -> Moments:
 
 
 def _exact(program: Program, site: Site, posteriors: list[Posterior]) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of a local of known family, each (rows, entries); None where it is a mixture."""
+    """Mean and standard deviation of a local of known family, or of a mixture of such, each (rows, entries)."""
     q = next((q for q in posteriors if site.name in q.names), None)
-    if q is None or q.mixed:
+    each = q.each if isinstance(q, ByState) else q
+    if q is None or each is None or each.mixed:
         return None
-    mean = q.mean()[site.name]
-    variance = q.distribution.variance if isinstance(q, Single) else q.moments(site.name).get("var")
+    mean = each.mean()[site.name]
+    variance = each.distribution.variance if isinstance(each, Single) else each.moments(site.name).get("var")
     if variance is None:
         return None
+    if isinstance(q, ByState):  # over the states, which stand on the left
+        states, share = list(range(q.states)), q.share[(..., *[None] * (mean.ndim - q.share.ndim))]
+        second, mean = (share * (variance + mean.square())).sum(states), (share * mean).sum(states)
+        variance = (second - mean.square()).clamp_min(0.0)
     values = {site.name: torch.stack([mean, variance.expand_as(mean)])}
     rows = _by_row(program, [site], values, 1)
     return rows[0], rows[1].sqrt()

@@ -25,6 +25,11 @@ STATES = (
     "states at once. Let a continuous latent carry the state, beta ~ Normal(0, torch.where(z > 0, slab, spike)), or "
     "make each a site of its own in a loop, if they are few"
 )
+INDEXED = (
+    "While its states are summed over, a discrete latent has them along a dimension of their own and one entry for a "
+    "whole plate. Let its plate be a dimension of the data: declare the field with that dimension and one for what is "
+    "repeated, Count('item', 'rater', 'answer') for example, into which a long table is counted (see zoo.DawidSkene)"
+)
 SHAPES = re.compile(r"\b(shapes?|sizes?|broadcast\w*|dimensions?|elements)\b", re.IGNORECASE)
 NAMES = (NameError, AttributeError, KeyError, ImportError, SyntaxError)  # of which the shapes of data say nothing
 ONE_VALUE = re.compile(
@@ -70,7 +75,11 @@ def failure(
             f"{name} hands a latent or parameter to NumPy {place}{line}, where gradients do not pass; use torch's "
             "functions on latents and parameters, such as torch.exp in place of np.exp"
         )
-    if beyond := OUT_OF_BOUNDS.search(first):
+    beyond = OUT_OF_BOUNDS.search(first)
+    if beyond and beyond[1] == "1" and side_by_side:
+        names = " and ".join(map(repr, side_by_side))
+        return ModelError(f"{name} failed {place}{line}: {names} cannot be indexed by data ({first}). {INDEXED}")
+    if beyond:
         size = None if beyond[1] is None else int(beyond[1])
         if field := _index(model, data, size, again):
             said = f"{_too_few(field, data, size)} ({type(cause).__name__}: {first})"
