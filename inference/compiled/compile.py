@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.compiled.constants import check_branches, fold_constants, state_types
 from inference.compiled.operations import operation_of
+from inference.compiled.small_graphs import small_graph
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
 from inference.compiled.straight_line import LARGEST, straight_line
 from inference.compiled.trees import leaves, rebuilt
@@ -161,8 +162,6 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
 
 
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
-    from torch._inductor import compile as inductor
-    from torch._inductor.exc import CppCompileError
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils._pytree import tree_map
 
@@ -189,11 +188,16 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         drop_checks(graph.graph)
         fold_constants(graph)
         graph.recompile()
-        if program.device.type == "cpu" and (line := straight_line(graph, flat, compiler())) is not None:
-            made = line
-            plain = type(results[0]) is tuple and all(isinstance(t, Tensor) for t in (*inputs, *results[0]))
-            return line if plain else outside
+        if program.device.type == "cpu":
+            line = straight_line(graph, flat, compiler()) or small_graph(graph, flat, compiler())
+            if line is not None:
+                made: Any = line
+                plain = type(results[0]) is tuple and all(isinstance(t, Tensor) for t in (*inputs, *results[0]))
+                return line if plain else outside
         with torch.no_grad():
+            from torch._inductor import compile as inductor
+            from torch._inductor.exc import CppCompileError
+
             try:
                 with vectors_as_they_are():
                     made = inductor(graph, flat, options=QUICK)
