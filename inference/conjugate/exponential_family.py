@@ -121,6 +121,8 @@ class Likelihood(ABC):
         Arguments whose update maximizes a bound on log p that touches it at the current values.
     composes
         Argument that is made of unknowns in a way of the family's own (`composed`); none if empty.
+    lays_out
+        Whether `log_density` has an entry for each of the site's own, which then need not be evaluated.
     given
         Arguments that updates of the others take at their current values: they may be unknowns that nothing updates.
     centered
@@ -141,6 +143,7 @@ class Likelihood(ABC):
     prior: ClassVar[str] = ""
     by_bound: ClassVar[tuple[str, ...]] = ()
     composes: ClassVar[str] = ""
+    lays_out: ClassVar[bool] = False
     given: ClassVar[tuple[str, ...]] = ()
     centered: ClassVar[bool] = False
     completes: ClassVar[bool] = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from inference.conjugate.categorical import Multinomial
 from inference.conjugate.conjugate_block import ConjugateBlock
 from inference.conjugate.dirichlet import Dirichlet
 from inference.conjugate.e_step import EStep
-from inference.conjugate.exponential_family import Current, Moments
+from inference.conjugate.exponential_family import Arguments, Current, Moments
 from inference.conjugate.recognition import Recognition
 from zoo.program.program import Program
 from zoo.replay.sites import Site, views
@@ -39,45 +39,82 @@ class MixedShares(Multinomial):
         Site of B, (k, categories).
     """
 
-    distributions, composes = (), "probs"
+    distributions, composes, lays_out = (), "probs", True
 
     def __init__(self, shares: str, vectors: str) -> None:
         self.shares, self.vectors = shares, vectors
+        self.known: tuple[Program, Tensor, tuple[Tensor, Tensor]] | None = None  # base, and cells above 0
 
-    def _logs(self, current: Current) -> tuple[Tensor, Tensor]:
-        """E[log s], (rows, k), and E[log B], (k, categories)."""
-        found = []
-        for name in (self.shares, self.vectors):
-            posterior = current.posteriors.get(name)
-            known = Dirichlet().at(current.values[name]) if posterior is None else posterior.moments(name)
-            found.append(known["log"])
-        return found[0], found[1]
+    def observed(self, program: Program, value: Tensor) -> Moments:
+        """The counts, log h of each row, and which cells are above 0: rows and categories."""
+        if self.known is None or self.known[0] is not program:
+            i, j = value.nonzero(as_tuple=True)
+            single = torch.zeros_like(value[:, 0]).index_add_(0, i, (value[i, j] + 1).lgamma())
+            self.known = program, (value.sum(-1) + 1).lgamma() - single, (i, j)
+        _, base, (i, j) = self.known
+        return {"mean": value, "base": base, "row": i, "category": j}
+
+    def base(self, fn: Any, value: Moments) -> Tensor | float:
+        """log n! - sum_j log x_j!."""
+        return value["base"]
 
     def composed(self, current: Current) -> Moments:
-        """log sum_k exp(E[log s_k] + E[log B_kj]), (rows, categories)."""
-        shares, vectors = self._logs(current)
-        return {"log": _mixed(shares, vectors)}
+        """E[log s], (rows, k), and E[log B], (k, categories)."""
+        found = {}
+        for name, unknown in (("shares", self.shares), ("vectors", self.vectors)):
+            posterior = current.posteriors.get(unknown)
+            known = Dirichlet().at(current.values[unknown]) if posterior is None else posterior.moments(unknown)
+            found[name] = known["log"]
+        return found
+
+    def natural(self, fn: Any, argument: Arguments, center: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """log sum_k exp(E[log s_k] + E[log B_kj]), (rows, categories); 0."""
+        parts = argument("probs")
+        s, b, most = _relative(parts)
+        eta = (s @ b).clamp_min_(torch.finfo(s.dtype).tiny).log_().add_(most[0]).add_(most[1])
+        return (eta,), torch.zeros_like(eta[..., 0])
+
+    def log_density(self, fn: Any, argument: Arguments, value: Moments, center: Tensor | None = None) -> Tensor:
+        """sum_j x_ij log sum_k exp(E[log s_ik] + E[log B_kj]) + log h, (rows,)."""
+        parts, (i, j) = argument("probs"), (value["row"], value["category"])
+        if not _sparse(parts, i):
+            return super().log_density(fn, argument, value, center)
+        s, b, most = _relative(parts)
+        mixed = (s[i] * b.mT[j]).sum(-1).clamp_min_(torch.finfo(s.dtype).tiny).log_()
+        density = value["mean"][i, j] * (mixed + most[0][i, 0] + most[1][0, j])
+        return value["base"].index_add(0, i, density)
 
     def counts(self, unknown: str, current: EStep, site: Site) -> Tensor:
         """Expected count of trials of each row of B: sum_j x_ij phi_ijk of shares, sum_i x_ij phi_ijk of vectors."""
-        shares, vectors = self._logs(current)
-        (x,) = current.entries(site, unknown).sums
+        parts, (x,) = self.composed(current), current.entries(site, unknown).sums
+        s, b, _ = _relative(parts)  # what divides them cancels
+        seen = current.value(site)
+        i, j = seen["row"], seen["category"]
+        if _sparse(parts, i):
+            phi = s[i] * b.mT[j]  # (cells above 0, k)
+            phi *= (x[i, j] / phi.sum(-1).clamp_min_(torch.finfo(x.dtype).tiny))[:, None]
+            return torch.zeros_like(s).index_add_(0, i, phi) if unknown == self.shares else _added(b, j, phi)
         # phi_ijk x_ij = s_ik B_kj x_ij / sum_k s_ik B_kj: two matrix products, and no (rows, k, categories) array.
-        s, b = _relative(shares, -1), _relative(vectors, -2)  # what divides them cancels
-        ratio = x / (s @ b).clamp_min(torch.finfo(x.dtype).tiny)
+        ratio = x / (s @ b).clamp_min_(torch.finfo(x.dtype).tiny)
         return s * (ratio @ b.mT) if unknown == self.shares else b * (s.mT @ ratio)
 
 
-def _mixed(shares: Tensor, vectors: Tensor) -> Tensor:
-    """log sum_k exp(shares_ik + vectors_kj) by a matrix product, each factor at most 1."""
-    product = _relative(shares, -1) @ _relative(vectors, -2)
-    most = shares.amax(-1, keepdim=True) + vectors.amax(-2, keepdim=True)
-    return product.clamp_min_(torch.finfo(product.dtype).tiny).log_().add_(most)
+def _relative(parts: Moments) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """s (rows, k) and B (k, categories) over the largest of a row and of a category, and the logs of these."""
+    s, b = parts["shares"], parts["vectors"]
+    most = s.amax(-1, keepdim=True), b.amax(-2, keepdim=True)
+    return (s - most[0]).exp(), (b - most[1]).exp(), most
 
 
-def _relative(logs: Tensor, dim: int) -> Tensor:
-    """exp of logs less their largest along a dimension."""
-    return (logs - logs.amax(dim, keepdim=True)).exp()
+def _sparse(parts: Moments, cells: Tensor) -> bool:
+    """Whether k numbers for each cell above 0 are fewer than one for each cell."""
+    s, b = parts["shares"], parts["vectors"]
+    return 2 * len(cells) * len(b) < len(s) * b.shape[-1]
+
+
+def _added(b: Tensor, category: Tensor, phi: Tensor) -> Tensor:
+    """Sums of phi (cells, k) by category, (k, categories)."""
+    return torch.zeros_like(b.mT).index_add_(0, category, phi).mT
 
 
 def mixed_shares(seen: Recognition, example: EStep, site: Site) -> MixedShares | None:

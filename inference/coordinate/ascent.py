@@ -84,6 +84,8 @@ class Coordinates:
             raise MethodError(
                 f"rows in parts (a stream, several processes) must be independent given the globals; {why}"
             )
+        kinds = self.plan.likelihoods
+        self._laid_out = {s.name for s in program.observed if s.name in kinds and kinds[s.name].lays_out}
         self.local_blocks = [b for b in self.plan.blocks if any(program.sites[n].role == "local" for n in b.unknowns)]
 
     def prepare(self, state: State) -> None:
@@ -138,7 +140,7 @@ class Coordinates:
         return value + terms.rest, expected
 
     def _terms(self, state: State) -> tuple[Terms, EStep]:
-        replay = self.program.replay(state.values)
+        replay = self.program.replay(state.values, left_out=() if self.averaged else self._laid_out)
         expected = EStep(self.plan, self.program, state.values, replay, posteriors=state.posteriors)
         if self.averaged:
             expected = self.over_locals(expected)
@@ -197,7 +199,8 @@ class Coordinates:
         for site in self.program.sites.values():
             if site.name in factors or site.name in gone or (outside and self.program.row in site.plates):
                 continue
-            if any(n in expected.posteriors for parent in site.args.values() for n in parent.sites):
+            uncertain = any(n in expected.posteriors for parent in site.args.values() for n in parent.sites)
+            if uncertain or site.name in self._laid_out:
                 factors[site.name] = expected.log_density(site)
         return factors
 
