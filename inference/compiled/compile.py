@@ -23,7 +23,7 @@ from inference.compiled.constants import check_branches, fold_constants, state_t
 from inference.compiled.operations import operation_of
 from inference.compiled.small_graphs import small_graph
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
-from inference.compiled.straight_line import LARGEST, straight_line
+from inference.compiled.straight_line import LARGEST, most_lines, straight_line
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -39,6 +39,7 @@ COST = 1.5
 COST_PER_OPERATION = 11e-3
 LINE = 0.3  # of what becomes one straight line
 LINE_PER_OPERATION = 1e-3
+LINE_PER_NUMBER = 4e-5
 OPTIONS = {
     "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
     "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
@@ -103,8 +104,10 @@ def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
 def pays(work: Work, calls: int) -> bool:
     """Whether compiling a function saves more time over its calls than it takes."""
     saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
-    once, each = (LINE, LINE_PER_OPERATION) if work.few else (COST, COST_PER_OPERATION)
-    return saved * calls > once + each * work.operations
+    numbers = work.bytes / 8
+    if work.few and numbers <= most_lines(work.operations):
+        return saved * calls > LINE + LINE_PER_OPERATION * work.operations + LINE_PER_NUMBER * numbers
+    return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
 def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, calls: int) -> bool:

@@ -45,9 +45,12 @@ static double digamma(double x) {  // recurrence up to 10, then Stirling's serie
   return std::log(x) - 0.5 / x - series - less;
 }
 """
-OPTIONS = ("-O1", "-fPIC", "-shared", "-std=c++17", "-w", "-fno-math-errno")
-LARGEST = 512  # numbers in a tensor
-LONGEST = 6_000  # operations on numbers
+OPTIONS = ("-fPIC", "-shared", "-std=c++17", "-w", "-fno-math-errno")
+LARGEST = 2048  # numbers in a tensor
+SHORT = 6_000  # operations on numbers, to which a program may always come
+PER_OPERATION = 90  # and for each operation on tensors: that many cost what one costs in loops
+LONGEST = 40_000  # and at most
+OPTIMIZED = 3_000  # beyond them optimizing takes longer than it saves
 
 
 def straight_line(
@@ -66,12 +69,19 @@ def straight_line(
     """
     if any(t.dtype != torch.float64 or t.device.type != "cpu" for t in inputs) or _large(module):
         return None
-    lines = Lines(LONGEST)
+    lines = Lines(most_lines(len(module.graph.nodes)))
     try:
         outputs = _carried_out(module, inputs, lines)
-    except UnsupportedError:
+    except (UnsupportedError, ValueError, IndexError, TypeError):  # or arguments that an operation does not take here
         return None
-    return _callable(_built(_source(lines, outputs, len(inputs)), compiler), [o.shape for o in outputs], len(inputs))
+    level = "-O1" if len(lines.all) <= OPTIMIZED else "-O0"
+    run = _built(_source(lines, outputs, len(inputs)), [compiler, level, *OPTIONS])
+    return _callable(run, [o.shape for o in outputs], len(inputs))
+
+
+def most_lines(operations: int) -> int:
+    """How many operations on numbers a program of so many operations on tensors may have to be written out."""
+    return min(LONGEST, max(SHORT, PER_OPERATION * operations))
 
 
 def _large(module: fx.GraphModule) -> bool:
@@ -135,12 +145,12 @@ def _source(lines: Lines, outputs: Sequence[np.ndarray], inputs: int) -> str:
     )
 
 
-def _built(source: str, compiler: str) -> Callable[..., None]:
+def _built(source: str, compiler: Sequence[str]) -> Callable[..., None]:
     """The program in machine code, loaded into this process."""
     with tempfile.TemporaryDirectory() as folder:
         text, library = Path(folder, "line.cpp"), Path(folder, "line.so")
         text.write_text(source)
-        subprocess.run([compiler, *OPTIONS, str(text), "-o", str(library)], check=True, capture_output=True)
+        subprocess.run([*compiler, str(text), "-o", str(library)], check=True, capture_output=True)
         run: Callable[..., None] = ctypes.CDLL(str(library)).run
     return run
 

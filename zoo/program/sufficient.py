@@ -26,7 +26,7 @@ from zoo.program.seen_cells import SeenCells
 from zoo.replay.evaluate import Values
 
 PAIRS = 4096  # products of all pairs, beyond which they are not made before they are summed
-INLINE = 4096  # products with moments that are merged into the loops around them when compiled
+FEW = 512  # sums of all groups, up to which none of them is
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,23 @@ class Sufficient:
     def _sums(self, told: Tensor) -> Tensor:
         """u' G v of all pairs among (Q, R), for each group and all cells: (Q, Q, groups + 1)."""
         q, r = told.shape
-        if q * q * r * r <= PAIRS:
-            products = (told[:, None, :, None] * told[:, None]).reshape(q, q, r * r)
-            few = products.numel() * self.moments.shape[1] <= INLINE
-            return (products[..., None] * self.moments).sum(-2) if few else products @ self.moments
-        by_group = self.moments.reshape(r, r, -1).movedim(-1, 0)  # (groups + 1, R, R)
-        return (told @ by_group @ told.mT).movedim(0, -1)
+        upper, lower, pair = self._pairs
+        if q * q * self.moments.shape[1] > FEW and q * q * r * r <= PAIRS:
+            products = (told[upper, :, None] * told[lower, None]).reshape(-1, r * r)
+            sums = products @ self.moments  # (pairs, groups + 1)
+        else:
+            weighed = told @ self.moments.reshape(r, r, -1).movedim(-1, 0)  # (groups + 1, Q, R)
+            sums = (weighed[:, upper] * told[lower]).sum(-1).T
+        return sums[pair]
+
+    @cached_property
+    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """First and second of all pairs of Q, each once, (pairs,); and which pair two are, (Q, Q)."""
+        q = len(next(iter(self.points.values())))
+        upper, lower = torch.triu_indices(q, q, device=self.moments.device)
+        pair = torch.empty(q, q, dtype=torch.long, device=self.moments.device)
+        pair[upper, lower] = pair[lower, upper] = torch.arange(len(upper), device=self.moments.device)
+        return upper, lower, pair
 
     @cached_property
     def _priors(self) -> Tensor:
@@ -145,7 +156,7 @@ def _eliminated(table: Tensor, count: int) -> tuple[Tensor, Tensor]:
     for _ in range(count):
         pivot, column = table[..., :1, :1], table[..., 1:, :1]
         fall = fall + 0.5 * pivot.log().sum()
-        table = table[..., 1:, 1:] - column * (column.mT / pivot)
+        table = table[..., 1:, 1:] - column * column.mT / pivot
     return table, fall
 
 
