@@ -21,6 +21,7 @@ REACH, FURTHEST = 4.0, 4096.0  # how many steps ahead a parabola is followed, at
 SHORT = 2.0  # times as much may be left as the slowest mode that has been seen says
 RECENT = 3  # judgements of the slowest mode, of which the slowest counts
 CERTAIN = 2  # plain steps that have to say so before the limit is said to be near
+USELESS = 3  # extrapolations in a row that gain too little, after which there are plain steps between them
 LONGEST_WAIT = 16  # plain steps between extrapolations that fail
 
 
@@ -57,6 +58,8 @@ class Course:
         How many steps ahead that may be.
     failures
         How many extrapolations in a row were no good.
+    useless
+        How many in a row gained no more than plain steps would have.
     wait
         How many plain steps come before the next one.
     """
@@ -74,7 +77,14 @@ class Course:
     ahead: bool = False
     reach: float = REACH
     failures: int = 0
+    useless: int = 0
     wait: int = 0
+
+    def weigh(self, gained: float) -> None:
+        """Wait where extrapolations gain no more than the two plain steps that they cost."""
+        self.useless = 0 if gained > 2 * self.gain else self.useless + 1
+        if self.useless > USELESS:
+            self.wait = max(self.wait, min(2 ** (self.useless - USELESS), LONGEST_WAIT))
 
     def learn(self, *, higher: bool) -> None:
         """Choose how the next step is extrapolated, from whether this one was well: the same way, the other, or not."""
@@ -135,6 +145,8 @@ class Acceleration:
             course.plain = 0 if course.leapt else course.plain + 1
             if course.values and not course.leapt:
                 course.before = course.values[-1]
+            if course.leapt:
+                course.weigh(value - course.values[-1])
             course.values.append(value)
             course.judged = False
             gain = value - course.before

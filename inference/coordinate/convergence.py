@@ -106,6 +106,18 @@ class WithinTolerance(StoppingRule):
 
 
 @dataclass(frozen=True)
+class ByRate(WithinTolerance):
+    """Stops where the rate says so, which is not all: steps by gradient stop short of what they maximize."""
+
+    def reached(self, steps: int, left: float) -> str:
+        """Say how near it is by its rate, and why it may not be."""
+        return (
+            f"by its rate within {self.tolerance:g} of the limit after {steps} steps; steps by gradient may leave "
+            "more, next to edges such as probabilities of 0"
+        )
+
+
+@dataclass(frozen=True)
 class UntilLevel(WithinTolerance):
     """Stops when a step gains nothing: in classification one row may be what many others wait for."""
 

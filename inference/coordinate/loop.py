@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from inference.conjugate import EStep
-from inference.coordinate.acceleration import Acceleration, either
+from inference.coordinate.acceleration import USELESS, Acceleration, either
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import StoppingRule, rounding
 from inference.runtime.monitor import Monitor
@@ -204,8 +204,11 @@ class Steps(Way):
         return None if self.acceleration is None else self.acceleration.left(row)
 
     def hastened(self, row: int) -> bool:
-        """Whether a course of the acceleration was a long one."""
-        return self.acceleration is not None and self.acceleration.courses[row].hastened
+        """Whether a course of the acceleration was a long one, and extrapolations have not been given up."""
+        if self.acceleration is None:
+            return False
+        course = self.acceleration.courses[row]
+        return course.hastened and course.useless <= USELESS
 
     def step(self, going: list[int]) -> None:
         """Update from the last evaluation, and if many steps are left from where they seem to lead."""

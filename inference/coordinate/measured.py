@@ -107,8 +107,8 @@ class Measured:
             ascent.steps += 1
             ascent.history.append(value)
             ascent.monitor.record(ascent.steps, value)
-        _, comma, since = ascent.reason.partition(",")
-        ascent.converged, ascent.reason = True, self.rule.reached(ascent.steps, left) + comma + since
+        _, from_, since = ascent.reason.partition(", from ")
+        ascent.converged, ascent.reason = True, self.rule.reached(ascent.steps, left) + from_ + since
         if left > self.rule.tolerance:
             said = "no limit is in sight" if math.isinf(left) else f"by its slowest steps {left:.2g} nats are left"
             ascent.converged, ascent.reason = False, f"stopped after {ascent.steps} steps: {said}"

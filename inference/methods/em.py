@@ -19,7 +19,7 @@ from inference.conjugate import EStep, closed_form
 from inference.conjugate.by_state import settled
 from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.convergence import StoppingRule, UntilLevel, WithinNoise, WithinTolerance
+from inference.coordinate.convergence import ByRate, StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.incremental import MoreRows, remembered
 from inference.coordinate.loop import Ascent, OneStart, Way, ascend
@@ -193,6 +193,12 @@ class EM(Method):
         """Return where it starts, and how it climbs from there."""
         plan = closed_form(program)
         gradient = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
+
+        def several(values: Values, marginals: Values) -> Values:
+            for _ in range(FIRST_ROUNDS if gradient.names else 0):
+                values = gradient(values, marginals)
+            return values
+
         as_asked = self.start == "random" or self.hard or self.batch_size is not None or self.distributed
         rule = self._rule(program, closed=not gradient.names)
         return Restarts(
@@ -202,7 +208,7 @@ class EM(Method):
             way=lambda state: self._way(program, gradient, state),
             rule=rule,
             together=None if gradient.names or self.batch_size else lambda s: self._together(program, s),
-            apart=None if self.distributed else partial(apart, program),
+            apart=None if self.distributed else partial(apart, program, improve=several),
             screens=SLOW_SCREENS if gradient.names else SCREENS,
             finish=partial(finish, program, rule),
             candidates=None if as_asked else partial(self._candidates, program, gradient),
@@ -237,7 +243,7 @@ class EM(Method):
         """When to stop: classification in closed form goes on until nothing moves."""
         if self.batch_size is not None:
             return WithinNoise(self.tolerance, self.max_steps)
-        rule = UntilLevel if self.hard and closed else WithinTolerance
+        rule = (UntilLevel if self.hard else WithinTolerance) if closed else ByRate
         # Steps are cheap where nothing is summed out, and every one is exact.
         tolerance = min(self.tolerance, EXACT) if self._seen(program) else self.tolerance
         return rule(tolerance, self.max_steps, torch.finfo(program.dtype).eps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -249,7 +250,7 @@ def risen(program: Program, values: Values) -> tuple[float, Values]:
     return height, best if height > -math.inf else values
 
 
-def split_states(program: Program, values: Values) -> list[Values]:
+def split_states(program: Program, values: Values, improve: Callable[[Values, Values], Values]) -> list[Values]:
     """Values at which states that explain the rows alike are told apart; none where there are no such states.
 
     Two states that are alike stay so in every step of EM and CAVI, whatever could be gained: a saddle, or a mixture
@@ -261,6 +262,8 @@ def split_states(program: Program, values: Values) -> list[Values]:
         The program.
     values
         Where a climb has ended.
+    improve
+        What follows the updates that have a closed form: steps of what has none, given marginals.
     """
     with torch.no_grad():
         densities = program.log_probs(values)
@@ -279,8 +282,8 @@ def split_states(program: Program, values: Values) -> list[Values]:
                     guess[states] = len(states) * _soft(labels, len(states))
                     _write(log_factors, home, site, guess)
             _, marginals = program.marginals(log_factors)
-            starts.append(first_update(program, values, marginals))
-    return starts
+            starts.append((first_update(program, values, marginals), marginals))
+    return [improve(start, marginals) for start, marginals in starts]
 
 
 def alike_states(program: Program, values: Values) -> bool:

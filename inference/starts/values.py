@@ -136,13 +136,19 @@ def settled_values(program: Program) -> Values:
     return better
 
 
-def apart(program: Program, end: State) -> list[State]:
-    """Starts from where a climb has ended, at which states that are alike there are told apart; mostly none."""
+def apart(program: Program, end: State, improve: Callable[[Values, Values], Values] = lambda v, _: v) -> list[State]:
+    """Starts from where a climb has ended, at which states that are alike there are told apart; mostly none.
+
+    Parameters
+    ----------
+    improve
+        Takes values, and marginals of the states that are told apart, to values of what has no closed form.
+    """
     if program.locals and not program.enumerated and program.data.stream is None and not end.posteriors:
         return along_axes(program, end)
     if not program.assigned or len(program.assigned) < len(program.enumerated) or program.data.stream is not None:
         return []
-    return [State(values, {}) for values in split_states(program, end.values)]
+    return [State(values, {}) for values in split_states(program, end.values, improve)]
 
 
 def along_axes(program: Program, end: State, *, anywhere: bool = False) -> list[State]:
