@@ -21,6 +21,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
 SCREENED = 5000  # rows by which one of several starts is chosen
+WIDE = 100.0  # times the data, a scale of locals that says nothing of them
 SPREAD = 1e-3  # of the locals' means between rows, below which they are the same in all
 
 
@@ -87,7 +88,7 @@ def candidates(
     if program.proposes or said <= set(given or {}) or program.data.stream is not None:
         return
     if not program.enumerated:
-        yield from [partial(_on_axes, program, made)] if program.locals else []
+        yield from (partial(where, program, made) for where in (_on_axes, _row_by_row) if program.locals)
         return
     kinds = guesses(program) if improve is None or not closed_form(program).rest else dict.fromkeys(guesses(program))
     yield from (partial(made, kind) for kind in list(kinds)[1:])
@@ -120,6 +121,26 @@ def _on_axes(program: Program, made: Callable[[], State]) -> State:
     if not starts:
         raise FitError("there are no loadings")
     return starts[0]
+
+
+def _row_by_row(program: Program, made: Callable[[], State]) -> State:
+    """Moments of locals that each row says by itself: one update from where their prior is as wide as can be.
+
+    A level far from the declared one is otherwise taken for noise, in which what rows have in common is lost.
+
+    Raises
+    ------
+    FitError
+        If no scale of locals is a parameter.
+    """
+    values = made().values
+    wide = WIDE * float(program.data.features().abs().max().clamp_min(1.0))
+    scales = [p.sites[0] for s in program.locals for n, p in s.args.items() if n == "scale" and p.kind == "site"]
+    if not scales:
+        raise FitError("no scale of locals is a parameter")
+    ascent = Coordinates(program, averaged=True)
+    _, expected = ascent.expect(State({**values, **{n: torch.full_like(values[n], wide) for n in scales}}, {}))
+    return State(ascent.maximize(expected), {})
 
 
 def settled_values(program: Program) -> Values:

@@ -85,6 +85,20 @@ class Lines(zoo.Model):
             pyro.sample("y", dist.Normal(a[z] + b[z] * t, precision.rsqrt()), obs=y)
 
 
+class Levels(zoo.Model):
+    """One-way layout, declared at a level of zero."""
+
+    y = zoo.Real("batch", "measurement")
+
+    def forward(self, y):
+        center = pyro.param("center", torch.tensor(0.0))
+        between = pyro.param("between", torch.tensor(1.0), constraint=POSITIVE)
+        within = pyro.param("within", torch.tensor(1.0), constraint=POSITIVE)
+        with pyro.plate("batch", len(y)):
+            level = pyro.sample("level", dist.Normal(center, between))
+            pyro.sample("y", dist.Normal(level[..., None], within).expand(y.shape).to_event(1), obs=y)
+
+
 def columns(seed):
     """Clusters in units of a million and of a thousandth, and where they come from."""
     rng, units = np.random.default_rng(seed), np.array([1e6, 1e-3])
@@ -165,3 +179,15 @@ def test_middles_of_priors_are_inside_of_their_supports():
         {"t": np.arange(6.0), "x": np.zeros(6), "y": np.ones((6, 2)), "label": [0, 1, 2] * 2, "other": np.zeros(6)},
     )
     torch.testing.assert_close(program.initial()["probs"].sum(-1), torch.ones(2, dtype=torch.float64))
+
+
+def test_random_effects_far_from_where_they_are_declared():
+    rng = np.random.default_rng(0)
+    y = 1e3 + rng.normal(size=(40, 1)) + 2 * rng.normal(size=(40, 4))
+    found = fit(Levels(), y, method=EM(), seed=0)
+    # Balanced, so that the maximum has a closed form (Searle, Casella and McCulloch 1992, section 3.7).
+    within = ((y - y.mean(1, keepdims=True)) ** 2).sum() / (40 * 3)
+    between = y.mean(1).var() - within / 4
+    expected = {"center": y.mean(), "between": between**0.5, "within": within**0.5}
+    for name, value in expected.items():
+        np.testing.assert_allclose(float(found.points[name]), value, rtol=1e-4)
