@@ -78,6 +78,8 @@ class Recognition:
         Observed site -> the variance among neighbours in its data, that floors are relative to.
     incomplete
         Sites that would have a likelihood here, were it not for missing values.
+    weighed
+        Observed sites that are masked or scaled.
     in_values
         Unknowns that observed values depend on, which have no closed form.
     """
@@ -90,6 +92,7 @@ class Recognition:
     spreads: Values = field(default_factory=dict)
     locally: Values = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)
+    weighed: list[str] = field(default_factory=list)
     in_values: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

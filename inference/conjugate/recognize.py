@@ -47,8 +47,12 @@ def recognize(seen: Recognition) -> EStep:
         made = made_values(program, values, example.replay)
         gone = program.integrated.names if program.integrated else frozenset()
         for site in program.sites.values():
-            if site.name in example.replay.distributions and site.name not in gone and _is_plain(example, site):
+            if site.name not in example.replay.distributions or site.name in gone:
+                continue
+            if _is_plain(example, site):
                 _recognize_site(seen, example, site, made)
+            elif site.role == "observed" and site.family != "Evidence":
+                seen.weighed.append(site.name)
         seen.in_values = in_values(program, values, made)
         if structure.example_rows is not None:
 

@@ -15,6 +15,12 @@ def no_posterior(program: Program, name: str) -> str:
     gaps = [s.name for s, _ in uses(program, name) if s.name in closed_form(program).incomplete]
     if gaps:
         return f"site {gaps[0]!r} has missing values (NaN), and {name!r} has a closed form for complete rows only"
+    weighed = [s.name for s, _ in uses(program, name) if s.name in closed_form(program).weighed]
+    if weighed:
+        return (
+            f"site {weighed[0]!r} is masked or scaled, and what {name!r} feeds has a closed form where it is neither; "
+            "write NaN in place of a mask, and give rows weights in place of a scale"
+        )
     site = program.sites[name]
     if (reason := _by_state(program, site)) is not None:
         return reason
@@ -59,5 +65,8 @@ def no_maximum(program: Program, name: str) -> str:
             if parent.kind == "function":
                 return f"{child.name}: {key} is a {parent}"
     prior = "" if site.role == "parameter" else f"with a {site.family} prior "
-    children = ", ".join(f"{child.name} ~ {child.family}" for child, _ in uses(program, name)) or "no site"
-    return f"{prior}it feeds {children}"
+    children = ", ".join(f"{child.name} ~ {child.family}" for child, _ in uses(program, name))
+    closed = [s for s in program.observed if not s.args]  # distributions made of others
+    if not children and closed:
+        return f"{prior}it may be inside of {closed[0].name} ~ {closed[0].family}, whose parts are not told apart"
+    return f"{prior}it feeds {children or 'no site'}"

@@ -179,3 +179,17 @@ def without_a_distribution(age, y):
 def test_made_up_numbers_are_not_read(story, remedy):
     with pytest.raises(DataError, match=f"field 'age' has missing values.*{remedy}"):
         prepare(zoo.model(age=zoo.Real("row"), y=zoo.Real("row"))(story), {"age": SOME, "y": Y})
+
+
+@zoo.model(x=zoo.Real("row"), seen=zoo.Binary("row"))
+def masked(x, seen):
+    m = pyro.sample("m", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(x)), pyro.poutine.mask(mask=seen > 0):
+        pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+
+def test_why_a_mask_has_no_closed_form():
+    data = {"x": AGE, "seen": 1.0 - GONE}
+    with pytest.raises(zoo.MethodError, match=r"site 'x' is masked or scaled.* write NaN in place of a mask"):
+        fit(masked, data, method="cavi", seed=0)
+    assert fit(masked, data, method="map", seed=0).converged
