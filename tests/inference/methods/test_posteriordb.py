@@ -1,6 +1,6 @@
 """NUTS at its default settings against the reference draws of nine more posteriors of posteriordb.
 
-Diamonds, lynxes and hares, and the Poisson Gaussian process take many minutes: `benchmarks/verdicts.py` has them.
+Diamonds, lynxes and hares, and the Poisson Gaussian process take minutes of CPU time: `benchmarks/README.md` has them.
 """
 
 from __future__ import annotations
