@@ -14,6 +14,7 @@ from inference.starts.natural import natural_start
 from zoo.errors import ZooError
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
+from zoo.program.recentred import location_scale
 
 FEW, MANY = 6, 40  # climbs: where all come to about the same height, and where they do not
 WIDTH = 2.0  # half of them are from points uniform in (-2, 2), as Stan's starts are, and half from draws of the prior
@@ -23,7 +24,9 @@ SHARE = 0.02  # of the gradients that a run will take may be spent on this
 
 
 def bounded(program: Program) -> bool:
-    """Whether a high mode tells of much mass: no funnels of local latents, no components that collapse onto a row."""
+    """Whether a high mode tells of much mass: no funnels of latents with scales, no components that fall onto a row."""
+    if program.degrees or location_scale(program):
+        return False
     if program.locals or program.enumerated or program.parameters or program.networks or program.proposes:
         return False
     return not program.structure.improper and not any(site.countable for site in program.latents)
