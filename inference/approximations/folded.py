@@ -56,7 +56,7 @@ class Folded:
 
 
 def mixed_in(program: Program, parts: list[list[Posterior]], prior: Values, count: int) -> tuple[Values, Tensor]:
-    """Put draws of the parts in the places of every second draw of the prior.
+    """Put draws of the parts in the places of half of the draws of the prior, at random.
 
     Returns
     -------
@@ -64,8 +64,9 @@ def mixed_in(program: Program, parts: list[list[Posterior]], prior: Values, coun
         Draws of the locals, and log of the mean density of the parts at all of them, (count, rows).
     """
     values = {n: v.clone() for n, v in prior.items()}
+    order = torch.randperm(count, device=program.device)  # each draw of the globals may meet any of the mixture
     for k, part in enumerate(parts):
-        at = torch.arange(2 * k, count, 2 * len(parts), device=program.device)
+        at = order[2 * k :: 2 * len(parts)]
         for q in part if len(at) else ():
             for name, drawn in q.sample(len(at)).items():
                 values[name][at] = drawn
