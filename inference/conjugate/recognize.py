@@ -25,6 +25,7 @@ from zoo.replay.normals import observed_density
 from zoo.replay.sites import ALTERNATIVES, Site, base_distribution
 
 PREDICTORS = ("linear", "bilinear")  # kinds of locations that have a likelihood of their own
+ROUNDING = 64  # rounding errors of the largest density that two ways to the same density may differ by
 
 
 def recognize(seen: Recognition) -> EStep:
@@ -126,7 +127,10 @@ def _same(mine: Tensor, own: Tensor) -> bool:
         return False
     mine, own = mine.expand(shape), own.expand(shape)
     tolerance = 1e-7 if own.dtype == torch.float64 else 1e-2
-    return bool(((mine - own).abs() <= tolerance * (1 + own.abs())).logical_or(mine == own).all())
+    # Squares about a center far from a value cancel, with errors in proportion to the largest density.
+    size = torch.where(own.isfinite(), own.abs(), 0.0)
+    rounding = ROUNDING * torch.finfo(own.dtype).eps * (size.max() if size.numel() else size.sum())
+    return bool(((mine - own).abs() <= tolerance * (1 + own.abs()) + rounding).logical_or(mine == own).all())
 
 
 def _row_free(fn: Any, site: Site, known: tuple[str, ...]) -> bool:

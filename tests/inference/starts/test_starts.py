@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 import zoo
 from inference import EM, fit
+from inference.conjugate import closed_form
 from inference.runtime.random import seeded
 from inference.starts.fed import columns_fed, covariates
 from inference.starts.values import few_rows, starting_values
@@ -191,3 +192,31 @@ def test_random_effects_far_from_where_they_are_declared():
     expected = {"center": y.mean(), "between": between**0.5, "within": within**0.5}
     for name, value in expected.items():
         np.testing.assert_allclose(float(found.points[name]), value, rtol=1e-4)
+
+
+@zoo.model(x=zoo.Real("row"))
+def levels(x, *, chained: bool = False):
+    """Two Normal levels, in rows that are independent or follow each other, with spreads of their own."""
+    loc = pyro.param("loc", torch.zeros(2))
+    scale = pyro.param("scale", torch.ones(2), constraint=POSITIVE)
+    shares = pyro.param("shares", torch.ones(2) / 2, constraint=SIMPLEX)
+    moves = pyro.param("moves", torch.ones(2, 2) / 2, constraint=SIMPLEX) if chained else None
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(shares) if moves is None else zoo.MarkovChain(shares, moves))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
+
+
+@pytest.mark.parametrize("chained", [False, True], ids=["mixture", "chain"])
+@pytest.mark.parametrize("far", [1e4, 1e6])
+def test_tight_groups_far_apart_keep_their_spread(far, chained):
+    """Where no row can be of the other group, the maximum has each group's own mean and standard deviation."""
+    rng = np.random.default_rng(0)
+    group = np.arange(60) // 10 % 2
+    x = far * group + rng.normal(size=60) * np.array([1.0, 0.3])[group]
+    model = levels(chained=chained)
+    assert not closed_form(prepare(model, x)).rest
+    found = fit(model, x, method="em", seed=0, progress=False)
+    order = found.points["loc"].argsort()
+    own = np.array([[x[group == k].mean(), x[group == k].std()] for k in (0, 1)])
+    np.testing.assert_allclose(found.points["loc"][order], own[:, 0], atol=1e-3)
+    np.testing.assert_allclose(found.points["scale"][order], own[:, 1], rtol=1e-3)
