@@ -20,10 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.compiled.constants import check_branches, fold_constants, state_types
-from inference.compiled.operations import operation_of
-from inference.compiled.small_graphs import small_graph
+from inference.compiled.small_graphs import LARGEST, small_graph, written
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
-from inference.compiled.straight_line import LARGEST, most_lines, straight_line
 from inference.compiled.trees import leaves, rebuilt
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
@@ -37,9 +35,8 @@ SAVED_PER_OPERATION = 4e-6
 SAVED_PER_BYTE = 0.125e-9
 COST = 1.5
 COST_PER_OPERATION = 11e-3
-LINE = 0.3  # of what becomes one straight line
-LINE_PER_OPERATION = 1e-3
-LINE_PER_NUMBER = 4e-5
+FEW = 0.3  # of a graph of few numbers, which becomes one C function
+FEW_PER_OPERATION = 1e-3
 OPTIONS = {
     "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
     "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
@@ -75,7 +72,7 @@ class Lowered:
 
 
 class Work(TorchDispatchMode):
-    """Counts operations, and the bytes that those other than matrix products write; `few`: one straight line does."""
+    """Counts operations, and the bytes that those other than matrix products write; `few`: one C function does."""
 
     def __init__(self) -> None:
         cast(Any, super()).__init__()  # torch leaves it without types
@@ -88,8 +85,7 @@ class Work(TorchDispatchMode):
         view = any(r.alias_info is not None for r in func._schema.returns)  # which writes nothing
         if isinstance(result, Tensor) and not view and not func.__name__.split(".")[0].endswith("mm"):
             self.bytes += result.numel() * result.element_size()
-        large = isinstance(result, Tensor) and result.numel() > LARGEST
-        self.few = self.few and not large and (func in WRITTEN_OUT or operation_of(func) is not None)
+        self.few = self.few and (view or func in WRITTEN_OUT or written(func)) and self.bytes <= 8 * LARGEST
         return result
 
 
@@ -104,9 +100,8 @@ def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
 def pays(work: Work, calls: int) -> bool:
     """Whether compiling a function saves more time over its calls than it takes."""
     saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
-    numbers = work.bytes / 8
-    if work.few and numbers <= most_lines(work.operations):
-        return saved * calls > LINE + LINE_PER_OPERATION * work.operations + LINE_PER_NUMBER * numbers
+    if work.few:
+        return saved * calls > FEW + FEW_PER_OPERATION * work.operations
     return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
@@ -192,11 +187,10 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         fold_constants(graph)
         graph.recompile()
         if program.device.type == "cpu":
-            line = straight_line(graph, flat, compiler()) or small_graph(graph, flat, compiler())
-            if line is not None:
-                made: Any = line
+            made: Any = small_graph(graph, flat, compiler())
+            if made is not None:
                 plain = type(results[0]) is tuple and all(isinstance(t, Tensor) for t in (*inputs, *results[0]))
-                return line if plain else outside
+                return cast(Callable[..., Any], made) if plain else outside
         with torch.no_grad():
             from torch._inductor import compile as inductor
             from torch._inductor.exc import CppCompileError

@@ -15,6 +15,21 @@ Write = Callable[..., None]
 WRITERS: dict[str, Write] = {}
 EXACT = (torch.float64, torch.bool, torch.int32, torch.int64)  # what doubles hold, but for integers beyond 2^53
 
+PRELUDE = """#include <cmath>
+static double digamma(double x) {  // recurrence up to 10, then Stirling's series (Abramowitz and Stegun 6.3.18)
+  if (x <= 0.5) {
+    if (x == std::floor(x)) return x == 0 ? -std::copysign(INFINITY, x) : NAN;
+    const double pi = 3.14159265358979323846;
+    if (x < 0) return digamma(1.0 - x) - pi / std::tan(pi * std::fmod(x, 1.0));
+  }
+  double less = 0.0;
+  for (; x < 10.0; x += 1.0) less += 1.0 / x;
+  const double z = 1.0 / (x * x);
+  const double series = z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z *
+    (691.0 / 32760 - z / 12))))));
+  return std::log(x) - 0.5 / x - series - less;
+}
+"""
 SPECIAL = re.compile(r"\b(?:exp|log|log1p|expm1|sin|cos|tanh|erf|erfc|lgamma|digamma|pow)\(")
 SLOW = 8  # times as long as another number
 
@@ -210,7 +225,13 @@ _FORMULAS = {
     "div.Tensor": "{0} / {1}",
     "div.Scalar": "{0} / {1}",
     "pow.Tensor_Tensor": "pow({0}, {1})",
+    "pow.Scalar": "pow({0}, {1})",
+    "atan2.default": "atan2({0}, {1})",
     "digamma.default": "digamma({0})",
+    **{
+        f"{name}.default": f"{name}({{0}})" for name in ("tan", "asin", "acos", "atan", "sinh", "cosh", "log2", "log10")
+    },
+    **{f"{name}.default": f"{name}({{0}})" for name in ("asinh", "acosh", "atanh", "exp2", "floor", "ceil")},
     "sigmoid_backward.default": "{0} * (1.0 - {1}) * {1}",
     "tanh_backward.default": "{0} * (1.0 - {1} * {1})",
     "softplus_backward.default": "{1} * {2} > {3} ? {0} : {0} / (1.0 + exp(-{1} * {2}))",
@@ -454,6 +475,16 @@ def _index_put(
     at = "+".join(["0", *(f"{s}*i{d}" for d, s in enumerate(strides) if picked.shape[d] != 1)])
     sign = "+=" if accumulate else "="
     writer.loop(picked.shape, f"{writer.array(out)}[(long) {name}[{at}]] {sign} {writer.at(values, picked.shape)};")
+
+
+@_known("index_add.default")
+def _index_add(
+    writer: LoopWriter, out: Tensor, a: Tensor, dim: int, index: Tensor, source: Tensor, alpha: float = 1
+) -> None:
+    writer.pointwise(out, "{0}", a)
+    along = index.reshape([-1 if d == dim % source.ndim else 1 for d in range(source.ndim)]).expand(source.shape)
+    term = writer.at(source, source.shape)
+    writer.loop(source.shape, f"{_picked(writer, out, dim, along)} += {_number(alpha)} * {term};")
 
 
 @_known("constant_pad_nd.default")

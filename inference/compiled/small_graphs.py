@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from inference.compiled.loop_writer import WRITERS, LoopWriter, UnwrittenError
-from inference.compiled.straight_line import PRELUDE
+from inference.compiled.loop_writer import PRELUDE, WRITERS, LoopWriter, UnwrittenError
 
 LARGEST = 150_000  # numbers written in one evaluation; beyond that Inductor's fused and vectorized loops are worth it
 FLAGS = ("-x", "c++", "-O1", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 CLOSE = 1e-8  # relative distance to what the graph itself gives
 STEP = 0.37  # from the example, for a second point to compare at
+CHECK = "aten._linalg_check_errors.default"  # a matrix without a factor gives NaN
 CONSTANT = ("aten.arange.", "aten.eye.", "aten.lift_fresh_copy.")  # if what they are given is
 
 
@@ -78,6 +78,12 @@ def small_graph(graph: GraphModule, flat: Sequence[Any], compiler: str) -> Compi
         return None
 
 
+def written(operation: Any) -> bool:
+    """Whether an operation of torch is known here, wherever its arguments are."""
+    name = str(operation)
+    return name in WRITERS or name == CHECK or name.startswith(CONSTANT)
+
+
 def _plain(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dtype == torch.float64 and x.device.type == "cpu" and x.is_contiguous()
 
@@ -119,8 +125,8 @@ def _run(writer: LoopWriter, node: Node, seen: dict[Node, Any]) -> Any:
     target: Any = node.target
     if str(target).startswith(CONSTANT) and all(writer.is_constant(seen[n]) for n in node.all_input_nodes):
         return writer.constant(target(*torch.fx.node.map_arg(node.args, lambda n: seen[n]), **node.kwargs))
-    if str(target) == "aten._linalg_check_errors.default":
-        return None  # a matrix without a factor gives NaN
+    if str(target) == CHECK:
+        return None
     given: Any = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: seen[n])
     args, kwargs = given
     changes = hasattr(target, "_schema") and any(
@@ -160,7 +166,7 @@ def _built(compiler: str, writer: LoopWriter, outputs: list[Tensor]) -> Compiled
         subprocess.run(
             [compiler, *FLAGS, str(file), "-o", str(library), "-lm"], check=True, capture_output=True, timeout=120
         )
-        loaded = ctypes.CDLL(str(library))
+        loaded = ctypes.PyDLL(str(library))  # which keeps other threads out: all calls share the arrays
     for name, values in writer.tables():
         pointer = ctypes.c_void_p.in_dll(loaded, name)
         pointer.value = values.data_ptr()
