@@ -277,7 +277,8 @@ class SVI(Method):
         """Climb from all starts; return what is there at the end, why it was not compiled, and draws per step."""
         program = bound.program
         program.model.train()
-        batches = Batches(program.data, self._size(program, bound), int(torch.randint(2**31, ())), self.workers)
+        size, seed = self._size(program, bound), int(torch.randint(2**31, ()))
+        batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed))
         exact = self._still(program) and batches.whole
         schedules = [
             Schedule(

@@ -71,11 +71,13 @@ class Batches:
         Of the order of rows.
     workers
         Processes that fetch rows ahead of their use.
+    bound
+        Whether the program is set up for these very rows, all of them.
     """
 
-    def __init__(self, data: Data, size: int, seed: int, workers: int = 0) -> None:
+    def __init__(self, data: Data, size: int, seed: int, workers: int = 0, *, bound: bool = False) -> None:
         self.device = next(iter(data.values.values())).device
-        self.data, self.whole = data, size >= len(data)
+        self.data, self.whole, self.bound = data, size >= len(data), bound or bool(data.missing)
         self.rows = min(size, len(data))
         self.sampler = Shuffled(len(data), self.rows, seed)
         self.epoch = 1 if self.whole else len(self.sampler)
@@ -93,8 +95,8 @@ class Batches:
 
     def example(self) -> Batch:
         """Return a batch, for its shapes."""
-        if self.whole:  # where values are missing, the program is set up for these very rows
-            return Batch({}) if self.data.missing else rows_of(self.data)
+        if self.whole:
+            return Batch({}) if self.bound else rows_of(self.data)
         return RowDataset(self.data, 1.0)[torch.arange(self.rows)]
 
     def stream(self, done: int = 0) -> Iterator[Batch]:

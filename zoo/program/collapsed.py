@@ -119,7 +119,8 @@ class Collapsed(Program):
         mine = ("found", "layout", "plans", "latents", "locals", "globals", "_probes", "_points")
         other.__dict__.update({name: self.__dict__[name] for name in mine})
         other._whole = whole
-        other._sufficient = other._summed()
+        same = data.weights is self.data.weights and all(v is self.data.values[n] for n, v in data.values.items())
+        other._sufficient = self._sufficient if same else other._summed()
         return other
 
     def conditional(self, values: Values) -> Conditional:

@@ -35,6 +35,8 @@ from tests.cases.models import (
     coin,
 )
 from tests.conftest import nothing_global_changes
+from zoo.program import collapsed
+from zoo.program.find_sufficient import sufficient
 from zoo.program.prepare import prepare
 from zoo.program.rows import on
 from zoo.replay.random import reseed
@@ -503,3 +505,16 @@ def test_without_a_seed_one_is_drawn_and_recorded():
     assert first.seed != second.seed
     again = fit(coin, FLIPS, method=SVI(steps=5), seed=first.seed)
     assert again.objective == first.objective
+
+
+def test_what_data_say_of_collapsed_latents_is_looked_for_once(monkeypatch):
+    """All steps are on all rows, so that none of them has to find it anew."""
+    looked = []
+
+    def counted(*args):
+        looked.append(1)
+        return sufficient(*args)
+
+    monkeypatch.setattr(collapsed, "sufficient", counted)
+    fit(NonCentred, SCHOOLS, method=SVI(steps=20, compile=False), seed=0, progress=False)
+    assert 1 <= len(looked) <= 3
