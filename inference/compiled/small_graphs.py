@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from inference.compiled import loop_entries, loop_matrices, loop_sums
 from inference.compiled.loop_writer import PRELUDE, WRITERS, LoopWriter, UnwrittenError
 
+KNOWN = (loop_entries, loop_sums, loop_matrices)  # which note their operations when they are imported
 LARGEST = 150_000  # numbers written in one evaluation; beyond that Inductor's fused and vectorized loops are worth it
 FLAGS = ("-x", "c++", "-O1", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 CLOSE = 1e-8  # relative distance to what the graph itself gives
