@@ -23,6 +23,7 @@ from guides import Guide
 from inference import Method
 from tests.cases.models import ZOO_CASES
 from tests.cases.sources import FILES, ROOT, imports, tree
+from tests.cases.spread import spread
 from zoo import Model, catalogue
 from zoo.program.explain import legality
 from zoo.program.prepare import prepare
@@ -166,7 +167,7 @@ def programs_of(name):
     return [prepare(model, data) for model, data in ZOO_CASES[name]]
 
 
-@pytest.mark.parametrize("name", zoo.models())
+@spread("name", zoo.models(), part=0, of=2)
 def test_a_card_names_every_site(name):
     card = inspect.getdoc(getattr(zoo, name))
     for program in programs_of(name):
@@ -176,7 +177,7 @@ def test_a_card_names_every_site(name):
             assert f"``{network}``" in card
 
 
-@pytest.mark.parametrize("name", zoo.models())
+@spread("name", zoo.models(), part=1, of=2)
 def test_a_card_names_the_legal_methods(name):
     """Those that are legal for one of its cases at least, and no others: a card cannot go stale."""
     card = inspect.getdoc(getattr(zoo, name))

@@ -23,6 +23,7 @@ from tests.cases.models import (
     coin,
     gates,
 )
+from tests.cases.spread import spread
 from zoo import catalogue, testing
 from zoo.program.explain import legality
 from zoo.program.prepare import prepare
@@ -66,7 +67,7 @@ def test_every_registered_model_has_small_data():
     assert not missing, f"add a few rows of data for {sorted(missing)} to ZOO_CASES in tests/cases/models.py"
 
 
-@pytest.mark.parametrize("case", [CASE_NUMBERS[i] for i in sorted(FIRST.values())])
+@spread("case", [CASE_NUMBERS[i] for i in sorted(FIRST.values())], part=0, of=2)
 def test_every_model_keeps_its_promises_with_closed_forms(case):
     """One shape of each model by the quick methods; other shapes and methods are among the slow tests."""
     quick = [QUICK[name] for name in CLOSED_FORMS]
@@ -124,7 +125,7 @@ GUIDE_CASES = {  # beside the suite's own: latents of a group of rows, and one l
 }
 
 
-LONG = ("Conjugate", "Flow", "FullRank", "Laplace", "LowRank", "MeanField")
+LONG = ("Conjugate", "Encoder", "Flow", "FullRank", "Laplace", "LowRank", "MeanField")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in GUIDES])

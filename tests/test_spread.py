@@ -12,7 +12,7 @@ CASES = [("a", 1), pytest.param("b", 2, id="second"), ("c", 3), pytest.param("d"
 def test_all_cases_run_and_the_parts_of_the_quick_ones_make_up_the_whole():
     quick = []
     for part in range(3):
-        _, cases = spread(("letter", "number"), CASES, part=part).args
+        _, cases = spread(("letter", "number"), CASES, part=part, of=3).args
         assert [case.values for case in cases] == [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]
         assert [case.id for case in cases] == [None, "second", None, None, None]
         marks = [{mark.name for mark in case.marks} for case in cases]
@@ -29,4 +29,4 @@ def test_a_case_of_one_argument_may_be_a_tuple():
 @pytest.mark.parametrize("part", [-1, 3])
 def test_a_part_that_is_none_is_refused(part):
     with pytest.raises(ValueError, match=f"part {part} of 3"):
-        spread("n", [1], part=part)
+        spread("n", [1], part=part, of=3)

@@ -13,7 +13,7 @@ def spread(
     cases: Iterable[Any],
     *,
     part: int,
-    of: int = 3,
+    of: int = 5,
     ids: Callable[[Any], object] | None = None,
 ) -> pytest.MarkDecorator:
     """Cases part, part + of, part + 2 of, ... stay in the quick run; the others are marked `slow`.

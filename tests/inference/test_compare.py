@@ -64,7 +64,7 @@ def tosses() -> Comparison:
 # -- the table -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("made", [mixture, tosses])
+@pytest.mark.parametrize("made", [pytest.param(mixture, marks=pytest.mark.slow), tosses])
 def test_the_table_has_the_columns_of_the_contract(made):
     table = made().table
     assert isinstance(table, pd.DataFrame)

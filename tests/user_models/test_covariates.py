@@ -103,6 +103,7 @@ def test_the_mode_is_that_with_the_missing_values_as_unknowns():
     assert point["age"].to_numpy()[~GONE] == pytest.approx(AGE[~GONE])
 
 
+@pytest.mark.slow
 def test_evidence_and_imputations_are_those_of_the_integral():
     found = fit(regression, {"age": SOME, "y": Y}, method=Laplace(), seed=0)
     m, t, b = np.meshgrid(np.linspace(-5, 7, 60), np.linspace(0.8, 7, 60), np.linspace(0.6, 1.0, 60), indexing="ij")

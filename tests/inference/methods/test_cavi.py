@@ -619,7 +619,7 @@ def table_of(name):
     return model, table
 
 
-@spread("name", TABLES, part=0, of=2)
+@spread("name", TABLES, part=1, of=3)
 def test_a_weight_repeats_a_row_and_zero_drops_it(name):
     model, table = table_of(name)
     doubled = fit(model, table, method=TIGHT, seed=0, weights=np.full(len(table), 2.0))
