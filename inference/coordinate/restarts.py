@@ -154,9 +154,7 @@ class Restarts:
             ascents, failures = short.climb_all(progress=False)
             order = sorted(range(len(ascents)), key=lambda i: ascents[i].value, reverse=True)
             states = [begun for i in order[:kept] if (begun := ascents[i].begun) is not None]
-        if not states:
-            raise FitError(failures[0])
-        return states[0]
+        return states[0] if states else self.start(0)  # which says what is wrong with a start, if it is no better
 
     def _together(self, states: list[State], *, progress: bool) -> list[Ascent] | None:
         """Climb from all starts at once; None where that cannot be done."""
