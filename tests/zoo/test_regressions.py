@@ -252,7 +252,7 @@ def test_scales_of_groups_are_those_of_quadrature():
 
 
 @pytest.mark.slow
-def test_groups_have_their_labels_and_new_rows_may_show_few_of_them():
+def test_groups_have_their_labels_and_new_rows_may_show_few_of_them_or_others():
     data = groups(number=4, rows=40)
     found = fit(zoo.HierarchicalRegression(slopes=False), data, method="pathfinder", seed=0, progress=False)
     assert "intercepts[school 2]" in found.summary().index
@@ -263,8 +263,10 @@ def test_groups_have_their_labels_and_new_rows_may_show_few_of_them():
     drawn = found.predict(at_mean, draws=500, seed=0).posterior_predictive["y"]
     error = float(drawn.std()) / np.sqrt(500)
     assert abs(float(drawn[..., 0].mean()) - level) < 5 * error
-    with pytest.raises(zoo.DataError, match="unknown category 'school 9'"):
-        found.log_prob(one.assign(group="school 9"))
+    # of a group that is new its prior is known alone, whose spread is that of groups
+    assert np.isfinite(found.log_prob(one.assign(group="school 9"), samples=200)).all()
+    strange = found.predict(at_mean.assign(group="school 9"), draws=500, seed=0).posterior_predictive["y"]
+    assert float(strange.std()) > float(drawn.std())
 
 
 X = np.array(EVENTS["x"])
