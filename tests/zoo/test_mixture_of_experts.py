@@ -63,4 +63,6 @@ def test_the_units_of_the_data_do_not_matter():
     )
     shift = len(data["y"]) * np.log(1e3)
     assert float(second.log_prob().sum()) == pytest.approx(float(first.log_prob().sum()) - shift, abs=1e-2)
-    np.testing.assert_allclose(second.assign(), first.assign(), atol=1e-2)
+    # which expert comes first is a matter of the restart that won: compare the pairs of rows that share one
+    same = [weights @ weights.T for weights in (first.assign().to_numpy(), second.assign().to_numpy())]
+    np.testing.assert_allclose(same[1], same[0], atol=1e-2)
