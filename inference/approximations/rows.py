@@ -61,21 +61,21 @@ def _from_prior(program: Program, points: Values, draws: Values, count: int) -> 
     """Draw the locals from the model's prior given each draw of the globals, and log q per row (count, rows)."""
     names = [s.name for s in program.locals]
 
-    def one(globals_: Values) -> tuple[Values, Tensor]:
-        seen = program.simulate({**points, **globals_}, observed=False)
+    def one(globals_: Values, lead: Tensor | None = None) -> tuple[Values, Tensor]:
+        seen = program.simulate({**points, **globals_}, observed=False, lead=lead)
         values = {n: seen[n] for n in names}
         log_probs = program.log_probs({**points, **globals_, **values})
         return values, program.log_prior(log_probs, names).rows
 
     with torch.no_grad():
-        dummy = {**draws, "": torch.zeros(count, device=program.device)}
+        leads = {**draws, "": torch.zeros(count, dtype=program.dtype, device=program.device)}
 
         def drawn(values: Values) -> tuple[Values, Tensor]:
-            return one({n: v for n, v in values.items() if n})
+            return one({n: v for n, v in values.items() if n}, values[""])
 
         try:
             vectorized = torch.vmap(drawn, randomness="different", chunk_size=chunk_for(program))
-            local: tuple[Values, Tensor] = vectorized(dummy)
+            local: tuple[Values, Tensor] = vectorized(leads)
             return local
         except (RuntimeError, ModelError):  # some distributions cannot be drawn from in a vectorized call
             parts = [one({n: v[i] for n, v in draws.items()}) for i in range(count)]
