@@ -9,7 +9,7 @@ import torch
 from inference.conjugate import EStep, Plan, closed_form
 from inference.conjugate.posteriors import Posterior
 from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.stepwise import Averages, weights_of
+from inference.coordinate.stepwise import Averages, together, weights_of
 from zoo.program.program import Program
 
 SETTLED = 1e-3  # gain in nats a row below which the posteriors of local latents are near enough to the best
@@ -43,12 +43,8 @@ class NaturalSteps(Averages):
     def why_not(program: Program) -> str | None:
         """Say why rows cannot be taken in batches, None if they can."""
         plan = closed_form(program)
-        if program.tied:
-            return f"batch_size takes rows apart, and {program.tied}; leave it out"
-        if program.shared:
-            return (
-                f"batch_size needs rows that are independent; they share the discrete latent {program.shared[0].name!r}"
-            )
+        if (why := together(program)) is not None:
+            return why
         if program.data.stream is not None:
             first = program.locals[0].name
             return f"batch_size needs rows in memory, as {first!r} has one for every row; load the file"

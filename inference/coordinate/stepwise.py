@@ -85,14 +85,10 @@ class RunningAverages(Averages):
         if plan.rest or gradient:
             name = plan.rest[0] if plan.rest else plan.names[0]
             return f"batch_size needs closed-form updates, and {name!r} is climbed by gradient"
-        if program.tied:
-            return f"batch_size takes rows apart, and {program.tied}; leave it out"
+        if (why := together(program)) is not None:
+            return why
         if program.locals:
             return f"batch_size needs a model without local latents; {program.locals[0].name!r} has one for every row"
-        if program.shared:
-            return (
-                f"batch_size needs rows that are independent; they share the discrete latent {program.shared[0].name!r}"
-            )
         for site in program.sites.values():
             inside = program.row in site.plates and site.role in ("observed", "enumerated")
             if inside and site.name not in plan.collapsible:
@@ -181,6 +177,15 @@ class Passes(Way):
             best, state, expected = float(value), last, seen
         ascent.state, ascent.expected = state, expected
         ascent.monitor.record(ascent.steps + 1, best)
+
+
+def together(program: Program) -> str | None:
+    """Say what keeps rows from being taken in batches, whatever the averages; None if nothing does."""
+    if program.tied:
+        return f"batch_size takes rows apart, and {program.tied}; leave it out"
+    if program.shared:
+        return f"batch_size needs rows that are independent; they share the discrete latent {program.shared[0].name!r}"
+    return None
 
 
 def weights_of(data: Data) -> Tensor:
