@@ -21,7 +21,7 @@ from verdicts import SD_OFF, worst
 from guides import FullRank
 from inference import SVI, fit
 from inference.method import as_method
-from inference.methods.svi import PARTICLES
+from inference.variational.per_step import PARTICLES
 from zoo.errors import ZooError
 
 MATCH = SVI(guide=FullRank(), optimizer="batch-and-match")

@@ -12,7 +12,7 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import effective_sizes, mcse_of_mean, split_rhat
 from inference.diagnostics.coordinates import entry_name
-from inference.diagnostics.importance import Judgement
+from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.verdict import CARE, TRUST
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many

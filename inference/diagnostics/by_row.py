@@ -13,7 +13,8 @@ from inference.approximations.approximation import Approximation
 from inference.approximations.corrected_rows import CorrectedRows, back, by_row, draws_by_row, shared_points
 from inference.approximations.pareto import KHAT_GOOD, khat_note, shape_error, smoothed_rows
 from inference.approximations.trained import Trained
-from inference.diagnostics.importance import CELLS, Judgement, draws_for, finite
+from inference.diagnostics.importance import CELLS, draws_for, finite
+from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.shifts import shifts
 from inference.diagnostics.verdict import CARE, DISTRUST, FEWEST_WORTH, MEAN_OFF, SD_OFF, TRUST
 from inference.method import Objective

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeGuard
 
 import numpy as np
@@ -17,6 +16,7 @@ from inference.approximations.pareto import KHAT_GOOD, khat_note, most_shape, sh
 from inference.approximations.rows import chunk_for, log_mean_exp
 from inference.approximations.trained import Trained
 from inference.diagnostics.coordinates import Names
+from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.labelling import labelling_of, restricted
 from inference.diagnostics.resampling import Pool, kept_for, resampled
 from inference.diagnostics.shifts import Moments, Shifts, by_site, moments, place_of, quantiles, scalars, shifts
@@ -37,41 +37,6 @@ COLUMNS = 8  # of a linear predictor, which cost as much as one entry of what is
 SORTED = 500  # scalars whose quantiles are looked at, at most
 FINITE = 0.5  # Pareto shape above which weights have no variance, and errors by it are too small
 MASS = 0.1  # nats by which a wider look may find more evidence than draws of q, beyond errors
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What draws of a fitted q say of it when they are weighed against the posterior.
-
-    Attributes
-    ----------
-    approximation
-        What is to be handed out: q, or its draws as they are corrected.
-    objective
-        The ELBO, or the importance-weighted bound of several particles.
-    diagnostics
-        "khat" and its standard error "khat_error"; "evidence" and "evidence_error"; "mean_shift" and "sd_ratio" of q,
-        the largest; "ess", the draws in effect after weighing; of exchangeable states "log_labellings", log K!, which
-        is part of the evidence, and "own_labelling", the share of q's draws that are of one labelling; of rows also
-        "khat_rows", "khat_rows_above" and "khat_rows_max".
-    warnings
-        Where q is far from the posterior.
-    verdict
-        In words, whether what is handed out can be trusted.
-    shifts
-        Statistic -> site -> array: "mean_shift" of q from its weighted draws in posterior sds, "sd_ratio", and their
-        Monte Carlo errors.
-    confirmed
-        Whether draws that owe little to q were weighed as well.
-    """
-
-    approximation: Approximation
-    objective: Objective
-    diagnostics: dict[str, float]
-    warnings: list[str]
-    verdict: str
-    shifts: Mapping[str, Values] = field(default_factory=dict)
-    confirmed: bool = False
 
 
 def judge(

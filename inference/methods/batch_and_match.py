@@ -7,10 +7,10 @@ from itertools import chain
 import torch
 
 from guides.full_rank import FullRank
-from inference.approximations.completed import completed
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.importance import handed_out, judge
+from inference.diagnostics.judgement import Judgement
 from inference.method import Objective, Outcome
 from inference.methods.dadvi import MOST_TRIED, elsewhere, first_coordinates
 from inference.methods.laplace import normal_guide
@@ -61,32 +61,18 @@ def matched(
     q, calls = Trained(FullRank(), normal, program.data), fixed.calls + target.calls
     converged = end.distance < NEAR
     reason = said(end, calls, converged=converged)
-    if not judged:
-        handed = completed(program, handed_out(program, q, {}, corrected=corrected))
-        objective = Objective(end.bounds[-1], "elbo")
-        return Outcome(
-            approximation=handed,
-            points={},
-            objective=objective,
-            trace=monitor.trace,
-            steps=len(end.bounds),
-            converged=converged,
-            reason=reason,
-        )
-    judgement = judge(program, q, {}, converged=converged, corrected=corrected)
-    notes = [fixed.gradient.note] if fixed.gradient.note else []
-    return Outcome(
-        approximation=completed(program, judgement.approximation),
-        points={},
-        objective=judgement.objective,
+    if judged:
+        judgement = judge(program, q, {}, converged=converged, corrected=corrected)
+    else:
+        judgement = Judgement(handed_out(program, q, {}, corrected=corrected), Objective(end.bounds[-1], "elbo"))
+    return judgement.outcome(
+        program,
         trace=monitor.trace,
         steps=len(end.bounds),
-        converged=converged,
         reason=reason,
-        warnings=[*notes, *([] if converged else [reason]), *judgement.warnings],
-        diagnostics={"gradients": float(calls), "distance": end.distance, **judgement.diagnostics},
-        verdict=judgement.verdict,
-        shifts=judgement.shifts,
+        converged=converged,
+        warnings=[*([fixed.gradient.note] if fixed.gradient.note else []), *([] if converged else [reason])],
+        diagnostics={"gradients": float(calls), "distance": end.distance},
     )
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from guides.curvature import factor as factor_of_curvature
 from guides.full_rank import FullRank
-from inference.approximations.completed import Collapse, completed, integrated, view_of
+from inference.approximations.completed import Collapse, integrated, view_of
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, Lowered
 from inference.diagnostics.importance import handed_out, judge
+from inference.diagnostics.judgement import Judgement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.laplace import normal_guide
 from inference.runtime.monitor import Monitor
@@ -132,18 +133,13 @@ class DADVI(Method):
         if error > NOISY:
             name = fixed.density.name(int(best.errors.argmax()))
             notes.append(f"{self.draws} draws leave the mean of {name!r} uncertain by {error:.2g} sds; give more draws")
-        return Outcome(
-            approximation=completed(program, judgement.approximation),
-            points={},
-            objective=judgement.objective,
+        return judgement.outcome(
+            program,
             trace=monitor.trace,
             steps=fixed.calls,
-            converged=True,
             reason=reason,
-            warnings=[*notes, *judgement.warnings],
-            diagnostics={"fixed_elbo": best.bound, "draws_error": error, **judgement.diagnostics},
-            verdict=judgement.verdict,
-            shifts=judgement.shifts,
+            warnings=notes,
+            diagnostics={"fixed_elbo": best.bound, "draws_error": error},
         )
 
     def fit_unjudged(self, program: Program) -> Outcome:
@@ -151,15 +147,10 @@ class DADVI(Method):
         program = view_of(program, self.collapse)
         with Monitor("dadvi", self.restarts, show=False) as monitor:
             best, q, fixed, _ = self._fitted(program, monitor)
-        return Outcome(
-            approximation=completed(program, handed_out(program, q, {}, corrected=self.corrected)),
-            points={},
-            objective=Objective(best.bound, "elbo"),
-            trace=monitor.trace,
-            steps=fixed.calls,
-            converged=True,
-            reason="the ELBO over fixed draws is at its maximum",
-        )
+        given = handed_out(program, q, {}, corrected=self.corrected)
+        reason = "the ELBO over fixed draws is at its maximum"
+        unjudged = Judgement(given, Objective(best.bound, "elbo"))
+        return unjudged.outcome(program, trace=monitor.trace, steps=fixed.calls, reason=reason)
 
     def _fitted(self, program: Program, monitor: Monitor) -> tuple[Maximum, Trained, FixedDraws, int]:
         """The highest maximum of all climbs, q there, what was climbed, and how many climbs end there."""

@@ -14,10 +14,11 @@ from guides.curvature import polish, triangular_of_inverse
 from guides.full_rank import FullRank
 from guides.start import Start
 from guides.variational import Variational
-from inference.approximations.completed import Collapse, completed, integrated, view_of
+from inference.approximations.completed import Collapse, integrated, view_of
 from inference.approximations.trained import Trained
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import handed_out, judge
+from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.labelling import APART
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.runtime.monitor import Monitor
@@ -105,18 +106,13 @@ class Laplace(Method):
         reason = f"mode with log density {mode.height:.4f}, {mode.distance:.1e} standard deviations away at the end; "
         reason += f"{mode.same} of {self.restarts} climbs end there; " if self.restarts > 1 else ""
         reason += f"Laplace's estimate of log p(x) is {evidence:.4f}"
-        return Outcome(
-            approximation=completed(program, judgement.approximation),
-            points={},
-            objective=judgement.objective,
+        return judgement.outcome(
+            program,
             trace=monitor.trace,
             steps=mode.calls,
-            converged=True,
             reason=reason,
-            warnings=[*(note for note in (mode.note,) if note), *judgement.warnings],
-            diagnostics={"laplace_evidence": evidence, **judgement.diagnostics},
-            verdict=judgement.verdict,
-            shifts=judgement.shifts,
+            warnings=[note for note in (mode.note,) if note],
+            diagnostics={"laplace_evidence": evidence},
         )
 
     def fit_unjudged(self, program: Program) -> Outcome:
@@ -124,15 +120,9 @@ class Laplace(Method):
         program = view_of(program, self.collapse)
         with Monitor("laplace", self.restarts, show=False) as monitor:
             mode = self._mode(program, monitor)
-        return Outcome(
-            approximation=completed(program, handed_out(program, mode.q, {}, corrected=self.corrected)),
-            points={},
-            objective=Objective(mode.height, "log_posterior"),
-            trace=monitor.trace,
-            steps=mode.calls,
-            converged=True,
-            reason="a mode",
-        )
+        given = handed_out(program, mode.q, {}, corrected=self.corrected)
+        unjudged = Judgement(given, Objective(mode.height, "log_posterior"))
+        return unjudged.outcome(program, trace=monitor.trace, steps=mode.calls, reason="a mode")
 
     def _mode(self, program: Program, monitor: Monitor) -> Mode:
         """The highest end of all climbs, and the Normal there."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from inference.approximations.completed import Collapse, completed, view_of, with_exact_draws
+from inference.approximations.completed import Collapse, view_of, with_exact_draws
 from inference.approximations.corrected import Corrected
 from inference.approximations.normals import Normals
 from inference.approximations.pareto import KHAT_GOOD, khat_note, smoothed
@@ -96,27 +96,24 @@ class Pathfinder(Method):
                 monitor.record(len(paths), max(bound for _, bound in paths))
         q = balanced(density, Normals.of([normal for normal, _ in paths]))
         judgement = judge(view, q, {}, converged=True, corrected=self.corrected, holes=True, keep=self.draws)
-        given, shape = completed(view, judgement.approximation), judgement.diagnostics["khat"]
-        if isinstance(given, Corrected) and program.enumerated:
-            with torch.no_grad():
-                given = replace(given, states=draw_states(program, given.values, self.draws, chunk_for(program)))
+        shape = judgement.diagnostics["khat"]
         bounds = ", ".join(f"{bound:.2f}" for _, bound in paths)
         reason = f"{self.paths} climbs, ELBO {bounds}; {target.calls} gradients"
         good = shape <= KHAT_GOOD or math.isnan(shape)
         reason = reason if good else f"{reason}; {khat_note(shape)}"
-        return Outcome(
-            approximation=given,
-            points={},
-            objective=judgement.objective,
+        outcome = replace(judgement, warnings=[]).outcome(  # the reason says it
+            view,
             trace=monitor.trace,
             steps=target.calls,
-            converged=good,
             reason=reason,
+            converged=good,
             warnings=[note for note in ("" if good else reason, target.gradient.note) if note],
-            diagnostics=judgement.diagnostics,
-            verdict=judgement.verdict,
-            shifts=judgement.shifts,
         )
+        given = outcome.approximation
+        if isinstance(given, Corrected) and program.enumerated:
+            with torch.no_grad():
+                given = replace(given, states=draw_states(program, given.values, self.draws, chunk_for(program)))
+        return replace(outcome, approximation=given)
 
 
 def best_along(

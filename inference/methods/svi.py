@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,39 +13,24 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from guides.full_rank import FullRank
 from guides.guide import Guide
 from guides.mean_field import MeanField
-from inference.approximations.approximation import Approximation
-from inference.approximations.completed import Collapse, completed, integrated, view_of
-from inference.approximations.corrected_rows import CorrectedRows
-from inference.approximations.point import PointMass
-from inference.approximations.trained import Trained
+from inference.approximations.completed import Collapse, integrated, view_of
 from inference.compiled.compile import Compile, Lowered
-from inference.diagnostics.agreement import with_agreement
-from inference.diagnostics.by_row import judge_rows, judged_by_row
-from inference.diagnostics.importance import Judgement, handed_out, judge
-from inference.diagnostics.maximum import judge_point
-from inference.diagnostics.poles import pole
-from inference.method import Method, Objective, Outcome, unsupported
+from inference.method import Method, Outcome, unsupported
 from inference.methods.batch_and_match import matched
 from inference.runtime.monitor import Monitor
-from inference.runtime.settings import settings_of
 from inference.sampling.unconstrained import no_density
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import Checkpoint
+from inference.variational.checkpoint import Checkpoint, identity
 from inference.variational.each import BoundOfEach, together
-from inference.variational.last_step import finished
+from inference.variational.ends import Ends
 from inference.variational.optimize import Climb
+from inference.variational.per_step import FULL_ROWS, PARTICLES, draws_per_step, rows_per_step
 from inference.variational.schedule import Kind, Schedule
-from zoo.errors import FitError, MethodError, ZooError
+from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
-from zoo.replay.evaluate import Values
 
-NETWORK_BATCH = 128  # default rows per step where the model or guide has networks
-FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
-BATCH = 1000
-PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
-LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
 TYPICAL = 1500  # steps that a fit takes as a rule, for judging whether to compile
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad", "batch-and-match"]
 MATCH = "batch-and-match"
@@ -219,11 +200,9 @@ class SVI(Method):
 
     def how(self, program: Program) -> str:
         """Say what is integrated out."""
-        return (
-            integrated(program, "auto", self.guide.named(program))
-            if self._view(program).collapsed or program.integrated
-            else ""
-        )
+        if not (self._view(program).collapsed or program.integrated):
+            return ""
+        return integrated(program, "auto", self.guide.named(program))
 
     def _view(self, program: Program) -> Program:
         """The program with what can be integrated out, if the bound and the guide leave it to that."""
@@ -251,9 +230,9 @@ class SVI(Method):
         self._check_scored(bound)
         file = None
         if self.checkpoint is not None:
-            file = Checkpoint(Path(self.checkpoint), self._identity(program), self.checkpoint_every)
-        climb, note, draws = self._climbed(bound, self.restarts, file, progress=progress)
-        return self._outcome(program, bound, climb, note, draws)
+            file = Checkpoint(Path(self.checkpoint), identity(self, program), self.checkpoint_every)
+        ends, note = self._climbed(bound, self.restarts, file, progress=progress)
+        return ends.best(note)
 
     def _matched(self, program: Program, *, judged: bool, progress: bool = False) -> Outcome:
         """Closed-form updates, instead of a climb."""
@@ -273,46 +252,55 @@ class SVI(Method):
             return self._matched(self._view(program), judged=False)
         return self.run(program)
 
-    def _climbed(self, bound: Bound, starts: int, file: Checkpoint | None, *, progress: bool) -> tuple[Climb, str, int]:
-        """Climb from all starts; return what is there at the end, why it was not compiled, and draws per step."""
+    def _climbed(self, bound: Bound, starts: int, file: Checkpoint | None, *, progress: bool) -> tuple[Ends, str]:
+        """Climb from all starts; return where they end, and why steps were not compiled."""
         program = bound.program
         program.model.train()
-        size, seed = self._size(program, bound), int(torch.randint(2**31, ()))
+        size, seed = rows_per_step(bound, self.batch_size), int(torch.randint(2**31, ()))
         batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed))
-        exact = self._still(program) and batches.whole
+        still = self._still(program)
         schedules = [
             Schedule(
                 self.steps,
                 self.learning_rate,
                 epoch=batches.epoch,
-                exact=exact,
+                exact=still and batches.whole,
                 hold=self.warm_up,
                 kind=self.schedule,
             )
             for _ in range(starts)
         ]
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
-        draws = self._draws(bound, batches.rows)
+        draws = draws_per_step(bound, self.particles, rows=batches.rows, still=still)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
         with Monitor("svi", self.steps, show=progress) as shown:
             climb.run(step, batches, draws, shown, warm_up=self.warm_up, file=file)
         program.model.eval()
-        return climb, step.note, draws
+        particles = draws if self.objective == "iwae" else 1
+        return Ends(climb, self.guide, draws, particles, self.corrected), step.note
+
+    def _still(self, program: Program) -> bool:
+        """Whether what climbs is a point."""
+        return not program.latents or self.guide.still
+
+    def _lowered(self, program: Program, climb: Climb, draws: int, batches: Batches) -> Lowered:
+        """The step, compiled where that pays."""
+        if program.data.missing and not batches.whole:
+            note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
+            return Lowered(climb.slope, False, note if self.compile is True else "")
+        calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
+        return climb.lower(program, batches, draws, self.compile, calls)
 
     # -- many data sets ----------------------------------------------------------------------------------------
 
     def together(self, program: Program) -> int:
         """As many as one step can hold, where data sets can be climbed for in one tensor program; else 1."""
-        plain = not (program.networks or program.data.missing or program.chained or self.guide.point)
-        plain = (
-            plain
-            and self.optimizer != MATCH
-            and self.restarts == 1
-            and self.batch_size is None
-            and self.objective != "wake_sleep"
-        )
-        if not plain or len(program.data) > FULL_ROWS or not program.latents or self.checkpoint is not None:
+        unlike = program.networks or program.data.missing or program.chained or self.guide.point
+        several = self.restarts > 1 or self.batch_size is not None or self.checkpoint is not None
+        if unlike or several or self.optimizer == MATCH or self.objective == "wake_sleep":
+            return 1
+        if len(program.data) > FULL_ROWS or not program.latents:
             return 1
         return together(program, self.particles or PARTICLES)
 
@@ -326,181 +314,13 @@ class SVI(Method):
             bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0)
             if bound.q.amortized or bound.scored:
                 return super().run_each(programs)
-            climb, _, draws = self._climbed(bound, len(programs), None, progress=False)
+            ends, _ = self._climbed(bound, len(programs), None, progress=False)
         except ZooError:  # of one of them: which, is seen one by one
             return super().run_each(programs)
         outcomes: list[Outcome | ZooError] = []
         for i, program in enumerate(programs):
             try:
-                outcomes.append(self._one_of_each(program, bound, climb, i, draws))
+                outcomes.append(ends.unjudged(program, i))
             except ZooError as error:
                 outcomes.append(error)
         return outcomes
-
-    def _one_of_each(self, program: Program, bound: Bound, climb: Climb, index: int, draws: int) -> Outcome:
-        """What `run` would hand out for one of several data sets."""
-        schedule = climb.schedules[index]
-        if not schedule.means or schedule.abandoned:
-            raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
-        climb.conclude(index)
-        q = self._approximation(bound, climb, index, draws)
-        assert isinstance(q, Trained)
-        q, points = replace(q, data=program.data), bound.points(climb.position, index)
-        with torch.no_grad():
-            given: Approximation = CorrectedRows(q, points)
-            if not (self.corrected and judged_by_row(program, q, points)):
-                given = handed_out(program, q, points, corrected=self.corrected)
-        return Outcome(
-            approximation=completed(program, given),
-            points=points,
-            objective=Objective(schedule.latest, "elbo"),
-            trace=climb.monitors[index].trace,
-            steps=schedule.step,
-            converged=schedule.converged,
-            reason=schedule.reason,
-        )
-
-    # -- the way up --------------------------------------------------------------------------------------------
-
-    def _size(self, program: Program, bound: Bound) -> int:
-        """Rows per step."""
-        rows = len(program.data)
-        if program.tied or (self.order != 1.0 and not bound.by_row):
-            return rows
-        if self.batch_size is not None:
-            return self.batch_size
-        return NETWORK_BATCH if bound.weights.size else (rows if rows <= FULL_ROWS else BATCH)
-
-    def _still(self, program: Program) -> bool:
-        """Whether what climbs is a point."""
-        return not program.latents or self.guide.still
-
-    def _draws(self, bound: Bound, rows: int) -> int:
-        """Draws per step."""
-        if self._still(bound.program):
-            return 1
-        if self.particles is not None:
-            return self.particles
-        few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
-        return max(few, 2 if bound.scored else 1 if self.order == 1.0 else 5)
-
-    def _lowered(self, program: Program, climb: Climb, draws: int, batches: Batches) -> Lowered:
-        if program.data.missing and not batches.whole:
-            note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
-            return Lowered(climb.slope, False, note if self.compile is True else "")
-        calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
-        return climb.lower(program, batches, draws, self.compile, calls)
-
-    def _identity(self, program: Program) -> str:
-        """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
-        settings = {n: repr(v) for n, v in settings_of(self).items() if not n.startswith("checkpoint")}
-        told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
-        weights = program.data.weights
-        for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:
-            told.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return told.hexdigest()
-
-    # -- the end -----------------------------------------------------------------------------------------------
-
-    def _outcome(self, program: Program, bound: Bound, climb: Climb, note: str, draws: int) -> Outcome:
-        """Keep the best end, and evaluate it with many draws and all rows."""
-        ends = [i for i, s in enumerate(climb.schedules) if s.means and not s.abandoned]
-        if not ends:
-            raise FitError(f"svi: the bound was not finite often enough to judge it in {climb.taken} steps")
-        for i in ends:
-            climb.conclude(i)
-        approximations, failures = self._approximations(bound, climb, ends, draws)
-        ends = [i for i in ends if i in approximations]
-        best = next(iter(approximations))
-        schedule, q = climb.schedules[best], approximations[best]
-        warnings = self._warnings(bound, climb, best, note)
-        if len(ends) < self.restarts:
-            warnings.append(f"{self.restarts - len(ends)} of {self.restarts} starts broke down")
-        warnings += [*failures, *self.guide.caveats(program)]
-        points = {i: bound.points(climb.position, i) for i in ends}
-        edge = ""
-        with torch.no_grad():
-            if isinstance(q, PointMass):
-                edge = pole(program, q.values, points[best]) if program.latents else ""
-                found = judge_point(
-                    program,
-                    {**points[best], **q.values},
-                    [climb.schedules[i].latest for i in ends],
-                    converged=schedule.converged and not edge,
-                    reason=edge or schedule.reason,
-                )
-                value = self._at_point(program, q, points[best])
-                judgement = Judgement(q, value, found.diagnostics, [], found.verdict)
-            else:
-                judgement = self._judged(program, q, points[best], schedule, draws if self.objective == "iwae" else 1)
-                if len(ends) > 1:
-                    judgement = with_agreement(program, judgement, [(approximations[i], points[i]) for i in ends])
-        return Outcome(
-            approximation=completed(program, judgement.approximation),
-            points=points[best],
-            objective=judgement.objective,
-            trace=climb.monitors[best].trace,
-            steps=schedule.step,
-            converged=schedule.converged and not edge,
-            reason=edge or schedule.reason,
-            warnings=warnings + judgement.warnings + ([edge] if edge else []),
-            diagnostics=judgement.diagnostics,
-            verdict=judgement.verdict,
-            shifts=judgement.shifts,
-        )
-
-    def _judged(
-        self, program: Program, q: Approximation, points: Values, schedule: Schedule, particles: int
-    ) -> Judgement:
-        """Weigh draws of the best end."""
-        if judged_by_row(program, q, points):
-            return judge_rows(
-                program, q, points, converged=schedule.converged, particles=particles, corrected=self.corrected
-            )
-        return judge(program, q, points, converged=schedule.converged, particles=particles, corrected=self.corrected)
-
-    @staticmethod
-    def _warnings(bound: Bound, climb: Climb, index: int, note: str) -> list[str]:
-        """What went less than well on the way up."""
-        schedule, broken = climb.schedules[index], climb.broken[index]
-        warnings = [note] if note else []
-        if not bound.vectorized.ways:
-            warnings.append(f"draws were evaluated one after the other, which is slow: {bound.vectorized.note}")
-        if not schedule.converged:
-            warnings.append(schedule.reason)
-        if broken:
-            warnings.append(f"{broken} steps gave an ELBO that was not finite and were skipped")
-        return warnings
-
-    def _approximations(
-        self, bound: Bound, climb: Climb, ends: list[int], draws: int
-    ) -> tuple[dict[int, Approximation], list[str]]:
-        """q at each end, the highest first, and why there is none at some of them."""
-        approximations: dict[int, Approximation] = {}
-        failures: list[FitError] = []
-        for i in sorted(ends, key=lambda i: -climb.schedules[i].latest):
-            try:
-                approximations[i] = self._approximation(bound, climb, i, draws)
-            except FitError as error:
-                failures.append(error)
-        if not approximations:
-            raise failures[0]
-        return approximations, list(dict.fromkeys(map(str, failures)))
-
-    def _approximation(self, bound: Bound, climb: Climb, index: int, draws: int) -> Approximation:
-        q = finished(bound, climb.position, index, draws)
-        if bound.point:
-            draw = q.draw(bound.program.data)
-            view, latents = bound.view, bool(bound.program.latents)
-            values = view.constrain_globals(draw.globals)[0] | view.constrain_locals(draw.locals)[0] if latents else {}
-            return PointMass({n: v.detach().clone() for n, v in values.items()})
-        return Trained(self.guide, copy.deepcopy(q).requires_grad_(False).eval(), bound.program.data)
-
-    @staticmethod
-    def _at_point(program: Program, q: Approximation, points: Values) -> Objective:
-        """Log density at a point."""
-        assert isinstance(q, PointMass)
-        value = float(program.log_joint({**points, **q.values}).total(program.data.weights))
-        if not math.isfinite(value):
-            raise FitError(f"the log density is {value} at the end; it is not a number near its mode")
-        return Objective(value, "log_posterior" if program.latents else "log_likelihood")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from inference.method import Method
+from inference.runtime.settings import settings_of
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.errors import FitError
+from zoo.program.program import Program
 
 FORMAT = 2
 
@@ -89,3 +94,13 @@ class Checkpoint:
                 "or remove the file to start afresh"
             )
         return State(tensors, told["numbers"])
+
+
+def identity(method: Method, program: Program) -> str:
+    """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
+    settings = {n: repr(v) for n, v in settings_of(method).items() if not n.startswith("checkpoint")}
+    told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
+    weights = program.data.weights
+    for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:
+        told.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()

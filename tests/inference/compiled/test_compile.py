@@ -18,8 +18,8 @@ from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
 from inference.compiled.constants import fold_constants
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
-from inference.methods.svi import Batches
 from inference.starts.natural import several_starts
+from inference.variational.batches import Batches
 from inference.variational.bound import Bound
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Schedule

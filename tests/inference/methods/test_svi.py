@@ -23,6 +23,7 @@ from inference.runtime.monitor import Monitor
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
+from inference.variational.per_step import rows_per_step
 from inference.variational.schedule import LAST_RATE, SPAN, WINDOW, Schedule
 from tests.cases.models import (
     FLIPS,
@@ -169,9 +170,8 @@ def test_parameters_without_latents_climb_the_likelihood():
 def epochs(model, data, size, count, **settings):
     """Batches of `count` passes: the program on each, and its rows."""
     program = prepare(model, data, **settings)
-    method = SVI(batch_size=size)
-    bound = Bound(program, method.guide, several_starts(program, 1))
-    batches = Batches(program.data, method._size(program, bound), seed=0)
+    bound = Bound(program, MeanField(), several_starts(program, 1))
+    batches = Batches(program.data, rows_per_step(bound, size), seed=0)
     stream = batches.stream()
     found = [next(stream) for _ in range(count * batches.epoch)]
     return program, [(batch.rows, on(bound.program, batch)) for batch in found]
