@@ -64,9 +64,6 @@ class Conjugate(Guide):
     sites: tuple[str, ...] = ()
     counts = True
 
-    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.set_fields(sites=(*names, *sites))
-
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred near the start with spreads of about one natural step."""
         return product(program, start, FAMILIES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +31,6 @@ class FullRank(Guide):
     """
 
     sites: tuple[str, ...] = ()
-
-    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.set_fields(sites=(*names, *sites))
 
     def why_not(self, program: Program) -> str | None:
         """Refuse very long vectors."""

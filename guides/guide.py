@@ -49,6 +49,10 @@ class Guide(ABC):
     counts = False
     sites: tuple[str, ...] = ()
 
+    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
+        """Take names of sites one by one: all there is to tell a guide without other settings."""
+        self.set_fields(sites=(*names, *sites))
+
     @property
     def still(self) -> bool:
         """Whether q is a point while it climbs, so that all draws are the same."""
@@ -104,7 +108,7 @@ class Guide(ABC):
         return tuple(s.name for s in program.latents) if self.point else ()
 
     def set_fields(self, **settings: Any) -> None:
-        """Take settings and check them; for a guide whose ``__init__`` takes names of sites one by one."""
+        """Take settings and check them; for an ``__init__`` that takes names of sites one by one."""
         for name, value in settings.items():
             object.__setattr__(self, name, value)
         self.__post_init__()

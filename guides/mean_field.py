@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.conjugate import product
@@ -28,9 +27,6 @@ class MeanField(Guide):
 
     sites: tuple[str, ...] = ()
     counts = True
-
-    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.set_fields(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q, centred at the start with one natural step as its standard deviation."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guides.guide import Guide
@@ -26,9 +25,6 @@ class Point(Guide):
 
     sites: tuple[str, ...] = ()
     point = True
-
-    def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
-        self.set_fields(sites=(*names, *sites))
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q at the start."""

@@ -17,7 +17,8 @@ from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
 from zoo.initial import cluster_moments, kmeans, observed
-from zoo.replay.chain import MarkovChain, firsts, stationary
+from zoo.replay.chain import MarkovChain, stationary
+from zoo.sequences import check_lengths, first_rows
 
 MOST_LEVELS = 1000  # beyond which codes are taken for a mistake
 WINDOW = 5  # rows whose categories together hint at a state
@@ -101,8 +102,7 @@ class HiddenMarkov(Model):
             raise ModelError(
                 f"levels={self.levels} is for emission='categorical', found emission={self.emission!r}; leave it out"
             )
-        if self.lengths is not None and sum(self.lengths) != len(x):
-            raise DataError(f"lengths add up to {sum(self.lengths)}, but there are {len(x)} rows; correct the lengths")
+        check_lengths(self.lengths, len(x))
         if self.emission == "normal":
             check_rows(x, self.components, self.coords["feature"])
             return
@@ -140,11 +140,7 @@ class HiddenMarkov(Model):
 
     def first(self, x: Tensor) -> Tensor:
         """Which rows begin a sequence."""
-        start = None
-        if self.lengths is not None and sum(self.lengths) == len(x):
-            start = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            start[torch.tensor([0, *self.lengths[:-1]], device=x.device).cumsum(0)] = True
-        return firsts(start, len(x), x.device)
+        return first_rows(self.lengths, x)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them.

@@ -12,10 +12,9 @@ from torch.distributions import constraints
 from zoo.checks import check_factors, check_varies
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.errors import DataError
 from zoo.initial import observed
-from zoo.replay.chain import firsts
 from zoo.replay.gaussian_chain import LinearGaussianChain
+from zoo.sequences import check_lengths, first_rows
 
 SHRINKS = 0.99  # largest modulus of an eigenvalue of the transition at the start
 LEFT = 0.05  # smallest share of a column's variance that the start leaves to its noise
@@ -76,18 +75,13 @@ class LinearDynamicalSystem(Model):
 
     def check(self, x: Tensor) -> None:
         """Refuse constant columns, too many states, and lengths that do not add up."""
-        if self.lengths is not None and sum(self.lengths) != len(x):
-            raise DataError(f"lengths add up to {sum(self.lengths)}, but there are {len(x)} rows; correct the lengths")
+        check_lengths(self.lengths, len(x))
         check_varies(x, self.coords["feature"])
         check_factors(x, self.states)
 
     def first(self, x: Tensor) -> Tensor:
         """Which rows begin a sequence."""
-        start = None
-        if self.lengths is not None and sum(self.lengths) == len(x):
-            start = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            start[torch.tensor([0, *self.lengths[:-1]], device=x.device).cumsum(0)] = True
-        return firsts(start, len(x), x.device)
+        return first_rows(self.lengths, x)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the principal components of the standardized columns, and their regression on the row before."""

@@ -154,14 +154,14 @@ def _laid_out(values: Values) -> Values:
     return {n: v.contiguous() for n, v in values.items()}
 
 
-def log_mean_exp(log_weights: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Return log mean exp along `dim`, and its Monte Carlo standard error by the delta method."""
-    count = log_weights.shape[dim]
-    value = log_weights.logsumexp(dim) - math.log(count)
+def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log mean exp of the first dimension, and its Monte Carlo standard error by the delta method."""
+    count = len(log_weights)
+    value = log_weights.logsumexp(0) - math.log(count)
     if count == 1:
         return value, torch.zeros_like(value)
-    relative = (log_weights - value.unsqueeze(dim)).exp()
-    return value, relative.std(dim, correction=1) / math.sqrt(count)
+    relative = (log_weights - value).exp()
+    return value, relative.std(0, correction=1) / math.sqrt(count)
 
 
 def log_likelihood(

@@ -20,6 +20,9 @@ from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
+CHUNK = 256  # draws in one vectorized call
+CELLS = 20_000_000  # coordinates in it
+
 
 @dataclass
 class Trained(Approximation):
@@ -106,10 +109,10 @@ class Trained(Approximation):
         return cls(guide, q.requires_grad_(False).eval(), program.data)
 
 
-def stack(function: Any, noise: Callable[[slice], Any], count: int, program: Program, chunk: int = 256) -> Any:
+def stack(function: Any, noise: Callable[[slice], Any], count: int, program: Program) -> Any:
     """Draw `count` times, each with noise of its own: in vectorized chunks, or one by one where that cannot be."""
     width = sum(s.stop - s.start for s in program.view.locals) * len(program.data) + program.view.global_size + 1
-    size = max(1, min(chunk, 20_000_000 // width))
+    size = max(1, min(CHUNK, CELLS // width))
     one = torch.vmap(function, randomness="different")
     pieces = (noise(slice(at, min(at + size, count))) for at in range(0, count, size))
     parts = [_together(one, function, piece) for piece in pieces]

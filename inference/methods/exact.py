@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from inference.approximations.approximation import Approximation
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.given_states import SampledGivenStates
 from inference.approximations.sampled import Sampled
@@ -108,15 +109,7 @@ class Exact(Method):
             streamed = program.data.stream is not None
             evidence = float(ascent.expect(state)[0]) if streamed else _evidence(program, posteriors)
             monitor.record(1, evidence)
-        return Outcome(
-            approximation=Conjugate(posteriors),
-            points={},
-            objective=Objective(evidence, "log_evidence"),
-            trace=monitor.trace,
-            steps=1,
-            converged=True,
-            reason="closed form",
-        )
+        return _outcome(Conjugate(posteriors), evidence, monitor, "closed form")
 
     def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior.
@@ -126,6 +119,19 @@ class Exact(Method):
         conditioned = given_posteriors(program, fit, "Exact")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)
+
+
+def _outcome(q: Approximation, evidence: float, monitor: Monitor, reason: str) -> Outcome:
+    """What is handed back of an exact posterior."""
+    return Outcome(
+        approximation=q,
+        points={},
+        objective=Objective(evidence, "log_evidence"),
+        trace=monitor.trace,
+        steps=1,
+        converged=True,
+        reason=reason,
+    )
 
 
 def _evidence(program: Program, posteriors: list[Posterior]) -> float:
@@ -177,16 +183,11 @@ def _mixture(program: Program, given: GivenStates, *, progress: bool) -> Outcome
     sites, p = [s.name for s in program.shared], given.probabilities
     probabilities = {n: p.sum([j for j in range(p.ndim) if j != i]) if p.ndim > 1 else p for i, n in enumerate(sites)}
     drawn = dict(zip(sites, states, strict=True))
-    return Outcome(
-        approximation=SampledGivenStates(
-            values, log_p, drawn, sampler="exact", probabilities=probabilities, evidence=evidence
-        ),
-        points={},
-        objective=Objective(evidence, "log_evidence"),
-        trace=monitor.trace,
-        steps=1,
-        converged=True,
-        reason="closed form for each state",
+    return _outcome(
+        SampledGivenStates(values, log_p, drawn, sampler="exact", probabilities=probabilities, evidence=evidence),
+        evidence,
+        monitor,
+        "closed form for each state",
     )
 
 
@@ -206,15 +207,7 @@ def _row_mixtures(program: Program, *, progress: bool) -> Outcome:
         value, expected = Coordinates(program, averaged=True).expect(State(program.initial(), {}))
         monitor.record(1, float(value))
         approximation = Conjugate(settled(expected))
-    return Outcome(
-        approximation=approximation,
-        points={},
-        objective=Objective(float(value), "log_evidence"),
-        trace=monitor.trace,
-        steps=1,
-        converged=True,
-        reason="closed form for each state of each row",
-    )
+    return _outcome(approximation, float(value), monitor, "closed form for each state of each row")
 
 
 def _all_discrete(program: Program) -> bool:
@@ -248,12 +241,5 @@ def _eliminated(program: Program, *, progress: bool) -> Outcome:
         monitor.record(1, evidence)
     axis = {s.name: 1 + s.plates.index(program.row) if program.row in s.plates else 0 for s in program.enumerated}
     states = {n: torch.cat([part[n] for part in drawn], axis[n]) if len(drawn) > 1 else drawn[0][n] for n in axis}
-    return Outcome(
-        approximation=Sampled({}, torch.full((count,), evidence, dtype=program.dtype), states, sampler="elimination"),
-        points={},
-        objective=Objective(evidence, "log_evidence"),
-        trace=monitor.trace,
-        steps=1,
-        converged=True,
-        reason="variable elimination",
-    )
+    log_p = torch.full((count,), evidence, dtype=program.dtype)
+    return _outcome(Sampled({}, log_p, states, sampler="elimination"), evidence, monitor, "variable elimination")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -67,10 +66,10 @@ class Observed:
         own = self.known[name] is not None and not self._alike
         return f"{self.program.row}_{name}" if own else self.program.row
 
-    def dims(self, names: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
+    def dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the dimensions of each site's arrays."""
         found = {}
-        for name in self.values if names is None else names:
+        for name in self.values:
             site = self.program.sites[name]
             own = event_names(self.program, site)
             own = (self.row_dim(name), *own[1:]) if self._by_row(site) else own

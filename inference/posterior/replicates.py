@@ -11,9 +11,9 @@ import torch
 from inference.approximations.simulations import shapes, simulations, with_states
 from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
-from inference.posterior.answer import Answer, Stream, replicated
+from inference.posterior.answer import Answer, Stream
 from inference.posterior.observed import Observed
-from zoo.errors import FitError, ZooError
+from zoo.errors import ZooError
 from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values
 
@@ -49,21 +49,6 @@ def predictive_groups(
     except ZooError as error:
         left_out.append(f"prior and prior_predictive: {error}")
     return groups
-
-
-def replicates(answer: Answer, count: int, *, posterior: bool, fresh: bool = False) -> Values:
-    """Simulate the observed sites `count` times: from draws of the posterior, or from the prior.
-
-    `fresh` draws the locals from the model, given the globals, as those of new rows; else they have their posterior.
-    """
-    program, names = answer.program, [s.name for s in answer.program.observed]
-    if program.not_drawn:
-        raise FitError(f"data cannot be drawn by running the model: {program.not_drawn}")
-    with answer.running(Stream.PREDICTIVE if posterior else Stream.PRIOR):
-        if not posterior:
-            return simulations(program, answer.points, {}, count, names)
-        draws = replicated(answer, count, fitted=not fresh)
-        return simulations(program, answer.points, draws, count, names)
 
 
 def _predictive(answer: Answer, observed: Observed, example: Values) -> Group:

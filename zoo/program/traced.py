@@ -37,9 +37,9 @@ class Traced:
         self,
         model: Model,
         data: Data,
-        priors: Mapping[str, Any] | None = None,
-        structure: Structure | None = None,
-        sizes: Mapping[str, int] | None = None,
+        priors: Mapping[str, Any] | None,
+        structure: Structure | None,
+        sizes: Mapping[str, int] | None,
     ) -> None:
         self.model, self.data, self.priors = model, data, dict(priors or {})
         # A PyroParam shows up twice: as a parameter site, and as this tensor behind it.
@@ -133,12 +133,12 @@ class Traced:
         """Why data cannot be drawn from the model by running it; empty if they can."""
         return self.structure.not_drawn
 
-    def site_shape(self, site: Site, rows: int | None = None) -> tuple[int, ...]:
-        """Shape of a site's value on `rows` rows (default: those of the data)."""
+    def site_shape(self, site: Site) -> tuple[int, ...]:
+        """Shape of a site's value on the rows of the data."""
         if site.role != "local":
             return site.shape
         axis = site.batch_dim + site.plate_dim(self.row)
-        return (*site.shape[:axis], len(self.data) if rows is None else rows, *site.shape[axis + 1 :])
+        return (*site.shape[:axis], len(self.data), *site.shape[axis + 1 :])
 
     def missing(self, site: Site) -> MissingCells | None:
         """Return the missing cells of what a site observes, None if there are none."""

@@ -148,11 +148,11 @@ class FamilyChecks:
         assert isinstance(self.family, ConjugatePrior)
         return self.family
 
-    def draws(self, count: int, fn: Any = None, family: Likelihood | None = None, seed: int = 1) -> Tensor:
-        """Draws, the same for the same seed."""
+    def draws(self, count: int, fn: Any = None, family: Likelihood | None = None) -> Tensor:
+        """Draws, the same every time."""
         fn, family = self.fn if fn is None else fn, family or self.family
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(1)
             drawn = family.sample(fn, count) if isinstance(family, ConjugatePrior) else fn.sample((count,))
         return drawn.double()
 

@@ -22,7 +22,7 @@ from zoo.program.program import Program
 from zoo.replay.random import reseed
 from zoo.testing.checks import Check, require, require_close, require_mean, run, without
 from zoo.testing.methods import method_checks
-from zoo.testing.small import for_guides
+from zoo.testing.small import for_guides, run_on_each
 
 DRAWS = 2000  # behind a comparison with their density
 SLOPES = 40  # draws behind a comparison of gradients
@@ -265,10 +265,7 @@ def check_guide(
     if model is not None and data is not None:
         return run(f"{guide!r} on {model!r}", without(guide_checks(guide, model, data, steps=steps), skip))
     require(model is None, "give the data of the model, too")
-    said: dict[str, str] = {}
-    for small, rows in for_guides():
-        checks = without(guide_checks(guide, small, rows, steps=steps), skip)
-        said.update({f"{small!r}: {n}": s for n, s in run(f"{guide!r} on {small!r}", checks).items()})
+    said = run_on_each(for_guides(), repr(guide), partial(guide_checks, guide, steps=steps), skip)
     holds = [name for name, s in said.items() if s == "holds" and not name.endswith(": settings")]
     require(bool(holds), f"{guide!r} fits none of the small models; give a model and its data")
     return said

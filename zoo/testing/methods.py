@@ -28,7 +28,7 @@ from zoo.program.prepare import prepare
 from zoo.program.program import Program
 from zoo.replay.random import reseed
 from zoo.testing.checks import Check, nothing_global_changes, require, require_close, require_mean, run, without
-from zoo.testing.small import for_methods
+from zoo.testing.small import for_methods, run_on_each
 
 KINDS = ("log_evidence", "log_likelihood", "log_posterior", "elbo", "iwae", "elbo_at_point", "iwae_at_point")
 BOUNDS = ("elbo", "iwae")
@@ -446,9 +446,6 @@ def check_method(
     if model is not None and data is not None:
         return run(f"{method!r} on {model!r}", without(method_checks(method, model, data, rising=rising), skip))
     require(model is None, "give the data of the model, too")
-    said: dict[str, str] = {}
-    for small, rows in for_methods():
-        checks = without(method_checks(method, small, rows, rising=rising), skip)
-        said.update({f"{small!r}: {n}": s for n, s in run(f"{method!r} on {small!r}", checks).items()})
+    said = run_on_each(for_methods(), repr(method), partial(method_checks, method, rising=rising), skip)
     require("holds" in said.values(), f"{method!r} is legal for none of the small models; give a model and its data")
     return said

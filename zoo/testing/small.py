@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 from zoo.bayesian_gmm import BayesianGMM
@@ -10,6 +12,7 @@ from zoo.declare.model import Model
 from zoo.normal_normal import NormalNormal
 from zoo.poisson_mixture import PoissonMixture
 from zoo.ppca import PPCA
+from zoo.testing.checks import Check, run, without
 
 FLIPS = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 0])
 WAITS = np.array([79.0, 54.0, 74.0, 62.0, 85.0])
@@ -28,3 +31,17 @@ def for_guides() -> list[tuple[Model, np.ndarray]]:
     """Return a model with global latents, one with discrete ones besides, and one with local ones."""
     mixture = BayesianGMM(components=2, covariance="diag")
     return [(NormalNormal(), WAITS), (mixture, ROWS), (PPCA(), SIZES)]
+
+
+def run_on_each(
+    models: Iterable[tuple[Model, np.ndarray]],
+    what: str,
+    checks: Callable[[Model, np.ndarray], dict[str, Check]],
+    skip: Iterable[str],
+) -> dict[str, str]:
+    """Run the checks of something on each model, but for those to skip; what is said of each is named by its model."""
+    said: dict[str, str] = {}
+    for model, rows in models:
+        found = run(f"{what} on {model!r}", without(checks(model, rows), skip))
+        said.update({f"{model!r}: {name}": words for name, words in found.items()})
+    return said
