@@ -5,13 +5,12 @@ Run with: python benchmarks/cavi_against_sklearn.py [--repeats 3]
 Both have full covariances and a Dirichlet prior on the weights.
 """
 
-import argparse
 import warnings
 
 from em_against_sklearn import rows
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
-from timing import machine, paired, per_step, seconds, table
+from timing import paired, per_step, repeats_asked, seconds, table
 
 import zoo
 from inference import CAVI, fit
@@ -45,10 +44,7 @@ def theirs(x, k):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     lines = []
     for n, d, k in SIZES:
         x = rows(n, d, k)

@@ -3,12 +3,11 @@
 Run with: python benchmarks/first_fit.py [--repeats 3]
 """
 
-import argparse
 import json
 import subprocess
 import sys
 
-from timing import machine, table
+from timing import repeats_asked, table
 
 CODE = """
 import json, time
@@ -27,10 +26,7 @@ print(json.dumps(found))
 
 def main():
     """Print the best times over fresh processes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     runs = []
     for _ in range(repeats):
         done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)

@@ -3,12 +3,11 @@
 Run with: pip install hmmlearn==0.3.3 && python benchmarks/hmm_against_hmmlearn.py [--repeats 3]
 """
 
-import argparse
 import logging
 
 import numpy as np
 from hmmlearn.hmm import GaussianHMM, PoissonHMM
-from timing import machine, paired, per_step, seconds, table
+from timing import paired, per_step, repeats_asked, seconds, table
 
 import zoo
 from inference import EM, fit
@@ -73,10 +72,7 @@ def theirs(emission, x, k, begin):
 def main():
     """Print a table of best times and ratios."""
     logging.getLogger("hmmlearn").setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     lines = []
     for emission, n, d, k in SIZES:
         x, begin = data(emission, n, d, k)

@@ -3,12 +3,11 @@
 Run with: python benchmarks/imports.py [--repeats 5]
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from timing import machine, paired, seconds, table
+from timing import paired, repeats_asked, seconds, table
 
 COMMANDS = {
     "import pyro, arviz": [sys.executable, "-W", "ignore", "-c", "import pyro, arviz"],
@@ -24,10 +23,7 @@ def run(command):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__, 5)
     times = paired(repeats, *(lambda c=c: run(c) for c in COMMANDS.values()))
     lines = [(n, f"{t:.2f}", f"{t / times[0]:.2f}") for n, t in zip(COMMANDS, times, strict=True)]
     table(("", "seconds", "ratio"), lines, (32, 8, 6))

@@ -12,7 +12,8 @@ import warnings
 
 import numpy as np
 import torch
-from declared import CASES, clusters, factors, labels, lines, mixed, path, rated
+from declared import CASES
+from declared.data import clusters, factors, labels, lines, mixed, path, rated
 from timing import machine, table
 
 import zoo

@@ -5,14 +5,13 @@ Run with: pip install pomegranate==1.1.2 && python benchmarks/mixtures_against_p
 Binary rows have the size of the MNIST training digits, 50,000 x 784. Both compute in float64 here.
 """
 
-import argparse
 import warnings
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from timing import machine, paired, per_step, seconds, table
+from timing import paired, per_step, repeats_asked, seconds, table
 from torch.distributions import constraints
 
 import zoo
@@ -92,10 +91,7 @@ def theirs(x, values, family):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     lines = []
     for case in (bernoulli, poisson):
         name, model, x, key, values, family = case()

@@ -5,10 +5,8 @@ Run with: python benchmarks/restarts.py [--repeats 3]
 All take the same number of steps.
 """
 
-import argparse
-
 from em_against_sklearn import rows
-from timing import machine, paired, seconds, table
+from timing import paired, repeats_asked, seconds, table
 
 import zoo
 from inference import EM, fit
@@ -25,10 +23,7 @@ def run(x, k, restarts):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     lines = []
     for n, d, k in SIZES:
         x = rows(n, d, k)

@@ -5,9 +5,7 @@ Run with: python benchmarks/svi_restarts.py [--repeats 3]
 All take the same number of steps.
 """
 
-import argparse
-
-from timing import machine, paired, seconds, table
+from timing import paired, repeats_asked, seconds, table
 
 import zoo
 from inference import SVI, fit
@@ -24,10 +22,7 @@ def run(restarts, how):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     lines = []
     for how, name in (("auto", "default"), (False, "eager"), (True, "compiled")):
         run(1, how), run(32, how)  # what is compiled is kept on disk

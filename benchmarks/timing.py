@@ -1,5 +1,6 @@
 """What the benchmarks share: paired timings in one run, and a line that describes the machine."""
 
+import argparse
 import platform
 import statistics
 import sys
@@ -21,6 +22,15 @@ def machine():
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     versions = f"torch {torch.__version__}, Python {sys.version.split()[0]}"
     return f"{model}{device}, {torch.get_num_threads()} threads, {versions}"
+
+
+def repeats_asked(document, usual=3):
+    """Read how often to repeat from the command line, and print what machine this is."""
+    parser = argparse.ArgumentParser(description=document.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=usual)
+    repeats = parser.parse_args().repeats
+    print(machine())
+    return repeats
 
 
 def seconds(function):

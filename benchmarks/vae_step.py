@@ -5,14 +5,13 @@ Run with: python benchmarks/vae_step.py [--repeats 3]
 All use float32, Adam and one draw per row, and see every row once in a pass. What is timed is two passes after a first.
 """
 
-import argparse
 import time
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from timing import machine, paired, table
+from timing import paired, repeats_asked, table
 from torch import nn
 
 import zoo
@@ -110,10 +109,7 @@ def ours(x, how, device="cpu", batch=BATCH):
 
 def main():
     """Print a table of best times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
+    repeats = repeats_asked(__doc__)
     x = images()
     times = paired(repeats, lambda: by_hand(x), lambda: ours(x, False), lambda: ours(x, True), lambda: by_pyro(x))
     names = ("by hand", "ours, eager", "ours, compiled", "Pyro")
