@@ -1,4 +1,4 @@
-"""Checks of data that models share: enough distinct rows, columns that vary, numbers that can be squared."""
+"""Checks of data that models share: distinct rows, columns that vary, numbers that can be squared, codes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.errors import DataError
 
 FIRST = 2000  # rows that are looked at before all: nearly always enough to see what is asked
+MOST_LEVELS = 1000  # beyond which codes are taken for a mistake: an identifier, or a number that marks missing answers
 SMALLEST, LARGEST = 1e-200, 1e200  # variances whose products with each other stay far from underflow and overflow
 
 
@@ -198,3 +199,18 @@ def rank(x: Tensor) -> int:
         if independent < x.shape[1]:
             independent = int(torch.linalg.matrix_rank(part))
     return independent
+
+
+def check_symbols(x: Tensor) -> None:
+    """Raise if codes (rows, ...) can be no symbols of sequences.
+
+    Raises
+    ------
+    DataError
+        Naming the largest code.
+    """
+    if int(x.max()) >= MOST_LEVELS:
+        raise DataError(
+            f"field 'x': expected codes 0, 1, 2, ... of at most {MOST_LEVELS} symbols, found {int(x.max())}; recode "
+            "them (pandas.factorize)"
+        )

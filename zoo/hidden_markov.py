@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import avg_pool1d, one_hot
 
-from zoo.checks import check_components, check_rows
+from zoo.checks import MOST_LEVELS, check_components, check_rows
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
@@ -20,7 +20,6 @@ from zoo.initial import cluster_moments, kmeans, observed
 from zoo.replay.chain import MarkovChain, stationary
 from zoo.sequences import check_lengths, first_rows
 
-MOST_LEVELS = 1000  # beyond which codes are taken for a mistake
 WINDOW = 5  # rows whose categories together hint at a state
 
 COVARIANCES: dict[str, tuple[str, ...]] = {

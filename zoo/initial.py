@@ -107,6 +107,14 @@ def column_moments(x: Tensor, weights: Tensor | None, missing: Tensor | None = N
     return mean + anchor, (share * (x - anchor - mean).square()).sum(0)
 
 
+def smoothed_logits(x: Tensor, weights: Tensor | None, missing: Tensor | None = None, trials: float = 1.0) -> Tensor:
+    """Log odds of each entry, (rows, ...) to (...), smoothed by one row of one half: where a decoder starts."""
+    center, _ = column_moments(x.flatten(1), weights, None if missing is None else missing.flatten(1))
+    rows = len(x) if weights is None else float(weights.sum())
+    mean = (rows * center / trials + 0.5) / (rows + 1.0)
+    return torch.logit(mean.clamp(1e-4, 1 - 1e-4)).reshape(x.shape[1:])
+
+
 def cluster_moments(
     x: Tensor, labels: Tensor, clusters: int, missing: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,13 +9,12 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo.checks import check_components
+from zoo.checks import MOST_LEVELS, check_components
 from zoo.declare.fields import Category
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import SEED_ROWS, kmeans
 
-MOST_LEVELS = 1000  # beyond which codes are taken for a mistake: an identifier, or a number that marks missing answers
 START_CELLS = 20_000_000  # indicators of answers in the rows that the start is made from
 
 

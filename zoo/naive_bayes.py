@@ -13,14 +13,13 @@ from torch.distributions import constraints
 from torch.nn import Buffer
 from torch.nn.functional import one_hot
 
-from zoo.checks import check_varies
+from zoo.checks import MOST_LEVELS, check_varies
 from zoo.declare.fields import Category, Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
 from zoo.initial import column_moments, observed
 from zoo.replay.multinomial import Multinomial
 
-MOST_LEVELS = 1000  # beyond which codes are taken for a mistake
 SHRINKAGE = 0.01  # rows that the prior on a mean counts for, per row of smoothing
 FEW = 1e-3  # of a column's variance: what one row less than nothing leaves of it at the start
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -51,12 +52,13 @@ def simulations(program: Program, values: Values, draws: Values, count: int, nam
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of singular draws of a wide Wishart
-        try:
-            vectorized = torch.vmap(one, randomness="different", chunk_size=min(count, chunk_for(program)))
-            drawn: Values = vectorized({**draws, "": lead})
-            return drawn
-        except (RuntimeError, ModelError):  # the model's control flow depends on values, or torch cannot draw so
-            parts = [program.simulate({**values, **{n: v[i] for n, v in draws.items()}}) for i in range(count)]
+        if not program.structure.in_turn:  # how often those are gone through, their entries say
+            # Fails where the model's control flow depends on values, or torch cannot draw so.
+            with suppress(RuntimeError, ModelError):
+                vectorized = torch.vmap(one, randomness="different", chunk_size=min(count, chunk_for(program)))
+                drawn: Values = vectorized({**draws, "": lead})
+                return drawn
+        parts = [program.simulate({**values, **{n: v[i] for n, v in draws.items()}}) for i in range(count)]
     return {n: torch.stack([p[n] for p in parts]) for n in names}
 
 

@@ -37,6 +37,7 @@ from zoo.data.data import Data
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError, ZooError
+from zoo.program.prepare import tell
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.random import reseed
@@ -181,7 +182,7 @@ def _rebuild(
     with torch.random.fork_rng(devices=[]):
         reseed(described["seed"])
         instance = _model(folder, described["model"], model)
-        instance.coords, instance.missing = dict(data.coords), data.missing
+        tell(instance, data)
         instance.setup(**data.to(torch.float64, torch.device("cpu")).values)
         instance = instance.to(data.dtype)
         buffers = dict(instance.named_buffers())

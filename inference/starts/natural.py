@@ -14,32 +14,51 @@ from zoo.replay.evaluate import Values
 
 SPREAD = 2.0  # natural units that further starts are away from the first
 PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
+LOOKED_AT = 500  # rows whose curvature is worked out where they go through networks: all rows in one graph fill memory
 
 
 def natural_start(program: Program, values: Values) -> Start:
     """Unconstrained starting point and, from the log joint's curvature there, the size of a natural step.
 
     The standard deviation of a Normal approximation, coordinate by coordinate, is 1 / sqrt(-d^2 log p / du^2); its
-    absolute value also serves where the log joint is not concave.
+    absolute value also serves where the log joint is not concave. Of a model with networks some rows, spread evenly,
+    stand for all.
     """
     view, theta = program.view, program.parameter_view
     # Globals (G,), locals (rows, L) and parameters (P,), all unconstrained.
     u = view.unconstrain_globals(values).to(program.device, program.dtype).detach()
     v = (view.unconstrain_locals(values) if view.locals else u.new_zeros(len(program.data), 0)).detach()
     t = theta.unconstrain_globals(values).to(program.device, program.dtype).detach()
+    if not (u.numel() or v.numel() or t.numel()):
+        return Start(u, v, t, u, v, t)
+    at = _looked_at(program)
+    seen = program if at is None else program.rebind(program.data.take(at))
+    share = len(seen.data) / len(program.data)
     networks = {n: values[n].detach() for n in program.networks}
 
     def log_joint(u: Tensor, v: Tensor, t: Tensor) -> Tensor:
         globals_, jacobian = view.constrain_globals(u)
         locals_, row_jacobian = view.constrain_locals(v)
         parameters, _ = theta.constrain_globals(t)
-        terms = program.log_joint({**networks, **parameters, **globals_, **locals_})
-        weights = program.data.weights
+        terms = seen.log_joint({**networks, **parameters, **globals_, **locals_})
+        weights = seen.data.weights
         rows = terms.rows + row_jacobian
-        return terms.rest + jacobian + (rows if weights is None else weights * rows).sum()
+        return terms.rest + jacobian + (rows if weights is None else weights * rows).sum() / share
 
-    point = [p.clone().requires_grad_() for p in (u, v, t)]
-    return Start(u, v, t, *(_unit(c) for c in _curvature(log_joint(*point), point, view.local_size)))
+    point = [p.clone().requires_grad_() for p in (u, v if at is None else v[at], t)]
+    found = _curvature(log_joint(*point), point, view.local_size)
+    global_unit, local_unit, parameter_unit = _unit(found[0]), _unit(found[1] * share), _unit(found[2])
+    if at is not None:
+        local_unit = local_unit.log().mean(0).exp().expand_as(v).clone()
+    return Start(u, v, t, global_unit, local_unit, parameter_unit)
+
+
+def _looked_at(program: Program) -> Tensor | None:
+    """Rows that stand for all, None for all of them: rows that depend on each other cannot be taken apart."""
+    rows = len(program.data)
+    if not program.networks or program.tied or rows <= LOOKED_AT:
+        return None
+    return torch.linspace(0, rows - 1, LOOKED_AT, device=program.device).long()
 
 
 def _curvature(value: Tensor, point: list[Tensor], local_size: int) -> list[Tensor]:

@@ -138,6 +138,8 @@ WORDS = [[4, 3, 0, 1], [0, 1, 5, 2], [3, 0, 1, 4]]
 LABELS = [[[2, 1], [1, 0]], [[0, 3], [0, 1]], [[1, 0], [0, 2]], [[0, 1], [1, 1]]]  # items, annotators, levels
 SIZES = [[5.1, 3.5, 1.4], [4.9, 3.0, 1.6], [6.3, 3.3, 6.0], [5.8, 2.7, 5.1], [7.1, 3.0, 5.9], [6.4, 3.2, 4.5]]
 
+STROKES = [[[1, 0], [0, 1]], [[0, 0], [1, 1]], [[1, 0], [1, 0]], [[0, 1], [1, 1]]]
+
 # A few rows of data for every model of the zoo, in each of its shapes: small enough to sum over every assignment.
 ZOO_CASES = {
     "GMM": [
@@ -249,6 +251,24 @@ ZOO_CASES = {
     "StudentTMixture": [
         *((zoo.StudentTMixture(covariance=c, df=df), ROWS) for c in ("full", "diag") for df in (4.0, None)),
     ],
+    "IndependentPixels": [(zoo.IndependentPixels(), STROKES), (zoo.IndependentPixels(smoothing=0.5), BITS)],
+    "BernoulliMixture": [
+        (zoo.BernoulliMixture(smoothing=0.5), STROKES),
+        (zoo.BernoulliMixture(components=3, smoothing=1.0), BITS),
+    ],
+    "MADE": [(zoo.MADE(hidden=(5, 4)), BITS), (zoo.MADE(hidden=()), STROKES)],
+    "PixelCNN": [
+        (zoo.PixelCNN(channels=4, blocks=1), STROKES),
+        (zoo.PixelCNN(levels=4, channels=2, blocks=0), [[[[0, 3], [1, 1]]], [[[2, 2], [0, 0]]], [[[1, 0], [3, 3]]]]),
+    ],
+    "RecurrentDensity": [
+        (zoo.RecurrentDensity(hidden=3), PIXELS),
+        (zoo.RecurrentDensity(hidden=2, layers=2, cell="lstm"), STROKES),
+    ],
+    "CausalTransformer": [
+        (zoo.CausalTransformer(width=4, heads=2, layers=1), PIXELS),
+        (zoo.CausalTransformer(width=4, heads=1), STROKES),
+    ],
     "MixtureOfExperts": [(zoo.MixtureOfExperts(), LINES), (zoo.MixtureOfExperts(intercept=False), LINES)],
 }
 # Models of which parametrized tests leave one cheap case in `make test`, and mark the others slow.
@@ -258,10 +278,14 @@ LATER = frozenset(
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
         *("ChangePoint", "DirichletProcessMixture", "LDA", "NaiveBayes"),
+        *("IndependentPixels", "BernoulliMixture", "MADE", "PixelCNN", "RecurrentDensity", "CausalTransformer"),
     }
 )
 # Those of them whose posterior has a closed form.
-CONJUGATE = ("BetaBernoulli", "NormalNormal", "GammaPoisson", "DirichletMultinomial", "BayesianRegression")
+CONJUGATE = (
+    *("BetaBernoulli", "NormalNormal", "GammaPoisson", "DirichletMultinomial", "BayesianRegression"),
+    "IndependentPixels",
+)
 OWN_CASES = [
     (EightSchools(), SCHOOLS),
     (NonCentred(scale=3.0), SCHOOLS),

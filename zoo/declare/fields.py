@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from types import EllipsisType
+from typing import ClassVar, Self
 
 import torch
 from torch.distributions import constraints
 
 from zoo.errors import ModelError
 
+IMAGES = {3: ("height", "width"), 4: ("channel", "height", "width")}  # what ... stands for, by the data's dimensions
 RESERVED = frozenset({"chain", "draw", "label", "variable", "summary", "sample"})  # names that ArviZ's tables use
 
 
@@ -26,7 +29,9 @@ class Field:
     ----------
     *dims
         Names of the dimensions, left to right: ``Real("school")`` is a vector over schools,
-        ``Real("row", "feature")`` a matrix.
+        ``Real("row", "feature")`` a matrix, ``Real("row", "channel", "height", "width")`` images. With ``...`` in the
+        end, ``Real("row", "feature", ...)``, an entry is a vector with this name for its dimension or, as the data
+        have it, an image: height and width; or channel, height and width.
     default
         Entry of every row of data that have no such column: ``Positive("row", default=1.0)``; None where the data
         must have one. Only fields of one dimension have it.
@@ -42,7 +47,17 @@ class Field:
     integer: ClassVar[bool] = False
     levels: int | None = None  # how many categories there can be, where that is said
 
-    def __init__(self, *dims: str, default: float | None = None) -> None:
+    def __init__(self, *dims: str | EllipsisType, default: float | None = None) -> None:
+        self.open = len(dims) == 3 and dims[-1] is ...
+        named = tuple(dim for dim in dims if not isinstance(dim, EllipsisType))
+        if len(named) < len(dims) and not self.open:
+            kind = type(self).__name__
+            raise ModelError(f'"..." stands for images in place of vectors, as in {kind}("row", "feature", ...)')
+        self._check(named, default)
+        self.dims, self.default = named, default
+
+    def _check(self, dims: tuple[str, ...], default: float | None) -> None:
+        """Raise if these cannot be its dimensions and default."""
         for dim in dims:
             if not isinstance(dim, str) or not dim.isidentifier():
                 raise ModelError(
@@ -54,16 +69,24 @@ class Field:
         if len(set(dims)) < len(dims):
             raise ModelError(f"a field's dimensions must differ, but {dims} names one twice")
         kind = type(self).__name__
-        if default is not None and len(dims) != 1:
+        if default is not None and (len(dims) != 1 or self.open):
             raise ModelError(f"{kind}{dims}: only a field of one dimension has a default, found {len(dims)} dimensions")
         if default is not None and not bool(self.support.check(torch.as_tensor(default))):
             raise ModelError(f"{kind}(default={default!r}): expected {self.describes}")
-        self.dims, self.default = dims, default
+
+    def shaped(self, dimensions: int) -> Self:
+        """Return the field of data with so many dimensions, where it leaves that open; else the field itself."""
+        if not self.open or dimensions not in IMAGES:
+            return self
+        shaped = copy.copy(self)
+        shaped.dims = (self.dims[0], *IMAGES[dimensions])
+        return shaped
 
     def __repr__(self) -> str:
         """Show the field as it is written in a model."""
+        dims = (*map(repr, self.dims), *(("...",) if self.open else ()))
         default = () if self.default is None else (f"default={self.default!r}",)
-        return f"{type(self).__name__}({', '.join((*map(repr, self.dims), *default))})"
+        return f"{type(self).__name__}({', '.join((*dims, *default))})"
 
 
 class Real(Field):
@@ -113,7 +136,7 @@ class Category(Field):
     describes = "a category code 0, 1, 2, ..."
     integer = True
 
-    def __init__(self, *dims: str, levels: int | None = None) -> None:
+    def __init__(self, *dims: str | EllipsisType, levels: int | None = None) -> None:
         super().__init__(*dims)
         if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 1):
             raise ModelError(f"Category(levels={levels!r}): levels must be a whole number above 0")

@@ -90,9 +90,9 @@ class Model(PyroModule, metaclass=_ModelType):
       type checkers take for hyperparameters;
     * ``initial``: propose starting values, a dict from site or parameter to tensor.
 
-    In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.row_weights`` holds the weight of
-    each row, or None, and ``self.missing`` maps fields with missing cells to where these are; the field itself holds
-    made-up numbers there.
+    In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.data_dims`` the fields to the
+    names of their dimensions, ``self.row_weights`` holds the weight of each row, or None, and ``self.missing`` maps
+    fields with missing cells to where these are; the field itself holds made-up numbers there.
 
     Raises
     ------
@@ -106,6 +106,7 @@ class Model(PyroModule, metaclass=_ModelType):
     coords: Mapping[str, Any] = {}
     row_weights: Tensor | None = None
     missing: Mapping[str, Tensor] = {}
+    data_dims: Mapping[str, tuple[str, ...]] = {}
     __signature__ = _Signature()
     fields: ClassVar[dict[str, Field]] = {}
     hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
@@ -120,6 +121,7 @@ class Model(PyroModule, metaclass=_ModelType):
             "coords",
             "row_weights",
             "missing",
+            "data_dims",
         }
         try:
             hints = get_type_hints(cls, include_extras=True)

@@ -49,7 +49,7 @@ def prepare(
     """
     model = copy.deepcopy(as_model(model))
     bound = _sampled(model, data, weights) if isinstance(data, Stream) else bind(model, data, weights=weights)
-    model.coords, model.row_weights, model.missing = bound.coords, bound.weights, bound.missing
+    tell(model, bound)
     model.check(**bound.values)
     model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
     networks = has_networks(model)
@@ -67,6 +67,12 @@ def prepare(
     if noted:
         program.data = replace(program.data, notes=(*program.data.notes, *noted))
     return program
+
+
+def tell(model: Model, data: Data) -> None:
+    """Tell a model of the data what its `check`, `setup` and `initial` may ask besides the fields."""
+    model.coords, model.data_dims = dict(data.coords), dict(data.dims)
+    model.row_weights, model.missing = data.weights, data.missing
 
 
 def _sampled(model: Model, stream: Stream, weights: Any) -> Data:

@@ -14,6 +14,7 @@ from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.program.densities import Densities
+from zoo.program.in_turn import drawn_in_turn
 from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin
 from zoo.replay.evaluate import Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
@@ -104,6 +105,12 @@ class Program(Densities):
         ModelError
             If a site cannot be drawn from.
         """
+        if observed and self.structure.in_turn:
+            return drawn_in_turn(self.structure, self.data, lambda data: self._drawn(values, data))
+        return self._drawn(values, self.data, observed=observed, lead=lead)
+
+    def _drawn(self, values: Values, data: Data, *, observed: bool = True, lead: Tensor | None = None) -> Values:
+        """Run the model once on these data, drawing what has no value."""
         completed = {n + OBSERVED for n in self.structure.completed}
         missing = {n: cells for n, cells in self._missing.items() if n in completed}
         replay = Replay(
@@ -111,8 +118,8 @@ class Program(Densities):
         )
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
-                with rewritten(self.data):
-                    call(self.model, self.networks, values, self.data.values)
+                with rewritten(data):
+                    call(self.model, self.networks, values, data.values)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
                 if replay.now in self.structure.improper:

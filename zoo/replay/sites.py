@@ -202,6 +202,8 @@ class Structure:
         Observed site whose missing cells are summed over as a latent's -> its field.
     parted
         Site -> the field that it observes, for sites whose missing cells are latents because others read them.
+    in_turn
+        Fields whose entries of a row are drawn in turn, each given those before it, as their sites read them.
     """
 
     sites: dict[str, Site]
@@ -213,6 +215,7 @@ class Structure:
     improper: tuple[str, ...] = ()
     completed: dict[str, str] = dataclasses.field(default_factory=dict)
     parted: dict[str, str] = dataclasses.field(default_factory=dict)
+    in_turn: tuple[str, ...] = ()
 
     def sizes(self, known: Collection[str]) -> dict[str, int]:
         """Lengths of the plates that are no dimension of the data, in the data that were traced."""

@@ -87,7 +87,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     with _own_randomness(data):
         check_masks(runner, probes.data, probes.base, probes.messenger)
         check_states(runner, probes)
-        ties, undrawn = find_ties(runner, probes), not_drawn(runner, probes)
+        ties = find_ties(runner, probes)
+        undrawn, in_turn = not_drawn(runner, probes, ties)
         improper = tuple(n for n, node in sample_sites(plain) if n in first.values and _is_improper(node["fn"]))
     check_own_rows(sites, ties)
     sites = without_parts(_untied(sites, ties), probes.base, probes.messenger, probes.needed)
@@ -101,6 +102,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         improper,
         completed,
         parted,
+        in_turn,
     )
 
 

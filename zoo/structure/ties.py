@@ -6,7 +6,7 @@ of the rows are changed, and the log densities of the other half compared; then 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.sites import Tie, base_distribution
+from zoo.structure.ancestral import drawn_in_turn
 from zoo.structure.discover import is_enumerated, made_up, sample_sites
 from zoo.structure.plates import frames_of
 from zoo.structure.probes import Probes, arguments, log_prob_of, other_data_of
@@ -57,11 +58,12 @@ def find_ties(runner: Runner, probes: Probes) -> tuple[Tie, ...]:
     return tuple(found.values())
 
 
-def not_drawn(runner: Runner, probes: Probes) -> str:
-    """Say why new data cannot be drawn from the sites one after the other; empty if they can.
+def not_drawn(runner: Runner, probes: Probes, ties: Sequence[Tie]) -> tuple[str, tuple[str, ...]]:
+    """Say why new data cannot be drawn from the sites, empty if they can; and which fields have to be drawn in turn.
 
     The sites are run on other data while observed sites keep their values: what moves reads a field that the model
-    explains, and not what was drawn for it.
+    explains, and not what was drawn for it. Within a row that is an autoregressive density, if its entries have an
+    order: each is drawn given those before it.
     """
     base, data = probes.base, probes.data
     for name, node in _weighed(base):
@@ -69,7 +71,7 @@ def not_drawn(runner: Runner, probes: Probes) -> str:
             return (
                 f"site {name!r} is a pyro.factor: it says how well data or local latents fit, but not how to draw "
                 "them. Observe the data at a site with a distribution"
-            )
+            ), ()
     observed = {n: node["value"] for n, node in _weighed(base) if node["is_observed"]}
     explained = sorted({s.name for n in observed for s in probes.made_from.get(n, ()) if s.kind == "data"})
     suspects = {
@@ -77,6 +79,7 @@ def not_drawn(runner: Runner, probes: Probes) -> str:
         for (n, _), sources in probes.sources.items()
         if any(Source("data", f) in sources for f in explained) and _is_drawn(base.nodes[n], data.row)
     }
+    moved: dict[tuple[str, str], None] = {}  # which site reads which field, in the order that it was seen
     for field in explained if suspects else ():
         for other in other_data_of(runner.model, data, field):
             try:
@@ -86,8 +89,13 @@ def not_drawn(runner: Runner, probes: Probes) -> str:
             for name in (n for n in suspects if n in run.nodes):
                 first, then = arguments(base.nodes[name]), arguments(run.nodes[name])
                 if any(k not in then or not torch.equal(v, then[k]) for k, v in first.items()):
-                    return RAW.format(name, field)
-    return ""
+                    moved[name, field] = None
+    if not moved:
+        return "", ()
+    names, fields = (tuple(dict.fromkeys(part)) for part in zip(*moved, strict=True))
+    if not ties and drawn_in_turn(runner, probes, fields, names):
+        return "", fields
+    return RAW.format(*next(iter(moved))), ()
 
 
 def _weighs_rows(probes: Probes, name: str) -> bool:

@@ -656,6 +656,8 @@ def test_expectations_are_the_gradient_of_the_log_joint(case, weighted):
         close(marginals[name], leaf.grad)
     networks = {n: values[n].requires_grad_() for n in program.networks}
     stacked = {n: v[None] for n, v in values.items() if n not in networks}
+    if not stacked:  # nothing to vectorize over: all that is unknown are weights of networks
+        return
     vectorized = torch.vmap(lambda v: program.expectations({**networks, **v}, vectorized=True)[1])(stacked)
     for name, leaf in leaves.items():
         close(vectorized[name][0], leaf.grad)

@@ -1,0 +1,100 @@
+"""Multilayer perceptrons, and those whose outputs see earlier inputs only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Activation = Callable[[], nn.Module]
+
+
+class MLP(nn.Module):
+    """f(x) = W_m a(... a(W_1 x + b_1) ...) + b_m: a multilayer perceptron.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Sizes of the last dimension of x and f(x).
+    hidden
+        Width of each hidden layer; empty makes an affine map.
+    activation
+        Makes a: the class of a module, tanh if not given.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: Activation = nn.Tanh) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), activation()]
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+    @torch.no_grad()
+    def start_at(self, bias: Tensor) -> None:
+        """Set the output's bias, so that training starts from a sensible constant."""
+        self.get_parameter(f"layers.{len(self.layers) - 1}.bias").copy_(bias.reshape(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class MaskedLinear(nn.Linear):
+    """f(x) = (M * W) x + b: an affine map whose weights are zero where the mask is.
+
+    Parameters
+    ----------
+    mask
+        M, shape (outputs, inputs).
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return F.linear(x, self.mask * self.weight, self.bias)
+
+
+class MaskedMLP(nn.Module):
+    """A perceptron of which output j depends on inputs before j only: MADE (Germain et al. 2015, equations 8 and 9).
+
+    Hidden units have degrees 1 .. inputs - 1 in turn; a unit sees those of its degree or below.
+
+    Parameters
+    ----------
+    inputs
+        Number of inputs, and of outputs.
+    hidden
+        Width of each hidden layer.
+    each
+        Numbers that make up one output: f has shape (..., inputs, each).
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], each: int = 1) -> None:
+        super().__init__()
+        self.each = each
+        degrees, layers = torch.arange(inputs), list[nn.Module]()
+        for width in hidden:
+            following = torch.arange(width) % max(1, inputs - 1)
+            layers += [MaskedLinear(following[:, None] >= degrees), nn.ReLU()]
+            degrees = following
+        last = torch.arange(inputs).repeat_interleave(each)
+        self.layers = nn.Sequential(*layers, MaskedLinear(last[:, None] > degrees))
+
+    @torch.no_grad()
+    def start_at(self, bias: Tensor) -> None:
+        """Set the outputs' bias, (inputs, each), so that training starts from a sensible constant."""
+        self.get_parameter(f"layers.{len(self.layers) - 1}.bias").copy_(bias.reshape(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., inputs, each)."""
+        out: Tensor = self.layers(x)
+        return out.unflatten(-1, (x.shape[-1], self.each))
