@@ -97,4 +97,4 @@ class MaskedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., inputs, each)."""
         out: Tensor = self.layers(x)
-        return out.unflatten(-1, (x.shape[-1], self.each))
+        return out.reshape(*x.shape, self.each)
