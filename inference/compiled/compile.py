@@ -1,7 +1,7 @@
 """Functions of tensors, traced through Pyro's handlers once and compiled.
 
 A model that is run by Pyro's handlers costs some microseconds for every operation, however few numbers it touches.
-Here the operations of one run are recorded (`make_fx`) and compiled into a few loops (Inductor), which then run without
+Here the operations of one run are recorded (`record.py`) and compiled into a few loops (Inductor), which then run without
 Python, Pyro or autograd. Random numbers enter as inputs, so compiled and eager give the same numbers to rounding.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.compiled.constants import check_branches, fold_constants, state_types
+from inference.compiled.record import recorded
 from inference.compiled.small_graphs import LARGEST, small_graph, written
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
 from inference.compiled.trees import leaves, rebuilt
@@ -160,7 +161,6 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
 
 
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
-    from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils._pytree import tree_map
 
     flat: list[Any] = [*leaves(inputs)]
@@ -178,7 +178,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), model_context(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
-        graph = make_fx(inside, decomposition_table=WRITTEN_OUT, _error_on_data_dependent_ops=False)(*flat)
+        graph = recorded(inside, flat, WRITTEN_OUT)
         check_branches(graph)
         state_types(graph)
         like = tree_map(lambda _: torch.empty(0), results[0])

@@ -42,9 +42,9 @@ def state_types(module: fx.GraphModule) -> None:
     Those that were told none take torch's default, which is the program's while it is recorded and the user's later.
     """
     for node in module.graph.nodes:
-        made = node.meta.get("tensor_meta")
+        made = node.meta.get("dtype")
         if _makes(node) and node.kwargs.get("dtype") is None and made is not None:
-            node.update_kwarg("dtype", made.dtype)
+            node.update_kwarg("dtype", made)
 
 
 def check_branches(module: fx.GraphModule) -> None:

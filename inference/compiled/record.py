@@ -1,0 +1,90 @@
+"""The operations of one evaluation as a graph, noted while they run.
+
+`make_fx` does the same, and makes a fake tensor for each result besides, which takes longer than all the rest of the
+compilation of a small density.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+aten = torch.ops.aten
+
+
+def recorded(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    written_out: Mapping[Any, Callable[..., Any]],
+) -> fx.GraphModule:
+    """Evaluate a function of tensors once, and return what was done: below autograd and vmap, on plain tensors.
+
+    Parameters
+    ----------
+    function
+        The function, from tensors to tensors. Others that it uses are constants of the graph.
+    inputs
+        Its arguments; what it changes in place is changed.
+    written_out
+        Operation -> function of the same arguments that is recorded in its place, unless it returns `NotImplemented`.
+    """
+    recorder = _Recorder(inputs, written_out)
+    with recorder:
+        outputs = function(*inputs)
+    return recorder.finished(outputs)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, inputs: Sequence[Tensor], written_out: Mapping[Any, Callable[..., Any]]) -> None:
+        cast(Any, super()).__init__()  # torch leaves it without types
+        self.graph, self.written_out = fx.Graph(), written_out
+        self.constants = torch.nn.Module()
+        self.nodes: dict[int, fx.Node] = {}  # by the identity of a tensor
+        self.kept: list[Tensor] = []  # so that no identity is given twice
+        for i, x in enumerate(inputs):
+            self._note(x, self.graph.placeholder(f"x{i}"))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.written_out:
+            with self:
+                made = self.written_out[func](*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+        given, named = (tree_map_only(Tensor, self._node, x) for x in (args, kwargs))
+        # What a number is made into is made anew by every run, which may change it.
+        target = aten.lift_fresh_copy.default if func is aten.lift_fresh.default else func
+        node = self.graph.call_function(target, given, named)
+        result = func(*args, **kwargs)
+        if isinstance(result, (tuple, list)):
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._note(part, self.graph.call_function(operator.getitem, (node, i)))
+        elif isinstance(result, Tensor):
+            self._note(result, node)
+        return result
+
+    def _note(self, x: Tensor, node: fx.Node) -> None:
+        node.meta["dtype"] = x.dtype
+        self.nodes[id(x)] = node
+        self.kept.append(x)
+
+    def _node(self, x: Tensor) -> fx.Node:
+        """The node of a tensor; what was not made here is a constant."""
+        if id(x) not in self.nodes:
+            name = f"constant{len(self.kept)}"
+            self.constants.register_buffer(name, x.detach())
+            self._note(x, self.graph.get_attr(name))
+        return self.nodes[id(x)]
+
+    def finished(self, outputs: Sequence[Tensor]) -> fx.GraphModule:
+        """Return all that the outputs need."""
+        self.graph.output([self._node(x) for x in outputs])
+        self.graph.eliminate_dead_code()
+        return fx.GraphModule(self.constants, self.graph)
