@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+FULL = torch.ops.aten.full.default
 LARGEST = 1_000_000  # numbers in a result that is kept: beyond it memory costs more than work
 
 
 def fold_constants(module: fx.GraphModule) -> None:
     """Replace what follows from constants alone by its values; nothing is done where constants are written to."""
     known: dict[fx.Node, Any] = {}
+    changed = {_root(node) for node in module.graph.nodes if _writes(node)}
     for node in module.graph.nodes:
         if _writes(node) and any(source in known for source in node.all_input_nodes):
             return
         if node.op == "get_attr" and isinstance(value := getattr(module, str(node.target), None), Tensor):
             known[node] = value
+        elif node.target is FULL and node not in changed:
+            known[node] = FULL(*node.args, **node.kwargs)
         elif _foldable(node) and all(source in known for source in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
@@ -30,9 +34,14 @@ def fold_constants(module: fx.GraphModule) -> None:
     for node, value in known.items():
         if node.op != "get_attr" and any(user not in known for user in node.users):
             name = f"_folded_{len([*module.named_buffers()])}"
-            module.register_buffer(name, value.contiguous().clone())
+            first, last = value.reshape(-1)[:1], any(user.op == "output" for user in node.users)
+            alike = value.numel() > 1 and not last and bool((value == first).all())  # no array of the same number
+            module.register_buffer(name, first.reshape(()).clone() if alike else value.contiguous().clone())
             with module.graph.inserting_before(node):
-                node.replace_all_uses_with(module.graph.get_attr(name))
+                kept = module.graph.get_attr(name)
+                if alike:
+                    kept = module.graph.call_function(torch.ops.aten.expand.default, (kept, [*value.shape]))
+                node.replace_all_uses_with(kept)
     module.graph.eliminate_dead_code()
 
 
@@ -72,6 +81,16 @@ def _foldable(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """What an operation changes, or what that is a view of."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or target._schema.arguments[0].alias_info is None:
+            break
+        node = node.args[0]
+    return node
 
 
 def _makes(node: fx.Node) -> bool:

@@ -15,21 +15,34 @@ Write = Callable[..., None]
 WRITERS: dict[str, Write] = {}
 EXACT = (torch.float64, torch.bool, torch.int32, torch.int64)  # what doubles hold, but for integers beyond 2^53
 
-PRELUDE = """#include <cmath>
-static double digamma(double x) {  // recurrence up to 10, then Stirling's series (Abramowitz and Stegun 6.3.18)
+FUNCTIONS = (
+    "exp log log1p expm1 sqrt fabs sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc lgamma log2 log10 "
+    "exp2 floor ceil"
+).split()
+# Declared here: reading <cmath> takes a compiler longer than the function of a small density.
+PRELUDE = (
+    """#define INFINITY __builtin_inf()
+#define NAN __builtin_nan("")
+extern "C" {
+double pow(double, double); double fmod(double, double); double atan2(double, double); double copysign(double, double);
+"""
+    + "".join(f"double {name}(double); " for name in FUNCTIONS)
+    + """}
+static double digamma(double x) {  // recurrence up to 10, then Stirling's (Abramowitz and Stegun 6.3.18)
   if (x <= 0.5) {
-    if (x == std::floor(x)) return x == 0 ? -std::copysign(INFINITY, x) : NAN;
+    if (x == floor(x)) return x == 0 ? -copysign(INFINITY, x) : NAN;
     const double pi = 3.14159265358979323846;
-    if (x < 0) return digamma(1.0 - x) - pi / std::tan(pi * std::fmod(x, 1.0));
+    if (x < 0) return digamma(1.0 - x) - pi / tan(pi * fmod(x, 1.0));
   }
   double less = 0.0;
   for (; x < 10.0; x += 1.0) less += 1.0 / x;
   const double z = 1.0 / (x * x);
   const double series = z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z *
     (691.0 / 32760 - z / 12))))));
-  return std::log(x) - 0.5 / x - series - less;
+  return log(x) - 0.5 / x - series - less;
 }
 """
+)
 SPECIAL = re.compile(r"\b(?:exp|log|log1p|expm1|sin|cos|tanh|erf|erfc|lgamma|digamma|pow)\(")
 LARGER, SMALLER = "({0} > {1} || {0} != {0} ? {0} : {1})", "({0} < {1} || {0} != {0} ? {0} : {1})"
 SLOW = 8  # times as long as another number
@@ -60,6 +73,7 @@ class LoopWriter:
         self._kept: list[Tensor] = []  # so that no address is given to another tensor
         self._sizes: dict[str, int] = {}
         self._constants: dict[str, Tensor] = {}
+        self._alone: set[int] = set()  # addresses of constants of one number, which are written as they are
         self._number = count()
 
     # -- arrays --------------------------------------------------------------------------------------------------
@@ -75,6 +89,8 @@ class LoopWriter:
         name = f"c{next(self._number)}"
         self._name(x, name)
         self._constants[name] = _storage(x).double()
+        if len(self._constants[name]) == 1:
+            self._alone.add(x.untyped_storage().data_ptr())
         return x
 
     def keep(self, x: Tensor) -> None:
@@ -105,8 +121,13 @@ class LoopWriter:
 
     def declarations(self) -> str:
         """Arrays, and pointers to constants."""
-        arrays = [f"static double {name}[{size}];" for name, size in self._sizes.items()]
+        arrays = [f"static double {name}[{size}];" for name, size in self._sizes.items() if size > 1]
         return "\n".join([*arrays, *(f'extern "C" {{ const double* {name}; }}' for name in self._constants)])
+
+    def numbers_alone(self) -> str:
+        """Arrays of one number, which are kept in registers where they are local."""
+        alone = [f"{name}[1]" for name, size in self._sizes.items() if size == 1]
+        return f"double {', '.join(alone)};" if alone else ""
 
     def tables(self) -> list[tuple[str, Tensor]]:
         """Constants by name."""
@@ -120,6 +141,8 @@ class LoopWriter:
             return number(x)
         if not x.numel():
             return "0.0"
+        if x.untyped_storage().data_ptr() in self._alone:
+            return number(x.reshape(-1)[0])
         strides = [0] * (len(shape) - x.ndim) + [0 if n == 1 else s for n, s in zip(x.shape, x.stride(), strict=True)]
         return self.entry(x, strides)
 

@@ -16,6 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
+# Tensors of one number, whatever they are like -> the number, None if it is their last argument.
+FILLED: dict[Any, float | None] = {
+    **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
+    **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
+    **dict.fromkeys((aten.full.default, aten.full_like.default, aten.new_full.default), None),
+}
 
 
 def recorded(
@@ -60,8 +66,13 @@ class _Recorder(TorchDispatchMode):
         given, named = (tree_map_only(Tensor, self._node, x) for x in (args, kwargs))
         # What a number is made into is made anew by every run, which may change it.
         target = aten.lift_fresh_copy.default if func is aten.lift_fresh.default else func
-        node = self.graph.call_function(target, given, named)
         result = func(*args, **kwargs)
+        if func in FILLED and result.is_contiguous():
+            value = FILLED[func] if FILLED[func] is not None else args[-1]
+            settings = {"dtype": result.dtype, "device": result.device}
+            self._note(result, self.graph.call_function(aten.full.default, ([*result.shape], value), settings))
+            return result
+        node = self.graph.call_function(target, given, named)
         if isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):

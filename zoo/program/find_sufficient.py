@@ -86,20 +86,19 @@ def _found(program: Program, probes: Probes, sites: list[Site], tried: list[Valu
     if chosen is None or known is None or groups is None:
         return None
     (few, told), (some, logs) = chosen, known
-    count = len(layout.groups) + 1
-    if len(few) ** 2 * count > NUMBERS:
+    count, weights = len(layout.groups), cells.weights
+    if len(few) ** 2 * (count + 1) > NUMBERS:
         return None
-    products = (cells.weights[:, None, None] * told[:, :, None] * told[:, None]).flatten(1)  # (N, R * R)
-    moments = products.new_zeros(count, len(few) ** 2).index_add(0, groups, products)
-    moments[-1] = products.sum(0)
-    weights = cells.weights
+    products = weights[:, None, None] * told[:, :, None] * told[:, None]  # (N, R, R)
+    moments = products.new_zeros(count + 1, len(few), len(few)).index_add(0, groups, products)[:count]
     noise = layout.values(points)
     return Sufficient(
         program,
         probes,
         noise,
         cells.taken(few),
-        moments.T.contiguous(),
+        moments.movedim(0, -1).contiguous(),
+        products.sum(0),
         cells.taken(some),
         weights @ logs,
         weights.sum(),

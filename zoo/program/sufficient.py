@@ -25,9 +25,6 @@ from zoo.program.program import Program
 from zoo.program.seen_cells import SeenCells
 from zoo.replay.evaluate import Values
 
-PAIRS = 4096  # products of all pairs, beyond which they are not made before they are summed
-FEW = 512  # sums of all groups, up to which none of them is
-
 
 @dataclass(frozen=True)
 class Sufficient:
@@ -45,7 +42,9 @@ class Sufficient:
     cells
         Those that tell the residuals of all, R.
     moments
-        G for each group, and for all cells together last: (R * R, groups + 1).
+        G of each group, groups last: (R, R, J).
+    total
+        G of all cells together, (R, R).
     spreads
         Cells that tell the scales of all.
     logs
@@ -59,6 +58,7 @@ class Sufficient:
     points: Values
     cells: SeenCells
     moments: Tensor
+    total: Tensor
     spreads: SeenCells
     logs: Tensor
     count: Tensor
@@ -66,36 +66,41 @@ class Sufficient:
     def log_marginal(self, values: Values) -> Tensor:
         """log m(phi).
 
-        With A the products of (B, u(c0)) and of what is like them in the prior of the noise, the integral over c of
-        exp(-|B (c - c0) - u(c0)|^2 / 2) is in the pivots of a Gaussian elimination of A, and in what it leaves.
+        The integral over c of exp(-|B (c - c0) - u(c0)|^2 / 2), the noise's own density included, is in the pivots of
+        a Gaussian elimination of the products of (B, u(c0)), and in what it leaves. Entries of groups go first: what
+        they leave is summed over groups among R, before anything is made of it.
         """
-        sums, others, logs = self._told(values)
-        height, within = others - 0.5 * math.log(2 * math.pi) * self.count - (self.logs * logs).sum(), sums[..., -1]
-        entries = self.probes.layout.groups.shape[1]
+        told, others, logs = self._told(values)
+        entries, total = self.probes.layout.groups.shape[1], self._total
+        height = others - 0.5 * math.log(2 * math.pi) * self.count - (self.logs * logs).sum()
         if entries:
-            each = sums[..., :-1].movedim(-1, 0) + self._priors  # (J, Q, Q)
-            left, fall = _eliminated(each, entries)
-            within = within[entries:, entries:] + (left - sums[entries:, entries:, :-1].movedim(-1, 0)).sum(0)
-            height = height - fall
-        left, fall = _eliminated(within + self._prior, len(self.probes.layout.dense))
+            taken, fall = _over_groups(told[:entries], [*self._weighed(told[:entries])])
+            total, height = total - taken, height - fall
+        outer = told[entries:]
+        left, fall = _eliminated(outer @ total @ outer.mT + self._prior, len(self.probes.layout.dense))
         return height - fall - 0.5 * left.squeeze()
 
     def conditional(self, values: Values) -> Conditional:
         """The same as `Conditional.of`."""
-        layout, centre = self.probes.layout, self.probes.centre
-        sums, others, logs = self._told(values)
+        layout = self.probes.layout
+        told, others, logs = self._told(values)
         height = others - 0.5 * math.log(2 * math.pi) * (self.count + layout.size) - (self.logs * logs).sum()
-        end, each, total = layout.groups.shape[1], sums[..., :-1].movedim(-1, 0), sums[..., -1]
+        inner, outer = told.tensor_split([layout.groups.shape[1]])
+        corner, rows = outer @ self._total @ outer.mT + self._prior, self._weighed(inner).movedim(-1, 0)
+        inside, beside = rows @ inner.mT, rows @ outer.mT  # (J, M, M), (J, M, K + 1)
         return Conditional(
             self.probes,
-            height - 0.5 * (total[-1, -1] + centre.square().sum()),
-            (_plus_one(each[:, :end, :end]), each[:, :end, end:-1], _plus_one(total[end:-1, end:-1])),
-            (each[:, :end, -1] - centre[layout.groups], total[end:-1, -1] - centre[layout.dense]),
+            height - 0.5 * corner[-1, -1],
+            (inside + torch.eye(len(inner)).to(inside), beside[..., :-1], corner[:-1, :-1]),
+            (beside[..., -1], corner[:-1, -1]),
             {},
         )
 
     def _told(self, values: Values) -> tuple[Tensor, Tensor, Tensor]:
-        """u' G v of all pairs among (B, u(c0)), (Q, Q, groups + 1); log density of other sites; log scales."""
+        """(B, u(c0)) of the cells that tell all, (Q, R) or (Q, R + 1); log density of other sites; log scales.
+
+        Where c0 of groups is not zero, the residual -c0 of their noise is as one more cell.
+        """
         program, gone = self.program, (*self.cells.names, *self.probes.layout.names)
 
         def told(noise: Values) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,61 +110,74 @@ class Sufficient:
 
         found, others, logs = torch.vmap(told)(self.points)
         moved = torch.cat([found[-1:] - found[:-1], found[-1:]])
-        return self._sums(moved), others[-1], logs[-1]
+        if self._aside:
+            moved = torch.cat([moved, self._last], -1)
+        return moved, others[-1], logs[-1]
 
-    def _sums(self, told: Tensor) -> Tensor:
-        """u' G v of all pairs among (Q, R), for each group and all cells: (Q, Q, groups + 1)."""
-        q, r = told.shape
-        upper, lower, pair = self._pairs
-        if q * q * self.moments.shape[1] > FEW and q * q * r * r <= PAIRS:
-            products = (told[upper, :, None] * told[lower, None]).reshape(-1, r * r)
-            sums = products @ self.moments  # (pairs, groups + 1)
-        else:
-            weighed = told @ self.moments.reshape(r, r, -1).movedim(-1, 0)  # (groups + 1, Q, R)
-            sums = (weighed[:, upper] * told[lower]).sum(-1).T
-        return sums[pair]
+    def _weighed(self, inner: Tensor) -> Tensor:
+        """Products of entries of groups with R, (M, R, J), where their B is (M, R)."""
+        size, count = inner.shape[1], self.moments.shape[-1]
+        if not self._aside:
+            return (inner @ self.moments.reshape(size, size * count)).reshape(-1, size, count)
+        rows = (inner[:, :-1] @ self.moments.reshape(size - 1, (size - 1) * count)).reshape(-1, size - 1, count)
+        return torch.cat([rows, -self._centres.mT.unsqueeze(1)], 1)
 
     @cached_property
-    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second of all pairs of Q, each once, (pairs,); and which pair two are, (Q, Q)."""
-        q = len(next(iter(self.points.values())))
-        upper, lower = torch.triu_indices(q, q, device=self.moments.device)
-        pair = torch.empty(q, q, dtype=torch.long, device=self.moments.device)
-        pair[upper, lower] = pair[lower, upper] = torch.arange(len(upper), device=self.moments.device)
-        return upper, lower, pair
+    def _centres(self) -> Tensor:
+        """c0 of groups, (J, M)."""
+        return self.probes.centre[self.probes.layout.groups]
 
     @cached_property
-    def _priors(self) -> Tensor:
-        """What the noise's own density adds to A, for each group: (J, Q, Q)."""
-        layout = self.probes.layout
-        return _like_residuals(self.probes.centre[layout.groups], layout.groups.shape[1] + len(layout.dense) + 1)
+    def _aside(self) -> bool:
+        """Whether some of it is not zero."""
+        return bool(self._centres.any())
+
+    @cached_property
+    def _last(self) -> Tensor:
+        """The residual -c0 of groups' noise as a cell: it is in u(c0) alone, (Q, 1)."""
+        count = len(next(iter(self.points.values())))
+        return (torch.arange(count) == count - 1).to(self.total).unsqueeze(-1)
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """G of all cells, that one included."""
+        return torch.block_diag(self.total, self._centres.square().sum()) if self._aside else self.total
 
     @cached_property
     def _prior(self) -> Tensor:
-        """The same for dense entries, (K + 1, K + 1)."""
-        layout = self.probes.layout
-        return _like_residuals(self.probes.centre[layout.dense], len(layout.dense) + 1)
+        """What the noise's own density adds to the products of dense entries, (K + 1, K + 1)."""
+        centre = self.probes.centre[self.probes.layout.dense]
+        columns = torch.cat([torch.eye(len(centre)).to(centre), -centre.unsqueeze(-1)], -1)
+        return columns.mT @ columns
 
 
-def _like_residuals(centre: Tensor, size: int) -> Tensor:
-    """Products of the residuals -c0 - (c - c0) of noise, (..., entries): in the first places and the last of `size`."""
-    entries = centre.shape[-1]
-    columns = centre.new_zeros(*centre.shape, size)  # (..., residuals, Q)
-    columns[..., torch.arange(entries), torch.arange(entries)] = 1.0
-    columns[..., -1] = -centre
-    return columns.mT @ columns
+def _over_groups(inner: Tensor, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What elimination of the entries of groups takes from products of R, (R, R), and half the log pivots, summed.
+
+    B of entries is (M, R), their products with R in each group are (R, J) for each.
+    """
+    inside = [[*(row * inner[k:].unsqueeze(-1)).sum(1)] for k, row in enumerate(rows)]  # from the diagonal on, (J,)
+    for products in inside:
+        products[0] = 1.0 + products[0]  # what the noise's own density says
+    taken, fall = [], []
+    while rows:
+        (pivot, *beside), row, scaled = inside[0], rows[0], rows[0] / inside[0][0]
+        taken.append(scaled @ row.mT)
+        fall.append(pivot.log().sum())
+        factors = [b / pivot for b in beside]
+        rows = [other - f * row for other, f in zip(rows[1:], factors, strict=True)]
+        inside = [
+            [p - f * b for p, b in zip(products, beside[k:], strict=True)]
+            for k, (products, f) in enumerate(zip(inside[1:], factors, strict=True))
+        ]
+    return torch.stack(taken).sum(0), 0.5 * torch.stack(fall).sum()
 
 
 def _eliminated(table: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """What is left of symmetric matrices (..., Q, Q) without their first entries; half the log pivots, all summed."""
+    """What is left of a symmetric matrix (Q, Q) without its first entries, and half their log pivots, summed."""
     fall = table.new_zeros(())
     for _ in range(count):
-        pivot, column = table[..., :1, :1], table[..., 1:, :1]
+        pivot, column = table[:1, :1], table[1:, :1]
         fall = fall + 0.5 * pivot.log().sum()
-        table = table[..., 1:, 1:] - column * column.mT / pivot
+        table = table[1:, 1:] - column * column.mT / pivot
     return table, fall
-
-
-def _plus_one(precision: Tensor) -> Tensor:
-    """Add the identity, which is what the noise's own density says."""
-    return precision + torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
