@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from inference.approximations import approximation
@@ -81,11 +82,11 @@ def completion(view: Program, values: Values, count: int) -> tuple[Values, Tenso
     return {s.name: both[s.name].contiguous() for s in view.whole.latents}, log_c
 
 
-def all_latents(view: Program, values: Values, count: int) -> tuple[Program, Values]:
-    """Return the whole program of a view, and `count` draws with those of what was integrated out."""
+def all_latents(view: Program, values: Values, count: int) -> tuple[Program, Values, Tensor]:
+    """Return the whole program of a view, `count` draws with those of what was integrated out, and log p of these."""
     if not isinstance(view, Collapsed):
-        return view, values
-    return view.whole, completion(view, values, count)[0]
+        return view, values, torch.zeros(count, dtype=view.dtype, device=view.device)
+    return view.whole, *completion(view, values, count)
 
 
 def completed(view: Program, q: Approximation) -> Approximation:

@@ -209,13 +209,17 @@ def posterior_of(density: Density, chains: Chains) -> tuple[Sampled, list[str]]:
         if isinstance(moved, Recentred):
             values = moved.declared(values, len(u), chunk_for(moved))
             moved = moved.origin
-        program, values = all_latents(moved, values, len(u))
+        program, values, log_c = all_latents(moved, values, len(u))
         chunk = chunk_for(program)
 
         def joint(v: Values) -> Tensor:
             return program.log_joint(v).total(program.data.weights)
 
-        log_p = many(joint, values, len(u), chunk)
+        if program is moved:
+            log_p = many(joint, values, len(u), chunk)
+        else:  # of all latents: what the chains have moved on, and what was drawn given that
+            lp = torch.from_numpy(chains.stats["lp"]).flatten().to(log_c)
+            log_p = lp - torch.vmap(density.log_volume)(u) + log_c
         size = len(u) * sum(math.prod(program.site_shape(s)) for s in program.enumerated)
         states: Values = {}
         if 0 < size <= LARGEST_STATES:

@@ -160,7 +160,7 @@ class SMC(Method):
         u, chunk = run.particles.u, chunk_for(density.program)
         chains = CHAINS if self.populations % CHAINS == 0 else self.populations
         with torch.no_grad():
-            program, values = all_latents(density.program, density.constrain_all(u), len(u))
+            program, values, _ = all_latents(density.program, density.constrain_all(u), len(u))
             log_p = many(lambda v: program.log_joint(v).total(program.data.weights), values, len(u), chunk)
             states = draw_states(program, values, len(u), chunk) if program.enumerated else {}
             if program.enumerated:

@@ -179,7 +179,9 @@ class Collapsed(Program):
         layout = self.layout
         rest = {n: v for n, v in values.items() if n not in self.collapsed}
         normal = [n for n in layout.names if n not in layout.forms]
-        size = layout.groups.numel() + len(layout.dense)
+        size, program = layout.groups.numel() + len(layout.dense), self.whole
+        if self._sufficient is not None and not any(s.name in normal for s in program.locals):
+            program = self._sufficient.program  # few rows make the same values
 
         def known(given: Values) -> tuple[Tensor, ...]:
             conditional = self.conditional({n: v for n, v in given.items() if n})
@@ -189,7 +191,7 @@ class Collapsed(Program):
         def made(given: Values) -> tuple[Tensor, ...]:
             noise = {n: given[f"noise {n}"] for n in normal}
             others = {n: v for n, v in given.items() if n in self.sites}
-            replay = self.whole.replay(others, densities=False, noise=noise)
+            replay = program.replay(others, densities=False, noise=noise)
             return *(replay.seen[n] for n in normal), sum_of(v.sum() for v in replay.volume.values())
 
         with torch.no_grad():

@@ -114,13 +114,13 @@ class Normals:
         if diagonal.numel():
             diagonal = root_of(diagonal)
             both = torch.cat([border, inside.unsqueeze(-1)], -1)
-            both = torch.linalg.solve_triangular(diagonal, both, upper=False)
+            both = solved(diagonal, both, upper=False)
             border, inside = both[..., :-1], both[..., -1]
             corner = corner - over_groups(border, border)
             outside = outside - over_groups(border, inside.unsqueeze(-1)).squeeze(-1)
         if corner.numel():
             corner = root_of(corner)
-            outside = torch.linalg.solve_triangular(corner, outside.unsqueeze(-1), upper=False).squeeze(-1)
+            outside = solved(corner, outside.unsqueeze(-1), upper=False).squeeze(-1)
         return cls(diagonal, border, inside, corner, outside)
 
     def log_integral(self) -> Tensor:
@@ -137,17 +137,24 @@ class Normals:
         """c - c_ref of groups and dense entries where standard Normal noise is (J, M) and (K,); the mean at zero."""
         dense, inside = (self.outside + second).unsqueeze(-1), (self.inside + first).unsqueeze(-1)
         if dense.numel():
-            dense = torch.linalg.solve_triangular(self.corner.mT, dense, upper=True)
+            dense = solved(self.corner.mT, dense, upper=True)
             inside = inside - (self.border * dense.mT).sum(-1, keepdim=True)
         if inside.numel():
-            inside = torch.linalg.solve_triangular(self.diagonal.mT, inside, upper=True)
+            inside = solved(self.diagonal.mT, inside, upper=True)
         return inside.squeeze(-1), dense.squeeze(-1)
 
 
 def root_of(matrices: Tensor) -> Tensor:
     """Cholesky factors (..., d, d); NaN where there is none, so that one of many draws does not hold up the others."""
+    if matrices.shape[-1] == 1:
+        return matrices.sqrt()
     root, failed = torch.linalg.cholesky_ex(matrices)
     return torch.where((failed != 0)[..., None, None], math.nan, root)
+
+
+def solved(root: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """X with R X = B for triangular R; one number at a time where it is one, of which a library makes calls."""
+    return right / root if root.shape[-1] == 1 else torch.linalg.solve_triangular(root, right, upper=upper)
 
 
 def over_groups(a: Tensor, b: Tensor) -> Tensor:
