@@ -5,6 +5,7 @@ A model's log density has many of them: logarithms of factorials of counts, what
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ LARGEST = 1_000_000  # numbers in a result that is kept: beyond it memory costs 
 def fold_constants(module: fx.GraphModule) -> None:
     """Replace what follows from constants alone by its values; nothing is done where constants are written to."""
     known: dict[fx.Node, Any] = {}
-    changed = {_root(node) for node in module.graph.nodes if _writes(node)}
+    changed = {_root(other) for node in module.graph.nodes for other in _written(node)}
     for node in module.graph.nodes:
-        if _writes(node) and any(source in known for source in node.all_input_nodes):
+        if any(other in known for other in _written(node)):
             return
         if node.op == "get_attr" and isinstance(value := getattr(module, str(node.target), None), Tensor):
             known[node] = value
@@ -29,10 +30,11 @@ def fold_constants(module: fx.GraphModule) -> None:
             args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
                 value = node.target(*args, **kwargs)
-            if isinstance(value, Tensor) and value.numel() <= LARGEST:
+            parts = value if isinstance(value, (tuple, list)) else [value]
+            if all(isinstance(part, Tensor) and part.numel() <= LARGEST for part in parts):
                 known[node] = value
     for node, value in known.items():
-        if node.op != "get_attr" and any(user not in known for user in node.users):
+        if node.op != "get_attr" and isinstance(value, Tensor) and any(user not in known for user in node.users):
             name = f"_folded_{len([*module.named_buffers()])}"
             first, last = value.reshape(-1)[:1], any(user.op == "output" for user in node.users)
             alike = value.numel() > 1 and not last and bool((value == first).all())  # no array of the same number
@@ -78,16 +80,17 @@ def check_branches(module: fx.GraphModule) -> None:
 def _foldable(node: fx.Node) -> bool:
     """Whether a node is an operation on tensors with the same result each time, which is no random number."""
     target = node.target
+    if target is operator.getitem:
+        return True
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _root(node: fx.Node) -> fx.Node:
-    """What an operation changes, or what that is a view of."""
-    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or target._schema.arguments[0].alias_info is None:
+    """What a node is a view of, or the same as: itself, if of nothing."""
+    while isinstance(node.target, torch._ops.OpOverload) and node.args and isinstance(node.args[0], fx.Node):
+        if node.target._schema.arguments[0].alias_info is None:
             break
         node = node.args[0]
     return node
@@ -101,6 +104,12 @@ def _makes(node: fx.Node) -> bool:
     return any(argument.name == "dtype" and argument.kwarg_only for argument in target._schema.arguments)
 
 
-def _writes(node: fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and bool(target._schema.is_mutable)
+def _written(node: fx.Node) -> list[fx.Node]:
+    """What an operation changes in place."""
+    target, found = node.target, []
+    if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+        for i, argument in enumerate(target._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+                found += [x for x in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(x, fx.Node)]
+    return found

@@ -163,8 +163,17 @@ class LoopWriter:
 
     def pointwise(self, out: Tensor, formula: str, *inputs: Any) -> None:
         """out = formula of inputs, broadcast; {0}, {1}, ... stand for them."""
-        values = [self.at(x, out.shape) for x in inputs]
-        self.loop(out.shape, f"{self.at(out, out.shape)} = {formula.format(*values)};")
+        first = out
+        if SPECIAL.search(formula):  # what is the same along a dimension is worked out once
+            inputs = tuple(x.expand(out.shape) if isinstance(x, Tensor) else x for x in inputs)
+            for d, n in enumerate(out.shape):
+                if n > 1 and not any(isinstance(x, Tensor) and x.stride(d) for x in inputs):
+                    first = first.narrow(d, 0, 1)
+                    inputs = tuple(x.narrow(d, 0, 1) if isinstance(x, Tensor) else x for x in inputs)
+        values = [self.at(x, first.shape) for x in inputs]
+        self.loop(first.shape, f"{self.at(first, first.shape)} = {formula.format(*values)};")
+        if first.shape != out.shape:
+            self.pointwise(out, "{0}", first)
 
     def copy_out(self, name: str, x: Tensor) -> None:
         """Write a tensor to an output, in order."""

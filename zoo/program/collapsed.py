@@ -144,7 +144,8 @@ class Collapsed(Program):
         """All of the marginal log density, weights of rows included, and nothing for each row."""
         if MARGINAL not in log_probs:
             return super().eliminate(log_probs, hard=hard)
-        return Terms(log_probs[MARGINAL], log_probs[MARGINAL].new_zeros(len(self.data)))
+        nothing = torch.zeros(len(self.data), dtype=self.dtype, device=self.device)  # once for all of many draws
+        return Terms(log_probs[MARGINAL], nothing)
 
     def prior_and_joint(self, values: Values) -> tuple[Tensor, Tensor]:
         """Log density of the latents that stay by their priors, which what is integrated out does not enter; and m."""

@@ -70,7 +70,8 @@ class Density:
         values, jacobian = self.view.constrain_globals(globals_)
         local, row_jacobian = self.view.constrain_locals(locals_)
         terms = self.program.log_joint({**self.points, **values, **local})
-        return Terms(terms.rest + jacobian, terms.rows + row_jacobian).total(self.program.data.weights)
+        rows = terms.rows + row_jacobian if self.view.locals else terms.rows
+        return Terms(terms.rest + jacobian, rows).total(self.program.data.weights)
 
     def log_volume(self, u: Tensor) -> Tensor:
         """log|dz/du| at one vector, that of each row's locals times its weight."""
