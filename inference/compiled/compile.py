@@ -1,7 +1,7 @@
 """Functions of tensors, traced through Pyro's handlers once and compiled.
 
 A model that is run by Pyro's handlers costs some microseconds for every operation, however few numbers it touches.
-Here the operations of one run are recorded (`record.py`) and compiled into a few loops (Inductor), which then run without
+Here the operations of one run are recorded (`record.py`) and compiled into a few loops (Inductor), which run without
 Python, Pyro or autograd. Random numbers enter as inputs, so compiled and eager give the same numbers to rounding.
 """
 

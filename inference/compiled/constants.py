@@ -24,7 +24,9 @@ def fold_constants(module: fx.GraphModule) -> None:
             return
         if node.op == "get_attr" and isinstance(value := getattr(module, str(node.target), None), Tensor):
             known[node] = value
-        elif node.target is FULL and node not in changed:
+        elif node in changed:  # its values are of a moment
+            continue
+        elif node.target is FULL:
             known[node] = FULL(*node.args, **node.kwargs)
         elif _foldable(node) and all(source in known for source in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)

@@ -15,10 +15,8 @@ Write = Callable[..., None]
 WRITERS: dict[str, Write] = {}
 EXACT = (torch.float64, torch.bool, torch.int32, torch.int64)  # what doubles hold, but for integers beyond 2^53
 
-FUNCTIONS = (
-    "exp log log1p expm1 sqrt fabs sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc lgamma log2 log10 "
-    "exp2 floor ceil"
-).split()
+FUNCTIONS = "exp log log1p expm1 sqrt fabs sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc lgamma"
+FUNCTIONS += " log2 log10 exp2 floor ceil"
 # Declared here: reading <cmath> takes a compiler longer than the function of a small density.
 PRELUDE = (
     """#define INFINITY __builtin_inf()
@@ -26,7 +24,7 @@ PRELUDE = (
 extern "C" {
 double pow(double, double); double fmod(double, double); double atan2(double, double); double copysign(double, double);
 """
-    + "".join(f"double {name}(double); " for name in FUNCTIONS)
+    + "".join(f"double {name}(double); " for name in FUNCTIONS.split())
     + """}
 static double digamma(double x) {  // recurrence up to 10, then Stirling's (Abramowitz and Stegun 6.3.18)
   if (x <= 0.5) {

@@ -160,8 +160,8 @@ def _built(compiler: str, writer: LoopWriter, outputs: list[Tensor]) -> Compiled
         writer.copy_out(f"y{number}", x)
     count = len(writer.inputs)
     names = [f"const double* x{i}" for i in range(count)] + [f"double* y{i}" for i in range(len(outputs))]
-    body = "\n".join(writer.lines)
-    source = f'{PRELUDE}{writer.declarations()}\nextern "C" void run({", ".join(names)}) {{\n{writer.numbers_alone()}\n{body}\n}}\n'
+    body = "\n".join([writer.numbers_alone(), *writer.lines])
+    source = f'{PRELUDE}{writer.declarations()}\nextern "C" void run({", ".join(names)}) {{\n{body}\n}}\n'
     with tempfile.TemporaryDirectory(prefix="latentzoo") as folder:
         file, library = Path(folder) / "graph.c", Path(folder) / "graph.so"
         file.write_text(source, encoding="utf-8")

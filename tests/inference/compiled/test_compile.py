@@ -17,6 +17,7 @@ from inference import MAP, SVI, fit
 from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
 from inference.compiled.constants import fold_constants
+from inference.compiled.record import recorded
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
@@ -370,6 +371,23 @@ def test_constants_are_folded_and_what_is_written_to_is_not():
     nodes = len(graph.graph.nodes)
     fold_constants(graph)
     assert len(graph.graph.nodes) == nodes
+
+
+def test_what_is_filled_is_folded_unless_it_is_written_to():
+    """Zeros that are added to are made anew by each run; others, and what follows from them, are numbers."""
+
+    def function(x: torch.Tensor) -> list[torch.Tensor]:
+        total = torch.zeros(3)
+        total[1:] += x
+        low, high = (torch.zeros_like(total) + 2.0).split([1, 2])
+        return [total.sum() + low.exp() * x + x * high.lgamma()]
+
+    graph = recorded(function, [torch.ones(())], {})
+    fold_constants(graph)
+    graph.recompile()
+    assert not any(name in str(node.target) for node in graph.graph.nodes for name in ("exp.", "lgamma", "split"))
+    for x in (torch.tensor(0.5), torch.tensor(-3.0), torch.tensor(0.5)):
+        assert torch.equal(graph(x)[0], function(x)[0])
 
 
 @pytest.mark.slow
