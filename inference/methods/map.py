@@ -13,6 +13,7 @@ from guides.guide import Guide
 from guides.point import Point
 from inference.approximations.point import PointMass
 from inference.conjugate import closed_form
+from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.maximum import Objective as Surface
 from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
@@ -107,17 +108,10 @@ class MAP(SVI):
         how = "closed form" if closed else how
         reason = edge or f"{how}, within {distance:.1g} standard deviations"
         found = judge_point(program, values, [height], converged=not edge, reason=reason)
-        return Outcome(
-            approximation=PointMass(latents),
-            points=points,
-            objective=Objective(height, "log_posterior" if latents else "log_likelihood"),
-            trace=monitor.trace,
-            steps=taken + 1,
-            converged=not edge,
-            reason=reason,
-            warnings=[edge] if edge else [],
-            diagnostics=found.diagnostics,
-            verdict=found.verdict,
+        objective = Objective(height, "log_posterior" if latents else "log_likelihood")
+        judgement = Judgement(PointMass(latents), objective, found.diagnostics, [edge] if edge else [], found.verdict)
+        return judgement.outcome(
+            program, points=points, trace=monitor.trace, steps=taken + 1, converged=not edge, reason=reason
         )
 
     def _path(self, surface: Surface, values: Values) -> Path:

@@ -1,8 +1,4 @@
-"""Stochastic gradient ascent from one or several starts at once: averages, a best state, and a state to go on from.
-
-S starts climb in one program; C numbers of q and theta and W network weights are two leaves, (S, C) and (S, W), because
-they climb at different rates.
-"""
+"""Stochastic gradient ascent from one or several starts at once."""
 
 from __future__ import annotations
 
@@ -17,27 +13,24 @@ from torch.utils._pytree import tree_map
 from guides.variational import Noise
 from inference.compiled.compile import Compile, Lowered, lower, worth
 from inference.runtime.monitor import Monitor
-from inference.runtime.tensor_folder import TensorFolder
 from inference.variational.adam import Moments, descend
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import Checkpoint, State
-from inference.variational.position import Fixed, Position
+from inference.variational.checkpoint import Checkpoint
+from inference.variational.position import Fixed
 from inference.variational.schedule import Schedule
+from inference.variational.standing import Standing
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.program.rows import Batch
 
-NETWORK_RATE = 0.1  # learning rate of network weights relative to coordinates in natural units
-FAST = ("Adam", "AdamW", "SGD", "Adagrad")  # optimizers that torch has in one fused kernel
-BETAS = (0.9, 0.99)  # Adam over coordinates forgets the way to the mode
 MOST_BROKEN = 50  # steps that may fail before the fit does
 RESTORE_EVERY = 5  # failed steps after which the best state so far is taken up again, at half the rate
 BLOCK = 1 << 18  # numbers of noise that are drawn at a time
 
 
-class Climb:
-    """What climbs, how, and how far it has come.
+class Climb(Standing):
+    """What climbs, and how it takes its steps.
 
     Parameters
     ----------
@@ -54,41 +47,12 @@ class Climb:
     def __init__(
         self, bound: Bound, schedules: list[Schedule], optimizer: str, options: Mapping[str, float], clip: float
     ) -> None:
-        self.bound, self.schedules, self.clip = bound, schedules, clip
-        start = bound.start
-        self.leaves = [t.clone().requires_grad_() for t in (start.coordinates, start.weights)]
-        self.at = [p.detach() for p in self.leaves]  # the same memory, without a gradient
-        self.fixed = start.fixed
-        self.means = [t.clone() for t in (start.coordinates, start.weights)]
-        self.best = [t.clone() for t in (start.coordinates, start.weights)]
-        self.beta = torch.ones((), dtype=start.coordinates.dtype, device=start.coordinates.device)
-        self.monitors = [Monitor("svi", schedules[0].steps, show=False) for _ in schedules]
-        self.averaged = [0] * len(schedules)
-        self.broken = [0] * len(schedules)
-        self.taken = 0
-        # One optimizer steps all starts together. Where each start has a rate of its own, it takes a step of rate 1 and
-        # `step` shortens it, which is the same: the steps of these optimizers are proportional to their rate.
-        family = getattr(torch.optim, optimizer)
-        extra = {"fused": True} if optimizer in FAST else {}
-        adam = "betas" in family.__init__.__code__.co_varnames and "betas" not in options
-        first, second = self.leaves
-        groups = [{"params": [first], "relative": 1.0, **({"betas": BETAS} if adam else {})}]
-        groups += [{"params": [second], "relative": NETWORK_RATE}] if second.numel() else []
-        self.optimizer = family(groups, lr=1.0, **{**extra, **options})
+        super().__init__(bound, schedules, optimizer, options)
+        self.clip = clip
         self.plain_adam = optimizer == "Adam" and not options
         self.inlined = False  # whether the compiled step takes Adam's step too
-        self.rates = start.coordinates.new_zeros(len(schedules), 1)
+        self.rates = bound.start.coordinates.new_zeros(len(schedules), 1)
         self._last_rates: list[float] = []
-
-    @property
-    def position(self) -> Position:
-        """Where everything is."""
-        return Position(self.at[0], self.at[1], self.fixed)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all starts have come to their end."""
-        return all(s.finished for s in self.schedules)
 
     def slope(
         self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch
@@ -262,81 +226,6 @@ class Climb:
         elif self.broken[index] % RESTORE_EVERY == 0:
             self.return_to_best(index)
             schedule.slow_down()
-
-    def average(self) -> None:
-        """Add the present state to the average of the last steps (Polyak and Juditsky 1992)."""
-        for i, schedule in enumerate(self.schedules):
-            if schedule.averaging and not schedule.finished:
-                self.averaged[i] += 1
-                for mean, leaf in zip(self.means, self.leaves, strict=True):
-                    mean[i].lerp_(leaf.detach()[i], 1.0 / self.averaged[i])
-
-    def note_best(self, index: int) -> None:
-        """Remember the present place of one start as its best."""
-        for best, leaf in zip(self.best, self.leaves, strict=True):
-            best[index] = leaf.detach()[index]
-
-    def return_to_best(self, index: int) -> None:
-        """Go back to the best place of one start."""
-        self._put(self.best, index)
-
-    def conclude(self, index: int) -> None:
-        """End one start: at the average of its last steps, or at its best place if that was better."""
-        if self.schedules[index].worse_than_best:
-            self.return_to_best(index)
-        elif self.averaged[index]:
-            self._put(self.means, index)
-
-    def _put(self, tensors: list[Tensor], index: int) -> None:
-        with torch.no_grad():
-            for leaf, tensor in zip(self.leaves, tensors, strict=True):
-                leaf[index] = tensor[index]
-
-    # -- to go on later ----------------------------------------------------------------------------------------
-
-    def state(self) -> State:
-        """All that the next step depends on."""
-        tensors = TensorFolder()
-        for name, places in self._places.items():
-            tensors.add(name, {str(i): t for i, t in enumerate(places)})
-        for i, leaf in enumerate(self.leaves):
-            remembered = self.optimizer.state.get(leaf, {})
-            tensors.add(f"optimizer.{i}", {n: torch.as_tensor(v) for n, v in remembered.items()})
-        tensors["rng"] = torch.get_rng_state()
-        if self.leaves[0].is_cuda:
-            tensors["rng_of_cuda"] = torch.cuda.get_rng_state()
-        numbers = {
-            "schedules": [schedule.state() for schedule in self.schedules],
-            "traces": [monitor.rows for monitor in self.monitors],
-            "averaged": self.averaged,
-            "broken": self.broken,
-            "taken": self.taken,
-        }
-        return State(tensors, numbers)
-
-    def restore(self, state: State) -> None:
-        """Go on from a state, that of the random numbers included."""
-        tensors, numbers = state.tensors, state.numbers
-        with torch.no_grad():
-            for name, places in self._places.items():
-                for i, t in enumerate(places):
-                    t.copy_(tensors.folder(name)[str(i)])
-        for i, leaf in enumerate(self.leaves):
-            remembered = tensors.folder(f"optimizer.{i}")
-            if remembered:
-                self.optimizer.state[leaf] = {n: v.to(leaf.device) for n, v in remembered.items()}
-        torch.set_rng_state(tensors["rng"])
-        if "rng_of_cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng_of_cuda"])
-        for schedule, saved in zip(self.schedules, numbers["schedules"], strict=True):
-            schedule.restore(saved)
-        for monitor, rows in zip(self.monitors, numbers["traces"], strict=True):
-            monitor.resume([(int(step), float(seconds), float(value)) for step, seconds, value in rows])
-        self.averaged, self.broken, self.taken = numbers["averaged"], numbers["broken"], numbers["taken"]
-
-    @property
-    def _places(self) -> dict[str, list[Tensor]]:
-        return {"leaves": self.leaves, "means": self.means, "best": self.best}
 
 
 def _cloned(leaf: Any) -> Any:
