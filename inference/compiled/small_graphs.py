@@ -56,6 +56,15 @@ class Compiled:
         self.run(*(x.data_ptr() for x in (*there, *made)))
         return made
 
+    def each(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate a function of one tensor at each of several along dimension 0, and stack what comes out."""
+        there = inputs.contiguous()
+        made = tuple([torch.empty((len(there), *shape), dtype=torch.float64) for shape in self.shapes])
+        arrays = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in (there, *made)]
+        for i in range(len(there)):
+            self.run(*[at + i * step for at, step in arrays])
+        return made
+
 
 def small_graph(graph: GraphModule, flat: Sequence[Any], compiler: str) -> Compiled | None:
     """The graph as a compiled function of the same tensors; None where it cannot be written or gives other numbers.

@@ -11,6 +11,7 @@ from inference.diagnostics.coordinates import Names
 from inference.diagnostics.shifts import Moments, moments, place_of, scalars
 from inference.diagnostics.survey import survey
 from inference.diagnostics.verdict import KNOWN, MEAN_OFF, SD_OFF
+from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -35,7 +36,9 @@ class SecondLook:
     agreement: str = ""
 
 
-def second_look(program: Program, values: Values, count: int, worth: float) -> SecondLook:
+def second_look(
+    program: Program, values: Values, count: int, worth: float, density: Density | None = None
+) -> SecondLook:
     """Hold draws of chains to what a wider look finds.
 
     Chains that all begin near one mode agree with each other, whatever there is elsewhere.
@@ -50,6 +53,8 @@ def second_look(program: Program, values: Values, count: int, worth: float) -> S
         How many draws to weigh.
     worth
         Effective sample size of the draws.
+    density
+        That of the program, if it was made already.
     """
     total = len(next(iter(values.values())))
     x, shapes = scalars(program, {}, values, total)
@@ -59,7 +64,7 @@ def second_look(program: Program, values: Values, count: int, worth: float) -> S
         off = replace(own, mean_error=0 * own.mean, sd_error=0 * own.sd).off(seen)  # leaves the errors of the look
         return bool(off.mean_error.max() <= KNOWN * MEAN_OFF and off.sd_error.max() <= KNOWN * SD_OFF)
 
-    wide = survey(program, {}, values, count, most=MORE * count, clear=known)
+    wide = survey(program, {}, values, count, most=MORE * count, clear=known, density=density)
     if wide is None:
         return SecondLook()
     if wide.moments is None:  # its weights are uneven: what they say is rough

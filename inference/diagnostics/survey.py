@@ -76,6 +76,7 @@ def survey(
     cuts: np.ndarray | None = None,
     most: int = 0,
     clear: Callable[[Moments], bool] = lambda _: True,
+    density: Density | None = None,
 ) -> Survey | None:
     """Climb from afar and from draws of the prior; weigh `count` draws around q and around what was found.
 
@@ -96,6 +97,8 @@ def survey(
         Quantiles of the draws, (2, scalars), for the masses beyond them.
     most, clear
         Up to how many draws are added until moments are clear.
+    density
+        That of the program, if it was made already.
 
     Returns
     -------
@@ -103,14 +106,13 @@ def survey(
         None where there are too many coordinates, or matrices far out are not positive definite.
     """
     try:
-        return _survey(program, points, values, count, labelling, cuts, most, clear)
+        return _survey(density or Density(program, points), values, count, labelling, cuts, most, clear)
     except SINGULAR:
         return None
 
 
 def _survey(
-    program: Program,
-    points: Values,
+    density: Density,
     values: Values,
     count: int,
     labelling: Labelling | None,
@@ -118,7 +120,6 @@ def _survey(
     most: int,
     clear: Callable[[Moments], bool],
 ) -> Survey | None:
-    density = Density(program, points)
     if density.size > LARGEST:
         return None
     total = len(next(iter(values.values())))
@@ -140,12 +141,12 @@ def _survey(
         if sound:
             break
         starts = torch.cat([found, u[ratio.argsort(descending=True)[:HEAVIEST]]])  # where the proposal falls short
-    told = _told(density, points, u, weights, cuts) if sound else None
+    told = _told(density, u, weights, cuts) if sound else None
     while told is not None and 2 * len(u) <= most and not clear(told):
         more, further = _weighed(density, proposal, len(u), labelling)
         ratio, u = torch.cat([ratio, more]), torch.cat([u, further])
         weights, sound = _sound(ratio)
-        told = _told(density, points, u, weights, cuts) if sound else None
+        told = _told(density, u, weights, cuts) if sound else None
     evidence, error = log_mean_exp(ratio)
     elsewhere = float((ratio - ratio.logsumexp(0)).exp()[_outside(u, centre, root)].sum())
     return Survey(told, float(evidence), float(error), len(found), elsewhere)
@@ -158,11 +159,11 @@ def _sound(ratio: Tensor) -> tuple[np.ndarray, bool]:
     return weights, enough and (math.isnan(shape) or shape <= most_shape(len(ratio)))
 
 
-def _told(density: Density, points: Values, u: Tensor, weights: np.ndarray, cuts: np.ndarray | None) -> Moments:
+def _told(density: Density, u: Tensor, weights: np.ndarray, cuts: np.ndarray | None) -> Moments:
     """Moments of all scalars by weighted vectors, (draws, size) and (draws,)."""
     program, kept = density.program, weights > 1e-12 * weights.max()
     drawn = density.constrain_all(u[torch.from_numpy(kept)].to(program.device, program.dtype))
-    x, _ = scalars(program, points, drawn, int(kept.sum()))
+    x, _ = scalars(program, density.points, drawn, int(kept.sum()))
     return moments(x, weights[kept] / weights[kept].sum(), cuts)
 
 

@@ -16,6 +16,7 @@ from inference.approximations.completed import Collapse, all_latents, view_of, w
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
 from inference.compiled.compile import Compile, lower_gradient
+from inference.compiled.small_graphs import Compiled
 from inference.diagnostics import relabelling
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
 from inference.diagnostics.coordinates import Names
@@ -141,15 +142,19 @@ class NUTS(Method):
             converged=False,
             reason="",
         )
-        return self._judged(program, outcome, notes)
+        compiled = gradient.call.each if moved is view and isinstance(gradient.call, Compiled) else None
+        return self._judged(program, outcome, notes, Density(view, compiled=compiled))
 
     def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
         """Judge the chains under their new labels."""
         said = self._judged(program, before, []).warnings
         return self._judged(program, outcome, [w for w in before.warnings if w not in said])
 
-    def _judged(self, program: Program, outcome: Outcome, notes: list[str]) -> Outcome:
-        """Say of an outcome whether its chains can be trusted; `notes` come last among the warnings."""
+    def _judged(self, program: Program, outcome: Outcome, notes: list[str], density: Density | None = None) -> Outcome:
+        """Say of an outcome whether its chains can be trusted; `notes` come last among the warnings.
+
+        `density` is that of the latents that chains moved.
+        """
         q = outcome.approximation
         assert isinstance(q, Sampled)
         draws = {n: _by_chain(v, q) for n, v in q.values.items()}
@@ -165,7 +170,7 @@ class NUTS(Method):
         if not complaints and not labels and few:
             view = view_of(program, self.collapse)
             moved = {s.name: q.values[s.name] for s in view.latents}
-            look = second_look(view, moved, draws_for(program), check.ess)
+            look = second_look(view, moved, draws_for(program), check.ess, density)
             complaints = [look.missed] if look.missed else []
         if bent and not look.agreement:
             complaints = [bent, *complaints]

@@ -176,7 +176,7 @@ def log_densities(density: Density, u: Tensor, chunk: int) -> Tensor:
 def _log_densities(density: Density, u: Tensor) -> Tensor:
     """log p at vectors (count, size) in one call, halved until those whose factorization breaks down stand alone."""
     try:
-        value: Tensor = torch.vmap(density.log_prob)(u)
+        value: Tensor = density.gradient(u)[0] if density.compiled else torch.vmap(density.log_prob)(u)
     except RuntimeError as error:
         if "linalg" not in str(error):  # control flow that depends on values
             return torch.stack([_log_density(density, one) for one in u])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ class Density:
         The program.
     points
         Values of its parameters and network weights.
+    compiled
+        `gradient` at each of several vectors, if that was compiled already.
 
     Attributes
     ----------
@@ -30,8 +34,13 @@ class Density:
         An empty tensor in its precision and on its device.
     """
 
-    def __init__(self, program: Program, points: Values | None = None) -> None:
-        self.program, self.view, self.points = program, program.view, points or {}
+    def __init__(
+        self,
+        program: Program,
+        points: Values | None = None,
+        compiled: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
+    ) -> None:
+        self.program, self.view, self.points, self.compiled = program, program.view, points or {}, compiled
         self.like = torch.empty(0, dtype=program.dtype, device=program.device)
         self.size = self.view.global_size + self.view.local_size * len(program.data)
 
@@ -82,6 +91,9 @@ class Density:
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and its gradient at one vector (size,), or at each of several (chains, size)."""
+        if self.compiled is not None and u.ndim > 1:
+            values, gradients = self.compiled(u.detach())
+            return values, gradients
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             value = self.log_prob(leaf) if leaf.ndim == 1 else torch.vmap(self.log_prob)(leaf)
