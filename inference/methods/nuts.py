@@ -40,6 +40,7 @@ from zoo.replay.evaluate import Values, many
 
 TYPICAL_STEPS = 15  # gradients per draw, to judge whether compiling pays
 ACCEPT = 0.9  # mean acceptance probability
+ACCEPT_COLLAPSED = 0.8  # where what scales make funnels of is integrated out, and steps may be longer
 ESS_GOOD = 100  # per chain
 BFMI_GOOD = 0.3
 FEW = 0.005  # share of draws that may have ended in a divergence where a wider look finds the same moments
@@ -67,8 +68,9 @@ class NUTS(Method):
         A trajectory has at most 2^depth - 1 steps.
     target_accept
         Mean acceptance probability the step size is adapted to; closer to 1 where there are divergences. None: 0.9;
-        where latents are recentred, whose scales may fall far, 0.95 for ten coordinates, and 0.1 less for each ten
-        times as many, down to 0.8: what is rejected then is the sum of many small errors, and not one sharp bend.
+        0.8 where latents are integrated out; where latents are recentred, whose scales may fall far, 0.95 for ten
+        coordinates, and 0.1 less for each ten times as many, down to 0.8: what is rejected then is the sum of many
+        small errors, and not one sharp bend.
     correlated
         Whether the metric also adapts to correlations, for posteriors that are long and narrow in some direction.
     start
@@ -124,7 +126,8 @@ class NUTS(Method):
         starts = dispersed(target, centre, unit, max(self.chains, PATHS if self.start == "pathfinder" else 0))
         if self.start == "pathfinder":
             starts = resampled(density, target, starts, unit, self.chains).numpy()
-        accept = self.target_accept or (ACCEPT if moved is view else accept_for(density.size))
+        usual = ACCEPT if view is program else ACCEPT_COLLAPSED
+        accept = self.target_accept or (usual if moved is view else accept_for(density.size))
         settings = SamplerSettings(self.warmup, self.draws, self.max_tree_depth, accept, self.correlated)
         with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
             chains = run(target, starts, settings, monitor)
