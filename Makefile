@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXAMPLES := $(wildcard examples/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow demo lint examples clean
+.PHONY: help setup test slow demo lint examples clean $(EXAMPLES)
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -47,9 +48,10 @@ slow: $(STAMP)  ## run the tests that `make test` leaves out: compiled programs,
 demo: $(STAMP)  ## compare four methods on Old Faithful, with a report in runs/faithful
 	"$(BIN)/zoo" compare BayesianGMM faithful --set components=2 --methods em,cavi,svi,map --seed 0 --out runs/faithful
 
-examples: $(STAMP)  ## run every example
-	@for file in examples/*.py; do \
-		echo "== $$file"; MPLBACKEND=Agg "$(BIN)/python" "$$file" || exit 1; done
+examples: $(EXAMPLES)  ## run every example
+
+$(EXAMPLES): $(STAMP)
+	@echo "== $@"; MPLBACKEND=Agg "$(BIN)/python" "$@"
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf "$(VENV)" runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

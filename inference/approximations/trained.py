@@ -20,8 +20,8 @@ from zoo.data.data import Data
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
-CHUNK = 256  # draws in one vectorized call
-CELLS = 20_000_000  # coordinates in it
+CHUNK = 2048  # draws in one vectorized call
+CELLS = 2_000_000  # coordinates in it, so that a tensor of them stays in the processor's caches or near
 
 
 @dataclass

@@ -572,17 +572,6 @@ def test_nothing_that_ran_is_still_a_table(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["a/b", "../out", "..", "{}/out", "", "table.csv", "svi: lr=0.1?"])
-def test_any_label_stays_inside_the_folder(label, tmp_path):
-    place, label = tmp_path / "runs", label.format(tmp_path)
-    compare(coin, FLIPS, methods={label: "exact"}, seed=0).save(place)
-    inside = list(place.glob("*/fit.json"))
-    assert len(inside) == 1
-    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
-    assert (place / "table.csv").is_file()
-
-
-@pytest.mark.slow
 def test_fits_of_a_mixture_have_the_labels_of_one():
     """Two restarts that end under different labels; the table does not change, the parameters can be compared."""
     model, x = zoo.BayesianGMM(components=3), zoo.datasets.load("faithful")

@@ -17,7 +17,7 @@ from scipy import integrate, stats
 
 import zoo
 from guides import Encoder
-from inference import EM, MAP, SVI, Exact, Fit, fit
+from inference import EM, MAP, SVI, Exact, Fit, Method, fit
 from tests.cases.models import (
     FLIPS,
     SCHOOLS,
@@ -716,13 +716,7 @@ def test_a_seed_is_drawn_and_recorded(method):
     pd.testing.assert_frame_equal(again.summary(), first.summary())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(c, marks=pytest.mark.slow) if c in ("profiles-svi", "bayesian-svi", "schools-svi") else c
-        for c in CASES
-    ],
-)
+@spread("name", CASES, part=0, of=3)
 def test_global_state_is_left_as_it_was(name):
     model, data, method = CASES[name]
     method = SVI(guide=method.guide, steps=20) if isinstance(method, SVI) else method
@@ -837,8 +831,13 @@ def test_a_precision_that_is_none(dtype):
         fit(coin, FLIPS, method="exact", seed=0, dtype=dtype)
 
 
-@pytest.mark.parametrize("progress", [True, False])
-@pytest.mark.parametrize("method", ["exact", "em", SVI(steps=5), MAP(steps=5)], ids=["exact", "em", "svi", "map"])
+@spread(
+    ("method", "progress"),
+    list(itertools.product(["exact", "em", SVI(steps=5), MAP(steps=5)], [True, False])),
+    part=0,
+    of=3,
+    ids=lambda v: type(v).__name__.lower() if isinstance(v, Method) else v,
+)
 def test_nothing_is_printed_where_there_is_no_terminal(method, progress, capfd):
     model, data = (coin, FLIPS) if method == "exact" else (zoo.BayesianGMM(components=2), GEYSER)
     fit(model, data, method=method, seed=0, progress=progress)

@@ -126,7 +126,7 @@ def quadrature():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [NUTS(warmup=300, draws=500), SMC(), Laplace(), Pathfinder(), SVI(guide="fullrank")],
+    [NUTS(chains=2, warmup=300, draws=500), SMC(), Laplace(), Pathfinder(), SVI(guide="fullrank")],
     ids=lambda m: type(m).__name__,
 )
 def test_every_method_climbs_the_density_without_the_states(method):

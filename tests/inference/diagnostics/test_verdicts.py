@@ -26,6 +26,7 @@ from inference.diagnostics.verdict import Evidence, is_clear, verdict
 from inference.method import Objective, Outcome
 from inference.sampling.paths import Normal
 from tests.cases.models import FLIPS, SCHOOLS, NonCentred, NormalMean, coin
+from tests.cases.spread import spread
 from zoo import Positive, Real
 from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
@@ -302,13 +303,24 @@ def evidence_of(x, components):
     return special.logsumexp(parts)
 
 
-@pytest.mark.parametrize(
-    ("gap", "components", "one_share"),
-    [(6.0, 2, False), (1.5, 2, False), (9.0, 3, False), (6.0, 2, True), (1.5, 2, True)],
-    ids=["apart", "overlapping", "three", "one share", "one share, overlapping"],
+LABELLED = {
+    "apart": (6.0, 2, False),
+    "overlapping": (1.5, 2, False),
+    "three": (9.0, 3, False),
+    "one share": (6.0, 2, True),
+    "one share, overlapping": (1.5, 2, True),
+}
+
+
+@spread(
+    ("case", "method"),
+    [(case, method) for case in LABELLED for method in (Laplace(), Pathfinder())],
+    part=0,
+    of=3,
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
-@pytest.mark.parametrize("method", [Laplace(), Pathfinder()], ids=lambda m: type(m).__name__)
-def test_the_evidence_counts_every_labelling(gap, components, one_share, method):
+def test_the_evidence_counts_every_labelling(case, method):
+    gap, components, one_share = LABELLED[case]
     rng = np.random.default_rng(components)
     x = np.concatenate([rng.normal(gap * k, 0.7, 8 // components) for k in range(components)])
     exact = evidence_of(x, components)

@@ -218,7 +218,7 @@ def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     return True
 
 
-@spread("name", ALL, part=0, of=6)
+@spread("name", ALL, part=0, of=12)
 def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where_q_is_exact(name):
     model, data = ALL[name]
     found = fit(model, data, method=TIGHT, seed=0, device="cpu")
@@ -553,7 +553,7 @@ def test_responsibilities_of_a_chain_are_its_smoothed_states():
     np.testing.assert_allclose(found.assign(), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["three_levels", "hidden_chain", "regression_mixture", "normal_wishart_mixture"])
+@spread("name", ["three_levels", "hidden_chain", "regression_mixture", "normal_wishart_mixture"], part=1, of=2)
 def test_draws_have_the_moments_of_q(name):
     model, data = ALL[name]
     found = fit(model, data, method=CAVI(), seed=0)

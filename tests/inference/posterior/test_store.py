@@ -71,7 +71,7 @@ CASES = {
     "weights": (zoo.GMM(components=2), GEYSER, "em", {"weights": np.arange(60) % 3}),
     "single precision": (zoo.BayesianGMM(components=2), GEYSER, SHORT, {"dtype": torch.float32}),
 }
-every = pytest.mark.parametrize("name", CASES)
+every = spread("name", CASES, part=0, of=2)
 
 
 @cache
@@ -80,11 +80,21 @@ def fitted(name: str) -> Fit:
     return fit(model, data, method=method, seed=4, progress=False, **options)
 
 
+class Saved(dict):
+    """Folders of cases by name; a case is fitted and saved when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = fitted(name).save(self.folder / f"case {len(self)}")
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Folders of all cases, by name."""
-    folder = tmp_path_factory.mktemp("fits")
-    return {name: fitted(name).save(folder / f"case {i}") for i, name in enumerate(CASES)}
+    return Saved(tmp_path_factory.mktemp("fits"))
 
 
 def new_rows(found: Fit):
@@ -124,7 +134,7 @@ def test_the_same_answers_in_a_new_process(saved, tmp_path):
             np.savez(sys.argv[1] + f"/{{number}}.npz", **answers(Fit.load(folder)))
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), *map(str, saved.values())],
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), *(str(saved[name]) for name in CASES)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -132,7 +142,7 @@ def test_the_same_answers_in_a_new_process(saved, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     different = []
-    for number, name in enumerate(saved):
+    for number, name in enumerate(CASES):
         expected = answers(fitted(name))
         with np.load(tmp_path / f"{number}.npz") as got:
             assert set(got.files) == set(expected)
