@@ -57,8 +57,8 @@ class NaiveBayes(Model):
     Nigam et al. 2000). New rows whose labels are missing are classified by `assign`. At the mode `smoothing` is what is
     added to each count: 1 is Laplace's rule, and scikit-learn's `alpha`.
 
-    Methods: with all labels ``exact`` and ``cavi``; with some missing ``em`` and ``cavi``; also ``svi``, ``map``,
-    ``laplace``, ``pathfinder``, ``nuts``, ``smc`` and ``dadvi``. Without prior ``em``, ``svi`` and ``map``.
+    Methods: with all labels ``exact``, ``em`` and ``cavi``; with some missing ``em`` and ``cavi``; also ``svi``,
+    ``map``, ``laplace``, ``pathfinder``, ``nuts``, ``smc`` and ``dadvi``. Without prior ``em``, ``svi`` and ``map``.
 
     Limits: columns that go together count twice, so that probabilities of classes are too near 0 and 1. Rows without
     labels may mislead where the classes are not the clusters.

@@ -24,13 +24,15 @@ def floored_scales(program: Program, values: Values) -> list[str]:
 
 
 def thin_components(program: Program, values: Values) -> list[str]:
-    """Warn of states that hold almost no rows, by number and effective size."""
+    """Warn of states with unknowns of their own that hold almost no rows, by number and effective size."""
     with torch.no_grad():
         responsibilities = program.responsibilities(values) if program.row else {}
     matrices = any(s.family == "MultivariateNormal" for s in program.observed)
     least = program.data.features().shape[1] + 1 if matrices else 2
     notes = []
     for name, probability in responsibilities.items():
+        if not any(name in p.index and p.sites for s in program.sites.values() for p in s.args.values()):
+            continue  # states that stand for numbers, or for what is known of them
         sizes = probability.sum(0)
         thin = [(k, float(s)) for k, s in enumerate(sizes) if float(s) < least]
         if len(thin) == 1:

@@ -21,6 +21,7 @@ CELLS = 2_000_000  # entries of the data, for each of their states, times unknow
 CHUNK = 64  # places that are looked at in one call
 SADDLE = 1e-6  # curvature upwards, in that of each unknown by itself, at which a point is no maximum
 FLAT = 1e-8  # and downwards, below which it is none that the data determine
+STILL = 1e-100  # change of a value per unit of its coordinate, at which it stands still at the edge of its support
 GAIN = 0.01  # nats that a Newton step may promise at a maximum
 FAR = 3.0  # standard errors, by the curvature, at which the objective is looked at once more
 FALL = 0.1  # nats by which it has to have fallen there, where a parabola has by 4.5
@@ -158,16 +159,20 @@ def _local(program: Program, values: Values, diagnostics: dict[str, float]) -> s
         precision = -hessian(surface, u)
     except RuntimeError:  # values at the edge of their support, or a model that cannot be differentiated twice
         return ""
+    kept = _inside(surface, u)
+    if not len(kept):
+        return ""
     if not math.isfinite(height) or not bool(gradient.isfinite().all()):
         at = int((~gradient.isfinite()).nonzero()[0]) if not bool(gradient.isfinite().all()) else 0
         return f"the log density or its gradient is not finite at the end, along {surface.name(at)!r}"
     if not bool(precision.isfinite().all()):
         return ""
+    precision, gradient = precision[kept][:, kept], gradient[kept]
     unit = precision.diagonal().abs().sqrt().clamp_min(1e-150)
     free = precision.diagonal().abs() > FLAT * float(precision.diagonal().abs().max())
     curvature, vectors = torch.linalg.eigh(precision / unit[:, None] / unit)
     diagnostics["curvature"] = float(curvature[0])
-    name = surface.name(int(vectors[:, 0].abs().argmax()))
+    name = surface.name(int(kept[vectors[:, 0].abs().argmax()]))
     if float(curvature[0]) < -SADDLE and bool(free[int(vectors[:, 0].abs().argmax())]):
         return (
             f"a saddle, not a maximum: the density rises to both sides along {name!r} (curvature {curvature[0]:.2g} in "
@@ -181,8 +186,22 @@ def _local(program: Program, values: Values, diagnostics: dict[str, float]) -> s
         return f"the objective still rises where the climb came to rest: a Newton step promises {gain:.2g} nats"
     if not bool(bent.all()) or not bool(free.all()):
         at = int((~free).nonzero()[0]) if not bool(free.all()) else int(vectors[:, 0].abs().argmax())
-        return f"flat along {surface.name(at)!r}: the data do not determine it there"
-    return _from_afar(surface, u, height, vectors / (unit[:, None] * curvature.sqrt()))
+        return f"flat along {surface.name(int(kept[at]))!r}: the data do not determine it there"
+    axes = torch.zeros(len(u), len(kept), dtype=u.dtype, device=u.device)
+    axes[kept] = vectors / (unit[:, None] * curvature.sqrt())
+    return _from_afar(surface, u, height, axes)
+
+
+def _inside(surface: Objective, u: Tensor) -> Tensor:
+    """Coordinates along which values move: not those of probabilities that are 0.
+
+    Such are zeros that a chain was declared with, transitions that it has not, and those that closed-form steps came to
+    as the likelihood falls away from them. There is nothing to be determined.
+    """
+    moves = torch.zeros_like(u)
+    for slope_of in torch.func.jacrev(surface.values)(u).values():
+        moves = torch.maximum(moves, slope_of.abs().reshape(-1, len(u)).amax(0))
+    return (moves > STILL).nonzero()[:, 0]
 
 
 def _from_afar(surface: Objective, u: Tensor, height: float, axes: Tensor) -> str:
@@ -201,7 +220,7 @@ def _from_afar(surface: Objective, u: Tensor, height: float, axes: Tensor) -> st
     least = int(fall.argmin())
     if float(fall[least]) >= FALL:
         return ""
-    name = surface.name(int(axes[:, least % len(u)].abs().argmax()))
+    name = surface.name(int(axes[:, least % axes.shape[1]].abs().argmax()))
     bounded = bijection(surface.program.sites[name].support, name) is not identity_transform
     if bounded and float(fall[least]) > -FALL:
         return f"flat to one side along {name!r}: the maximum is at the edge of its support, or next to it"

@@ -131,12 +131,20 @@ class EM(Method):
     def _observed(self, program: Program) -> str | None:
         """Say why there is no maximum in closed form where everything is observed, None if there is."""
         rest = closed_form(program).rest
-        if not program.parameters:
+        if not program.parameters and not self._labels(program):
             return "nothing to enumerate: it has no discrete latent"
         if rest or self.gradient or self.batch_size is not None or self.distributed:
             what = f"{rest[0]!r} has no closed-form maximum" if rest else "closed forms need all rows at once"
             return f"nothing to enumerate, and {what}; use map"
         return None
+
+    @staticmethod
+    def _labels(program: Program) -> bool:
+        """Whether discrete states are there and were all observed: what others depend on, as on the class of a row."""
+        labels = {s.field for s in program.observed if s.field and s.support.is_discrete}
+        return any(
+            labels.intersection(p.data) and s.field not in p.data for s in program.observed for p in s.args.values()
+        )
 
     def _over_locals(self, program: Program) -> str | None:
         """Say why the E-step has no exact posterior of the continuous local latents, None if it has."""

@@ -46,8 +46,8 @@ def impute(
         If the data have no rows, or these cannot be completed each by itself.
     """
     program = answer.on(new)
-    if not program.row:
-        raise FitError("impute needs a data plate: the model's data have no rows")
+    if program.rowless:
+        raise FitError(f"impute needs a data plate: {program.rowless}")
     if program.shared:
         raise FitError(f"rows cannot be completed by themselves: they share the latent {program.shared[0].name!r}")
     if program.coupled and not answer.approximation.exact:
@@ -166,16 +166,19 @@ def complete(program: Program, values: Values, *, mean: bool) -> Values:
         cells = program.missing(site)
         if cells is None or site.field in program.structure.parted.values():
             continue
-        assert site.field is not None
+        field = site.field if site.part is None else site.part.field
+        assert field is not None
         if site.name in labels:
-            completed[site.field] = torch.where(cells.missing, labels[site.name].to(cells.value.dtype), cells.value)
+            completed[field] = torch.where(cells.missing, labels[site.name].to(cells.value.dtype), cells.value)
         elif site.family in ("Evidence", "Categorical") and mean:
-            raise FitError(f"field {site.field!r} holds categories, which have no mean; use impute() without mean=True")
+            raise FitError(f"field {field!r} holds categories, which have no mean; use impute() without mean=True")
         elif site.family == "Evidence":
-            raise FitError(f"missing labels of field {site.field!r} are not drawn beside a chain; see assign()")
+            raise FitError(f"missing labels of field {field!r} are not drawn beside a chain; see assign()")
         else:
             options = _options(site, replay.distributions[site.name], cells, mean=mean)
-            completed[site.field] = _chosen(site, cells, options, weights[site.name], mean=mean)
+            filled_in = _chosen(site, cells, options, weights[site.name], mean=mean)
+            whole = completed.get(field, program.data.values[field])
+            completed[field] = filled_in if site.part is None else site.part.put(whole, filled_in)
     return completed
 
 

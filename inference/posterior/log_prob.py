@@ -23,8 +23,8 @@ def log_prob(answer: Answer, new: Source | Data | None = None, samples: int = 10
         If the data have no rows, or rows have no density of their own.
     """
     program = answer.on(new)
-    if not program.row:
-        raise FitError("log_prob needs a data plate: the model's data have no rows")
+    if program.rowless:
+        raise FitError(f"log_prob needs a data plate: {program.rowless}")
     if program.shared:
         raise FitError(f"rows have no density of their own: they share the discrete latent {program.shared[0].name!r}")
     if program.coupled:

@@ -37,7 +37,8 @@ class Observed:
         fields = with_nan(program.data)
         unnamed = [s for s in program.observed if s.field is None]
         seen = program.replay(values, densities=False).seen if unnamed else {}
-        self.values = {s.name: fields[s.field] if s.field else seen[s.name] for s in program.observed}
+        shown = [s for s in program.observed if s.family != "Unit"]  # a pyro.factor observes nothing
+        self.values = {s.name: fields[s.field] if s.field else seen[s.name] for s in shown}
         self.known = {s.name: self._known(s) for s in program.observed}
         partial = [k for n, k in self.known.items() if self._by_row(program.sites[n])]
         self._alike = all(
@@ -50,10 +51,10 @@ class Observed:
 
     def _known(self, site: Site) -> Tensor | None:
         """Which rows a site observes something of; None for all."""
-        cells = self.program.data.missing.get(site.field or "")
+        cells = self.program.missing(site)
         if cells is None or not self._by_row(site):
             return None
-        known = ~cells.reshape(len(cells), -1).all(1)
+        known = ~cells.missing.reshape(len(cells.missing), -1).all(1)
         return None if bool(known.all()) else known.nonzero()[:, 0].cpu()
 
     def rows(self, name: str, array: np.ndarray, axis: int) -> np.ndarray:

@@ -33,8 +33,8 @@ def generate(answer: Answer, n: int, seed: int | None = None) -> pd.DataFrame | 
         If the data have no rows, or running the model draws none.
     """
     program = answer.program
-    if not program.row:
-        raise FitError("generate needs a data plate: the model's data have no rows")
+    if program.rowless:
+        raise FitError(f"generate needs a data plate: {program.rowless}")
     _check_drawn(answer, "generate")
     made = {f: s.name for s in program.observed for f in s.observes if f not in {o.field for o in program.observed}}
     for field, site in made.items():

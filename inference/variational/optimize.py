@@ -215,7 +215,9 @@ class Climb(Standing):
                         f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps. "
                         "A count that is drawn makes it -inf where q gives mass to one that some row makes impossible, "
                         "as n < x does in Binomial(n, p): make what is left over the latent (x ~ Poisson(rate p) seen "
-                        "and n - x ~ Poisson(rate (1 - p)) not), or give a Custom guide on the possible counts"
+                        "and n - x ~ Poisson(rate (1 - p)) not), sum over the first counts, "
+                        "dist.Categorical(logits=dist.Poisson(...).log_prob(torch.arange(50.0))), or give a Custom "
+                        "guide on the possible counts"
                     )
                 raise FitError(
                     f"svi: the ELBO or its gradient was not finite in {self.broken[index]} of {self.taken} steps; the "

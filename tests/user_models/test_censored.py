@@ -191,3 +191,53 @@ def test_a_distribution_of_ones_own_is_drawn_from():
     wanted = stats.truncnorm(-m / s, np.inf, m, s)
     assert (drawn > 0).all()
     assert abs(drawn.mean() - wanted.mean()) < 5 * wanted.std() / np.sqrt(500)
+
+
+# -- Factors outside the plate of rows --------------------------------------------------------------------------------
+
+
+@zoo.model(y=zoo.Positive("row"))
+def normalized_at_once(y):
+    m = pyro.sample("m", dist.Normal(1.0, 1.0))
+    pyro.factor("inside", -len(y) * dist.Normal(m, 1.0).cdf(torch.zeros(())).neg().log1p())
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+@zoo.model(y=zoo.Positive("row"))
+def normalized_inside(y):
+    m = pyro.sample("m", dist.Normal(1.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+        pyro.factor("inside", -dist.Normal(m, 1.0).cdf(torch.zeros(())).neg().log1p())
+
+
+@zoo.model(y=zoo.Positive("row"))
+def tilted_prior(y):
+    m = pyro.sample("m", dist.Normal(1.0, 1.0))
+    pyro.factor("tilt", -m.square())
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+def test_a_factor_that_counts_rows_is_part_of_what_data_mean():
+    """Draws without it would not be cut off, and rows by themselves would lack their share of it."""
+    result = fit(normalized_at_once(), {"y": [0.5, 1.0, 2.0]}, method=Laplace(), seed=0)
+    with pytest.raises(zoo.ZooError, match=r"'inside' is a pyro\.factor"):
+        result.predict()
+    with pytest.raises(zoo.ZooError, match="depends on how many rows there are"):
+        result.log_prob()
+
+
+def test_a_factor_of_the_prior_is_none():
+    result = fit(tilted_prior(), {"y": [0.5, 1.0, 2.0]}, method=Laplace(), seed=0)
+    assert result.predict(draws=3)["posterior_predictive"]["y"].shape == (1, 3, 3)
+    assert len(result.log_prob()) == 3
+
+
+def test_a_factor_of_one_number_counts_for_each_row():
+    result = fit(normalized_inside(), {"y": [0.5, 1.0, 2.0]}, method=Laplace(), seed=0)
+    whole = prepare(normalized_at_once(), {"y": [0.5, 1.0, 2.0]}).log_joint({"m": torch.tensor(0.3).double()})
+    each = prepare(normalized_inside(), {"y": [0.5, 1.0, 2.0]}).log_joint({"m": torch.tensor(0.3).double()})
+    assert float(each.total()) == pytest.approx(float(whole.total()), rel=1e-12)
+    assert list(result.posterior["observed_data"].data_vars) == ["y"]

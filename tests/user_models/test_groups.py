@@ -210,3 +210,50 @@ def test_a_plate_of_fixed_length_has_room_for_a_new_group():
     expected = np.log(stats.norm.pdf(1.0, line, np.sqrt(t**2 + s**2)).mean())
     assert abs(log_prob.iloc[0] - expected) < 5 * log_prob.attrs["mcse"][0]
     assert np.isfinite(found.predict(rows)["posterior_predictive"]["y"]).all()
+
+
+# -- Two fields that name entries of the same latent ------------------------------------------------------------------
+
+
+@zoo.model(home=zoo.Category("game"), away=zoo.Category("game"), win=zoo.Binary("game"))
+def paired(home, away, win):
+    """Which of two teams wins (Bradley and Terry 1952)."""
+    with pyro.plate("team", int(max(home.max(), away.max())) + 1):
+        skill = pyro.sample("skill", dist.Normal(0.0, 1.0))
+    with pyro.plate("game", len(win)):
+        pyro.sample("win", dist.Bernoulli(logits=skill[home] - skill[away]), obs=win)
+
+
+HOME, AWAY = ["b", "c", "d", "b", "d"], ["a", "b", "c", "d", "a"]
+LEAGUES = {
+    "text": (HOME, AWAY),
+    "no team in both": (["a", "b", "a"], ["c", "d", "d"]),
+}
+
+
+@pytest.mark.parametrize("league", LEAGUES)
+def test_a_team_is_the_same_at_home_and_away(league):
+    """Though one of them has never played at home, and codes of the two fields by themselves would differ."""
+    home, away = LEAGUES[league]
+    win, teams = np.resize([1, 0, 0], len(home)), sorted({*home, *away})
+    program = prepare(paired(), {"home": home, "away": away, "win": win})
+    skill = np.linspace(-1, 2, len(teams))
+    gap = np.array([skill[teams.index(h)] - skill[teams.index(a)] for h, a in zip(home, away, strict=True)])
+    expected = stats.norm.logpdf(skill).sum() + stats.bernoulli.logpmf(win, 1 / (1 + np.exp(-gap))).sum()
+    assert float(program.log_joint({"skill": torch.tensor(skill)}).total()) == pytest.approx(expected, rel=1e-10)
+    assert any("'home' and 'away' name entries of 'skill'" in note for note in program.data.notes)
+
+
+@zoo.model(who=zoo.Category("trial"), what=zoo.Category("trial"), y=zoo.Real("trial"))
+def crossed(who, what, y):
+    with pyro.plate("person", int(who.max()) + 1):
+        u = pyro.sample("u", dist.Normal(0.0, 1.0))
+    with pyro.plate("item", int(what.max()) + 1):
+        v = pyro.sample("v", dist.Normal(0.0, 1.0))
+    with pyro.plate("trial", len(y)):
+        pyro.sample("y", dist.Normal(u[who] + v[what], 1.0), obs=y)
+
+
+def test_fields_with_effects_of_their_own_keep_their_labels():
+    program = prepare(crossed(), {"who": ["a", "b", "c"], "what": ["b", "b", "d"], "y": [0.0, 1.0, 2.0]})
+    assert program.data.levels == {"who": ("a", "b", "c"), "what": ("b", "d")}

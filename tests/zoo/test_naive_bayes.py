@@ -141,3 +141,12 @@ def test_missing_labels_at_random_cost_no_bias():
 def test_rows_that_say_nothing_are_refused(model, data, message):
     with pytest.raises(zoo.DataError, match=message):
         prepare(model, data)
+
+
+def test_with_all_labels_em_is_the_mode_in_closed_form():
+    """Counts of each class with what the prior adds, as MAP finds it by gradient; there is no step to repeat."""
+    y, x = np.array([0, 0, 1, 1, 1, 0]), np.array([[3, 1], [2, 2], [0, 5], [1, 4], [0, 2], [4, 0]])
+    result = fit(zoo.NaiveBayes(features="counts"), {"x": x, "y": y}, method="em", seed=0)
+    totals = np.stack([x[y == k].sum(0) + 1.0 for k in (0, 1)])
+    found = result.posterior["point_estimate"]["probs"].to_numpy().reshape(2, 2)
+    assert found == pytest.approx(totals / totals.sum(1, keepdims=True), rel=1e-9)

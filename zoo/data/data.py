@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.patterns import MissingCells
+from zoo.data.slices import Slice
 from zoo.data.stream import Stream
 
 
@@ -56,7 +57,9 @@ class Data:
     missing: dict[str, Tensor] = field(default_factory=dict)
     parted: dict[str, str] = field(default_factory=dict)
     # Worked out when first asked for, and kept: every E-step needs the rows sorted by what they miss.
-    _missing_cells: dict[str, MissingCells] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _missing_cells: dict[tuple[str, str], MissingCells] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -67,11 +70,16 @@ class Data:
         """Names of the fields that have one entry per row."""
         return [name for name, dims in self.dims.items() if self.row and dims[:1] == (self.row,)]
 
-    def missing_cells(self, name: str) -> MissingCells | None:
-        """Return which cells of a field are missing, None if it was bound without any."""
-        if name in self.missing and name not in self._missing_cells:
-            self._missing_cells[name] = MissingCells(self.values[name], self.missing[name])
-        return self._missing_cells.get(name)
+    def missing_cells(self, name: str, part: Slice | None = None) -> MissingCells | None:
+        """Return which cells of a field, or of a slice of it, are missing; None if it was bound without any."""
+        if name not in self.missing:
+            return None
+        key = name, str(part)
+        if key not in self._missing_cells:
+            value, gone = self.values[name], self.missing[name]
+            cells = (value, gone) if part is None else (part(value), part(gone))
+            self._missing_cells[key] = MissingCells(*cells)
+        return self._missing_cells[key]
 
     def _missing_at(self, rows: Tensor) -> dict[str, Tensor]:
         inside = set(self.row_fields)

@@ -70,7 +70,7 @@ class Densities(Traced):
             degrees=self.degrees,
         )
         with model_context(self.dtype, self.device), replay, rewritten(self.data):
-            call(self.model, self.networks, values, self.data.values)
+            call(self.model, self.networks, {**values, **(noise or {})}, self.data.values)
         self._firsts.update(replay.firsts)
         return replay
 

@@ -17,6 +17,7 @@ from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
+from zoo.program.shared_labels import with_shared_labels
 from zoo.structure.observed import blank_rows, flat_priors
 
 
@@ -47,15 +48,12 @@ def prepare(
     float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
     there is one for models with networks, else CPU.
     """
-    model = copy.deepcopy(as_model(model))
-    bound = _sampled(model, data, weights) if isinstance(data, Stream) else bind(model, data, weights=weights)
-    tell(model, bound)
-    model.check(**bound.values)
-    model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
-    networks = has_networks(model)
-    dtype, place = _precision(dtype, networks), _device(device, networks)
-    check_precision(bound, dtype)
-    program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    given = as_model(model)
+    bound = _sampled(given, data, weights) if isinstance(data, Stream) else bind(given, data, weights=weights)
+    program = _traced(given, bound, device, dtype)
+    shared = with_shared_labels(program, bound)
+    if shared is not bound:
+        bound, program = shared, _traced(given, shared, device, dtype)
     if program.coupled and bound.weights is not None and bool((bound.weights != bound.weights[0]).any()):
         raise DataError(f"weights count each row by itself, and {program.coupled}; leave them out")
     if program.together and bound.weights is not None and bool((bound.weights != 1).any()):
@@ -73,6 +71,18 @@ def tell(model: Model, data: Data) -> None:
     """Tell a model of the data what its `check`, `setup` and `initial` may ask besides the fields."""
     model.coords, model.data_dims = dict(data.coords), dict(data.dims)
     model.row_weights, model.missing = data.weights, data.missing
+
+
+def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.dtype | None) -> Program:
+    """Trace a copy of a model on data."""
+    model = copy.deepcopy(given)
+    tell(model, bound)
+    model.check(**bound.values)
+    model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
+    networks = has_networks(model)
+    dtype, place = _precision(dtype, networks), _device(device, networks)
+    check_precision(bound, dtype)
+    return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
 
 
 def _sampled(model: Model, stream: Stream, weights: Any) -> Data:

@@ -15,7 +15,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.program.densities import Densities
 from zoo.program.in_turn import drawn_in_turn
-from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin
+from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin, raised
 from zoo.replay.evaluate import Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
 from zoo.replay.parting import rewritten
@@ -156,8 +156,16 @@ class Program(Densities):
                     values[site.name] = middle(stacked, site)
         values.update(climbed(values, flat, lambda v: self.log_joint(v).total(self.data.weights)))
         with torch.no_grad():
+            values.update(raised(values, self._count_axes, self.log_joint))
             self.check(values)
         return values
+
+    @property
+    def _count_axes(self) -> dict[str, int | None]:
+        """Latents that are counts, and the dimension of the rows in each; None in one of all rows."""
+        counts = [s for s in self.latents if s.countable]
+        inside = {s.name for s in counts if self.row in s.plates}
+        return {s.name: s.batch_dim + s.plate_dim(self.row) if s.name in inside else None for s in counts}
 
     @property
     def proposes(self) -> bool:

@@ -17,6 +17,7 @@ from zoo.replay.gaussian_chain import LinearGaussianChain, defects
 from zoo.replay.masked import IMPOSSIBLE
 from zoo.replay.sites import Site, base_distribution, check_arguments, check_support
 
+DOUBLINGS = 40  # of latent counts, at most
 CLIMB = 100  # steps, at most, of what has a flat prior
 BOUNDED = ("Binomial", "BetaBinomial", "Uniform", "Pareto")  # whose arguments say where their values end
 
@@ -124,6 +125,36 @@ def climbed(values: Values, sites: Sequence[Site], height: Callable[[Values], Te
     with torch.no_grad():
         before, after = float(height(values)), float(height({**values, **found}))
     return found if after > before else {}
+
+
+def raised(values: Values, axes: Mapping[str, int | None], joint: Callable[[Values], Terms]) -> Values:
+    """Return latent counts raised, row by row, until what is observed of them is possible.
+
+    Parameters
+    ----------
+    values
+        Values of everything.
+    axes
+        Latents that are counts, and the dimension of the rows in each; None in one of all rows.
+    joint
+        Log joint density.
+
+    Returns
+    -------
+    dict
+        Counts that make the density a number; empty if it is one, or none do.
+    """
+    found: Values = {}
+    for _ in range(DOUBLINGS if axes else 0):
+        terms = joint({**values, **found})
+        if bool(terms.total().isfinite()):
+            return found
+        lost = ~terms.rows.isfinite()
+        for name, axis in axes.items():
+            value = found.get(name, values[name])
+            where = lost.any() if axis is None else lost.reshape([-1 if d == axis else 1 for d in range(value.ndim)])
+            found[name] = torch.where(where, 2 * value + 1, value)
+    return {}
 
 
 def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callable[[Values], Terms]) -> None:

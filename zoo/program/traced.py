@@ -107,7 +107,7 @@ class Traced:
     def chained(self) -> bool:
         """Whether rows depend on others given the globals, so that they cannot be shuffled, split or drawn apart."""
         moving = self.chains or self.integrated is not None
-        return bool(moving) or any(t.kind != "whole" for t in self.structure.ties)
+        return bool(moving) or any(t.kind in ("local", "data") for t in self.structure.ties)
 
     @property
     def tied(self) -> str:
@@ -125,8 +125,16 @@ class Traced:
 
     @property
     def coupled(self) -> str:
-        """Why the density of a row is none of its own: it depends on the local latents of others; empty if not."""
-        return next((str(t) for t in self.structure.ties if t.kind == "local"), "")
+        """Why the density of a row is none of its own: local latents of others, a factor of all rows; empty if not."""
+        of_all = {s.name for s in self.observed if s.family == "Unit" and self.row not in s.plates}
+        return next((str(t) for t in self.structure.ties if t.kind == "local" or t.site in of_all), "")
+
+    @property
+    def rowless(self) -> str:
+        """Why the data have no rows that the model tells apart; empty if they have."""
+        row = self.data.row
+        outside = f"no site is in a plate of the rows; where each has a density, write `with pyro.plate({row!r}, ...)`"
+        return "" if self.row else outside if row else "the model's data have no rows"
 
     @property
     def not_drawn(self) -> str:
@@ -142,7 +150,8 @@ class Traced:
 
     def missing(self, site: Site) -> MissingCells | None:
         """Return the missing cells of what a site observes, None if there are none."""
-        return self.data.missing_cells(site.field) if site.role == "observed" and site.field else None
+        name = site.field or (site.part.field if site.part else None)
+        return self.data.missing_cells(name, site.part) if site.role == "observed" and name else None
 
     @cached_property
     def _missing(self) -> dict[str, MissingCells]:

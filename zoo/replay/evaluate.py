@@ -27,6 +27,7 @@ from zoo.replay.location_scale import recentred
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
+from zoo.replay.writable import run_writable
 
 Values = dict[str, Tensor]
 
@@ -239,9 +240,11 @@ def given(prior: Any, name: str, values: Mapping[str, Tensor]) -> Any:
 def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Any:
     """Run a model on data, its network weights taken from `values`."""
     weights = {n: values[n] for n in networks if n in values}
-    if not weights:
-        return model(**data)
-    return torch.func.functional_call(model, weights, kwargs=dict(data))
+
+    def run() -> Any:
+        return torch.func.functional_call(model, weights, kwargs=dict(data)) if weights else model(**data)
+
+    return run_writable(run, values.values())
 
 
 def many(function: Callable[[Values], Any], values: Values, count: int, chunk: int) -> Any:

@@ -50,7 +50,7 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> 
     while type(base).__name__ in ("Independent", "ExpandedDistribution"):
         base = base.base_dist
     outer = fn.event_dim - base.event_dim
-    if value.shape != cells.value.shape or value.data_ptr() != cells.value.data_ptr():
+    if value.shape != cells.value.shape:  # what it is was seen when the model was traced
         raise DataError(
             f"site {name!r} observes a function of a field with missing values (NaN), so they cannot be summed over; "
             "observe the field as it is, or drop or impute these rows"

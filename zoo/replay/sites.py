@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data.slices import Slice
 from zoo.errors import DataError, ModelError
 from zoo.replay.bijections import lowest_count
 
@@ -103,6 +104,8 @@ class Site:
         Data field that an observed site's value is.
     observes
         Data fields that an observed site's value is made from.
+    part
+        The slice of a field that it is, where it is no whole one.
     states, enum_dim
         For enumerated sites: the values, laid out along their own dimension, and that dimension.
     symbols
@@ -121,6 +124,7 @@ class Site:
     initial: Tensor | None = None
     field: str | None = None
     observes: tuple[str, ...] = ()
+    part: Slice | None = None
     states: Tensor | None = None
     enum_dim: int = 0
     symbols: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -163,19 +167,21 @@ class Tie:
     ----------
     kind
         "local": the log density of a row moves with a local latent of another; "data": with the data of another;
-        "whole": that of a site outside the plate of rows moves with the data of rows.
+        "whole": that of a site outside the plate of rows moves with the data of rows; "count": with their number.
     site
         Whose log density moves.
     source
         The local latent or data field it moves with.
     """
 
-    kind: Literal["local", "data", "whole"]
+    kind: Literal["local", "data", "whole", "count"]
     site: str
     source: str
 
     def __str__(self) -> str:
         """Say it in a sentence."""
+        if self.kind == "count":
+            return f"site {self.site!r} is outside the plate of rows and depends on how many rows there are"
         if self.kind == "whole":
             return f"site {self.site!r} is outside the plate of rows and depends on all rows of field {self.source!r}"
         what = "the local latent" if self.kind == "local" else "field"

@@ -59,6 +59,13 @@ def check_masks(runner: Runner, data: Data, base: Any, messenger: Discover) -> N
             changed = torch.where(mask[(..., *[None] * events)], value, other)
             after = runner(data, {**messenger.values, name: changed})[0]
             child = _moved(base, after, name, messenger.masks)
+        if child is not None and is_enumerated(base.nodes[name]["infer"]):
+            which = "some" if bool(mask.any()) else "all"
+            raise ModelError(
+                f"site {name!r} is masked in {which} entries, so that its states have no probabilities there, but site "
+                f"{child!r} depends on these entries. Take the mask off {name!r}, and where its state is known give "
+                "that the probability 1: torch.where(mask, probs, 1.0); what is observed may stay masked"
+            )
         if child is not None and not bool(mask.any()):
             raise ModelError(
                 f"site {name!r} is masked in all entries, so that it has no prior, but site {child!r} depends on it; "

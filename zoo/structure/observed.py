@@ -9,7 +9,7 @@ from zoo.data.data import Data
 from zoo.data.missing import check_observed, place
 from zoo.errors import DataError
 from zoo.replay.bijections import lowest_count
-from zoo.replay.sites import Structure
+from zoo.replay.sites import Site, Structure
 
 
 def check_missing(structure: Structure, data: Data) -> None:
@@ -29,20 +29,20 @@ def check_missing(structure: Structure, data: Data) -> None:
             for key, parent in site.args.items()
             if name in parent.data
         ]
-        seen = any(site.field == name and site.role == "observed" for site in structure.sites.values())
-        made = [s.name for s in structure.sites.values() if name in s.observes and s.field != name]
+        seen = any(_observes(site, name) for site in structure.sites.values())
+        made = [s.name for s in structure.sites.values() if name in s.observes and not _observes(s, name)]
         if not seen or children or made:
             why = "no site observes it"
             remedy = "drop or impute these rows, or observe the field at a site of its own"
             if made:
-                why = f"site {made[0]!r} observes a function of a field, and not the field itself"
+                why = f"site {made[0]!r} observes a function of a field, and not the field itself or a slice of it"
             if children:
                 why = f"it feeds the argument {children[0][1]} of site {children[0][0]!r}"
             if children and seen and (site := _completed(structure, name)):
                 why = f"the argument {children[0][1]} of site {children[0][0]!r} reads the field itself"
                 remedy = f"let the model read what pyro.sample({site!r}, ...) returns, which is summed over"
             elif children and seen:
-                own = next(s for s in structure.sites.values() if s.field == name and s.role == "observed")
+                own = next(s for s in structure.sites.values() if _observes(s, name))
                 remedy = "drop or impute these rows"
                 if lowest_count(own.support) is not None or isinstance(own.support, constraints.multinomial):
                     why += f", and the states of its own site {own.name!r} ({own.family}) cannot be listed"
@@ -56,6 +56,11 @@ def check_missing(structure: Structure, data: Data) -> None:
                 f"field {name!r} has missing values (NaN), {place(data, name)}, but {why}; only values that a site "
                 f"observes can be summed over: {remedy}"
             )
+
+
+def _observes(site: Site, field: str) -> bool:
+    """Whether a site observes a field as it is, or a slice of it."""
+    return site.role == "observed" and (site.field == field or (site.part is not None and site.part.field == field))
 
 
 def check_unseen(structure: Structure, data: Data) -> None:

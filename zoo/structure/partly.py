@@ -24,6 +24,7 @@ from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.masked import OBSERVED, UNOBSERVED
 from zoo.replay.sites import Parent, Site
 from zoo.structure.discover import Discover, run, sample_sites
+from zoo.structure.plates import fields_of
 from zoo.structure.probes import arguments
 from zoo.structure.runner import Runner
 
@@ -141,8 +142,9 @@ def _field_with_gaps(data: Data, node: Any) -> str | None:
     value = node["value"]
     if not node["is_observed"] or not isinstance(value, Tensor):
         return None
-    same = (n for n in data.missing if (v := data.values[n]).shape == value.shape and v.data_ptr() == value.data_ptr())
-    return next(same, None)
+    same = fields_of({n: data.values[n] for n in data.missing}, node["name"], value)
+    itself = (n for n in same if n == node["name"] or data.values[n].data_ptr() == value.data_ptr())
+    return next(itself, None)
 
 
 def _is_finite(node: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zoo.data.data import Data
+from zoo.data.slices import Slice
 from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
@@ -211,12 +212,19 @@ def _describe(data: Data, plain: Any, first: Discover, probes: Probes) -> tuple[
         if site.latent:  # a later state may matter to its posterior, whose entropy has that dimension
             site = replace(site, symbols={**dimensions, **site.symbols})
         if site.role == "observed":
-            site = replace(site, field=probes.fields.get(name), observes=probes.observes(name))
+            whole, made_from = probes.fields.get(name), probes.observes(name)
+            part = None if whole or len(made_from) != 1 else _slice(data, made_from[0], node["value"])
+            site = replace(site, field=whole, observes=made_from, part=part)
         sites[name] = site
     if not probes.messenger.completed and not any(s.role == "observed" for s in sites.values()):
         raise ModelError("the model observes nothing: give the data to a site with obs=...")
     _check_supports(sites)
     return sites, plates
+
+
+def _slice(data: Data, field: str, value: Any) -> Slice | None:
+    """The slice of a field that an observed value is; None if it is none."""
+    return Slice.find(field, data.values[field], value) if isinstance(value, Tensor) else None
 
 
 def _of_states(plain: Any, enumerated: Any, scope: Values, integrated: tuple[str, ...]) -> dict[str, Parent]:

@@ -55,7 +55,27 @@ def find_ties(runner: Runner, probes: Probes) -> tuple[Tie, ...]:
                 if _moves(before[name], log_prob_of(name, node), where, some):
                     outside = where is None and kind == "data"
                     found.setdefault((kind, name), Tie("whole" if outside else kind, name, source))
-    return tuple(found.values())
+    counting = [Tie("count", n, data.row) for n in _counting(runner, probes) if ("whole", n) not in found]
+    return (*found.values(), *counting)
+
+
+def _counting(runner: Runner, probes: Probes) -> Iterator[str]:
+    """Yield the factors outside the plate of rows that move with the number of rows, as -n log Z does."""
+    base, data = probes.base, probes.data
+    factors = [n for n, node in _weighed(base) if isinstance(base_distribution(node["fn"]), Unit)]
+    factors = [n for n in factors if _row_dim(base.nodes[n], data.row) is None]
+    if not factors:
+        return
+    globals_ = {n: v for n, v in probes.values.items() if _row_dim(base.nodes.get(n), data.row) is None}
+    try:
+        run = runner(data.take(torch.arange((len(data) + 1) // 2)), globals_)[0]
+    except ZooError:  # half of these data do not fit the model
+        return
+    yield from (
+        n
+        for n in factors
+        if n in run.nodes and not torch.equal(log_prob_of(n, base.nodes[n]), log_prob_of(n, run.nodes[n]))
+    )
 
 
 def not_drawn(runner: Runner, probes: Probes, ties: Sequence[Tie]) -> tuple[str, tuple[str, ...]]:
@@ -66,8 +86,9 @@ def not_drawn(runner: Runner, probes: Probes, ties: Sequence[Tie]) -> tuple[str,
     order: each is drawn given those before it.
     """
     base, data = probes.base, probes.data
+    counting = {t.site for t in ties if t.kind == "count"}
     for name, node in _weighed(base):
-        if isinstance(base_distribution(node["fn"]), Unit) and _weighs_rows(probes, name):
+        if isinstance(base_distribution(node["fn"]), Unit) and (_weighs_rows(probes, name) or name in counting):
             return (
                 f"site {name!r} is a pyro.factor: it says how well data or local latents fit, but not how to draw "
                 "them. Observe the data at a site with a distribution"

@@ -194,3 +194,26 @@ def test_components_at_their_floor_are_no_estimate():
     said = [w for w in found.warnings if "collapsed" in w]
     assert len(said) == 1
     assert found.verdict == f"do not trust: {said[0]}"
+
+
+def test_moves_that_a_chain_has_not_are_no_flat_directions():
+    """A left-right chain never goes back: its transitions of probability 0 are declared, and not to be determined."""
+    x = np.concatenate([RNG.normal(0, 1, 15), RNG.normal(4, 1, 15), RNG.normal(-3, 1, 15)])[:, None]
+    found = fit(zoo.HiddenMarkov(components=3, topology="left-right"), x, method="em", seed=0)
+    assert "a maximum by its curvature" in found.verdict
+
+
+@zoo.model(y=Count("site", "visit"))
+def counted(y):
+    """How many animals live at each site, of which visits see some (Royle 2004)."""
+    rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("site", len(y), dim=-2):
+        n = pyro.sample("n", dist.Categorical(logits=dist.Poisson(rate).log_prob(torch.arange(20.0))))
+        with pyro.plate("visit", y.shape[1], dim=-1):
+            pyro.sample("y", dist.Binomial(n, p), obs=y)
+
+
+def test_states_that_are_numbers_have_no_parameters_that_rows_would_determine():
+    found = fit(counted(), [[2, 3], [0, 1], [4, 2], [1, 1]], method="em", seed=0)
+    assert "hardly determined" not in found.verdict
