@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import pyro
 import pyro.distributions as dist
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.distributions import constraints
-from torch.nn import Buffer
 
-from zoo.checks import check_varies
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.errors import DataError
-from zoo.initial import column_moments
-from zoo.networks import MLP
-
-NOISE_FLOOR = 1e-3  # of a column's standard deviation: keeps the Gaussian likelihood bounded
+from zoo.pixels import Decoder, Likelihood, Noise, Pixels, check_pixels
 
 
 class VAE(Model):
@@ -31,88 +22,70 @@ class VAE(Model):
         x_i | z_i        ~ Bernoulli(logits = f(z_i))                 likelihood="bernoulli"
                            Binomial(total_count, logits = f(z_i))     likelihood="binomial"
                            Normal(f(z_i), noise)                      likelihood="gaussian"
+                           Categorical(logits = f(z_i))               likelihood="categorical"
+                           DiscretizedLogistic(f(z_i))                likelihood="logistic"
 
-    where f is an MLP with tanh units; for "gaussian" its output is in units of each column's standard deviation.
+    independently for every column or pixel, where f is a network. For "gaussian" and "logistic" its output is in units
+    of each column's standard deviation, of images in that of all pixels.
 
-    ===========  ===========  ===============================
+    ===========  ===========  =======================================================
     symbol       site         shape
-    ===========  ===========  ===============================
+    ===========  ===========  =======================================================
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature)
-    noise        ``noise``    (feature), "gaussian" only, in column standard deviations
+    x_i          ``x``        (row, feature), or (row, *image)
+    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
-    ===========  ===========  ===============================
+    ===========  ===========  =======================================================
 
-    Methods: ``svi`` with `Encoder()`; also ``map``, an autoencoder whose z_i are points. `log_prob` integrates z_i out
-    by importance sampling from the encoder.
+    Methods: ``svi`` with `Encoder()`, for images ``Encoder(network="conv")``; also ``map``, an autoencoder whose z_i
+    are points. `log_prob` integrates z_i out by importance sampling from the encoder.
 
     Limits: the decoder is a point estimate, so there is no posterior over it and no PSIS-LOO; z_i is identified only
-    up to rotation.
+    up to rotation. A column or pixel that never varies is kept; under "gaussian" its noise falls to the floor, 1e-3 of
+    the unit (of images 1e-2), and adds a constant to the density of every row.
 
     Parameters
     ----------
     latent
         Number of coordinates per row.
     hidden
-        Widths of the decoder's hidden layers.
+        Widths of the hidden layers of ``decoder="mlp"``, with tanh units.
     likelihood
-        "bernoulli" for zeros and ones, "binomial" for counts up to `total_count`, "gaussian" for real numbers.
+        "bernoulli" for zeros and ones, "gaussian" for real numbers; for whole numbers up to `total_count`, such as grey
+        levels, "binomial", "categorical" (a probability for each level) or "logistic" (a bin of a logistic
+        distribution with a location and scale for each pixel).
     total_count
-        Number of trials for "binomial"; None for the largest value in the data.
+        The largest whole number there can be; None for the largest in the data.
+    decoder
+        "mlp"; for images "conv", transposed convolutions, or "resnet", residual blocks between them; or a network of
+        your own from (..., latent) to a row's numbers: a module, which is copied with the weights it has, or its class
+        or a function that makes it, which a saved fit finds again by where it can be imported from.
+    noise
+        Of "gaussian": "pixel", a standard deviation for each column or pixel; "shared", one for all, in units; or a
+        number that it is fixed to, in units.
     """
 
-    x = Real("row", "feature")
+    x = Real("row", "feature", ...)
     latent: PositiveInt = 8
     hidden: tuple[PositiveInt, ...] = (128,)
-    likelihood: Literal["bernoulli", "gaussian", "binomial"] = "bernoulli"
+    likelihood: Likelihood = "bernoulli"
     total_count: PositiveInt | None = None
-
-    dims = {"z": ("latent",), "noise": ("feature",)}
+    decoder: Decoder = "mlp"
+    noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor) -> None:
         """Refuse values outside the likelihood's support."""
-        if self.likelihood == "bernoulli" and bool(((x != 0) & (x != 1)).any()):
-            wrong = float(x[(x != 0) & (x != 1)][0])
-            raise DataError(
-                f"field 'x': likelihood='bernoulli' expects 0 or 1, found {wrong:g}; binarise the data or "
-                "use 'binomial' or 'gaussian'"
-            )
-        if self.likelihood == "binomial" and bool(((x < 0) | (x != x.round())).any()):
-            raise DataError(
-                "field 'x': likelihood='binomial' expects counts 0, 1, ..., found "
-                f"{float(x[(x < 0) | (x != x.round())][0]):g}; use 'gaussian'"
-            )
-        if self.likelihood == "binomial" and self.total_count is not None and bool((x > self.total_count).any()):
-            raise DataError(
-                f"field 'x': found {float(x.max()):g}, above total_count={self.total_count}; raise total_count"
-            )
-        if self.likelihood == "gaussian":
-            check_varies(x, self.coords["feature"])
+        check_pixels(self, x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the decoder for this many columns, its bias at the columns' means."""
-        d = x.shape[1]
-        self.decoder = MLP(self.latent, self.hidden, d)
-        self.trials = float(self.total_count or x.max().clamp_min(1.0))
-        center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
-        self.center = Buffer(center)
-        self.spread = Buffer(variance.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
-        if self.likelihood != "gaussian":
-            rows = len(x) if self.row_weights is None else float(self.row_weights.sum())
-            mean = (rows * center + 0.5) / (rows + 1.0) / (1.0 if self.likelihood == "bernoulli" else self.trials)
-            self.decoder.start_at(torch.logit(mean.clamp(1e-4, 1 - 1e-4)))
+        """Make the decoder for rows of this shape, its bias at their mean."""
+        self.pixels = Pixels(self, x)
+        self.decoder = self.pixels.decoder(self.decoder, self.latent, self.hidden)
+        self.dims = {"z": ("latent",), "noise": self.data_dims["x"][1:] if self.noise == "pixel" else ()}
 
     def forward(self, x: Tensor) -> None:
         """Tell the generative story."""
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
-            out = self.decoder(z)
-            pyro.sample("x", self._likelihood(out), obs=x)
-
-    def _likelihood(self, out: Tensor) -> Any:
-        if self.likelihood == "bernoulli":
-            return dist.Bernoulli(logits=out).to_event(1)
-        if self.likelihood == "binomial":
-            return dist.Binomial(torch.tensor(self.trials), logits=out).to_event(1)
-        noise = pyro.param("noise", torch.full(out.shape[-1:], 0.5), constraint=constraints.greater_than(NOISE_FLOOR))
-        return dist.Normal(self.center + self.spread * out, self.spread * noise).to_event(1)
+            out = self.pixels.laid_out(self.get_submodule("decoder")(z), z.ndim - 1)
+            pyro.sample("x", self.pixels(out), obs=x)

@@ -27,7 +27,7 @@ from torch.func import functional_call
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from guides.start import Start
-from guides.variational import Draw, Noise, Variational
+from guides.variational import Draw, Noise, Pushforward, Variational
 from inference.variational.layout import Layout
 from inference.variational.position import Fixed, Named, Position
 from inference.variational.renyi import Shares, shares
@@ -79,8 +79,9 @@ class Bound:
         self.q: Variational = built[0]
         self.scored = self.q.scored
         # Coordinates are in natural units, and one learning rate serves them all; weights of networks have another.
-        linear = [(name, part) for name, part in self.q.named_modules() if isinstance(part, nn.Linear)]
-        of_networks = {f"{name}.{n}" for name, part in linear for n, _ in part.named_parameters()}
+        own = (Variational, Pushforward, nn.ParameterList)
+        inside = [(name, part) for name, part in self.q.named_modules() if not isinstance(part, own)]
+        of_networks = {f"{name}.{n}" for name, part in inside for n, _ in part.named_parameters(recurse=False)}
         parameters = dict(self.q.named_parameters())
         first, networks = starts[0]
         self.coordinates = Layout(

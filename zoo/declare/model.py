@@ -147,7 +147,7 @@ class Model(PyroModule, metaclass=_ModelType):
         known, owner = type(self).hyperparameters, type(self).__name__
         if len(args) > len(known):
             raise ModelError(f"{owner} takes {len(known)} hyperparameters ({', '.join(known)}), not {len(args)}")
-        given = dict(zip(known, args, strict=False))
+        given: dict[str, Any] = dict(zip(known, args, strict=False))
         twice = [name for name in given if name in settings]
         if twice:
             raise ModelError(f"{owner}: {twice[0]} is given twice, as {given[twice[0]]!r} and {settings[twice[0]]!r}")
@@ -159,7 +159,18 @@ class Model(PyroModule, metaclass=_ModelType):
             value = settings.get(name, default)
             if value is REQUIRED:
                 raise ModelError(f"{owner}: hyperparameter {name!r} has no default and must be given")
-            object.__setattr__(self, name, validate(owner, name, value, hint) if name in settings else value)
+            given[name] = validate(owner, name, value, hint) if name in settings else value
+            object.__setattr__(self, name, given[name])
+        object.__setattr__(self, "_given", given)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a network takes the place of the hyperparameter that says which network."""
+        named = isinstance(value, torch.nn.Module) and name in type(self).hyperparameters
+        if named:
+            vars(self).pop(name, None)
+        super().__setattr__(name, value)
+        if named:  # where it is found before the default, which stands in the class
+            vars(self)[name] = value
 
     def __dir__(self) -> list[str]:
         """List all there is, what comes from `torch.nn.Module` included."""
@@ -181,8 +192,9 @@ class Model(PyroModule, metaclass=_ModelType):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The hyperparameters and their values."""
-        return {name: getattr(self, name) for name in type(self).hyperparameters}
+        """The hyperparameters and their values; of one that `setup` has made a network of, what was given."""
+        found = {name: getattr(self, name) for name in type(self).hyperparameters}
+        return {n: self._given[n] if isinstance(v, torch.nn.Module) else v for n, v in found.items()}
 
     def __repr__(self) -> str:
         """Show the model with its hyperparameters, as it would be written."""
