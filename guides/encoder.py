@@ -20,7 +20,7 @@ from zoo.program.program import Program
 Network = Built | nn.Module | Callable[[], nn.Module]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder(Guide):
     """Amortized: a network from each data row to the distribution of its local latents.
 

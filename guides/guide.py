@@ -15,7 +15,7 @@ from guides.scope import Composite, Side, in_constrained_space, restrict, restri
 from guides.start import Start
 from guides.variational import Variational
 from zoo import catalogue
-from zoo.declare.model import validate
+from zoo.declare.model import validate, written
 from zoo.errors import MethodError, unknown
 from zoo.program.program import Program
 from zoo.replay.sites import Site
@@ -121,7 +121,7 @@ class Guide(ABC):
         before = order[: order.index("sites")] if "sites" in order else []  # given by position, ahead of the names
         shown = [repr(settings[n]) for n in before if self.sites or settings[n] != defaults[n]]
         shown += [repr(name) for name in self.sites]
-        shown += [f"{n}={v!r}" for n, v in settings.items() if n not in before and n != "sites"]
+        shown += [f"{n}={written(v)}" for n, v in settings.items() if n not in before and n != "sites"]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
+from torch import nn
 
 from inference.diagnostics.arviz import summarize
 from inference.method import Method
@@ -139,7 +140,7 @@ class Fit(RowQuestions, DrawQuestions, PointQuestions):
         return store.save(self._record, repr(self), posterior, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path, model: ModelLike | None = None) -> Fit:
+    def load(folder: str | Path, model: ModelLike | None = None, networks: Iterable[nn.Module] = ()) -> Fit:
         """Read a fit written by `save`.
 
         Parameters
@@ -148,8 +149,11 @@ class Fit(RowQuestions, DrawQuestions, PointQuestions):
             Where it was saved.
         model
             The model's class, where it cannot be imported by the name it was saved under.
+        networks
+            Modules like those that the model or its guide were given as instances (not as a class or a function), in
+            any order; they get the weights of the fit.
         """
-        return Fit(*store.load(Path(folder), model))
+        return Fit(*store.load(Path(folder), model, networks))
 
 
 def as_fit(given: Any, usage: str) -> Fit:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from inference.approximations import approximation
 from inference.approximations.conjugate import describe_posteriors, read_posteriors, tensors_of
@@ -31,7 +32,16 @@ from inference.method import Method, Objective, Outcome
 from inference.posterior.fingerprint import Fingerprint
 from inference.posterior.labels import describe_labels, read_labels
 from inference.runtime.output_folder import claim
-from inference.runtime.settings import describe, find, location, make, plain
+from inference.runtime.settings import (
+    describe,
+    describe_settings,
+    find,
+    location,
+    make,
+    plain,
+    read_settings,
+    with_networks,
+)
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.data.data import Data
 from zoo.declare.function import ModelLike
@@ -93,7 +103,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
         "model": {
             **location(type(model)),
-            "settings": {n: plain(v) for n, v in model.settings.items()},
+            "settings": describe_settings(model.settings),
             "sites": fingerprint.sites,
             "densities": fingerprint.densities,
         },
@@ -141,8 +151,8 @@ def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
         raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
 
 
-def load(folder: Path, model: ModelLike | None) -> Record:
-    """Read what `save` wrote.
+def load(folder: Path, model: ModelLike | None, networks: Iterable[nn.Module] = ()) -> Record:
+    """Read what `save` wrote, with networks like those that were given as instances.
 
     Raises
     ------
@@ -162,7 +172,7 @@ def load(folder: Path, model: ModelLike | None) -> Record:
         if _digest(folder / "trace.csv") != described["trace_sha256"]:
             raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
         trace = trace.astype({"step": int, "seconds": float, "value": float})
-        return _rebuild(folder, described, tensors, trace, model)
+        return _rebuild(folder, with_networks(described, networks), tensors, trace, model)
     except ZooError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
@@ -277,5 +287,5 @@ def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Mode
             f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
             f"Fit.load({str(folder)!r}, model={saved['name']})"
         )
-    made: Model = cls(**saved["settings"])
+    made: Model = cls(**read_settings(saved["settings"]))
     return made

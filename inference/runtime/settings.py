@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from guides.guide import Guide
 from inference.runtime.model_files import import_file
@@ -45,7 +45,7 @@ def describe(kind: str, instance: Any) -> dict[str, Any]:
     cls = type(instance)
     entry = catalogue.entries(kind).get(cls.__name__)
     own = entry is None or entry.module != cls.__module__
-    settings = {n: _setting(v) for n, v in settings_of(instance).items()}
+    settings = describe_settings(settings_of(instance))
     return {"name": cls.__name__, "settings": settings, **({"import": location(cls)} if own else {})}
 
 
@@ -58,7 +58,7 @@ def make(kind: str, saved: Mapping[str, Any]) -> Any:
         If its class is not the library's and cannot be imported any more.
     """
     cls = imported(saved["import"]) if "import" in saved else catalogue.find(kind, saved["name"])
-    return cls(**{n: _read_setting(v) for n, v in saved["settings"].items()})
+    return cls(**read_settings(saved["settings"]))
 
 
 def location(definition: type | FunctionType) -> dict[str, Any]:
@@ -115,7 +115,48 @@ def _setting(value: Any) -> Any:
         return [_setting(v) for v in value]
     if isinstance(value, type | FunctionType):
         return {"import": location(value)}
+    if isinstance(value, nn.Module):
+        return {"network": type(value).__qualname__}
     return plain(value)
+
+
+def with_networks(described: Any, networks: Iterable[nn.Module]) -> Any:
+    """Return what `describe` and `describe_settings` said, with networks in the places where instances were given.
+
+    Raises
+    ------
+    ModelError
+        If one is lacking.
+    """
+    left = list(networks)
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) != {"network"}:
+            return {n: found(v) for n, v in value.items()}
+        at = next((i for i, n in enumerate(left) if type(n).__qualname__ == value["network"]), None)
+        if at is None:
+            raise ModelError(
+                f"the saved fit was made with a network of class {value['network']}, given as an instance, which its "
+                "files do not make again; give one like it, Fit.load(folder, networks=[...]); its weights are in the "
+                "files. Given as a class or function, a network is found by where it can be imported from"
+            )
+        return left.pop(at)
+
+    return found(described)
+
+
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters as JSON."""
+    return {n: _setting(v) for n, v in settings.items()}
+
+
+def read_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters of what `describe_settings` returned."""
+    return {n: _read_setting(v) for n, v in saved.items()}
 
 
 def _read_setting(saved: Any) -> Any:

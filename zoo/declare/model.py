@@ -35,6 +35,13 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     return found
 
 
+def written(value: Any) -> str:
+    """How a setting is written: networks, classes and functions by their names."""
+    if isinstance(value, torch.nn.Module):
+        return f"{type(value).__name__}(...)"
+    return getattr(value, "__name__", repr(value))
+
+
 def _is_part(hint: Any) -> bool:
     """Tell whether an annotation declares a buffer, a network or a class variable, and no hyperparameter."""
     if hint is ClassVar or get_origin(hint) is ClassVar:
@@ -198,7 +205,7 @@ class Model(PyroModule, metaclass=_ModelType):
 
     def __repr__(self) -> str:
         """Show the model with its hyperparameters, as it would be written."""
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={written(v)}' for k, v in self.settings.items())})"
 
 
 def has_networks(instance: Model) -> bool:
