@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from zoo.checks import check_range
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
 from zoo.initial import column_moments, smoothed_logits
@@ -178,3 +180,7 @@ def check_pixels(model: Model, x: Tensor) -> None:
         )
     if kind in GREY and high is not None and bool((seen > high).any()):
         raise DataError(f"field 'x': found {float(seen.max()):g}, above total_count={high}; raise total_count")
+    if kind == "gaussian":
+        columns = [model.coords[dim] for dim in model.data_dims["x"][1:]]
+        names = columns[0] if len(columns) == 1 else pd.MultiIndex.from_product(columns).to_flat_index()
+        check_range(x.flatten(1), names)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -140,7 +141,9 @@ class Fit(RowQuestions, DrawQuestions, PointQuestions):
         return store.save(self._record, repr(self), posterior, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path, model: ModelLike | None = None, networks: Iterable[nn.Module] = ()) -> Fit:
+    def load(
+        folder: str | Path, model: ModelLike | None = None, networks: Mapping[str, nn.Module] = MappingProxyType({})
+    ) -> Fit:
         """Read a fit written by `save`.
 
         Parameters
@@ -150,8 +153,8 @@ class Fit(RowQuestions, DrawQuestions, PointQuestions):
         model
             The model's class, where it cannot be imported by the name it was saved under.
         networks
-            Modules like those that the model or its guide were given as instances (not as a class or a function), in
-            any order; they get the weights of the fit.
+            Where the model or its guide were given a module (not a class or a function): one like it, by the name of
+            the setting, as in ``{"decoder": Mine(), "network": Yours()}``. It gets the weights of the fit.
         """
         return Fit(*store.load(Path(folder), model, networks))
 

@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -30,6 +31,7 @@ from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Method, Objective, Outcome
 from inference.posterior.fingerprint import Fingerprint
+from inference.posterior.former import renamed
 from inference.posterior.labels import describe_labels, read_labels
 from inference.runtime.output_folder import claim
 from inference.runtime.settings import (
@@ -151,7 +153,7 @@ def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
         raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
 
 
-def load(folder: Path, model: ModelLike | None, networks: Iterable[nn.Module] = ()) -> Record:
+def load(folder: Path, model: ModelLike | None, networks: Mapping[str, nn.Module] = MappingProxyType({})) -> Record:
     """Read what `save` wrote, with networks like those that were given as instances.
 
     Raises
@@ -162,8 +164,7 @@ def load(folder: Path, model: ModelLike | None, networks: Iterable[nn.Module] = 
         If the model's class cannot be found.
     """
     described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
-    # Copied, so that they are laid out in memory as those of a fit are: how sums round depends on it.
-    tensors = TensorFolder({n: v.clone() for n, v in _read(folder / "tensors.safetensors", load_file).items()})
+    stored = _read(folder / "tensors.safetensors", load_file)
     # As text first: not every version of pandas reads the last digit of a number right.
     trace = _read(folder / "trace.csv", lambda p: pd.read_csv(p, dtype=str))
     try:
@@ -172,6 +173,8 @@ def load(folder: Path, model: ModelLike | None, networks: Iterable[nn.Module] = 
         if _digest(folder / "trace.csv") != described["trace_sha256"]:
             raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
         trace = trace.astype({"step": int, "seconds": float, "value": float})
+        # Copied, so that they are laid out in memory as those of a fit are: how sums round depends on it.
+        tensors = TensorFolder({n: v.clone() for n, v in renamed(described, stored).items()})
         return _rebuild(folder, with_networks(described, networks), tensors, trace, model)
     except ZooError:
         raise

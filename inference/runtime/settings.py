@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import FunctionType
@@ -116,37 +116,40 @@ def _setting(value: Any) -> Any:
     if isinstance(value, type | FunctionType):
         return {"import": location(value)}
     if isinstance(value, nn.Module):
-        return {"network": type(value).__qualname__}
+        return {"instance": type(value).__qualname__}
     return plain(value)
 
 
-def with_networks(described: Any, networks: Iterable[nn.Module]) -> Any:
-    """Return what `describe` and `describe_settings` said, with networks in the places where instances were given.
+def with_networks(described: Any, networks: Mapping[str, nn.Module], setting: str = "") -> Any:
+    """Return what `describe` and `describe_settings` said, with networks in place of those given as instances.
+
+    Parameters
+    ----------
+    described
+        As read from a file.
+    networks
+        Setting -> network.
+    setting
+        Which setting this is.
 
     Raises
     ------
     ModelError
         If one is lacking.
     """
-    left = list(networks)
-
-    def found(value: Any) -> Any:
-        if isinstance(value, list):
-            return [found(v) for v in value]
-        if not isinstance(value, dict):
-            return value
-        if set(value) != {"network"}:
-            return {n: found(v) for n, v in value.items()}
-        at = next((i for i, n in enumerate(left) if type(n).__qualname__ == value["network"]), None)
-        if at is None:
-            raise ModelError(
-                f"the saved fit was made with a network of class {value['network']}, given as an instance, which its "
-                "files do not make again; give one like it, Fit.load(folder, networks=[...]); its weights are in the "
-                "files. Given as a class or function, a network is found by where it can be imported from"
-            )
-        return left.pop(at)
-
-    return found(described)
+    if isinstance(described, list):
+        return [with_networks(v, networks, setting) for v in described]
+    if not isinstance(described, dict):
+        return described
+    if set(described) != {"instance"}:
+        return {n: with_networks(v, networks, n) for n, v in described.items()}
+    if setting not in networks:
+        raise ModelError(
+            f"the saved fit was made with {setting}={described['instance']}(...), an instance, which files do not "
+            f"make again; give one like it, Fit.load(folder, networks={{{setting!r}: {described['instance']}(...)}}); it "
+            "gets the weights of the fit. A network given as a class or function is imported again"
+        )
+    return networks[setting]
 
 
 def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,11 @@ def _matrix_field(model: Model) -> Field | None:
 def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     """Check shapes, named dimensions and supports field by field, and gather the coordinates."""
     columns = matched.columns
-    fields = {n: f.shaped(np.ndim(matched.arrays[n])) if f.open else f for n, f in model.fields.items()}
+    # What the data that were fitted have decides, not what new ones happen to have.
+    fields = {
+        n: f.shaped(np.ndim(matched.arrays[n]) if like is None else len(like.dims[n])) if f.open else f
+        for n, f in model.fields.items()
+    }
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
     arrays = in_fitted_order(fields, matched.arrays, row, like)
     coords = {**_labels(fields, arrays), **matched.coords}
@@ -173,8 +177,11 @@ def _shaped(name: str, value: Tensor, kind: Field, *, alone: bool) -> Tensor:
     if value.ndim == 2 and value.shape[1] == 1 and len(kind.dims) == 1:
         value = value[:, 0]
     if value.ndim != len(kind.dims):
-        expected = "2 to 4 dimensions" if kind.open else f"{len(kind.dims)} dimensions {kind.dims}"
-        raise DataError(f"field {name!r}: expected {expected}, found shape {tuple(value.shape)}")
+        images = "; or images" if kind.open and alone else ""
+        raise DataError(
+            f"field {name!r}: expected {len(kind.dims)} dimensions {kind.dims}{images}, found shape "
+            f"{tuple(value.shape)}"
+        )
     return value
 
 
