@@ -38,7 +38,8 @@ def fit(
         A `zoo.Model`, a class of one (with default hyperparameters), or the name of a model of the zoo. The fit works
         on a copy; yours is not changed.
     data
-        A DataFrame, a dict of arrays, an array or tensor, a path to CSV, Parquet or NPY, or a dataset's name.
+        A DataFrame, a dict of arrays, an array or tensor, an xarray Dataset or DataArray, a path to CSV, Parquet or
+        NPY, or a dataset's name.
     method
         A method such as ``SVI(guide=MeanField())``, or a name such as "em".
     seed

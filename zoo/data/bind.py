@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
 from zoo.data.match import from_arrays, from_frame
 from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
 from zoo.data.read import read
 from zoo.data.stream import Stream
-from zoo.data.tables import entries_of, in_fitted_order
+from zoo.data.tables import entries_of
 from zoo.data.tally import tally
 from zoo.data.tensors import check_support, to_tensor
 from zoo.data.weights import as_weights
@@ -25,7 +26,12 @@ from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, UnseenLevelError
 
-Source = pd.DataFrame | pd.Series | Mapping[str, Any] | np.ndarray | Tensor | Sequence[Any] | str | Path | Stream
+if TYPE_CHECKING:  # xarray takes long to import, and who has an array of it has done so
+    import xarray as xr
+
+Arrays: TypeAlias = "np.ndarray | Tensor | Sequence[Any] | xr.DataArray"
+Tables: TypeAlias = "pd.DataFrame | pd.Series | Mapping[str, Any] | xr.Dataset | xr.DataTree"
+Source: TypeAlias = "Arrays | Tables | str | Path | Stream"
 
 
 def bind(model: Model, source: Source | Data, *, like: Data | None = None, weights: Any = None) -> Data:
@@ -36,10 +42,11 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
     model
         Its fields say what is expected.
     source
-        A DataFrame, a dict of arrays, an array or tensor (for a model with one field), a path to a CSV, Parquet or
-        NPY file, or the name of a shipped dataset.
+        A DataFrame, a dict of arrays, an xarray Dataset, an array, tensor or DataArray (for a model with one field),
+        a path to a CSV, Parquet or NPY file, or the name of a shipped dataset. Dimensions of xarray are matched by
+        name, in any order.
     like
-        Data bound before: columns are matched to its columns, and category labels to its labels.
+        Data bound before: columns are matched to its columns, labels to its labels.
     weights
         A weight for each row, or the name of the column that holds them, which is then no column of a field.
 
@@ -66,7 +73,7 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
     for name, gone in data.missing.items() if like is None else ():  # rows of weight 0 are gone
         if may_be_unseen(model.fields[name]):
             continue
-        check_observed(name, gone, data.coords[data.dims[name][-1]] if data.dims[name] else None)
+        check_observed(name, gone, data.dims[name], data.coords)
     return data
 
 
@@ -100,7 +107,7 @@ def _matched(model: Model, source: Any, like: Data | None) -> _Matched:
     if isinstance(source, pd.Series):
         source = source.to_frame(source.name if source.name is not None else next(iter(model.fields)))
     if not isinstance(source, pd.DataFrame):
-        return _Matched(from_arrays(model, source))
+        return _Matched(from_arrays(model, of_xarray(source, model.fields)))
     counted = tally(model, source, like)
     if counted is not None:
         return _Matched({counted.field: counted.counts}, coords=counted.coords)
@@ -124,8 +131,9 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
         for n, f in model.fields.items()
     }
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
-    arrays = in_fitted_order(fields, matched.arrays, row, like)
-    coords = {**_labels(fields, arrays), **matched.coords}
+    arrays, coords = _by_label(fields, matched.arrays, row, like)
+    coords |= matched.coords
+    told = _told(fields, coords, columns, row, like)
     values: dict[str, Tensor] = {}
     missing: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}
@@ -135,13 +143,12 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
         value, labels = to_tensor(name, arrays[name], kind, known)
         value = _shaped(name, value, kind, alone=len(fields) == 1 and like is None)
         _check_sizes(name, value, kind, sizes, row, like)
-        names = columns if columns is not None or len(kind.dims) < 2 else coords.get(kind.dims[1])
-        value, gone = fill(name, value, kind, None if like is None else like.values[name], names)
+        value, gone = fill(name, value, kind, None if like is None else like.values[name], told)
         if gone is not None:
             missing[name] = gone
         elif like is not None and name in like.missing:
             missing[name] = torch.zeros_like(value, dtype=torch.bool)
-        check_support(name, value, kind, columns)
+        check_support(name, value, kind, told)
         values[name] = value.long() if kind.integer else value
         if kind.integer:
             levels[name] = labels or _levels(name, value, kind, like)
@@ -152,22 +159,25 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     )
 
 
-def _labels(fields: Mapping[str, Field], arrays: dict[str, Any]) -> dict[str, pd.Index]:
-    """Return the labels that arrays of pandas bring along, by dimension; labels of one dimension must agree."""
-    coords: dict[str, pd.Index] = {}
+def _by_label(
+    fields: Mapping[str, Field], arrays: Mapping[str, Any], row: str, like: Data | None
+) -> tuple[dict[str, Any], Labels]:
+    """Return the entries of each field, in the order of the fitted data where they have labels, and these labels."""
+    entries: dict[str, Any] = {}
+    labels: dict[str, Labels] = {}
     for name, kind in fields.items():
-        array = arrays[name]
-        if not isinstance(array, pd.Series | pd.DataFrame) or not kind.dims:
-            continue
-        if isinstance(array, pd.DataFrame) and len(kind.dims) == 2:
-            coords.setdefault(kind.dims[1], array.columns)
-        first = coords.setdefault(kind.dims[0], array.index)
-        if not first.equals(array.index):
-            raise DataError(
-                f"field {name!r}: its labels along {kind.dims[0]!r} differ from another field's "
-                f"({list(array.index[:3])} and {list(first[:3])}, ...); align them first"
-            )
-    return coords
+        entries[name], labels[name] = unlabelled(name, arrays[name], kind)
+        if like is not None:
+            entries[name], labels[name] = in_fitted_order(name, entries[name], kind, labels[name], row, like)
+    return entries, shared(fields, labels)
+
+
+def _told(fields: Mapping[str, Field], coords: Labels, columns: pd.Index | None, row: str, like: Data | None) -> Labels:
+    """Return the labels that errors call entries by: rows are counted, and what has no labels is, too."""
+    matrix = next((f for f in fields.values() if len(f.dims) == 2), None)
+    known = {} if like is None else like.coords
+    known = {**known, **coords, **({matrix.dims[1]: columns} if columns is not None and matrix is not None else {})}
+    return {dim: index for dim, index in known.items() if dim != row}
 
 
 def _shaped(name: str, value: Tensor, kind: Field, *, alone: bool) -> Tensor:

@@ -137,7 +137,7 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
     if not isinstance(source, np.ndarray | Tensor | Sequence) or isinstance(source, str):
         raise DataError(
             f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
-            "array, a path or the name of a dataset"
+            "array (of NumPy, torch or xarray), a path or the name of a dataset"
         )
     return {next(iter(fields)): source}
 

@@ -6,7 +6,7 @@ on what is observed, and not on the values that are missing (Rubin 1976, "Infere
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zoo.data.data import Data
+from zoo.data.labelled import entry, label
 from zoo.declare.fields import Field
 from zoo.errors import DataError
 
@@ -30,7 +31,7 @@ def as_numbers(array: np.ndarray) -> np.ndarray:
 
 
 def fill(
-    name: str, value: Tensor, kind: Field, like: Tensor | None, columns: pd.Index | None
+    name: str, value: Tensor, kind: Field, like: Tensor | None, coords: Mapping[str, pd.Index]
 ) -> tuple[Tensor, Tensor | None]:
     """Put finite numbers in place of the missing cells of a field; return it, and which cells they are (None: none).
 
@@ -43,8 +44,8 @@ def fill(
         The field.
     like
         The same field in data bound before, for columns of which nothing is observed.
-    columns
-        Labels of a matrix's columns, if it has any.
+    coords
+        Labels of its dimensions, where they have some.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def fill(
     if not bool(missing.any()):
         return value, None
     if like is None and not may_be_unseen(kind):
-        check_observed(name, missing, columns)
+        check_observed(name, missing, kind.dims, coords)
     middle = value.reshape(len(value) if value.ndim else 1, -1).nanmedian(0).values
     if like is not None:
         known = like.reshape(len(like), -1)[0] if like.ndim > 1 else like.reshape(-1)[:1]
@@ -69,20 +70,24 @@ def may_be_unseen(kind: Field) -> bool:
     return (kind.integer or kind.support is constraints.boolean) and len(kind.dims) < 2
 
 
-def check_observed(name: str, missing: Tensor, columns: pd.Index | None) -> None:
-    """Raise if nothing is observed of a field, or of one of its columns.
+def check_observed(name: str, missing: Tensor, dims: Sequence[str], coords: Mapping[str, pd.Index]) -> None:
+    """Raise if nothing is observed of a field, or of one of its columns or pixels.
 
     Raises
     ------
     DataError
         Naming it.
     """
-    empty = missing.reshape(len(missing) if missing.ndim else 1, -1).all(0)
+    empty = missing.all(0) if missing.ndim else missing
     if bool(empty.any()):
-        at = int(empty.nonzero()[0])
-        label = at if columns is None else columns[at]
-        what = f"column {label!r} of field {name!r}" if missing.ndim == 2 else f"field {name!r}"
-        raise DataError(f"{what} has no observed value: every entry is missing (NaN); drop it")
+        what, remedy = f"field {name!r}", "drop it"
+        at = [int(i) for i in empty.nonzero()[0]]
+        if missing.ndim == 2:
+            what = f"column {label(coords.get(dims[1]), at[0])!r} of field {name!r}"
+        elif missing.ndim > 2 and not bool(empty.all()):
+            what = f"{entry(dims[1:], coords, at)} of field {name!r}"
+            remedy = f"crop the field, or put a number there ({int(empty.sum())} such entries)"
+        raise DataError(f"{what} has no observed value: every entry is missing (NaN); {remedy}")
 
 
 def notes_of(
@@ -109,8 +114,8 @@ def place(data: Data, name: str) -> str:
     """Say where the first missing cell of a field is, and how many there are."""
     missing = data.missing[name]
     at = [int(i) for i in missing.nonzero()[0]] if bool(missing.any()) else []
-    labels = [f"{dim} {data.coords[dim][i]!r}" for dim, i in zip(data.dims[name], at, strict=False)]
-    return f"{int(missing.sum())} in all" + (f", the first at {', '.join(labels)}" if labels else "")
+    first = entry(data.dims[name], data.coords, at) if at else ""
+    return f"{int(missing.sum())} in all" + (f", the first at {first}" if first else "")
 
 
 def missing_features(data: Data) -> Tensor | None:

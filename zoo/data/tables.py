@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoo.data.data import Data
 from zoo.declare.fields import Field
 from zoo.errors import DataError
 
@@ -57,31 +56,3 @@ def entries_of(
 def _are_codes(given: np.ndarray, count: int) -> bool:
     """Tell whether entries can be positions in a table of so many rows."""
     return bool(given.dtype.kind in "iuf" and ((given >= 0) & (given < count)).all())
-
-
-def in_fitted_order(fields: Mapping[str, Field], arrays: dict[str, Any], row: str, like: Data | None) -> dict[str, Any]:
-    """Return the arrays, those of another table than the rows' with its entries in the order of the fitted data.
-
-    Raises
-    ------
-    DataError
-        If that table has other entries than the fitted one.
-    """
-    if like is None:
-        return arrays
-    ordered = dict(arrays)
-    for name, kind in fields.items():
-        array = arrays[name]
-        if not kind.dims or kind.dims[0] == row or not isinstance(array, pd.Series | pd.DataFrame):
-            continue
-        fitted = like.coords[kind.dims[0]]
-        if array.index.equals(fitted) or isinstance(array.index, pd.RangeIndex) or isinstance(fitted, pd.RangeIndex):
-            continue
-        other = [*(label for label in array.index if label not in fitted), *fitted.difference(array.index)]
-        if other or len(array.index) != len(fitted):
-            raise DataError(
-                f"field {name!r}: {kind.dims[0]!r} must have the labels of the fitted data, and only one of them "
-                f"has {other[:1]!r}; new data are rows of the first table beside the same other table"
-            )
-        ordered[name] = array.loc[fitted]
-    return ordered

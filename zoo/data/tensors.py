@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
 from zoo.errors import DataError, UnseenLevelError
@@ -129,7 +130,7 @@ def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | N
     return torch.tensor(codes), labels
 
 
-def check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | None) -> None:
+def check_support(name: str, value: Tensor, kind: Field, coords: Mapping[str, pd.Index]) -> None:
     """Raise if an entry is missing, infinite or outside the field's support; say which."""
     for wrong, expected, remedy in (
         (value.isnan(), "no missing values (NaN)", "drop or impute these rows"),
@@ -139,8 +140,11 @@ def check_support(name: str, value: Tensor, kind: Field, columns: pd.Index | Non
         if bool(wrong.any()):
             at = [int(i) for i in wrong.nonzero()[0]]
             place = f"row {at[0]}" if at else "the value"
-            if len(at) > 1:
-                place += f", column {columns[at[1]]!r}" if columns is not None else f", position {at[1:]}"
+            if len(at) == 2:
+                names = coords.get(kind.dims[1])
+                place += f", position {at[1:]}" if names is None else f", column {label(names, at[1])!r}"
+            elif len(at) > 2:
+                place += f", {entry(kind.dims[1:], coords, at[1:])}"
             raise DataError(
                 f"field {name!r} ({type(kind).__name__}): expected {expected}, found "
                 f"{float(value[tuple(at)]):g} at {place} ({int(wrong.sum())} such entries); {remedy}"

@@ -73,7 +73,7 @@ def check_unseen(structure: Structure, data: Data) -> None:
     """
     for name, gone in data.missing.items():
         if bool(gone.all()) and not _completed(structure, name):
-            check_observed(name, gone, None)
+            check_observed(name, gone, data.dims[name], data.coords)
 
 
 def _completed(structure: Structure, field: str) -> str:
