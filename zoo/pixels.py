@@ -181,6 +181,11 @@ def check_pixels(model: Model, x: Tensor) -> None:
     if kind in GREY and high is not None and bool((seen > high).any()):
         raise DataError(f"field 'x': found {float(seen.max()):g}, above total_count={high}; raise total_count")
     if kind == "gaussian":
+        if not bool((x != x[0]).any()):
+            rows = "one row" if len(x) == 1 else "rows that are all the same"
+            raise DataError(
+                f"{rows} of data: the noise of likelihood='gaussian' cannot be estimated; give rows that vary"
+            )
         columns = [model.coords[dim] for dim in model.data_dims["x"][1:]]
         names = columns[0] if len(columns) == 1 else pd.MultiIndex.from_product(columns).to_flat_index()
         check_range(x.flatten(1), names)

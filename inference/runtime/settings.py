@@ -144,10 +144,11 @@ def with_networks(described: Any, networks: Mapping[str, nn.Module], setting: st
     if set(described) != {"instance"}:
         return {n: with_networks(v, networks, n) for n, v in described.items()}
     if setting not in networks:
+        given = f"{described['instance']}(...)"
         raise ModelError(
-            f"the saved fit was made with {setting}={described['instance']}(...), an instance, which files do not "
-            f"make again; give one like it, Fit.load(folder, networks={{{setting!r}: {described['instance']}(...)}}); it "
-            "gets the weights of the fit. A network given as a class or function is imported again"
+            f"the saved fit was made with {setting}={given}, an instance, which files do not make again; give one like "
+            f"it, Fit.load(folder, networks={{{setting!r}: {given}}}), which gets the weights of the fit. A network "
+            "given as a class or function is imported again"
         )
     return networks[setting]
 

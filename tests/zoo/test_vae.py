@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from scipy.stats import chi2
@@ -118,10 +119,9 @@ def test_decoders_of_images_start_at_the_mean_image(kind, likelihood):
     model = program.model
     pixels = model.get_submodule("pixels")
     assert isinstance(pixels, Pixels)
-    nothing = torch.zeros(1, *pixels.shape, pixels.each) + pixels.start()
-    mean = pixels(nothing).base_dist.mean if likelihood != "categorical" else None
-    if mean is None:
-        mean = (pixels(nothing).base_dist.probs * torch.arange(4)).sum(-1)
+    with pyro.get_param_store().scope():
+        levels = pixels(torch.zeros(1, *pixels.shape, pixels.each) + pixels.start()).base_dist
+    mean = (levels.probs * torch.arange(4)).sum(-1) if likelihood == "categorical" else levels.mean
     # Smoothed by a row of one half, or (logistic) cut off at the ends.
     np.testing.assert_allclose(mean[0].numpy(), x.mean(0), atol=0.75 if likelihood == "logistic" else 0.15)
     out = pixels.laid_out(model.get_submodule("decoder")(torch.zeros(3, 2)), 1)
