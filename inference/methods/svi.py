@@ -31,7 +31,7 @@ from inference.variational.schedule import Kind, Schedule
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 
-TYPICAL = 1500  # steps that a fit takes as a rule, for judging whether to compile
+TYPICAL = 1500  # steps that a fit takes as a rule if it may take fewer, for judging whether to compile
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad", "batch-and-match"]
 MATCH = "batch-and-match"
 
@@ -289,7 +289,7 @@ class SVI(Method):
         if program.data.missing and not batches.whole:
             note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
             return Lowered(climb.slope, False, note if self.compile is True else "")
-        calls = min(self.steps, TYPICAL if self.schedule == "plateau" else self.steps)
+        calls = min(self.steps, max(TYPICAL, climb.schedules[0].fewest))
         return climb.lower(program, batches, draws, self.compile, calls)
 
     # -- many data sets ----------------------------------------------------------------------------------------

@@ -83,6 +83,16 @@ class Schedule:
         return self.first_rate * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
     @property
+    def fewest(self) -> int:
+        """Least steps to its end: those to see that the objective stands still, and to fall then."""
+        if self.fixed is not None:
+            return self.steps
+        if self.exact:
+            return min(self.steps, self.hold + 2 * self.window + EXACT_FALL)
+        seen = self.hold + (1 + PATIENCE) * SPAN * self.window
+        return min(self.steps, seen + self._fall_length(seen))
+
+    @property
     def latest(self) -> float:
         """Mean of the latest window."""
         return self.means[-1]
@@ -203,11 +213,13 @@ class Schedule:
                 length=EXACT_FALL,
             )
 
-    def _fall(self, step: int, reason: str, length: int = SHORTEST_FALL) -> None:
-        if self.epoch > 1 and length == SHORTEST_FALL:
-            length = SHORTEST_BATCH_FALL
+    def _fall_length(self, step: int) -> int:
+        """Steps of a fall that begins after so many."""
+        return max(SHORTEST_BATCH_FALL if self.epoch > 1 else SHORTEST_FALL, int(FALL * step))
+
+    def _fall(self, step: int, reason: str, length: int | None = None) -> None:
         self._fall_from = step
-        self._fall_to = min(self.steps, step + (length if length == EXACT_FALL else max(length, int(FALL * step))))
+        self._fall_to = min(self.steps, step + (self._fall_length(step) if length is None else length))
         self.reason = reason or (
             f"the objective rose by less than its noise over {2 * SPAN * self.window} steps, at step {step}"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -243,6 +245,38 @@ def test_no_compiler_falls_back_with_a_warning(monkeypatch):
     assert any("no C++ compiler" in w for w in found.warnings)
     plain = fit(coin, FLIPS, method=SVI(compile=False, steps=20), seed=0)
     assert found.objective == plain.objective
+
+
+@pytest.mark.parametrize("fault", ["unusable", "damaged"])
+def test_a_cache_that_cannot_be_used_is_replaced(fault, monkeypatch, tmp_path):
+    cache, used = inference.compiled.compile.CACHE, []
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache, str(tmp_path / ("file/no_folder" if fault == "unusable" else "folder")))
+
+    def compiler(graph, inputs, options):
+        used.append(os.environ[cache])
+        if "zoo_compiled" not in used[-1]:
+            raise RuntimeError("while loading") from OSError("file too short")
+        return graph
+
+    monkeypatch.setattr(torch._inductor, "compile", compiler)
+    monkeypatch.setattr(inference.compiled.compile, "has_compiler", lambda: True)
+    x = torch.linspace(0.0, 1.0, 200_000)
+    lowered = lower(lambda x: (x.sin().sum(), x.cos()), (x,), prepared(coin, FLIPS), True, 100)
+    assert lowered.compiled
+    assert "own folder cannot be used" in lowered.note
+    assert len(used) == (1 if fault == "unusable" else 2)
+    assert os.environ[cache].startswith(str(tmp_path))
+    torch.testing.assert_close(lowered(x)[0], x.sin().sum())
+
+
+def test_a_climb_with_batches_foresees_the_steps_that_a_plateau_takes():
+    schedule = Schedule(10_000, 0.05, epoch=390)
+    step = 0
+    while not schedule.finished:  # an objective that stands from the first step on
+        step += 1
+        schedule.record(step, 0.0)
+    assert schedule.fewest == step
 
 
 def test_a_factorization_that_breaks_down_at_the_example_is_left_to_the_steps():
