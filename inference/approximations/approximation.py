@@ -89,6 +89,10 @@ class Approximation(ABC):
         """
         return None
 
+    def fixed(self, program: Program) -> Values | None:
+        """Return the global latents where there are any and all of them are at a point, without drawing locals."""
+        return None
+
     def responsibilities(self, program: Program, points: Values) -> dict[str, Tensor] | None:
         """Return q(z_i = k) of each enumerated site of a row, (rows, states); None if q does not say."""
         return None

@@ -77,6 +77,10 @@ class CorrectedRows(Approximation):
         """Draw locals of the program's rows from q."""
         return self.uncorrected.propose(program, points, count)
 
+    def fixed(self, program: Program) -> Values | None:
+        """Return the globals, which are at a point in q."""
+        return self.uncorrected.fixed(program)
+
     def describe(self) -> dict[str, Any]:
         """Return what q is."""
         return {"uncorrected": describe(self.uncorrected)}
@@ -119,8 +123,10 @@ def shared_points(program: Program, q: Approximation, points: Values) -> tuple[V
     """Values of all that rows share: parameters, network weights and latents at a point; and the latents alone."""
     if not program.globals:
         return points, {}
-    drawn, _ = q.draw(program, 1)
-    shared = {s.name: drawn[s.name][0] for s in program.globals}
+    shared = q.fixed(program)
+    if shared is None:
+        drawn, _ = q.draw(program, 1)
+        shared = {s.name: drawn[s.name][0] for s in program.globals}
     return {**points, **shared}, shared
 
 

@@ -17,9 +17,9 @@ from zoo.program.rows import Batch, on, rows_of
 from zoo.replay.evaluate import Values, many
 
 FEWEST_CALLS = 20  # below which nobody asks whether to compile
-
-
+FEW_AT_ONCE = 5  # draws in a vectorized evaluation, below which they are evaluated one by one, by torch's fused kernels
 CELLS = 4_000_000  # entries of the data that one vectorized evaluation may hold: it should fit in cache
+NUMBERS = 20_000_000  # of all draws of some rows' locals that are held at once: 160 MB
 
 
 def chunk_for(program: Program) -> int:
@@ -110,18 +110,25 @@ def pointwise(
             rows = one({})[None]
         else:
             size = max(1, min(chunk_for(program), count))
-            lowered = _lowered(program, points, {n: v[:size] for n, v in stacked.items()}, repeats * (count // size))
+            size = 1 if size < FEW_AT_ONCE and locals_ is not None else size
+            lowered = _lowered(program, points, _slice(stacked, 0, size), repeats * (count // size))
             if lowered.compiled:
                 batch, whole = rows_of(program.data), count - count % size
-                pieces = ({n: v[at : at + size] for n, v in stacked.items()} for at in range(0, whole, size))
-                densities = [lowered(_laid_out(piece), points, batch) for piece in pieces]
-                rest = {n: v[whole:] for n, v in stacked.items()}
+                densities = [lowered(_slice(stacked, at, size), points, batch) for at in range(0, whole, size)]
                 if count > whole:
+                    rest = {n: v[whole:] for n, v in stacked.items()}
                     densities.append(many(one, rest, count - whole, size))
                 rows = torch.cat(densities)
+            elif size == 1:
+                rows = torch.stack([one({n: v[i] for n, v in stacked.items()}) for i in range(count)])
             else:
                 rows = many(one, stacked, count, size)
         return rows if locals_ is None else rows - locals_[1]
+
+
+def _slice(values: Values, at: int, size: int) -> Values:
+    """Some of the draws, laid out anew."""
+    return {n: v[at : at + size].contiguous() for n, v in values.items()}
 
 
 def _lowered(program: Program, points: Values, example: Values, calls: int) -> Lowered:
@@ -130,15 +137,18 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
     What was decided for so many calls is kept, so that the same question has the same answer to the last bit, whatever
     was asked before.
     """
+    single = len(next(iter(example.values()))) == 1
 
     def together(values: Values, points: Values, batch: Batch) -> Tensor:
         seen = on(program, batch)
+        if single:
+            return seen.log_joint({**points, **{n: v[0] for n, v in values.items()}}).rows[None]
         return torch.vmap(lambda v: seen.log_joint({**points, **v}).rows)(values)
 
     eager = Lowered(together, False)
     if program.data.missing or calls < FEWEST_CALLS:
         return eager
-    inputs = _laid_out(example), points, rows_of(program.data)
+    inputs = example, points, rows_of(program.data)
     key = f"pointwise {calls} {[tuple(t.shape) for t in leaves(inputs)]}"
     if key not in program.plans:
         try:
@@ -150,8 +160,28 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
     return kept if isinstance(kept, Lowered) else eager
 
 
-def _laid_out(values: Values) -> Values:
-    return {n: v.contiguous() for n, v in values.items()}
+def row_densities(
+    program: Program, approximation: Approximation, points: Values, draws: Values, count: int, repeats: int = 1
+) -> tuple[Tensor, Tensor]:
+    """log p(x_i) of each row and its Monte Carlo error, over `count` draws of the globals and locals, each (rows,).
+
+    In float64; as many draws at a time as can be held.
+    """
+    if not program.locals:
+        return log_mean_exp(pointwise(program, points, draws, None, repeats).double())
+    size = max(1, NUMBERS // (len(program.data) * (program.view.local_size + 2)))
+    if size >= count:
+        local = local_draws(program, approximation, points, draws, count)
+        return log_mean_exp(pointwise(program, points, draws, local, repeats).double())
+    first = second = torch.full((len(program.data),), -math.inf, dtype=torch.float64, device=program.device)
+    pieces = -(-count // size)
+    for some in torch.arange(count).tensor_split(pieces):
+        own = {n: v[some] for n, v in draws.items()}
+        local = local_draws(program, approximation, points, own, len(some))
+        log_weights = pointwise(program, points, own, local, repeats * pieces).double()
+        first, second = first.logaddexp(log_weights.logsumexp(0)), second.logaddexp((2 * log_weights).logsumexp(0))
+    relative = (second - 2 * first + math.log(count)).exp() - 1  # variance of the weights over their squared mean
+    return first - math.log(count), (relative.clamp_min(0.0) / (count - 1)).sqrt()
 
 
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,18 @@ class Trained(Approximation):
         with torch.no_grad():
             values, log_q = stack(one, lambda some: normal(some.stop - some.start, shape, program), count, program)
         return values, log_q
+
+    def fixed(self, program: Program) -> Values | None:
+        """Return the globals where the guide has all of them at a point, drawn with one row where rows are apart."""
+        names = [s.name for s in program.globals]
+        if not names or self.point or not set(names) <= set(self.guide.points(program)):
+            return None
+        q, seen = self, program
+        if self.q.for_new_rows:
+            first = self.data.take(torch.zeros(1, dtype=torch.long))
+            q, seen = replace(self, data=first), program.rebind(first)
+        values, _ = q.draw(seen, 1)
+        return {n: values[n][0] for n in names}
 
     def describe(self) -> dict[str, Any]:
         """Return the guide's settings."""

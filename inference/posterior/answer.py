@@ -102,6 +102,14 @@ class Answer:
         """Whether global latents have posterior draws, so that predictions average over them."""
         return not self.is_point and bool(self.program.globals)
 
+    @cached_property
+    def fixed(self) -> Values | None:
+        """Values of the global latents where q has all of them at a point and locals spread, else None."""
+        if self.is_point:
+            return None
+        with self.running(Stream.KEPT_DRAWS):
+            return self.approximation.fixed(self.program)
+
     @contextmanager
     def running(self, stream: Stream, seed: int | None = None) -> Iterator[None]:
         """Draw from a question's stream of random numbers, unless another seed is given; without gradients."""
@@ -170,6 +178,8 @@ class Answer:
         if self.is_point:
             values, _ = self.approximation.draw(self.program, 1)
             return {n: v.expand(count, *v.shape[1:]) for n, v in values.items() if n in names}
+        if self.fixed is not None:
+            return {n: v.expand(count, *v.shape) for n, v in self.fixed.items()}
         if count <= self.draw_count:
             # Every so many draws, so that each chain has its share; other draws have no order.
             at = torch.arange(count) * self.draw_count // count if self.approximation.exact else slice(count)

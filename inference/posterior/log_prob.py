@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from inference.approximations.rows import local_draws, log_mean_exp, pointwise
+from inference.approximations.rows import row_densities
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.rows import row_chunks
 from zoo.data.bind import Source
@@ -31,15 +31,13 @@ def log_prob(answer: Answer, new: Source | Data | None = None, samples: int = 10
         raise FitError(f"rows have no density of their own: {program.coupled}; see `objective` for all together")
     count = samples if answer.has_draws or program.locals or answer.has_new_groups(program) else 1
     whole = bool(program.locals) and not answer.approximation.covers_new_rows
-    chunks = list(row_chunks(program, whole=whole, draws=count))
+    chunks = list(row_chunks(program, whole=whole, draws=1 if program.locals else count))
     draws = answer.globals(count, program)
     parts = []
     for chunk in chunks:
+        alike = sum(len(c.data) == len(chunk.data) for c in chunks)
         with answer.running(Stream.LOG_PROB):
-            local = local_draws(chunk, answer.approximation, answer.points, draws, count) if chunk.locals else None
-            # (draws, rows): with local latents each entry is one importance weight
-            weights = pointwise(chunk, answer.points, draws, local, len(chunks)).double()
-            parts.append(log_mean_exp(weights))
+            parts.append(row_densities(chunk, answer.approximation, answer.points, draws, count, alike))
     value, error = (torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True))
     series = pd.Series(value, index=program.data.coords[program.row], name="log_prob")
     series.attrs.update(mcse=tuple(error.tolist()), mcse_total=float(np.sqrt(np.square(error).sum())))

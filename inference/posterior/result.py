@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import html
 from functools import cached_property
 
 import pandas as pd
+import torch
 import xarray as xr
 
 from inference.approximations.pareto import khat
@@ -63,10 +65,21 @@ class Result(Answer):
         """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why; else empty."""
         return self.outcome.verdict
 
-    @property
+    @cached_property
     def model(self) -> Model:
-        """The fit's own copy of the model."""
-        return self.program.model
+        """The fit's own copy of the model; its networks hold the trained weights, in evaluation mode, at rest.
+
+        Nothing that is asked of the fit reads it: `points` has the weights that count, and other fits of the program
+        may have others.
+        """
+        if not self.program.networks:
+            return self.program.model
+        model = copy.deepcopy(self.program.model)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name in self.points:
+                    weight.copy_(self.points[name])
+        return model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:
         """Say what was fitted, how, to what objective, and whether it converged."""

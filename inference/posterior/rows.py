@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.program.program import Program
 
 CELLS = 4_000_000  # entries of the data times states in one chunk: 32 MB in float64, as much as a large cache holds
+NETWORK_ROWS = 1000  # that go through a network at once: what it holds of each may be a hundred times the row
 DRAWN_CELLS = 20_000_000  # numbers, one for each row, state and draw, in one chunk: 160 MB in float64
 
 
@@ -25,11 +26,12 @@ def row_chunks(program: Program, *, whole: bool, draws: int = 1) -> Iterator[Pro
     states = max([1, *(s.cardinality for s in program.enumerated)])
     width = max(1, sum(v.numel() for v in program.data.values.values()) // rows) * states
     size = max(1000, min(CELLS // width, DRAWN_CELLS // (draws * states)))
+    size = min(size, NETWORK_ROWS) if program.networks and program.locals else size
     if whole or program.chained or rows <= size:
         yield program
         return
-    for start in range(0, rows, size):
-        yield program.rebind(program.data.take(torch.arange(start, min(rows, start + size))))
+    for some in torch.arange(rows).tensor_split(-(-rows // size)):  # all of one size or two: each may be compiled
+        yield program.rebind(program.data.take(some))
 
 
 def frame_of(

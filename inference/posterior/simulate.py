@@ -95,7 +95,8 @@ def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     program, count = answer.program, answer.draw_count
     size = len(program.data)
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
-    source = torch.randint(count, (1 if program.chained else n,)).sort().values if answer.has_draws else torch.zeros(1)
+    spread = answer.has_draws and answer.fixed is None
+    source = torch.randint(count, (1 if program.chained else n,)).sort().values if spread else torch.zeros(1)
     source = source.long().expand(n)  # which draw of the globals each row comes from
     draws = replicated(answer, count, fitted=False)
     collected: dict[str, list[Tensor]] = {s.field: [] for s in program.observed if s.field}
