@@ -89,6 +89,10 @@ class Approximation(ABC):
         """
         return None
 
+    def row_moments(self, program: Program, points: Values) -> tuple[Values, Values] | None:
+        """Return mean and standard deviation of the locals of the program's rows under q; None if it does not say."""
+        return None
+
     def fixed(self, program: Program) -> Values | None:
         """Return the global latents where there are any and all of them are at a point, without drawing locals."""
         return None

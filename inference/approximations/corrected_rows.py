@@ -77,6 +77,10 @@ class CorrectedRows(Approximation):
         """Draw locals of the program's rows from q."""
         return self.uncorrected.propose(program, points, count)
 
+    def row_moments(self, program: Program, points: Values) -> tuple[Values, Values] | None:
+        """Return mean and standard deviation of locals under q, as it was before its draws were corrected."""
+        return self.uncorrected.row_moments(program, points)
+
     def fixed(self, program: Program) -> Values | None:
         """Return the globals, which are at a point in q."""
         return self.uncorrected.fixed(program)

@@ -21,6 +21,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
 CHUNK = 2048  # draws in one vectorized call
+ALIKE = 1e-4  # relative and absolute difference of numbers that are the same but for rounding in float32
 CELLS = 2_000_000  # coordinates in it, so that a tensor of them stays in the processor's caches or near
 
 
@@ -91,6 +92,37 @@ class Trained(Approximation):
         with torch.no_grad():
             values, log_q = stack(one, lambda some: normal(some.stop - some.start, shape, program), count, program)
         return values, log_q
+
+    def row_moments(self, program: Program, points: Values) -> tuple[Values, Values] | None:
+        """Return mean and standard deviation of locals, exactly where they are affine in the noise behind them.
+
+        That is seen from a few values of the noise z: the mean is at z = 0; where sds do not change with the signs of
+        z = (+-1, ..., +-1) each entry has noise of its own, else the squares of all columns of the map add up.
+        """
+        if self.point or not self.q.apart or not (self.q.for_new_rows or program.data is self.data):
+            return None
+        shape = self.q.row_noise(len(program.data))
+        origin = torch.zeros(shape, dtype=program.dtype, device=program.device)
+
+        def at(noise: Tensor) -> Values:
+            return program.view.constrain_locals(self.q.draw_rows(program.data, noise)[0])[0]
+
+        with torch.no_grad():
+            signs = torch.randint_like(origin, 2) * 2 - 1
+            mean, same, mixed, far = (at(noise) for noise in (origin, origin + 1, signs, -2 * signs))
+            off = {n: mixed[n] - v for n, v in mean.items()}
+            if not all(torch.allclose(far[n] - v, -2 * off[n], ALIKE, ALIKE) for n, v in mean.items()):
+                return None
+            sd = {n: (same[n] - v).abs() for n, v in mean.items()}
+            if all(torch.allclose(off[n].abs(), v, ALIKE, ALIKE) for n, v in sd.items()):
+                return mean, sd
+            if len(shape) == 1:  # whose noise is whose is not known
+                return None
+            square = {n: torch.zeros_like(v) for n, v in mean.items()}
+            for column in torch.eye(shape[1], dtype=program.dtype, device=program.device):
+                moved = at(origin + column)
+                square = {n: v + (moved[n] - mean[n]).square() for n, v in square.items()}
+        return mean, {n: v.sqrt() for n, v in square.items()}
 
     def fixed(self, program: Program) -> Values | None:
         """Return the globals where the guide has all of them at a point, drawn with one row where rows are apart."""

@@ -53,6 +53,8 @@ class Stream(IntEnum):
     CHECK = 12
     BOOTSTRAP = 13
     NEW_GROUPS = 14
+    ENCODE = 15
+    ANNEAL = 16
 
 
 class Draws(NamedTuple):

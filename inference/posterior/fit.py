@@ -18,6 +18,7 @@ from inference.method import Method
 from inference.posterior import store
 from inference.posterior.described import fit_sections, model_sections, reproduction
 from inference.posterior.more_rows import joined, on_new_rows
+from inference.posterior.questions.codes import CodeQuestions
 from inference.posterior.questions.draws import DrawQuestions
 from inference.posterior.questions.points import PointQuestions
 from inference.posterior.questions.rows import RowQuestions
@@ -33,7 +34,7 @@ from zoo.declare.function import ModelLike
 from zoo.errors import FitError
 
 
-class Fit(RowQuestions, DrawQuestions, PointQuestions):
+class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
     """The result of one method on one program; the same shape whatever the method.
 
     Attributes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.approximations.conjugate import Conjugate
+from inference.approximations.corrected_rows import back
 from inference.approximations.rows import local_draws, pointwise
 from inference.conjugate.by_state import ByState
 from inference.conjugate.posteriors import Posterior, Single
@@ -50,7 +51,7 @@ def local_moments(answer: Answer, program: Program, sites: list[Site]) -> pd.Dat
             chunks = row_chunks(program, whole=whole, draws=answer.draw_count)
             found = [_of_rows(answer, chunk, sites) for chunk in chunks]
     mean, sd = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
-    labels = [label for site in sites for label in _labels(program, site)]
+    labels = [label for site in sites for label in entry_names(program, site)]
     columns = pd.MultiIndex.from_product([labels, ["mean", "sd"]], names=["latent", None])
     table = torch.stack([mean, sd], -1).flatten(1).cpu().numpy()
     frame = pd.DataFrame(table, index=program.data.coords[program.row], columns=columns)
@@ -70,11 +71,9 @@ def _fitted(answer: Answer, program: Program, sites: list[Site]) -> Moments:
 def _of_rows(answer: Answer, program: Program, sites: list[Site]) -> Moments:
     """Moments given the rows of a program: exact ones of known families, else of weighted draws."""
     q = answer.approximation
-    known = q.of_rows(program, answer.points) if isinstance(q, Conjugate) else None
-    own = [_exact(program, site, known or []) for site in sites]
-    if all(pair is not None for pair in own):
-        pairs = [pair for pair in own if pair is not None]
-        return torch.cat([p[0] for p in pairs], -1), torch.cat([p[1] for p in pairs], -1), float("inf")
+    own = _exact_of_all(answer, program, sites)
+    if own is not None:
+        return torch.cat([p[0] for p in own], -1), torch.cat([p[1] for p in own], -1), float("inf")
     count = answer.draw_count
     globals_ = answer.globals(count, program)
     local, log_q = local_draws(program, q, answer.points, globals_, count)
@@ -84,6 +83,25 @@ def _of_rows(answer: Answer, program: Program, sites: list[Site]) -> Moments:
     mean = (share * draws).sum(0)
     sd = (share * (draws - mean).square()).sum(0).sqrt()
     return mean, sd, float(1 / share.square().sum(0).max())
+
+
+def exact_moments(answer: Answer, program: Program, sites: list[Site]) -> tuple[Values, Values] | None:
+    """Means and standard deviations of locals of known families, in the shapes of their sites; None for others."""
+    own = _exact_of_all(answer, program, sites)
+    if own is None:
+        return None
+    names = [s.name for s in sites]
+    mean, sd = ({n: back(program, n, p[k], 0) for n, p in zip(names, own, strict=True)} for k in (0, 1))
+    return mean, sd
+
+
+def _exact_of_all(answer: Answer, program: Program, sites: list[Site]) -> list[tuple[Tensor, Tensor]] | None:
+    """The same of each site, (rows, entries)."""
+    q = answer.approximation
+    known = q.of_rows(program, answer.points) if isinstance(q, Conjugate) else None
+    own = [_exact(program, site, known or []) for site in sites]
+    found = [pair for pair in own if pair is not None]
+    return found if len(found) == len(own) else None
 
 
 def _exact(program: Program, site: Site, posteriors: list[Posterior]) -> tuple[Tensor, Tensor] | None:
@@ -115,7 +133,7 @@ def _by_row(program: Program, sites: list[Site], values: Values, lead: int) -> T
     return torch.cat(parts, -1)
 
 
-def _labels(program: Program, site: Site) -> list[str]:
+def entry_names(program: Program, site: Site) -> list[str]:
     """Names of a row's entries: z, z[0], theta[a, 1]."""
     names, row = event_names(program, site), site.plates.index(program.row)
     known = labels_of(program, {site.name: names})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,17 @@ from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.missing import with_nan
-from zoo.errors import FitError
+from zoo.errors import DataError, FitError, unknown
+from zoo.program.program import Program
 from zoo.replay.masked import OBSERVED
 
 
-def generate(answer: Answer, n: int, seed: int | None = None) -> pd.DataFrame | dict[str, np.ndarray]:
+def generate(
+    answer: Answer, n: int, seed: int | None = None, condition: Mapping[str, Any] | None = None
+) -> pd.DataFrame | dict[str, np.ndarray]:
     """Draw `n` rows, each from its own draw of the globals; covariates come with replacement from the fitted rows.
+
+    But for those that `condition` gives values of.
 
     The rows of a chain come from one draw, in the order of time, with the covariates of the fitted rows in theirs.
 
@@ -56,7 +63,7 @@ def generate(answer: Answer, n: int, seed: int | None = None) -> pd.DataFrame | 
             "what the model makes of several rows"
         )
     with answer.running(Stream.GENERATE, seed):
-        return _generate(answer, n)
+        return _generate(answer, n, condition)
 
 
 def predict(answer: Answer, new: Source | None = None, draws: int = 200, seed: int | None = None) -> xr.DataTree:
@@ -91,10 +98,14 @@ def _check_drawn(answer: Answer, question: str) -> None:
         raise FitError(f"{question} cannot draw data by running the model: {answer.program.not_drawn}")
 
 
-def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
+def _generate(answer: Answer, n: int, condition: Mapping[str, Any] | None) -> pd.DataFrame | dict[str, np.ndarray]:
     program, count = answer.program, answer.draw_count
     size = len(program.data)
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
+    if condition is not None:
+        known = {**{f: _entries(donor, f) for f in covariates(program)}, **condition}
+        asked = conditioned(answer, n, known, "generate").data.values
+        donor = replace(donor, values={**donor.values, **{f: asked[f] for f in condition}})
     spread = answer.has_draws and answer.fixed is None
     source = torch.randint(count, (1 if program.chained else n,)).sort().values if spread else torch.zeros(1)
     source = source.long().expand(n)  # which draw of the globals each row comes from
@@ -114,6 +125,47 @@ def _generate(answer: Answer, n: int) -> pd.DataFrame | dict[str, np.ndarray]:
     columns = {**donor.values, **{name: torch.cat(parts) for name, parts in collected.items()}}
     row_fields = set(program.data.row_fields)
     return frame_of(program, {name: v[order] if name in row_fields else v for name, v in columns.items()}, n)
+
+
+def covariates(program: Program) -> list[str]:
+    """Names of the fields with an entry per row that no site observes."""
+    explained = {f for s in program.observed for f in (s.field, *s.observes)}
+    return [f for f in program.data.row_fields if f not in explained]
+
+
+def conditioned(answer: Answer, n: int, condition: Mapping[str, Any] | None, question: str) -> Program:
+    """Return the program on `n` rows with these covariates; one value is that of all rows.
+
+    Raises
+    ------
+    DataError
+        If a covariate has no value, has another shape, or is none of the model's.
+    """
+    program, given = answer.program, dict(condition or {})
+    data, names = program.data, covariates(program)
+    for name in given:
+        if name not in names:
+            raise unknown("covariate field", name, names)
+    missing = [f for f in names if f not in given]
+    if missing:
+        raise DataError(f"{question} needs the covariate {missing[0]!r} of each row: condition={{{missing[0]!r}: ...}}")
+    if not names:
+        return program.rebind(data.take(torch.zeros(n, dtype=torch.long)))
+    arrays = {f: _each(f, given[f], n, len(data.dims[f]), question) for f in names}
+    rest = {f: _entries(data, f) for f in data.values if f not in data.row_fields}
+    return answer.on(_with_observed_fields(answer, {**arrays, **rest}))
+
+
+def _each(name: str, value: Any, n: int, ndim: int, question: str) -> np.ndarray:
+    """A covariate's entries in each of `n` rows."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.ndim == ndim - 1:
+        return np.broadcast_to(array, (n, *array.shape))
+    if array.ndim != ndim or len(array) != n:
+        raise DataError(
+            f"{question}: condition[{name!r}] has shape {array.shape}, expected one value, or one for each of {n} rows"
+        )
+    return array
 
 
 def _with_observed_fields(answer: Answer, new: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,29 @@ class DrawQuestions(Result):
             )
         return sample(self, positive("sample(n)", n), seed)
 
-    def generate(self, n: int, seed: int | None = None) -> pd.DataFrame | dict[str, np.ndarray]:
+    def generate(
+        self, n: int, seed: int | None = None, condition: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame | dict[str, np.ndarray]:
         """Draw `n` new rows from the posterior predictive: each from a posterior draw of its own, or from the point.
 
-        Data the model does not explain (covariates) are drawn with replacement from the fitted rows.
+        Data the model does not explain (covariates) are drawn with replacement from the fitted rows, but for those in
+        `condition`.
+
+        Parameters
+        ----------
+        n
+            How many.
+        seed
+            None for one that follows from the fit's.
+        condition
+            Covariate -> its value in all rows, or an array with one for each row: ``{"label": 3}``.
 
         Returns
         -------
         DataFrame
             With the columns of the fitted data; a dict of arrays where fields are not columns.
         """
-        return generate(self, positive("generate(n)", n), seed)
+        return generate(self, positive("generate(n)", n), seed, condition)
 
     def predict(self, new: Source | None = None, draws: int = 200, seed: int | None = None) -> xr.DataTree:
         """Posterior predictive draws for given rows, in the ArviZ group posterior_predictive, for posterior checks.
