@@ -48,11 +48,13 @@ class RowsIn(nn.Module):
     ) -> None:
         super().__init__()
         self.fields: tuple[str, ...] = ()
+        self.image = ""
         features = data.features()
         self.columns = features.shape[1]
         if isinstance(network, str):
             self._standardize(features)
-            self.shape = (self.columns,) if network == "mlp" else self._image(data, network)
+            if network != "mlp":
+                self.image, self.shape = self._image(data, network)
             self.network = self._made(network, hidden)
         else:
             self.network = copy.deepcopy(network) if isinstance(network, nn.Module) else self._called(network)
@@ -78,17 +80,18 @@ class RowsIn(nn.Module):
         self.register_buffer("shift", -centre * self.inverse)
 
     @staticmethod
-    def _image(data: Data, network: str) -> tuple[int, ...]:
-        """Shape (channels, height, width) of the images among the fields."""
+    def _image(data: Data, network: str) -> tuple[str, tuple[int, ...]]:
+        """The one field of images, and their shape (channels, height, width)."""
         shapes = {n: tuple(data.values[n].shape[1:]) for n in data.row_fields}
-        image = next((s for s in shapes.values() if len(s) in (2, 3)), None)
-        if image is None or len(shapes) > 1:
+        images = {n: s for n, s in shapes.items() if len(s) in (2, 3)}
+        if len(images) != 1:
             found = ", ".join(f"{n!r} of shape {s}" for n, s in shapes.items())
             raise MethodError(
                 f'Encoder(network="{network}") encodes one field of images, (rows, height, width) or (rows, channels, '
                 f'height, width), and a row has {found}; use network="mlp", or a network of your own'
             )
-        return image if len(image) == 3 else (1, *image)
+        name, shape = next(iter(images.items()))
+        return name, shape if len(shape) == 3 else (1, *shape)
 
     def _made(self, network: str, hidden: tuple[int, ...]) -> nn.Module:
         if network == "mlp":
@@ -131,5 +134,10 @@ class RowsIn(nn.Module):
                 "category is missing, or one has appeared that was not there before"
             )
         scaled = torch.addcmul(self.shift, features, self.inverse)
-        found: Tensor = self.network(scaled.reshape(len(data), *self.shape))
-        return found
+        if not self.image:
+            found: Tensor = self.network(scaled)
+            return found
+        widths = data.feature_widths()
+        parts = dict(zip(widths, scaled.split(list(widths.values()), -1), strict=True))
+        seen = self.network(parts.pop(self.image).reshape(len(data), *self.shape))
+        return torch.cat([seen, *parts.values()], -1)

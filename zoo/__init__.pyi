@@ -1,6 +1,7 @@
 """A model zoo on Pyro: declare a generative latent-variable model once, get every inference method legal for it."""
 
 from zoo import datasets as datasets
+from zoo.autoencoder import Autoencoder as Autoencoder
 from zoo.bayesian_gmm import BayesianGMM as BayesianGMM
 from zoo.bayesian_regression import BayesianRegression as BayesianRegression
 from zoo.bernoulli_mixture import BernoulliMixture as BernoulliMixture
@@ -8,6 +9,7 @@ from zoo.beta_bernoulli import BetaBernoulli as BetaBernoulli
 from zoo.catalogue import models as models
 from zoo.causal_transformer import CausalTransformer as CausalTransformer
 from zoo.change_point import ChangePoint as ChangePoint
+from zoo.conditional_vae import ConditionalVAE as ConditionalVAE
 from zoo.data.stream import stream as stream
 from zoo.dawid_skene import DawidSkene as DawidSkene
 from zoo.declare.fields import Binary as Binary
@@ -31,6 +33,7 @@ from zoo.gamma_poisson import GammaPoisson as GammaPoisson
 from zoo.gmm import GMM as GMM
 from zoo.hidden_markov import HiddenMarkov as HiddenMarkov
 from zoo.hierarchical_regression import HierarchicalRegression as HierarchicalRegression
+from zoo.hierarchical_vae import HierarchicalVAE as HierarchicalVAE
 from zoo.independent_pixels import IndependentPixels as IndependentPixels
 from zoo.item_response import ItemResponse as ItemResponse
 from zoo.kmeans import KMeans as KMeans
@@ -42,6 +45,7 @@ from zoo.made import MADE as MADE
 from zoo.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
 from zoo.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers as MixtureOfFactorAnalyzers
 from zoo.mixture_of_regressions import MixtureOfRegressions as MixtureOfRegressions
+from zoo.mixture_vae import MixtureVAE as MixtureVAE
 from zoo.naive_bayes import NaiveBayes as NaiveBayes
 from zoo.normal_normal import NormalNormal as NormalNormal
 from zoo.pixel_cnn import PixelCNN as PixelCNN
@@ -53,6 +57,7 @@ from zoo.program.explain import explain as explain
 from zoo.recurrent_density import RecurrentDensity as RecurrentDensity
 from zoo.replay.chain import MarkovChain as MarkovChain
 from zoo.replay.gaussian_chain import LinearGaussianChain as LinearGaussianChain
+from zoo.semi_supervised_vae import SemiSupervisedVAE as SemiSupervisedVAE
 from zoo.student_t_mixture import StudentTMixture as StudentTMixture
 from zoo.vae import VAE as VAE
 from zoo.zero_inflated_poisson import ZeroInflatedPoisson as ZeroInflatedPoisson

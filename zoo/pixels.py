@@ -54,10 +54,10 @@ class Pixels(nn.Module):
 
     def __init__(self, model: Model, x: Tensor) -> None:
         super().__init__()
-        settings = model.settings
-        self.kind, self.noise = settings["likelihood"], settings["noise"]
+        told: Any = model
+        self.kind, self.noise = told.likelihood, told.noise
         self.shape = tuple(x.shape[1:])
-        self.high = int(settings["total_count"] or max(1, int(x.max())))
+        self.high = int(told.total_count or max(1, int(x.max())))
         self.each = {"categorical": self.high + 1, "logistic": 2}.get(self.kind, 1)
         missing = model.missing.get("x")
         flat, gone = x.flatten(1), None if missing is None else missing.flatten(1)
@@ -159,12 +159,12 @@ def check_pixels(model: Model, x: Tensor) -> None:
     DataError
         Naming the value, and the remedy.
     """
-    settings = model.settings
-    kind, high = settings["likelihood"], settings["total_count"]
+    told: Any = model
+    kind, high, decoder = told.likelihood, told.total_count, model.settings["decoder"]
     seen = x if "x" not in model.missing else x[~model.missing["x"]]
-    if settings["decoder"] in ("conv", "resnet") and x.ndim == 2:
+    if decoder in ("conv", "resnet") and x.ndim == 2:
         raise DataError(
-            f"field 'x': decoder={settings['decoder']!r} makes images, and rows are vectors of {x.shape[1]} numbers; "
+            f"field 'x': decoder={decoder!r} makes images, and rows are vectors of {x.shape[1]} numbers; "
             "give images, (rows, height, width) or (rows, channels, height, width): x.reshape(-1, height, width)"
         )
     if kind == "bernoulli" and bool(((seen != 0) & (seen != 1)).any()):

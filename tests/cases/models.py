@@ -251,6 +251,23 @@ ZOO_CASES = {
     "StudentTMixture": [
         *((zoo.StudentTMixture(covariance=c, df=df), ROWS) for c in ("full", "diag") for df in (4.0, None)),
     ],
+    "Autoencoder": [(zoo.Autoencoder(latent=2, hidden=(), noise=0.5), ROWS), (zoo.Autoencoder(latent=1), STROKES)],
+    "ConditionalVAE": [
+        (zoo.ConditionalVAE(latent=2, hidden=(4,)), {"x": BITS, "label": ["b", "a", "b", "a"]}),
+        (zoo.ConditionalVAE(latent=1, hidden=(), likelihood="logistic"), {"x": PIXELS, "label": [0, 2, 1, 1]}),
+    ],
+    "SemiSupervisedVAE": [
+        (zoo.SemiSupervisedVAE(latent=1, hidden=(4,)), {"x": BITS, "label": ["b", None, "a", None]}),
+        (zoo.SemiSupervisedVAE(latent=2, hidden=()), {"x": STROKES, "label": [1, 0, -1, 1]}),
+    ],
+    "MixtureVAE": [
+        (zoo.MixtureVAE(components=2, latent=1, hidden=(4,)), BITS),
+        (zoo.MixtureVAE(components=3, latent=2, hidden=(), likelihood="categorical"), PIXELS),
+    ],
+    "HierarchicalVAE": [
+        (zoo.HierarchicalVAE(latents=(2, 1), hidden=(3,)), BITS),
+        (zoo.HierarchicalVAE(latents=(1, 1, 2), hidden=(3,), decoder="conv"), STROKES),
+    ],
     "IndependentPixels": [(zoo.IndependentPixels(), STROKES), (zoo.IndependentPixels(smoothing=0.5), BITS)],
     "BernoulliMixture": [
         (zoo.BernoulliMixture(smoothing=0.5), STROKES),
@@ -278,6 +295,7 @@ LATER = frozenset(
         *("ZeroInflatedPoisson", "ItemResponse", "MixtureOfExperts", "StudentTMixture", "DawidSkene"),
         "MixtureOfFactorAnalyzers",
         *("ChangePoint", "DirichletProcessMixture", "LDA", "NaiveBayes"),
+        *("Autoencoder", "ConditionalVAE", "SemiSupervisedVAE", "MixtureVAE", "HierarchicalVAE"),
         *("IndependentPixels", "BernoulliMixture", "MADE", "PixelCNN", "RecurrentDensity", "CausalTransformer"),
     }
 )

@@ -120,6 +120,15 @@ class Data:
         values = {n: move(v) for n, v in self.values.items()}
         return replace(self, values=values, weights=weights, missing=missing, dtype=dtype)
 
+    def feature_widths(self) -> dict[str, int]:
+        """How many columns of `features` each row field has, in their order."""
+        widths = {}
+        for name in self.row_fields:
+            value = self.values[name]
+            each = 1 if value.is_floating_point() else len(self.levels[name])
+            widths[name] = value[0].numel() * each
+        return widths
+
     def features(self) -> Tensor:
         """All row fields side by side as one (rows, columns) floating-point matrix; categories one-hot."""
         size, columns = len(self), []

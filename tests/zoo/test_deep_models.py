@@ -1,0 +1,94 @@
+"""Models whose codes have labels, groups or layers: densities against quadrature, and limits that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from guides import Encoder
+from inference import SVI, fit
+
+RNG = np.random.default_rng(3)
+KINDS = RNG.integers(0, 3, 40)
+ROWS = (RNG.random((40, 6)) < np.where(KINDS[:, None] == np.arange(6) // 2, 0.9, 0.2)).astype(float)
+SOME = np.where(RNG.random(40) < 0.4, KINDS, -1)
+SIDE = 241  # points along each coordinate of a code, from -8 to 8
+
+CASES = {
+    "ConditionalVAE": (zoo.ConditionalVAE(latent=1, hidden=(8,)), {"x": ROWS, "label": KINDS}, ("z",)),
+    "SemiSupervisedVAE": (zoo.SemiSupervisedVAE(latent=1, hidden=(8,)), {"x": ROWS, "label": SOME}, ("z",)),
+    "MixtureVAE": (zoo.MixtureVAE(components=3, latent=1, hidden=(8,)), {"x": ROWS}, ("z",)),
+    "HierarchicalVAE": (zoo.HierarchicalVAE(latents=(1, 1), hidden=(8,)), {"x": ROWS}, ("z1", "z2")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_densities_equal_quadrature_over_the_codes(name):
+    model, data, codes = CASES[name]
+    found = fit(model, data, method=SVI(guide=Encoder(hidden=(16,)), steps=600), seed=0, dtype=torch.float64)
+    line = torch.linspace(-8, 8, SIDE, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[line] * len(codes)).reshape(-1, len(codes))
+    program = found.program
+
+    def joint(code):
+        values = {n: code[i].expand(len(program.data), 1) for i, n in enumerate(codes)}
+        return program.log_joint({**found.points, **values}).rows
+
+    with torch.no_grad():
+        rows = torch.vmap(joint, chunk_size=2000)(grid)
+    exact = (rows.logsumexp(0) + len(codes) * math.log(16 / (SIDE - 1))).numpy()
+    density = found.log_prob(samples=4000)
+    error = np.asarray(density.attrs["mcse"])
+    z = (density.to_numpy() - exact) / np.maximum(error, 1e-6)
+    assert np.abs(z).max() < 6
+    assert error.max() < 0.2
+    elbo, spread = found.objective.value, found.objective.error or 0.0
+    assert elbo < exact.sum() + 4 * spread
+
+
+@pytest.mark.slow
+def test_labels_of_rows_without_one_are_found():
+    found = fit(*CASES["SemiSupervisedVAE"][:2], method=SVI(guide=Encoder(), steps=1500), seed=0)
+    said = found.assign().to_numpy()
+    known = SOME >= 0
+    np.testing.assert_allclose(said[known, SOME[known]], 1.0, atol=1e-5)  # in float32
+    assert (said[~known].argmax(1) == KINDS[~known]).mean() > 0.75  # a third by chance
+
+
+@pytest.mark.slow
+def test_a_linear_autoencoder_finds_the_principal_subspace():
+    x = RNG.normal(size=(200, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(200, 5))
+    x = (x - x.mean(0)) / x.std(0)
+    model, guide = zoo.Autoencoder(latent=2, hidden=()), Encoder(hidden=())
+    found = fit(model, x, method=SVI(guide=guide), seed=0)
+    z = found.assign(x).xs("mean", axis=1, level=1).to_numpy()
+    weight, bias = (found.points[f"decoder.layers.0.{n}"].numpy() for n in ("weight", "bias"))
+    off = np.square(x - z @ weight.T - bias).mean()  # columns are in units of their own already
+    left = np.linalg.eigvalsh(np.cov(x.T, bias=True))[:3].sum() / 5
+    assert left < off < 1.01 * left
+
+
+def test_what_a_model_cannot_be_is_refused():
+    with pytest.raises(zoo.ModelError, match="two layers"):
+        fit(zoo.HierarchicalVAE(latents=(2,)), ROWS, method="svi", seed=0)
+    unknown = {"x": ROWS, "label": np.full(40, np.nan)}
+    with pytest.raises(zoo.DataError, match="label"):
+        fit(zoo.SemiSupervisedVAE(), unknown, method="svi", seed=0)
+
+
+def test_encoders_of_images_see_the_label_too():
+    images = ROWS.reshape(40, 2, 3)
+    found = fit(
+        zoo.ConditionalVAE(latent=1, hidden=(4,)),
+        {"x": images, "label": KINDS},
+        method=SVI(guide=Encoder(network="conv"), steps=5),
+        seed=0,
+    )
+    first = found.assign({"x": images[:5], "label": np.zeros(5, dtype=int)})
+    other = found.assign({"x": images[:5], "label": np.ones(5, dtype=int)})
+    assert bool((first.to_numpy() != other.to_numpy()).all())
