@@ -37,7 +37,8 @@ class BernoulliMixture(Model):
     x_i          ``x``        (row, feature), or (row, *image)
     ===========  ===========  =================================================
 
-    Methods: ``em`` (the posterior mode, in closed form), ``cavi``; every method for continuous latents.
+    Methods: ``em`` (the posterior mode, in closed form), ``cavi``; also ``map``, ``svi``, ``dadvi``, ``laplace``,
+    ``pathfinder``, ``nuts`` and ``smc``, for few components.
 
     Limits: the posterior has many modes, use `EM(restarts=...)`; strokes are shared between templates, which a mixture
     has to learn one by one, so that many components are needed.

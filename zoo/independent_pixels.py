@@ -28,7 +28,7 @@ class IndependentPixels(Model):
     ===========  ==========  =====================================
 
     Methods: ``exact`` (a Beta for each pixel); ``map`` (its mode, (on + smoothing) / (n + 2 smoothing), from which
-    densities of many rows are fast); every other method for continuous latents.
+    densities of many rows are fast); also ``cavi``, ``svi``, ``dadvi``, ``laplace``, ``pathfinder``, ``nuts``, ``smc``.
 
     Limits: it has no image to show; it is there to be compared with.
 

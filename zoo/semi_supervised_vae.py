@@ -27,16 +27,16 @@ class SemiSupervisedVAE(Model):
     A label that is missing (NaN, None; -1 for codes) is enumerated, so that no network has to guess it: where Kingma et
     al. have a classifier q(y | x), the labels have their exact posterior given the code, p(y_i | x_i, z_i).
 
-    ===========  ===========  =======================================================
+    ===========  ===========  =========================================================
     symbol       site         shape
-    ===========  ===========  =======================================================
+    ===========  ===========  =========================================================
     shares       ``shares``   (category)
-    y_i          ``label``    (row), enumerated where it is missing
+    y_i          ``label``    (row), enumerated where it is missing, else ``label_observed``
     z_i          ``z``        (row, latent)
     x_i          ``x``        (row, feature), or (row, *image)
     noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
-    ===========  ===========  =======================================================
+    ===========  ===========  =========================================================
 
     Methods: ``svi`` with ``Encoder()``; `assign` has the labels of rows without one.
 
