@@ -1,4 +1,4 @@
-"""The README's code runs: its Python blocks, in order, as one program in an empty folder."""
+"""The code of README and of the pages of docs runs: their Python blocks, in order, each as one program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "images.md")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 
 
@@ -47,11 +49,11 @@ def test_blocks_can_be_pasted_at_a_prompt() -> None:
 
 
 @pytest.mark.slow
-def test_readme_runs(tmp_path: Path) -> None:
-    code = program(README.read_text(encoding="utf-8")) if README.exists() else ""
-    if not code.strip():
-        pytest.skip("README.md has no Python blocks")
-    script = tmp_path / "readme.py"
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_pages_run(page: Path, tmp_path: Path) -> None:
+    code = program(page.read_text(encoding="utf-8"))
+    assert code.strip()
+    script = tmp_path / "page.py"
     script.write_text(code, encoding="utf-8")
     folder = tmp_path / "empty"
     folder.mkdir()
