@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import Transform, transform_to
 from torch.func import jacrev
 
 from guides.guide import Guide
@@ -133,9 +133,19 @@ class HandWritten(Variational):
 
         try:
             slope = jacrev(locals_)(noise)  # (rows, locals of a row, noise)
-        except (ZooError, RuntimeError):  # it takes no other number of rows, or cannot be differentiated
-            return False
+        except (ZooError, RuntimeError):  # it takes no other number of rows, or cannot be differentiated in one call
+            try:
+                slope = self._moves(locals_, noise)
+            except (ZooError, RuntimeError):
+                return False
         return bool(((slope != 0).any(1).sum(0) <= 1).all())
+
+    @staticmethod
+    def _moves(locals_: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
+        """By how much the locals move when one number of the noise does, (rows, locals of a row, noise)."""
+        with torch.no_grad():
+            still = locals_(noise)
+            return torch.stack([locals_(noise + step) - still for step in torch.eye(len(noise)).to(noise)], -1)
 
     @property
     def for_new_rows(self) -> bool:
@@ -165,7 +175,15 @@ class HandWritten(Variational):
         held = {n: v.detach() for n, v in parameters.items()}
         fixed = self.traced.run(data, held, lambda name, fn: values[name], weights)
         draw = self._unconstrained(data, values, fixed.distributions)
+        self._forget()
         return self._scored(values, live.distributions, draw) if self.scored else draw
+
+    def _forget(self) -> None:
+        """Let go of what transforms of the network keep of their last value, which belongs to a vectorized call."""
+        for module in self.modules():
+            if isinstance(module, Transform):
+                for name in [n for n in vars(module) if n.startswith("_cached_")]:
+                    setattr(module, name, (None, None) if name == "_cached_x_y" else None)
 
     @property
     def scored(self) -> bool:

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from inference.approximations.approximation import Approximation
-from inference.approximations.corrected_rows import CorrectedRows, back, by_row, draws_by_row, shared_points
+from inference.approximations.corrected_rows import CorrectedRows, back, by_row, shared_points
 from inference.approximations.pareto import KHAT_GOOD, khat_note, shape_error, smoothed_rows
 from inference.approximations.trained import Trained
-from inference.diagnostics.importance import CELLS, draws_for, finite
+from inference.diagnostics.importance import CELLS
 from inference.diagnostics.judgement import Judgement
+from inference.diagnostics.row_totals import entries, of_all, of_some, ratios, too_many
 from inference.diagnostics.shifts import shifts
 from inference.diagnostics.verdict import CARE, DISTRUST, FEWEST_WORTH, MEAN_OFF, SD_OFF, TRUST
 from inference.method import Objective
@@ -23,6 +23,9 @@ from zoo.replay.evaluate import Values
 
 ROW_DRAWS = 1000  # for the Pareto shape of a row
 ROWS = 1000  # whose shapes are estimated, at most: the median and the share above 0.7 are known well enough
+UNUSED = (
+    0.01  # variance of E[z | x] over rows, in variances of z, of a coordinate that says nothing (Burda et al. 2016)
+)
 FEW_ROWS = 0.05  # share of rows that may be off in an answer that is trusted
 SURE = 2.0  # Monte Carlo errors beyond which a row is held to be off
 
@@ -38,6 +41,8 @@ class Rows(NamedTuple):
         By how much a mean and a standard deviation of q are off at least, the largest of each row, (rows,).
     shifts
         Statistic -> site -> array in the shape of the site, if these are all rows.
+    unused
+        Which entries of a row's latents have the same mean in all rows, (entries,).
     """
 
     shapes: np.ndarray
@@ -45,6 +50,7 @@ class Rows(NamedTuple):
     mean: np.ndarray
     sd: np.ndarray
     shifts: dict[str, Values]
+    unused: np.ndarray
 
     @property
     def median(self) -> float:
@@ -67,7 +73,8 @@ def judged_by_row(program: Program, q: Approximation, points: Values) -> bool:
     fixed = q.guide.points(program) if isinstance(q, Trained) else ()
     known = all(s.name in fixed for s in program.globals)
     by_row = known and bool(program.locals) and not program.chained and not program.shared
-    return by_row and q.propose(program, points, 1) is not None
+    some = program.rebind(program.data.take(torch.arange(1))) if by_row and q.covers_new_rows else program
+    return by_row and q.propose(some, points, 1) is not None
 
 
 def judge_rows(
@@ -78,24 +85,8 @@ def judge_rows(
     As `judge`, but the evidence is a sum over rows, and a row's weights are its own. The verdict is about most rows.
     """
     everything, shared = shared_points(program, q, points)
-    count = -(-max(draws_for(program), particles) // particles) * particles
-    weights = program.data.weights
-    one = torch.ones(len(program.data), dtype=torch.float64, device=program.device)
-    one = one if weights is None else weights.double()
-    parts, logs = [], []
-    chunk = max(particles, CELLS // 10 // max(1, len(program.data)) // particles * particles)
-    for start in range(0, count, chunk):
-        size = min(chunk, count - start)
-        rows = _ratios(program, q, everything, size)[0]
-        grouped = rows.reshape(size // particles, particles, -1).logsumexp(1) - math.log(particles)
-        parts.append(grouped @ one)
-        logs.append(torch.stack([rows.logsumexp(0), (2 * rows).logsumexp(0)]))
-    rest = _rest(program, q, everything)
-    bound = torch.cat(parts) + rest
-    first, second = torch.stack(logs).logsumexp(0)
-    log_mean, relative = first - math.log(count), (second - 2 * first + math.log(count)).exp() - 1
-    error = float((one.square() * relative.clamp_min(0) / max(1, count - 1)).sum().sqrt())
-    spread = float(bound.std() / math.sqrt(len(bound))) if len(bound) > 1 else math.inf
+    totals = of_some if too_many(program, q) else of_all
+    seen = totals(program, q, everything, particles)
     found = _looked_at(program, q, everything)
     share = float(np.mean(found.above))
     diagnostics = {
@@ -104,8 +95,9 @@ def judge_rows(
         "khat_rows": float((~np.isnan(found.shapes)).sum()),
         "khat_rows_above": share,
         "khat_rows_max": float(found.shapes.max()),
-        "evidence": float(one @ log_mean) + rest,
-        "evidence_error": error,
+        "evidence": seen.evidence,
+        "evidence_error": seen.error,
+        **({"evidence_rows": float(seen.rows)} if seen.rows < len(program.data) else {}),
     }
     left = ", and their draws are handed out as q has them" if corrected else ""
     note = (
@@ -116,16 +108,34 @@ def judge_rows(
     kind = "elbo" if particles == 1 else "iwae"
     return Judgement(
         approximation=CorrectedRows(q, points) if corrected else q,
-        objective=Objective(float(bound.mean()), f"{kind}_at_point" if shared else kind, spread),
+        objective=Objective(seen.bound, f"{kind}_at_point" if shared else kind, seen.spread),
         diagnostics=diagnostics,
-        warnings=[*([note] if share > 0 else []), *([khat_note(diagnostics["khat"])] if above else [])],
-        verdict=_verdict(found, diagnostics, tuple(shared), converged=converged, corrected=corrected),
+        warnings=[
+            *([note] if share > 0 else []),
+            *([khat_note(diagnostics["khat"])] if above else []),
+            *_collapse(program, q, found),
+        ],
+        verdict=_verdict(
+            found, diagnostics, tuple(shared), len(program.data), converged=converged, corrected=corrected
+        ),
         shifts=found.shifts,
     )
 
 
+def _collapse(program: Program, q: Approximation, found: Rows) -> list[str]:
+    """Say so where an encoder says nothing of its rows in most coordinates."""
+    off, total = int(found.unused.sum()), len(found.unused)
+    if not (program.networks and q.covers_new_rows and off > total / 2):
+        return []
+    return [
+        f"posterior collapse: in {off} of {total} coordinates of a row's latents E[z | x] has less than {UNUSED:.0%} "
+        "of their variance over rows, so that they say nothing of the row; see active_units(). Try warm_up, fewer "
+        "coordinates or a decoder that can do less without them"
+    ]
+
+
 def _verdict(
-    found: Rows, diagnostics: dict[str, float], fixed: tuple[str, ...], *, converged: bool, corrected: bool
+    found: Rows, diagnostics: dict[str, float], fixed: tuple[str, ...], rows: int, *, converged: bool, corrected: bool
 ) -> str:
     """Say what most rows say."""
     shape, above, thin = found.median, diagnostics["khat_rows_above"], float(np.mean(found.thin))
@@ -149,7 +159,8 @@ def _verdict(
         why += ". The climb has not converged, so this describes where it stopped"
     of = ", ".join(("x", *fixed))
     log_p = f"log p({of}) = {diagnostics['evidence']:.3f} +- {diagnostics['evidence_error']:.2g}"
-    return f"{level}: {why}; {log_p} by importance weighting"
+    some = f" of {diagnostics['evidence_rows']:.0f} of {rows} rows" if "evidence_rows" in diagnostics else ""
+    return f"{level}: {why}; {log_p} by importance weighting{some}"
 
 
 def _how(above: float, thin: float) -> str:
@@ -159,37 +170,26 @@ def _how(above: float, thin: float) -> str:
     return text + (f" ({thin:.0%} of the rows with fewer than {FEWEST_WORTH:.0f} draws in effect)" if thin else "")
 
 
-def _ratios(program: Program, q: Approximation, points: Values, count: int) -> tuple[Tensor, Values]:
-    """log p(x_i, l_si) - log q(l_si), shape (count, rows), in float64; and the draws l."""
-    drawn = draws_by_row(program, q, points, count)
-    return finite(drawn.log_ratio, drawn.log_ratio.isfinite().all(1)), drawn.values
-
-
-def _rest(program: Program, q: Approximation, points: Values) -> float:
-    """The part of the log joint that belongs to no row: of latents at a point, and of data outside of the rows."""
-    drawn = draws_by_row(program, q, points, 1)
-    return float(program.log_joint({**points, **{n: v[0] for n, v in drawn.values.items()}}).rest)
-
-
 def _looked_at(program: Program, q: Approximation, points: Values) -> Rows:
     """Pareto shapes and shifts of some of the rows, spread evenly."""
-    entries = max(1, program.view.local_size, sum(v.numel() for v in program.data.values.values()) // len(program.data))
-    size = max(1, min(len(program.data), ROWS, 2 * CELLS // (5 * entries * ROW_DRAWS)))
+    numbers = entries(program)
+    size = max(1, min(len(program.data), ROWS, 2 * CELLS // (5 * numbers * ROW_DRAWS)))
     whole = program
     if size < len(program.data) and not q.covers_new_rows:
-        if len(program.data) * entries * ROW_DRAWS > 2 * CELLS:
+        if len(program.data) * numbers * ROW_DRAWS > 2 * CELLS:
             nothing = np.full(1, np.nan)  # q draws all of its rows together, and these are too many
-            return Rows(nothing, nothing, nothing, nothing, {})
+            return Rows(nothing, nothing, nothing, nothing, {}, np.zeros(0, dtype=bool))
     elif size < len(program.data):
         at = torch.linspace(0, len(program.data) - 1, size, device=program.device).long()
         whole = program.rebind(program.data.take(at))
-    ratios, draws = _ratios(whole, q, points, ROW_DRAWS)
-    weights, shapes = smoothed_rows(ratios[:, :size])
+    log_ratios, draws = ratios(whole, q, points, ROW_DRAWS)
+    weights, shapes = smoothed_rows(log_ratios[:, :size])
     columns = {n: by_row(whole, n, v, 1)[:, :size] for n, v in draws.items()}  # (draws, rows, entries of a row)
     x = torch.cat(list(columns.values()), -1).double()
     off = shifts(
         x.flatten(1).cpu().numpy(), weights[..., None].expand(x.shape).flatten(1).cpu().numpy()
     )  # of scalars, those of a row side by side
+    between = (x.mean(0).var(0) - x.var(0).mean(0) / len(x)).clamp_min(0.0) if size > 1 else x.new_ones(x.shape[-1])
     shapes = shapes.nan_to_num(nan=0.0, posinf=math.inf)
     table = {n: v.reshape(size, -1) for n, v in off.table.items()}
     told = {}
@@ -205,4 +205,5 @@ def _looked_at(program: Program, q: Approximation, points: Values) -> Rows:
         mean=(np.abs(table["mean_shift"]) - SURE * table["mean_error"]).max(1),
         sd=(np.abs(table["sd_ratio"] - 1) - SURE * table["sd_error"]).max(1),
         shifts=told,
+        unused=(between < UNUSED * (between + x.var(0).mean(0))).cpu().numpy(),
     )

@@ -57,7 +57,8 @@ def bound_parts(answer: Answer, program: Program, samples: int) -> Parts:
     if program.shared or program.coupled:
         raise FitError(f"rows have no bound of their own: {program.coupled or 'they share a discrete latent'}")
     q = answer.approximation
-    if q.propose(program, answer.points, 1) is None:
+    some = program.rebind(program.data.take(torch.arange(1))) if q.covers_new_rows else program
+    if q.propose(some, answer.points, 1) is None:
         raise FitError(
             "the bound of a row is about a distribution q of its latents, and this fit has none for these rows: fit "
             "with SVI(guide=Encoder())"

@@ -22,6 +22,8 @@ import zoo
 from guides import Custom, FullRank, MeanField
 from inference import SVI, Fit, fit
 from tests.cases.guides import built, flat
+from tests.cases.linear_vae import data as linear_data
+from tests.cases.linear_vae import kept
 from tests.cases.models import SCHOOLS, EightSchools, LinearFactors, RandomEffects, SumOfTwo
 from zoo.program.prepare import prepare
 
@@ -402,3 +404,32 @@ def test_an_encoder_of_ones_own_is_corrected_row_by_row():
     given = found.log_prob(x[:10] + 0.1, samples=2000)
     assert (np.abs(given.to_numpy() - exact) < 5 * np.array(given.attrs["mcse"]) + 1e-6).all()
     assert max(given.attrs["mcse"]) < 0.1
+
+
+class CoupledEncoder(torch.nn.Module):
+    """An encoder whose codes go through a coupling of Pyro's, which keeps what it has seen last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(4, 2)
+        self.coupling = pyro.distributions.transforms.affine_coupling(2, hidden_dims=[4])
+
+    def forward(self, x: torch.Tensor) -> None:
+        with pyro.plate("row", len(x)):
+            base = dist.Normal(self.network(x), 0.5).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [self.coupling]))
+
+
+def test_a_guide_with_a_flow_proposes_codes_of_new_rows():
+    found = kept(CoupledEncoder, linear_data())
+    assert found.approximation.covers_new_rows
+    new = linear_data(5, seed=4)
+    network, coupling = (
+        found.approximation.uncorrected.q.get_submodule(f"network.inner.{n}") for n in ("network", "coupling")
+    )
+    draws = found.encode(new, draws=2000)["z"].to_numpy()
+    with torch.no_grad():
+        base = network(torch.tensor(new)) + 0.5 * torch.randn(2000, 5, 2, dtype=torch.float64)
+        expected = coupling(base).numpy()
+    error = expected.std(0) * np.sqrt(2 / 2000)
+    assert np.all(np.abs(draws.mean(0) - expected.mean(0)) < 5 * error)

@@ -20,6 +20,7 @@ from inference import SVI, Fit, fit
 from inference.approximations.approximation import Approximation
 from inference.approximations.corrected_rows import CorrectedRows, back, by_row, resampled_rows
 from inference.approximations.pareto import khat, smoothed_rows
+from inference.diagnostics import row_totals
 from inference.diagnostics.arviz import loo
 from tests.cases.models import LinearFactors
 from zoo import Real
@@ -163,7 +164,7 @@ def test_corrected_rows_have_their_exact_posterior(monkeypatch, rows):
 
 def test_what_is_said_of_rows_that_are_left(monkeypatch):
     """The others' shapes are below 0.7; q is at least half an sd off in all rows."""
-    monkeypatch.setattr(judging, "draws_for", lambda _: 400)
+    monkeypatch.setattr(row_totals, "draws_for", lambda _: 400)
     program = prepare(LinearFactors(), data(), device="cpu")
     share = float(far(data()).double().mean())
     assert 0 < share < 0.2

@@ -12,88 +12,25 @@ import xarray as xr
 from torch import Tensor, nn
 
 import zoo
-from guides import Custom, Encoder
+from guides import Encoder
 from inference import EM, SVI, Fit, fit
+from tests.cases.linear_vae import LATENT, NOISE, ROWS, Exact, LinearVAE, data, kept, log_evidence, posterior, weights
 from zoo import Category, Real
 from zoo.errors import DataError, FitError, UnknownNameError
-
-ROWS, FEATURES, LATENT, NOISE = 60, 4, 2, 0.5
-
-
-def _weights() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(FEATURES, LATENT)), rng.normal(size=FEATURES)
-
-
-def _data(rows: int = ROWS, seed: int = 0) -> np.ndarray:
-    w, b = _weights()
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(rows, LATENT)) @ w.T + b + NOISE * rng.normal(size=(rows, FEATURES))
-
-
-def _posterior(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (rows, latent) and covariance of z given x: N(M^-1 W'(x - b) / s^2, M^-1), M = I + W'W / s^2."""
-    w, b = _weights()
-    covariance = np.linalg.inv(np.eye(LATENT) + w.T @ w / NOISE**2)
-    return (x - b) @ w @ covariance / NOISE**2, covariance
-
-
-def _log_evidence(x: np.ndarray) -> np.ndarray:
-    w, b = _weights()
-    covariance = torch.tensor(w @ w.T + NOISE**2 * np.eye(FEATURES))
-    return dist.MultivariateNormal(torch.tensor(b), covariance).log_prob(torch.tensor(x)).numpy()
-
-
-class LinearVAE(zoo.Model):
-    """PPCA with its loadings in a network."""
-
-    x = Real("row", "feature")
-    dims = {"z": ("latent",)}  # noqa: RUF012
-
-    def setup(self, x: Tensor) -> None:
-        w, b = _weights()
-        self.decoder = nn.Linear(LATENT, FEATURES)
-        with torch.no_grad():
-            self.decoder.weight.copy_(torch.tensor(w))
-            self.decoder.bias.copy_(torch.tensor(b))
-
-    def forward(self, x: Tensor) -> None:
-        with pyro.plate("row", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(self.decoder(z), NOISE).to_event(1), obs=x)
-
-
-class Exact(nn.Module):
-    """The exact posterior of `LinearVAE` as an encoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        w, _ = _weights()
-        mean, covariance = _posterior(np.zeros((1, FEATURES)))
-        self.mean = nn.Linear(FEATURES, LATENT)
-        with torch.no_grad():
-            self.mean.weight.copy_(torch.tensor((w @ covariance / NOISE**2).T))
-            self.mean.bias.copy_(torch.tensor(mean[0]))
-        self.root = nn.Buffer(torch.tensor(np.linalg.cholesky(covariance)).to(torch.get_default_dtype()))
-
-    def forward(self, x: Tensor) -> None:
-        with pyro.plate("row", len(x)):
-            pyro.sample("z", dist.MultivariateNormal(self.mean(x), scale_tril=self.root))
 
 
 @pytest.fixture(scope="module")
 def exact() -> Fit:
-    """A fit whose model and guide are the exact ones: its one step is too small to move a number."""
-    frame = pd.DataFrame(_data(), index=[f"r{i}" for i in range(ROWS)], columns=list("abcd"))
-    method = SVI(guide=Custom(Exact), steps=1, learning_rate=1e-12, compile=False)
-    return fit(LinearVAE(), frame, method=method, seed=0, dtype=torch.float64, progress=False)
+    """A fit whose model and guide are the exact ones."""
+    frame = pd.DataFrame(data(), index=[f"r{i}" for i in range(ROWS)], columns=list("abcd"))
+    return kept(Exact, frame)
 
 
 @pytest.fixture(scope="module")
 def trained() -> Fit:
     """A trained encoder, which is diagonal and so not exact."""
     method = SVI(guide=Encoder(hidden=(8,)), steps=200, compile=False)
-    return fit(LinearVAE(), _data(), method=method, seed=0, dtype=torch.float64, progress=False)
+    return fit(LinearVAE(), data(), method=method, seed=0, dtype=torch.float64, progress=False)
 
 
 @pytest.mark.slow
@@ -106,8 +43,8 @@ def test_the_model_of_a_fit_has_its_trained_weights(trained: Fit) -> None:
 
 
 def test_moments_of_codes_are_those_of_q(exact: Fit) -> None:
-    new = _data(7, seed=3)
-    mean, covariance = _posterior(new)
+    new = data(7, seed=3)
+    mean, covariance = posterior(new)
     frame = pd.DataFrame(new, index=list("tuvwxyz"), columns=list("abcd"))
     codes = exact.encode(frame)
     assert codes["z"].dims == ("row", "latent")
@@ -130,7 +67,7 @@ def test_moments_of_a_normal_encoder_are_exact(trained: Fit) -> None:
 
 
 def test_codes_of_a_factor_model_by_em_are_its_posterior() -> None:
-    found = fit(zoo.PPCA(factors=2), _data(), method=EM(), seed=0, progress=False)
+    found = fit(zoo.PPCA(factors=2), data(), method=EM(), seed=0, progress=False)
     table = found.assign()
     codes = found.encode()
     name = next(iter(codes.data_vars))
@@ -138,13 +75,13 @@ def test_codes_of_a_factor_model_by_em_are_its_posterior() -> None:
 
 
 def test_decoded_means_are_those_of_the_network(exact: Fit) -> None:
-    w, b = _weights()
+    w, b = weights()
     z = np.random.default_rng(0).normal(size=(5, LATENT))
     found = exact.decode(z)["x"]
     assert found.dims == ("row", "feature")
     assert found["feature"].to_numpy().tolist() == list("abcd")
     assert np.allclose(found, z @ w.T + b)
-    mean, _ = _posterior(_data())
+    mean, _ = posterior(data())
     codes = xr.Dataset({"z": (("row", "latent"), mean)})
     assert np.allclose(exact.decode(codes)["x"], mean @ w.T + b)
     assert exact.decode(exact.encode(draws=3))["x"].dims == ("draw", "row", "feature")
@@ -155,7 +92,7 @@ def test_decoded_means_are_those_of_the_network(exact: Fit) -> None:
 
 @pytest.mark.slow
 def test_rows_are_reconstructed_from_their_mean_codes(trained: Fit) -> None:
-    new = _data(3, seed=5)
+    new = data(3, seed=5)
     again = trained.reconstruct(new)["x"]
     assert np.allclose(again, trained.decode(trained.encode(new))["x"])
     assert again.dims == ("row", "feature")
@@ -163,7 +100,7 @@ def test_rows_are_reconstructed_from_their_mean_codes(trained: Fit) -> None:
 
 @pytest.mark.slow
 def test_lines_between_codes_and_along_them(trained: Fit) -> None:
-    a, b = _data(2, seed=5), _data(2, seed=6)
+    a, b = data(2, seed=5), data(2, seed=6)
     path = trained.interpolate(a, b, steps=5)["x"]
     assert path.dims == ("t", "row", "feature")
     assert np.allclose(path[0], trained.reconstruct(a)["x"])
@@ -179,23 +116,23 @@ def test_lines_between_codes_and_along_them(trained: Fit) -> None:
 
 
 def test_rates_distortions_and_anomalies_add_up(exact: Fit) -> None:
-    x = _data()
-    mean, covariance = _posterior(x)
+    x = data()
+    mean, covariance = posterior(x)
     kl = 0.5 * (np.trace(covariance) + (mean**2).sum(1) - LATENT - np.linalg.slogdet(covariance)[1])
     table = exact.anomaly(samples=400)
     errors = {n: np.array(e) for n, e in table.attrs["mcse"].items()}
-    assert np.allclose(table["log_prob"], _log_evidence(x))  # q is the posterior, so that weights are constant
+    assert np.allclose(table["log_prob"], log_evidence(x))  # q is the posterior, so that weights are constant
     assert np.all(np.abs(table["kl"] - kl) < 5 * errors["kl"])
-    assert np.allclose(table["reconstruction"] - table["kl"], _log_evidence(x))
+    assert np.allclose(table["reconstruction"] - table["kl"], log_evidence(x))
     split = exact.rate_distortion(samples=400)
     assert split.loc["elbo", "nats"] == pytest.approx(-split.loc["rate", "nats"] - split.loc["distortion", "nats"])
-    assert split.loc["elbo", "nats"] == pytest.approx(_log_evidence(x).mean())
+    assert split.loc["elbo", "nats"] == pytest.approx(log_evidence(x).mean())
     assert abs(split.loc["rate", "nats"] - kl.mean()) < 5 * split.loc["rate", "mcse"]
 
 
 def test_units_are_active_where_codes_differ_between_rows(exact: Fit) -> None:
     table = exact.active_units()
-    mean, _ = _posterior(_data())
+    mean, _ = posterior(data())
     assert table.index.tolist() == ["z[0]", "z[1]"]
     assert np.allclose(table["variance"], mean.var(0, ddof=1), rtol=0.2)
     assert table["active"].all()
@@ -203,9 +140,9 @@ def test_units_are_active_where_codes_differ_between_rows(exact: Fit) -> None:
 
 @pytest.mark.slow
 def test_annealing_gives_the_exact_density_whatever_the_guide(trained: Fit) -> None:
-    x = _data(8, seed=9)
+    x = data(8, seed=9)
     w, b = (trained.points[f"decoder.{n}"].numpy() for n in ("weight", "bias"))
-    covariance = torch.tensor(w @ w.T + NOISE**2 * np.eye(FEATURES))
+    covariance = torch.tensor(w @ w.T + NOISE**2 * np.eye(len(b)))
     truth = dist.MultivariateNormal(torch.tensor(b), covariance).log_prob(torch.tensor(x)).numpy()
     found = trained.annealed_log_prob(x, chains=32, temperatures=50, steps=5)
     error = np.array(found.attrs["mcse"])
