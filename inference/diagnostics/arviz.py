@@ -131,7 +131,8 @@ def summarize(data: xr.DataTree) -> Summary:
     are left out; of nothing but states, the table has the most frequent one of each entry and its share of the draws.
     """
     if "posterior" not in data.children:
-        table = Summary(listed(data["point_estimate"].to_dataset()))
+        point = data["point_estimate"].to_dataset() if "point_estimate" in data.children else xr.Dataset()
+        table = Summary(listed(point))
         if "standard_error" in data.children:
             errors = data["standard_error"].to_dataset()
             if errors.data_vars:

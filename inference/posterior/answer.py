@@ -128,6 +128,28 @@ class Answer:
         size += len(self.program.data) * sum(self.program.integrated.sizes) if self.program.integrated else 0
         return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
+    @cached_property
+    def many_locals(self) -> bool:
+        """Whether the fewest draws of all locals would be too many numbers to keep, and can be made again."""
+        size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.locals)
+        return not self.is_point and self.approximation.kept is None and size * FEWEST_DRAWS > LARGEST
+
+    @property
+    def apart(self) -> bool:
+        """Whether locals are all that has draws, so that those of some rows need none of the others."""
+        return not self.is_point and (not self.program.globals or self.fixed is not None)
+
+    def one(self) -> Values:
+        """Return values of all latents, parameters and weights: the point, or a draw."""
+        if self.is_point:
+            return {**self.points, **{n: v[0] for n, v in self.approximation.draw(self.program, 1)[0].items()}}
+        if self.many_locals and self.apart:
+            with self.running(Stream.KEPT_DRAWS):
+                proposed = self.approximation.propose(self.program, self.points, 1)
+            if proposed is not None:
+                return {**self.points, **(self.fixed or {}), **{n: v[0] for n, v in proposed[0].items()}}
+        return {**self.points, **{n: v[0] for n, v in self.draws.values.items()}}
+
     def by_chain(self, draws: np.ndarray) -> np.ndarray:
         """Lay out draws (draws, ...) as (chains, draws, ...)."""
         return draws.reshape(self.approximation.chains, -1, *draws.shape[1:])

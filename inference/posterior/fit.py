@@ -129,16 +129,24 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         pages = [*model_sections(self.program), *own, reproduction(call)]
         return write_page(Path(path), f"{type(self.model).__name__} by {name}", pages)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, local: bool = False) -> Path:
         """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder.
 
         What is simulated (predictive and prior groups) is not among the files; a loaded fit simulates the same again.
 
         A fit or comparison saved there before is replaced as a whole; a folder with anything else is refused.
+
+        Parameters
+        ----------
+        folder
+            Where to.
+        local
+            Write draws of the latents of rows, too, where `posterior` leaves them out because they are many.
         """
-        kept = {n: g.to_dataset() for n, g in self.posterior.children.items() if n not in SIMULATED}
+        groups = self._groups(whole=True) if local else self.posterior
+        kept = {n: g.to_dataset() for n, g in groups.children.items() if n not in SIMULATED}
         kept |= {"standard_error": self._errors} if self.is_point else {}
-        posterior = xr.DataTree.from_dict({"/": xr.Dataset(attrs=self.posterior.attrs), **kept})
+        posterior = xr.DataTree.from_dict({"/": xr.Dataset(attrs=groups.attrs), **kept})
         return store.save(self._record, repr(self), posterior, Path(folder))
 
     @staticmethod

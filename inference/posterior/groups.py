@@ -13,6 +13,7 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import Group, listed, tree
 from inference.diagnostics.coordinates import all_dims, all_labels, decoded
+from inference.posterior.answer import LARGEST as LARGEST_LOCALS
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.densities import density_groups
 from inference.posterior.observed import Observed
@@ -26,7 +27,7 @@ LARGEST = 50_000_000  # numbers of all draws of the states of chains, beyond whi
 SHIFTS = ("mean_shift", "sd_ratio", "mean_error", "sd_error", "khat")
 
 
-def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
+def arviz_groups(answer: Answer, attributes: Mapping[str, Any], *, whole: bool = False) -> xr.DataTree:
     """Build all groups that exist; densities and simulations are worked out when they are looked at.
 
     posterior or point_estimate, sample_stats, log_likelihood, log_prior, posterior_predictive, prior,
@@ -38,13 +39,23 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
         The fit.
     attributes
         Noted on the tree.
+    whole
+        Whether draws of locals are there however many numbers they are; else they are left out beyond 20 million.
     """
     program = answer.program
+    without = answer.many_locals and not whole
     with answer.running(Stream.GROUPS):
-        latents = _latents(answer)
-        observed = Observed(program, _values(answer))
-        labels = all_labels(program, _values(answer))
+        latents = _latents(answer, without=without)
+        example = answer.one()
+        observed = Observed(program, example)
+        labels = all_labels(program, example)
     left_out: list[str] = []
+    if without:
+        names = ", ".join(s.name for s in program.locals)
+        left_out.append(
+            f"draws of {names}: they would be more than {LARGEST_LOCALS} numbers; encode() has their moments, "
+            "sample(n) draws them, and save(folder, local=True) keeps them"
+        )
     for site in program.integrated.chains if program.integrated else ():
         if site.name not in latents.get("posterior", {}):
             left_out.append(
@@ -52,11 +63,11 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any]) -> xr.DataTree:
             )
     dims = all_dims(program)
     groups = {name: Group(_ordered(program, variables), dims) for name, variables in latents.items()}
-    if answer.approximation.exact:
+    if answer.approximation.exact and "sample_stats" in groups:
         groups["sample_stats"] = groups["sample_stats"]._replace(attrs={"corrected": 1})
     if not answer.is_point:
         groups |= density_groups(answer, observed, left_out)
-        groups |= predictive_groups(answer, observed, dims, left_out)
+        groups |= predictive_groups(answer, observed, dims, left_out, replicated=not (without and answer.apart))
     groups |= _data(program, observed)
     notes = {"left_out": "; ".join(left_out)} if left_out else {}
     return tree(groups, labels, {**attributes, **notes})
@@ -68,7 +79,7 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
     with answer.running(Stream.SAMPLE, seed):
         values, _ = answer.approximation.draw(program, n)
     dims = all_dims(program)
-    labels = all_labels(program, _values(answer))
+    labels = all_labels(program, answer.one())
     arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
     return tree({"posterior": Group(arrays, dims)}, labels, {})["posterior"].to_dataset()
 
@@ -76,19 +87,12 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
 def shift_table(answer: Answer, shifts: Mapping[str, Values]) -> pd.DataFrame:
     """Lay out numbers for each entry of some sites as columns of a table, rows labelled as ArviZ labels them."""
     dims = all_dims(answer.program)
-    labels = all_labels(answer.program, _values(answer))
+    labels = all_labels(answer.program, answer.one())
     groups = {
         statistic: tree({"shifts": Group(_numpy(v), dims)}, labels, {})["shifts"] for statistic, v in shifts.items()
     }
     columns = {statistic: listed(group.to_dataset())["value"] for statistic, group in groups.items()}
     return pd.DataFrame(columns, columns=[n for n in SHIFTS if n in columns])
-
-
-def _values(answer: Answer) -> Values:
-    """Values of all latents and parameters: the point, or the first draw."""
-    if answer.is_point:
-        return {**answer.points, **{n: v[0] for n, v in answer.approximation.draw(answer.program, 1)[0].items()}}
-    return {**answer.points, **{n: v[0] for n, v in answer.draws.values.items()}}
 
 
 def _ordered(program: Program, variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -97,8 +101,11 @@ def _ordered(program: Program, variables: Mapping[str, np.ndarray]) -> dict[str,
     return dict(sorted(variables.items(), key=lambda item: order.get(item[0], -1)))
 
 
-def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
-    """Groups of latents and parameters: a point, or draws with their densities and what is derived from them."""
+def _latents(answer: Answer, *, without: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Groups of latents and parameters: a point, or draws with their densities and what is derived from them.
+
+    `without` locals, and what is derived from them.
+    """
     program, points = answer.program, answer.points
     parameters = _numpy({n: v for n, v in points.items() if n in program.sites})
     if answer.is_point:
@@ -108,11 +115,17 @@ def _latents(answer: Answer) -> dict[str, dict[str, np.ndarray]]:
         states = _states(answer, {}, {**points, **latents})
         return {**groups, "posterior": {n: v[None] for n, v in states.items()}} if states else groups
 
+    if without and answer.apart:
+        parameters |= _numpy(answer.fixed or {})
+        return {"point_estimate": parameters} if parameters else {}
+
     def deterministic(v: Values) -> Values:
         return program.deterministic({**points, **v})
 
     values, log_p, log_q = answer.draws
-    if any(s.role == "deterministic" for s in program.sites.values()):
+    if without:
+        values = {s.name: values[s.name] for s in program.globals}
+    elif any(s.role == "deterministic" for s in program.sites.values()):
         values = {**values, **many(deterministic, values, len(log_p), chunk_for(program))}
     arrays = {**_numpy({**values, **answer.approximation.states}), **_states(answer, answer.draws.values, points)}
     densities = {"log_p": answer.by_chain(log_p), "log_q": answer.by_chain(log_q)}

@@ -23,18 +23,27 @@ LARGEST = 20_000_000  # simulated numbers beyond which fewer draws are simulated
 
 
 def predictive_groups(
-    answer: Answer, observed: Observed, dims: Mapping[str, tuple[str, ...]], left_out: list[str]
+    answer: Answer,
+    observed: Observed,
+    dims: Mapping[str, tuple[str, ...]],
+    left_out: list[str],
+    *,
+    replicated: bool,
 ) -> dict[str, Group]:
-    """Simulations, made when they are looked at. What there is none of, and why, is added to `left_out`."""
+    """Simulations, made when they are looked at. What there is none of, and why, is added to `left_out`.
+
+    Data are `replicated` where draws of the latents are kept.
+    """
     program = answer.program
-    latents = {n: v[0] for n, v in answer.draws.values.items()}
     groups = {}
     if program.not_drawn:
         left_out.append(f"posterior_predictive and prior_predictive: {program.not_drawn}")
+    if not replicated:
+        left_out.append("posterior_predictive: draws of the latents are left out; see predict(draws=...)")
     try:
         with answer.running(Stream.PREDICTIVE):
-            example = shapes(program, {**answer.points, **latents}, [s.name for s in program.observed])
-            if not program.not_drawn:
+            example = shapes(program, answer.one(), [s.name for s in program.observed])
+            if not program.not_drawn and replicated:
                 groups["posterior_predictive"] = _predictive(answer, observed, example)
     except ZooError as error:
         left_out.append(f"posterior_predictive: {error}")

@@ -114,8 +114,13 @@ class Result(Answer):
         posterior (or point_estimate), sample_stats, observed_data, constant_data; and, worked out when they are looked
         at, log_likelihood by observed site, log_prior, posterior_predictive, prior and prior_predictive. Predictions
         stand at the chain and draw of the latents they come from; states that are summed out are drawn anew. Rows
-        without an observed value are left out of a site's arrays, and attributes say so (`left_out`).
+        without an observed value are left out of a site's arrays, and so are draws of rows' latents that would be more
+        than 20 million numbers; attributes say so (`left_out`).
         """
+        return self._groups()
+
+    def _groups(self, *, whole: bool = False) -> xr.DataTree:
+        """The groups, with draws of locals in any case if they are to be `whole`."""
         return arviz_groups(
             self,
             {
@@ -128,6 +133,7 @@ class Result(Answer):
                 "converged": int(self.converged),
                 "reason": self.reason,
             },
+            whole=whole,
         )
 
     @property

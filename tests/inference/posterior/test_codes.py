@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -11,9 +13,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+import inference.posterior.answer as answer_module
 import zoo
 from guides import Encoder
 from inference import EM, SVI, Fit, fit
+from inference.diagnostics.arviz import read_tree
 from tests.cases.linear_vae import LATENT, NOISE, ROWS, Exact, LinearVAE, data, kept, log_evidence, posterior, weights
 from zoo import Category, Real
 from zoo.errors import DataError, FitError, UnknownNameError
@@ -151,6 +155,22 @@ def test_annealing_gives_the_exact_density_whatever_the_guide(trained: Fit) -> N
     assert 0.4 < found.attrs["accepted"] < 0.9
     weighted = trained.log_prob(x)
     assert np.all(np.abs(weighted - truth) < 5 * np.array(weighted.attrs["mcse"]))
+
+
+def test_draws_of_very_many_latents_are_kept_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_module, "LARGEST", 1000)
+    found = kept(Exact, data())
+    assert "posterior" not in found.posterior.children
+    assert "draws of z" in found.posterior.attrs["left_out"]
+    assert found.summary().empty
+    found.save(tmp_path / "without")
+    found.save(tmp_path / "with", local=True)
+    assert "posterior" not in read_tree(tmp_path / "without" / "posterior.nc").children
+    draws = read_tree(tmp_path / "with" / "posterior.nc")["posterior"]["z"]
+    assert draws.shape == (1, 200, ROWS, LATENT)
+    loaded = Fit.load(tmp_path / "without")
+    assert np.array_equal(loaded.encode()["z"], found.encode()["z"])
+    assert torch.equal(loaded.model.decoder.weight, found.model.decoder.weight)
 
 
 def test_what_has_no_codes_says_so() -> None:
