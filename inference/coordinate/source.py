@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.distributed as processes
 from torch import Tensor
 
+from inference.runtime.processes import ALONE, Processes
 from zoo.data.bind import bind
 from zoo.data.stream import Stream
-from zoo.errors import DataError, MethodError
+from zoo.errors import DataError
 from zoo.program.program import Program
 
 
@@ -33,20 +33,13 @@ class RowSource:
     def __init__(self, program: Program, *, distributed: bool = False) -> None:
         self.program = program
         self.stream: Stream | None = program.data.stream
-        self.rank, self.world = 0, 1
-        if distributed:
-            if not (processes.is_available() and processes.is_initialized()):
-                raise MethodError(
-                    "distributed=True needs a process group: start the script with torchrun, and call "
-                    "torch.distributed.init_process_group() first"
-                )
-            self.rank, self.world = processes.get_rank(), processes.get_world_size()
+        self.processes = Processes.running() if distributed else ALONE
         self._share: Program | None = None
 
     @property
     def whole(self) -> bool:
         """Whether all rows are in memory, in this process."""
-        return self.stream is None and self.world == 1
+        return self.stream is None and self.processes.world == 1
 
     def parts(self) -> Iterator[Program]:
         """Programs on the rows of this process, one after the other."""
@@ -60,14 +53,13 @@ class RowSource:
                         f"field {min(strange)!r} misses values (NaN) in rows that are read later, but in none of the "
                         "sample that the fit was set up on; drop or impute these rows"
                     )
-                if i % self.world == self.rank:
+                if i % self.processes.world == self.processes.rank:
                     yield self.program.rebind(data.to(sample.dtype, self.program.device))
             return
         if self._share is None:
             self._share = self.program
-            if self.world > 1:
-                rows = len(self.program.data)
-                bounds = [rows * i // self.world for i in (self.rank, self.rank + 1)]
+            if self.processes.world > 1:
+                bounds = self.processes.share(len(self.program.data))
                 self._share = self.program.rebind(
                     self.program.data.take(torch.arange(*bounds, device=self.program.device))
                 )
@@ -75,10 +67,4 @@ class RowSource:
 
     def add_up(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Sum each tensor over the processes."""
-        tensors = list(tensors)
-        if self.world == 1:
-            return tensors
-        flat = torch.cat([t.reshape(-1).double() for t in tensors])
-        processes.all_reduce(flat)
-        sizes = [t.numel() for t in tensors]
-        return [p.reshape(t.shape).to(t.dtype) for p, t in zip(flat.split(sizes), tensors, strict=True)]
+        return self.processes.add_up(tensors)

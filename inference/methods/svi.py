@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from guides.full_rank import FullRank
 from guides.guide import Guide
@@ -18,6 +18,7 @@ from inference.compiled.compile import Compile, Lowered
 from inference.method import Method, Outcome, unsupported
 from inference.methods.batch_and_match import matched
 from inference.runtime.monitor import Monitor
+from inference.runtime.processes import ALONE, Processes
 from inference.sampling.unconstrained import no_density
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
@@ -25,13 +26,17 @@ from inference.variational.bound import Bound
 from inference.variational.checkpoint import Checkpoint, identity
 from inference.variational.each import BoundOfEach, together
 from inference.variational.ends import Ends
+from inference.variational.gathered import Gathered
+from inference.variational.held_out import HeldOut, parted
 from inference.variational.optimize import Climb
 from inference.variational.per_step import FULL_ROWS, PARTICLES, draws_per_step, rows_per_step
 from inference.variational.schedule import Kind, Schedule
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 
+STEPS = 10_000  # at most, if not given
 TYPICAL = 1500  # steps that a fit takes as a rule if it may take fewer, for judging whether to compile
+PARTING = ("batch_size", "accumulate", "validation", "distributed")  # settings that take rows apart
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad", "batch-and-match"]
 MATCH = "batch-and-match"
 
@@ -55,10 +60,14 @@ class SVI(Method):
         The family for q: `MeanField()`, `FullRank()`, `Point()`, `Encoder(...)`, a composition, or your own.
     steps
         Most steps.
+    epochs
+        Instead of `steps`: most passes over the rows.
     learning_rate
         Of coordinates in natural units; network weights use a tenth of it.
     batch_size
         Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
+    accumulate
+        Mini-batches to a step, whose gradients are averaged: larger batches than memory holds.
     particles
         Draws per step, k of IWAE. None: 8, or 1 with large networks; at least 5 for bounds other than the ELBO.
     objective
@@ -69,7 +78,12 @@ class SVI(Method):
         Order of the Rényi bound, 0.5 if not given: 1 is the ELBO, 0 the importance-weighted bound.
     warm_up
         Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
-        The trace and the end always show the bound with weight 1.
+    beta
+        That weight after the warm-up: 1 for the ELBO, less for codes that say more of their rows, more for codes that
+        say less (Higgins et al. 2017). The trace and the end always show the bound with weight 1.
+    free_bits
+        Nats that q of a row's latents may be from their prior, on average over a mini-batch, before they are pulled
+        back (Kingma et al. 2016, one group of all latents); for decoders that learn to ignore them.
     optimizer, options
         Class in `torch.optim`, and settings for it other than the rate, such as ``{"weight_decay": 0.01}``. Or
         "batch-and-match", for `FullRank()`: no steps along gradients, but closed-form updates of mean and covariance
@@ -81,6 +95,10 @@ class SVI(Method):
         `steps`.
     clip
         Largest norm of the gradient per row.
+    validation
+        Rows held back, a share of all or, from 1 on, how many: after every pass their bound is evaluated, at the same
+        draws each time. When it has not risen for `patience` passes the rate falls ("plateau") or the climb ends, and
+        the weights with the highest are kept. For rows without latents of their own, or with an `Encoder`.
     restarts
         Number of starts, all climbed in one tensor program; the best end is kept, and R-hat of the log joint over
         all of them says whether they agree.
@@ -88,9 +106,13 @@ class SVI(Method):
         Compile the step: True, False, or "auto", where that is expected to save more time than it takes.
     checkpoint
         File to which the whole state is written every `checkpoint_every` steps. If it is there at the beginning, the
-        fit goes on from it, and ends at the same numbers as one that was never stopped.
+        fit goes on from it, and ends at the same numbers as one that was never stopped. With more `steps` or `epochs`
+        than before it goes on to these, unless it had converged.
     workers
         Processes that fetch mini-batches ahead of their use.
+    distributed
+        Each process of a `torch.distributed` group (torchrun; gloo or nccl) takes its share of the rows of each step,
+        and gradients are averaged. All processes call `fit` with the same data and seed, and get the same fit.
     corrected
         Resample draws by Pareto-smoothed importance weights where k-hat allows it; False hands out draws of q itself.
         Where rows are independent, as with an encoder and points for what they share, each is resampled by weights
@@ -102,13 +124,15 @@ class SVI(Method):
     """
 
     guide: Guide = field(default_factory=MeanField)
-    steps: PositiveInt = 10_000
+    steps: PositiveInt = STEPS
     learning_rate: PositiveFloat = 0.05
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
     objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
     alpha: FiniteFloat | None = None
     warm_up: NonNegativeInt = 0
+    beta: PositiveFloat = 1.0
+    free_bits: NonNegativeFloat = 0.0
     optimizer: OPTIMIZERS = "Adam"
     options: Mapping[str, float | bool] = field(default_factory=dict)
     schedule: Kind = "plateau"
@@ -120,12 +144,21 @@ class SVI(Method):
     workers: NonNegativeInt = 0
     corrected: bool = True
     collapse: Collapse = "auto"
+    epochs: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    validation: PositiveFloat | None = None
+    patience: PositiveInt = 10
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings, and that they go together."""
         super().__post_init__()
         name = type(self).__name__.lower()
-        if self.warm_up > self.steps // 2:
+        if self.epochs is not None and self.steps != STEPS:
+            raise MethodError(f"{name}: give steps={self.steps} or epochs={self.epochs}, not both")
+        if self.objective != "elbo" and (self.beta != 1 or self.free_bits):
+            raise MethodError(f"{name}: beta and free_bits change the ELBO, and objective is {self.objective!r}")
+        if self.epochs is None and self.warm_up > self.steps // 2:
             raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
         if self.alpha is not None and self.objective != "renyi":
             raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
@@ -164,8 +197,8 @@ class SVI(Method):
             return reason
         if self.optimizer == MATCH and (reason := no_density(program)) is not None:
             return f"optimizer={MATCH!r} matches gradients of a posterior density, and {reason}"
-        if self.batch_size is not None and program.tied:
-            return f"batch_size takes rows apart, and {program.tied}; leave it out"
+        if program.tied and (parting := [n for n in PARTING if getattr(self, n) != getattr(SVI, n)]):
+            return f"{' and '.join(parting)} takes rows apart, and {program.tied}; leave it out"
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
         if self.objective != "elbo" and self._still(program):
@@ -176,6 +209,8 @@ class SVI(Method):
             return f"{self.guide!r} is a point while it climbs, whose particles={self.particles} draws are all the same"
         if (reason := self.guide.why_not(program)) is not None:
             return reason
+        if self.free_bits and (program.globals or program.enumerated or not program.locals):
+            return "free_bits is about the locals of a row, and needs a model with these and no other latents"
         if self.objective == "wake_sleep" and (program.globals or not program.locals):
             return "wake_sleep trains an encoder of local latents, and needs a model with these and without global ones"
         if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
@@ -206,8 +241,9 @@ class SVI(Method):
 
     def _view(self, program: Program) -> Program:
         """The program with what can be integrated out, if the bound and the guide leave it to that."""
-        apart = self.batch_size is not None or self.warm_up > 0 or self.objective == "wake_sleep"
-        if apart or self.guide.still or len(program.data) > FULL_ROWS or program.data.stream is not None:
+        apart = any(getattr(self, n) != getattr(SVI, n) for n in PARTING)
+        weighed = self.warm_up > 0 or self.beta != 1 or self.objective == "wake_sleep"
+        if apart or weighed or self.guide.still or len(program.data) > FULL_ROWS or program.data.stream is not None:
             return program
         view = view_of(program, self.collapse, self.guide.named(program))
         return program if self.guide.why_not(view) is not None else view
@@ -217,22 +253,29 @@ class SVI(Method):
         program = self._view(program)
         if self.optimizer == MATCH:
             return self._matched(program, judged=True, progress=progress)
+        group = Processes.running() if self.distributed else ALONE
+        which = "" if self.checkpoint is None and group is ALONE else identity(self, program, apart=("steps", "epochs"))
+        group.agree(which, "the model, the data, the settings or the seed", program.device)
+        train, held = (program, None) if self.validation is None else parted(program, self.validation)
         bound = Bound(
-            program,
+            train,
             self.guide,
-            several_starts(program, self.restarts),
+            several_starts(train, self.restarts),
             alpha=self.order,
             asleep=self.objective == "wake_sleep",
-            warmed=self.warm_up > 0,
+            warmed=self.warm_up > 0 or self.beta != 1,
+            free=self.free_bits,
         )
         if bound.asleep and not bound.q.amortized:
             raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
         self._check_scored(bound)
         file = None
         if self.checkpoint is not None:
-            file = Checkpoint(Path(self.checkpoint), identity(self, program), self.checkpoint_every)
-        ends, note = self._climbed(bound, self.restarts, file, progress=progress)
-        return ends.best(note)
+            file = Checkpoint(Path(self.checkpoint), which, self.checkpoint_every)
+        gathered = Gathered(self.accumulate, group)
+        ends, note = self._climbed(bound, self.restarts, file, gathered, held, progress=progress)
+        with bound.seeing(program):
+            return ends.best(note)
 
     def _matched(self, program: Program, *, judged: bool, progress: bool = False) -> Outcome:
         """Closed-form updates, instead of a climb."""
@@ -252,30 +295,43 @@ class SVI(Method):
             return self._matched(self._view(program), judged=False)
         return self.run(program)
 
-    def _climbed(self, bound: Bound, starts: int, file: Checkpoint | None, *, progress: bool) -> tuple[Ends, str]:
+    def _climbed(
+        self,
+        bound: Bound,
+        starts: int,
+        file: Checkpoint | None = None,
+        gathered: Gathered | None = None,
+        held: Program | None = None,
+        *,
+        progress: bool = False,
+    ) -> tuple[Ends, str]:
         """Climb from all starts; return where they end, and why steps were not compiled."""
-        program = bound.program
+        program, gathered = bound.program, Gathered() if gathered is None else gathered
         program.model.train()
         size, seed = rows_per_step(bound, self.batch_size), int(torch.randint(2**31, ()))
         batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed))
         still = self._still(program)
+        draws = draws_per_step(bound, self.particles, rows=batches.rows, still=still)
+        epoch = max(1, batches.epoch // gathered.parts)
+        steps = self.steps if self.epochs is None else self.epochs * epoch
         schedules = [
             Schedule(
-                self.steps,
+                steps,
                 self.learning_rate,
-                epoch=batches.epoch,
+                epoch=epoch,
                 exact=still and batches.whole,
                 hold=self.warm_up,
                 kind=self.schedule,
+                patience=self.patience,
             )
             for _ in range(starts)
         ]
-        climb = Climb(bound, schedules, self.optimizer, self.options, self.clip)
-        draws = draws_per_step(bound, self.particles, rows=batches.rows, still=still)
+        held_out = None if held is None else HeldOut(bound, held, draws)
+        climb = Climb(bound, schedules, self.optimizer, self.options, self.clip, gathered, held_out)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
-        with Monitor("svi", self.steps, show=progress) as shown:
-            climb.run(step, batches, draws, shown, warm_up=self.warm_up, file=file)
+        with Monitor("svi", steps, show=progress) as shown:
+            climb.run(step, batches, draws, shown, beta=self.beta, warm_up=self.warm_up, file=file)
         program.model.eval()
         particles = draws if self.objective == "iwae" else 1
         return Ends(climb, self.guide, draws, particles, self.corrected), step.note
@@ -288,8 +344,9 @@ class SVI(Method):
         """The step, compiled where that pays."""
         if program.data.missing and not batches.whole:
             note = "not compiled: mini-batches with missing values (NaN) differ in what is missing"
-            return Lowered(climb.slope, False, note if self.compile is True else "")
-        calls = min(self.steps, max(TYPICAL, climb.schedules[0].fewest))
+            return Lowered(climb.evaluated, False, note if self.compile is True else "")
+        first = climb.schedules[0]
+        calls = min(first.steps, max(TYPICAL, first.fewest))
         return climb.lower(program, batches, draws, self.compile, calls)
 
     # -- many data sets ----------------------------------------------------------------------------------------
@@ -297,7 +354,11 @@ class SVI(Method):
     def together(self, program: Program) -> int:
         """As many as one step can hold, where data sets can be climbed for in one tensor program; else 1."""
         unlike = program.networks or program.data.missing or program.chained or self.guide.point
-        several = self.restarts > 1 or self.batch_size is not None or self.checkpoint is not None
+        several = (
+            self.restarts > 1
+            or self.checkpoint is not None
+            or any(getattr(self, n) != getattr(SVI, n) for n in PARTING)
+        )
         if unlike or several or self.optimizer == MATCH or self.objective == "wake_sleep":
             return 1
         if len(program.data) > FULL_ROWS or not program.latents:
@@ -311,10 +372,12 @@ class SVI(Method):
         programs = [self._view(program) for program in programs]
         try:
             starts = [several_starts(program, 1)[0] for program in programs]
-            bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0)
+            bound = BoundOfEach(
+                programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0 or self.beta != 1
+            )
             if bound.q.amortized or bound.scored:
                 return super().run_each(programs)
-            ends, _ = self._climbed(bound, len(programs), None, progress=False)
+            ends, _ = self._climbed(bound, len(programs))
         except ZooError:  # of one of them: which, is seen one by one
             return super().run_each(programs)
         outcomes: list[Outcome | ZooError] = []

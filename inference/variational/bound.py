@@ -16,7 +16,8 @@ coordinates of the global latents and of one row's local ones, C numbers that cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,8 @@ class Bound:
         Fit the encoder to draws of the model itself (wake-sleep).
     warmed
         Whether the continuous latents' log p - log q is multiplied by a factor that steps give.
+    free
+        Nats that q of a row's locals may be from their prior, on average over a batch, without a pull back.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Bound:
         alpha: float = 1.0,
         asleep: bool = False,
         warmed: bool = False,
+        free: float = 0.0,
     ) -> None:
-        self.program, self.alpha, self.asleep, self.warmed = program, alpha, asleep, warmed
+        self.program, self.alpha, self.asleep, self.free = program, alpha, asleep, free
+        self.warmed = warmed or free > 0
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
         self.vectorized = Vectorizer()
@@ -82,6 +87,7 @@ class Bound:
         own = (Variational, Pushforward, nn.ParameterList)
         inside = [(name, part) for name, part in self.q.named_modules() if not isinstance(part, own)]
         of_networks = {f"{name}.{n}" for name, part in inside for n, _ in part.named_parameters(recurse=False)}
+        self._of_networks = {f"{name}.{n}" for name, part in inside for n, _ in part.named_buffers(recurse=False)}
         parameters = dict(self.q.named_parameters())
         first, networks = starts[0]
         self.coordinates = Layout(
@@ -129,6 +135,11 @@ class Bound:
         (own, theta), (inside, networks) = self.coordinates.unpack(coordinates), self.weights.unpack(weights)
         return Named(own | inside, theta["shift"], networks)
 
+    def running(self, fixed: Fixed) -> list[Tensor]:
+        """What networks note as they train, such as the running moments of batch norm; updated in place."""
+        of_model = self.program.model.buffers() if self.program.networks else ()
+        return [*(t for n, t in fixed.buffers.items() if n in self._of_networks), *of_model]
+
     def points(self, position: Position, index: int = 0) -> Values:
         """Parameters and network weights at one start."""
         one = position.only(index)
@@ -165,6 +176,11 @@ class Bound:
         if not self.warmed:
             return *plain, *score
         latent = {s.name for s in program.latents}
+        if self.free:
+            counts = program.data.weights
+            kl = -rows - torch.stack([factors[n] for n in sorted(latent)]).sum(0)  # of each row, (n,)
+            kl = kl.mean() if counts is None else (counts * kl).sum() / counts.sum()
+            beta = torch.where(kl.detach() > self.free, beta, 0.0)
         terms = program.eliminate({n: beta * v if n in latent else v for n, v in factors.items()})
         return terms.rest + beta * rest, terms.rows + beta * rows, *score, *(t.detach() for t in plain)
 
@@ -270,9 +286,9 @@ class Bound:
             rest, rows, *others = self._each(self._log_weight, c, w, fixed, noise, beta, batch)  # (S, K), (S, K, n)
             row_weights = self.program.data.weights if batch.weights is None else batch.weights
             held = rest.detach(), rows.detach()
-            value, theta, phi = self._bound(*held, row_weights)
+            value, theta, phi = self.reached(*held, row_weights)
             if self.warmed:  # climbed with the factor, shown without it
-                value, _, _ = self._bound(others[-2], others[-1], row_weights)
+                value, _, _ = self.reached(others[-2], others[-1], row_weights)
             whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep or self.scored)
             if self.scored:  # adds E[(log w - b) grad log q] of what is drawn without a gradient
                 together = self.program.chained or bool(self.program.shared)
@@ -305,11 +321,27 @@ class Bound:
         coordinates = self.coordinates.pack(own | changed, theta, like=position.coordinates).expand(groups, -1)
         weights = position.weights.expand(groups, -1)
         fixed = position.fixed.map(lambda v: v.expand(groups, *v.shape[1:]))
-        one = coordinates.new_ones(())
-        rest, rows, *_ = self._each(self._log_weight, coordinates, weights, fixed, noise, one, Batch({}))
-        return self._bound(rest, rows, self.program.data.weights)[0].mean()
+        terms = self.log_weights(Position(coordinates, weights, fixed), noise, Batch({}))
+        return self.reached(*terms, self.program.data.weights)[0].mean()
 
-    def _bound(self, rest: Tensor, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Shares, Shares | None]:
+    def log_weights(self, position: Position, noise: Noise, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log w at every start for every draw of noise: outside the data plate, (S, K), and of rows, (S, K, n)."""
+        one = position.coordinates.new_ones(())
+        rest, rows, *_ = self._each(
+            self._log_weight, position.coordinates, position.weights, position.fixed, noise, one, batch
+        )
+        return rest, rows
+
+    @contextmanager
+    def seeing(self, program: Program) -> Iterator[None]:
+        """Evaluate on other rows of the same model."""
+        before, self.program = self.program, program
+        try:
+            yield
+        finally:
+            self.program = before
+
+    def reached(self, rest: Tensor, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Shares, Shares | None]:
         """The bound at every start and the shares of `renyi.shares`; a point has one log weight, so its ELBO."""
         return shares(rest, rows, weights, alpha=1.0 if self.point else self.alpha, by_row=self.by_row)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,9 @@ class Checkpoint:
         return State(tensors, told["numbers"])
 
 
-def identity(method: Method, program: Program) -> str:
-    """Digest of all that makes a fit what it is: model, data, settings and the state of the RNG."""
-    settings = {n: repr(v) for n, v in settings_of(method).items() if not n.startswith("checkpoint")}
+def identity(method: Method, program: Program, apart: Collection[str] = ()) -> str:
+    """Digest of all that makes a fit what it is: model, data, settings but those `apart`, and the state of the RNG."""
+    settings = {n: repr(v) for n, v in settings_of(method).items() if not n.startswith("checkpoint") and n not in apart}
     told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
     weights = program.data.weights
     for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:

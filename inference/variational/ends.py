@@ -85,13 +85,16 @@ class Ends:
                 judgement = self._judged(program, q, points[best], schedule)
                 if len(found) > 1:
                     judgement = with_agreement(program, judgement, [(found[i], points[i]) for i in sorted(found)])
+        trace, reason = climb.monitors[best].trace, edge or schedule.reason
+        if climb.held_out is not None:
+            trace = trace.assign(validation=schedule.validation())
         return judgement.outcome(
             program,
             points=points[best],
-            trace=climb.monitors[best].trace,
+            trace=trace,
             steps=schedule.step,
             converged=schedule.converged and not edge,
-            reason=edge or schedule.reason,
+            reason=reason,
             warnings=warnings,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from inference.variational.adam import Moments, descend
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
 from inference.variational.checkpoint import Checkpoint
+from inference.variational.gathered import Gathered
+from inference.variational.held_out import HeldOut
 from inference.variational.position import Fixed
 from inference.variational.schedule import Schedule
 from inference.variational.standing import Standing
@@ -42,14 +44,25 @@ class Climb(Standing):
         Class name in `torch.optim`, and its settings.
     clip
         Largest norm of the gradient per row.
+    gathered
+        Where the gradients of a step come from.
+    held_out
+        Rows that tell which weights are best, and how long to go on.
     """
 
     def __init__(
-        self, bound: Bound, schedules: list[Schedule], optimizer: str, options: Mapping[str, float], clip: float
+        self,
+        bound: Bound,
+        schedules: list[Schedule],
+        optimizer: str,
+        options: Mapping[str, float],
+        clip: float,
+        gathered: Gathered | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
-        super().__init__(bound, schedules, optimizer, options)
-        self.clip = clip
-        self.plain_adam = optimizer == "Adam" and not options
+        super().__init__(bound, schedules, optimizer, options, held_out)
+        self.clip, self.gathered = clip, Gathered() if gathered is None else gathered
+        self.plain_adam = optimizer == "Adam" and not options and self.gathered.alone
         self.inlined = False  # whether the compiled step takes Adam's step too
         self.rates = bound.start.coordinates.new_zeros(len(schedules), 1)
         self._last_rates: list[float] = []
@@ -61,7 +74,9 @@ class Climb(Standing):
 
         Where the bound or its gradient is not finite, the bound is NaN (and, with several starts, its gradient 0).
         """
-        value, *gradients = self.bound.gradient(coordinates, weights, fixed, noise, beta, batch)
+        return self._clipped(*self.bound.gradient(coordinates, weights, fixed, noise, beta, batch))
+
+    def _clipped(self, value: Tensor, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         size = self.bound.size
         norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in gradients)) / size  # of each start, (S,)
         good = value.isfinite() & norm.isfinite()
@@ -93,20 +108,32 @@ class Climb(Standing):
             descend(leaf, slope, remembered, rates * group["relative"], group["betas"])
         return value
 
+    @property
+    def evaluated(self) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """What is evaluated for each mini-batch of a step: `slope`, or its gradient if there are several."""
+        return self.slope if self.gathered.alone else self.bound.gradient
+
     def lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
         """Compile `slope`, with Adam's step if that is the optimizer, where that is asked for and possible."""
-        inputs = self.inputs(batches, draws)
-        if not worth(self.slope, inputs, how, calls):
-            return Lowered(self.slope, False)
+        before = [t.clone() for t in self.running]  # which trying it out moves
+        lowered = self._lower(program, batches, draws, how, calls)
+        for t, old in zip(self.running, before, strict=True):
+            t.copy_(old)
+        return lowered
+
+    def _lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
+        inputs, evaluated = self.inputs(batches, draws), self.evaluated
+        if not worth(evaluated, inputs, how, calls * self.gathered.parts):
+            return Lowered(evaluated, False)
         if not self.plain_adam:
-            return lower(self.slope, inputs, program, True, calls)
+            return lower(evaluated, inputs, program, True, calls)
         for leaf in self._params():
             zeros = {n: torch.zeros_like(leaf.detach()) for n in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[leaf] = {**zeros, "step": torch.zeros((), device=leaf.device)}
         trial = tree_map(_cloned, (*inputs, self.rates, self._moments()))  # compiling takes a step, which moves it
         lowered = lower(self.advance, trial, program, True, calls)
         self.inlined = lowered.compiled
-        return lowered if lowered.compiled else Lowered(self.slope, False, lowered.note)
+        return lowered if lowered.compiled else Lowered(evaluated, False, lowered.note)
 
     def _params(self) -> list[Tensor]:
         return [group["params"][0] for group in self.optimizer.param_groups]
@@ -120,16 +147,19 @@ class Climb(Standing):
             self._last_rates = rates
             self.rates.copy_(torch.tensor(rates)[:, None])
 
-    def step(self, slope: Lowered, noise: Noise, batch: Batch) -> list[float] | None:
+    def step(self, slope: Lowered, parts: Sequence[tuple[Noise, Batch]]) -> list[float] | None:
         """Take one step; return the bound at each start before it, NaN where not finite; None if it broke down."""
         self.taken += 1
-        inputs = *self.at, self.fixed, noise, self.beta, batch
+        each = [(*self.at, self.fixed, noise, self.beta, batch) for noise, batch in parts]
         try:
             if self.inlined:
                 self._set_rates()
-                reached: list[float] = slope(*inputs, self.rates, self._moments()).tolist()
+                reached: list[float] = slope(*each[0], self.rates, self._moments()).tolist()
                 return reached
-            value, *slopes = slope(*inputs)
+            if self.gathered.alone:
+                value, *slopes = slope(*each[0])
+            else:
+                value, *slopes = self._clipped(*self.gathered.mean(slope, each, self.at))
         except RuntimeError as error:
             if "linalg" not in str(error):
                 raise
@@ -161,26 +191,43 @@ class Climb(Standing):
     def inputs(self, batches: Batches, draws: int) -> tuple[Any, ...]:
         """An example of the inputs of one step."""
         noise = self.bound.noise(batches.rows, len(self.schedules), draws)
-        return *self.at, self.fixed, noise, self.beta, batches.example()
+        noise, batch = self.gathered.own(self.bound, noise, batches.example())
+        return *self.at, self.fixed, noise, self.beta, batch
 
     def run(
-        self, slope: Lowered, batches: Batches, draws: int, shown: Monitor, *, warm_up: int, file: Checkpoint | None
+        self,
+        slope: Lowered,
+        batches: Batches,
+        draws: int,
+        shown: Monitor,
+        *,
+        beta: float,
+        warm_up: int,
+        file: Checkpoint | None,
     ) -> None:
-        """Take steps until all schedules have come to their end, going on from a file if there is one."""
+        """Take steps until all schedules have come to their end, going on from a file if there is one.
+
+        `beta` is the factor of the latents' log p - log q, after as many steps as `warm_up` says.
+        """
         window, steps = self.schedules[0].window, self.schedules[0].steps
         if file is not None and (saved := file.load()) is not None:
             self.restore(saved)
-        stream = batches.stream(self.taken)
-        noise = self._noise(batches.rows, draws, window)
+        parts = self.gathered.parts
+        stream = batches.stream(self.taken * parts)
+        noise = self._noise(batches.rows, draws, window * parts)
+        self.beta.fill_(beta)
         while not self.finished and self.taken < steps:
             if warm_up:
-                self.beta.fill_(min(1.0, (self.taken + 1) / (warm_up + 1)))
-            self._record(self.step(slope, next(noise), next(stream)))
+                self.beta.fill_(beta * min(1.0, (self.taken + 1) / (warm_up + 1)))
+            each = [self.gathered.own(self.bound, next(noise), next(stream)) for _ in range(parts)]
+            self._record(self.step(slope, each))
             self.average()
             if self.taken % window == 0:
                 shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
                 if file is not None and file.due(self.taken, window):
                     file.save(self.state())
+        if file is not None:
+            file.save(self.state())
 
     def _noise(self, rows: int, draws: int, window: int) -> Iterator[Noise]:
         """Yield the noise of one step after the other; blocks begin where windows do, so that a fit can be resumed."""
@@ -200,8 +247,11 @@ class Climb(Standing):
                 self._broken(i)
             elif schedule.record(self.taken, value):
                 self.monitors[i].record(self.taken, schedule.latest)
+                falls = self.held_out is not None and schedule.validate(self.held_out(self.position, i))
                 if schedule.is_best:
                     self.note_best(i)
+                if falls:
+                    self.return_to_best(i)
 
     def _broken(self, index: int) -> None:
         """Note a step whose bound or gradient is not finite; go back, or give up."""

@@ -41,6 +41,9 @@ class Schedule:
         Steps at the start, while what is climbed still changes, that say nothing about where it stands.
     kind
         "plateau" as above, or the name of a schedule over all steps, after which the objective is judged.
+    patience
+        Windows without a rise of the bound on rows held back, after which the rate falls, or a schedule over all steps
+        ends.
     """
 
     def __init__(
@@ -52,8 +55,13 @@ class Schedule:
         exact: bool = False,
         hold: int = 0,
         kind: Kind = "plateau",
+        patience: int = 0,
     ) -> None:
         self.steps, self.first_rate, self.epoch, self.exact, self.hold = steps, rate, epoch, exact, hold
+        self.patience = patience
+        self.validations: list[float] = []
+        self.kept = 0  # the step whose bound on rows held back is the highest
+        self.stopped = False
         self.fixed = rates(kind, steps, rate)
         self.window = max(WINDOW, epoch)
         self.values: list[float] = []
@@ -107,8 +115,10 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether the rate has fallen to its end."""
-        if self.fixed is not None or self.abandoned:
-            return self.abandoned or self.step >= self.steps
+        if self.abandoned or self.stopped:
+            return True
+        if self.fixed is not None:
+            return self.step >= self.steps
         return bool(self._fall_to) and self.step >= self._fall_to
 
     @property
@@ -163,6 +173,43 @@ class Schedule:
             self._compare(step)
         return True
 
+    def validate(self, value: float) -> bool:
+        """Note the bound on rows held back at the end of a window, which tells from now on which place is the best.
+
+        Returns
+        -------
+        bool
+            Whether the rate falls from here on, after `patience` windows without a rise.
+        """
+        self.is_best = self.step > self.hold and value > max(self.validations, default=-math.inf)
+        if self.step <= self.hold:
+            return False
+        self.validations.append(value)
+        if self.is_best:
+            self.kept = self.step
+        if self.finished or (self.step - max(self.kept, self._fall_from)) // self.window < self.patience:
+            return False
+        self.converged = True
+        reason = f"the bound on rows held back has not risen since step {self.kept}"
+        if self.fixed is None and not self._fall_to:
+            self._fall(self.step, reason, max(SHORTEST_FALL, int(FALL * self.step)))
+            return True
+        self.stopped, self.reason = True, reason
+        return False
+
+    def validation(self) -> list[float]:
+        """The bound on rows held back for each window; no number for those that are not judged."""
+        return [math.nan] * (len(self.means) - len(self.validations)) + self.validations
+
+    def extend(self, steps: int) -> None:
+        """Go on to more steps than were asked for at first: take back a fall that began because they were at an end."""
+        if steps == self.steps:
+            return
+        if self.fixed is None and not self.converged and self._fall_to:
+            self._fall_from = self._fall_to = 0
+            self.reason = ""
+        self.steps, self._latest_start = steps, max(1, int(steps * (1 - FALL)))
+
     def slow_down(self) -> None:
         """Halve the learning rate, after steps that broke down."""
         self.first_rate /= 2
@@ -177,8 +224,10 @@ class Schedule:
         return {n: v for n, v in vars(self).items() if n != "fixed"}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state, to as many steps as are asked for now."""
+        steps = self.steps
         vars(self).update(state)
+        self.extend(steps)
 
     def _stands(self, span: int) -> bool:
         """Whether the mean of the last `span` windows exceeds that of those before by no more than noise."""

@@ -6,6 +6,7 @@ they climb at different rates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +16,7 @@ from inference.runtime.monitor import Monitor
 from inference.runtime.tensor_folder import TensorFolder
 from inference.variational.bound import Bound
 from inference.variational.checkpoint import State
+from inference.variational.held_out import HeldOut
 from inference.variational.position import Position
 from inference.variational.schedule import Schedule
 
@@ -34,16 +36,27 @@ class Standing:
         One for each start.
     optimizer, options
         Class name in `torch.optim`, and its settings.
+    held_out
+        Rows that tell which place is the best; None: the bound that is climbed does.
     """
 
-    def __init__(self, bound: Bound, schedules: list[Schedule], optimizer: str, options: Mapping[str, float]) -> None:
-        self.bound, self.schedules = bound, schedules
+    def __init__(
+        self,
+        bound: Bound,
+        schedules: list[Schedule],
+        optimizer: str,
+        options: Mapping[str, float],
+        held_out: HeldOut | None = None,
+    ) -> None:
+        self.bound, self.schedules, self.held_out = bound, schedules, held_out
         start = bound.start
         self.leaves = [t.clone().requires_grad_() for t in (start.coordinates, start.weights)]
         self.at = [p.detach() for p in self.leaves]  # the same memory, without a gradient
         self.fixed = start.fixed
         self.means = [t.clone() for t in (start.coordinates, start.weights)]
         self.best = [t.clone() for t in (start.coordinates, start.weights)]
+        self.running = bound.running(start.fixed)
+        self.best_running = [t.clone() for t in self.running]
         self.beta = torch.ones((), dtype=start.coordinates.dtype, device=start.coordinates.device)
         self.monitors = [Monitor("svi", schedules[0].steps, show=False) for _ in schedules]
         self.averaged = [0] * len(schedules)
@@ -81,17 +94,30 @@ class Standing:
         """Remember the present place of one start as its best."""
         for best, leaf in zip(self.best, self.leaves, strict=True):
             best[index] = leaf.detach()[index]
+        for kept, now in zip(self.best_running, self.running, strict=True):
+            kept.copy_(now)
 
     def return_to_best(self, index: int) -> None:
         """Go back to the best place of one start."""
         self._put(self.best, index)
+        for kept, now in zip(self.best_running, self.running, strict=True):
+            now.copy_(kept)
 
     def conclude(self, index: int) -> None:
         """End one start: at the average of its last steps, or at its best place if that was better."""
-        if self.schedules[index].worse_than_best:
+        if self.held_out is not None:
+            self._put(max([self.at, self.means], key=lambda at: self._held(at, index)), index)
+            if self._held(self.at, index) < max(self.schedules[index].validations, default=-math.inf):
+                self.return_to_best(index)
+        elif self.schedules[index].worse_than_best:
             self.return_to_best(index)
         elif self.averaged[index]:
             self._put(self.means, index)
+
+    def _held(self, place: list[Tensor], index: int) -> float:
+        assert self.held_out is not None
+        value = self.held_out(Position(place[0], place[1], self.fixed), index)
+        return value if math.isfinite(value) else -math.inf
 
     def _put(self, tensors: list[Tensor], index: int) -> None:
         with torch.no_grad():
@@ -136,8 +162,12 @@ class Standing:
             schedule.restore(saved)
         for monitor, rows in zip(self.monitors, numbers["traces"], strict=True):
             monitor.resume([(int(step), float(seconds), float(value)) for step, seconds, value in rows])
-        self.averaged, self.broken, self.taken = numbers["averaged"], numbers["broken"], numbers["taken"]
+        self.broken, self.taken = numbers["broken"], numbers["taken"]
+        # A fit that goes on to more steps than before has its last steps still to come.
+        pairs = zip(numbers["averaged"], self.schedules, strict=True)
+        self.averaged = [count if schedule.averaging else 0 for count, schedule in pairs]
 
     @property
     def _places(self) -> dict[str, list[Tensor]]:
-        return {"leaves": self.leaves, "means": self.means, "best": self.best}
+        found = {"leaves": self.leaves, "means": self.means, "best": self.best}
+        return found | {"running": self.running, "best_running": self.best_running}
