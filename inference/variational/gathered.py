@@ -61,7 +61,8 @@ class Gathered:
                 "batch_size"
             )
         first, second = noise
-        if second.numel() and (second.ndim < 3 or second.shape[2] != len(rows)):
+        by_rows = second.ndim > 2 and second.shape[2] == len(rows)
+        if second.numel() and not by_rows:
             raise MethodError(
                 "distributed=True shares rows among processes, and this guide draws the locals of all rows from one "
                 "vector of noise; use Encoder() or MeanField()"
@@ -72,7 +73,7 @@ class Gathered:
         if weights is None:
             weights = torch.ones(len(rows), dtype=bound.program.dtype, device=rows.device)
         batch = Batch(fields, rows[own], weights[own] * self.processes.world)
-        return (first, second[:, :, own] if second.numel() else second), batch
+        return (first, second[:, :, own] if by_rows else second), batch
 
     def mean(
         self, gradient: Callable[..., Any], each: Sequence[tuple[Any, ...]], leaves: Sequence[Tensor]
