@@ -18,6 +18,7 @@ from inference.posterior.codes import SD, coded, encode, labels, row_axis, some_
 from inference.posterior.rows import row_chunks
 from inference.posterior.simulate import conditioned
 from zoo.data.bind import Source
+from zoo.data.data import Data
 from zoo.errors import DataError, FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -164,7 +165,7 @@ def _laid_out(
     return xr.Dataset(made, {**known, **levels, **of_lead})
 
 
-def reconstruct(answer: Answer, new: Source | None = None) -> xr.Dataset:
+def reconstruct(answer: Answer, new: Source | Data | None = None) -> xr.Dataset:
     """E[x | z] at the mean code of each row, with the rows' own covariates and labels."""
     program = answer.on(new)
     codes = encode(answer, new)

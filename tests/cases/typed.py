@@ -106,7 +106,15 @@ number: float = result.objective.value + len(result.assign()) + result.log_prob(
 text: str = zoo.explain(Quakes(), [1, 2]) + result.reason + str(result.posterior) + str(result.summary())
 models = [zoo.LatentClass(1), zoo.VAE(hidden=(3, 4)), Wider(latent=2, depth=3), zoo.MixtureOfRegressions(components=2)]
 count: int = zoo.GMM(covariance="diag").components + len(zoo.models()) + Wider(latent=2).depth
-Fit.load(result.save("folder"), model=Quakes)
+bits = result.decode(result.encode(geyser)["z"].to_numpy(), condition={"label": 3})["x"].to_numpy() + number
+path = result.interpolate(geyser.head(1), result.encode(geyser.tail(1)), steps=3), result.traverse("a", steps=3)
+table_of_rows = (
+    result.anomaly(geyser)["kl"].sum() + result.rate_distortion().loc["elbo", "nats"] + result.active_units()
+)
+result.annealed_log_prob(geyser, chains=4).attrs["accepted"]
+result.draw_codes(labels=[1, 2]).savefig("codes.png")
+result.generate(3, condition={"label": "a"})
+Fit.load(result.save("folder", local=True), model=Quakes)
 Fit.load("folder", model=coin)
 zoo.stream("rows.parquet", chunk=10)
 zoo.MarkovChain(torch.ones(2), torch.ones(2, 2))
@@ -117,6 +125,7 @@ zoo.GMM(covariance="diagonal")  # wrong
 zoo.GMM(components="two")  # wrong
 zoo.GMN()  # wrong
 zoo.VAE(x=3)  # wrong
+result.encode(draw=3)  # wrong
 zoo.Category("row", level=3)  # wrong
 zoo.datasets.laod("faithful")  # wrong
 zoo.stream("rows.csv", chunks=3)  # wrong

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
 
 from inference.posterior.annealed import annealed_log_prob
 from inference.posterior.bound_parts import active_units, anomaly, rate_distortion
+from inference.posterior.code_pictures import mapped, pictured
 from inference.posterior.codes import encode
 from inference.posterior.decoded import decode, interpolate, reconstruct, traverse
 from inference.posterior.questions.arguments import positive
 from inference.posterior.result import Result
 from zoo.data.bind import Source
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class CodeQuestions(Result):
@@ -216,3 +220,31 @@ class CodeQuestions(Result):
             positive("annealed_log_prob(temperatures)", temperatures),
             positive("annealed_log_prob(steps)", steps),
         )
+
+    def draw_images(self, new: Source | None = None, n: int = 10) -> Figure:
+        """Return a figure of `n` rows, of what their codes are decoded to, and of `n` generated rows, a line each.
+
+        Parameters
+        ----------
+        new
+            Rows that are images, or squares of pixels; None for the fitted rows.
+        n
+            How many, evenly spread over the rows.
+
+        Examples
+        --------
+        ``fit.draw_images(test).savefig("digits.png")``
+        """
+        return pictured(self, new, positive("draw_images(n)", n))
+
+    def draw_codes(self, new: Source | None = None, labels: Any = None) -> Figure:
+        """Return a figure of the mean codes in the plane of the two coordinates that differ most between rows.
+
+        Parameters
+        ----------
+        new
+            Rows; None for the fitted ones, at most 10,000 of them.
+        labels
+            A label for each row, which colours it.
+        """
+        return mapped(self, new, labels)
