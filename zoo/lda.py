@@ -15,6 +15,8 @@ from zoo.errors import DataError
 from zoo.initial import kmeans
 from zoo.replay.multinomial import Multinomial
 
+MIXED = 0.95  # share of what all have in common in the start: documents whose topics are sure of themselves stay there
+
 
 class LDA(Model):
     """Latent Dirichlet allocation: documents are mixtures of topics, topics are shares of words (Blei et al. 2003).
@@ -82,7 +84,7 @@ class LDA(Model):
         overall = counts.sum(0) / counts.sum()
         words = member.T @ counts
         own = (words + overall) / (words.sum(1, keepdim=True) + 1)
-        return {"words": 0.5 * (own + overall), "shares": 0.5 * (member + 1 / k)}
+        return {"words": own + MIXED * (overall - own), "shares": member + MIXED * (1 / k - member)}
 
     def forward(self, counts: Tensor) -> None:
         """Tell the generative story."""
