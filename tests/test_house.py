@@ -104,7 +104,13 @@ def test_nobody_seeds_or_draws_from_the_global_generators():
     nowhere(seeds)
 
 
-DISTRIBUTIONS = {"pyro": "pyro-ppl", "arviz_base": "arviz-base", "arviz_stats": "arviz-stats", "sklearn": None}
+DISTRIBUTIONS = {
+    "pyro": "pyro-ppl",
+    "PIL": "pillow",
+    "arviz_base": "arviz-base",
+    "arviz_stats": "arviz-stats",
+    "sklearn": None,
+}
 
 
 def test_every_import_is_a_declared_dependency():

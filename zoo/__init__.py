@@ -27,5 +27,9 @@ _EXPORTS = {
     "model": "zoo.declare.function",
     "models": "zoo.catalogue",
     "stream": "zoo.data.stream",
+    "image_files": "zoo.data.indexed",
+    "binarised": "zoo.data.grey",
+    "dequantized": "zoo.data.grey",
+    "scaled": "zoo.data.grey",
 }
 __getattr__, __dir__ = _catalogue.exports(__name__, "model", _EXPORTS)

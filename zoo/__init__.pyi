@@ -10,6 +10,10 @@ from zoo.catalogue import models as models
 from zoo.causal_transformer import CausalTransformer as CausalTransformer
 from zoo.change_point import ChangePoint as ChangePoint
 from zoo.conditional_vae import ConditionalVAE as ConditionalVAE
+from zoo.data.grey import binarised as binarised
+from zoo.data.grey import dequantized as dequantized
+from zoo.data.grey import scaled as scaled
+from zoo.data.indexed import image_files as image_files
 from zoo.data.stream import stream as stream
 from zoo.dawid_skene import DawidSkene as DawidSkene
 from zoo.declare.fields import Binary as Binary

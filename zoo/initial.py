@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+AT_ONCE = 4_000_000  # numbers
 SEED_ROWS = 20_000  # seeding looks at a random subset of this size, which finds the same clusters as all rows
 
 
@@ -98,8 +99,10 @@ def column_moments(x: Tensor, weights: Tensor | None, missing: Tensor | None = N
     anchor = x[0]  # differences from any row are small where the data are far from zero
     if missing is None:
         share = torch.full_like(x[:, 0], 1 / len(x)) if weights is None else weights.to(x) / weights.sum()
-        mean = share @ (x - anchor)
-        return mean + anchor, share @ (x - anchor - mean).square()
+        size = max(1, AT_ONCE // x.shape[1])  # rows at a time: differences of all would double what is in memory
+        parts = list(zip(share.split(size), x.split(size), strict=True))
+        mean = sum(s @ (part - anchor) for s, part in parts)
+        return mean + anchor, sum(s @ (part - anchor - mean).square() for s, part in parts)
     seen = observed(x, missing)
     count = seen if weights is None else seen * weights.to(x)[:, None]
     share = count / count.sum(0)

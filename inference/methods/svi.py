@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -30,6 +30,7 @@ from inference.variational.gathered import Gathered
 from inference.variational.held_out import HeldOut, parted
 from inference.variational.optimize import Climb
 from inference.variational.per_step import FULL_ROWS, PARTICLES, draws_per_step, rows_per_step
+from inference.variational.sampled import standing_for_all, with_sampling_error
 from inference.variational.schedule import Kind, Schedule
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
@@ -65,7 +66,8 @@ class SVI(Method):
     learning_rate
         Of coordinates in natural units; network weights use a tenth of it.
     batch_size
-        Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000.
+        Rows per step. None: 128 with networks; otherwise all rows up to 5000, beyond that 1000. Rows of a stream (data
+        sets of torch, arrays on disk) are read as a step needs them.
     accumulate
         Mini-batches to a step, whose gradients are averaged: larger batches than memory holds.
     particles
@@ -123,6 +125,7 @@ class SVI(Method):
         q is a point, or `warm_up` or "wake_sleep" treat latents and data apart. False: q is one of all latents.
     """
 
+    streams: ClassVar[bool] = True
     guide: Guide = field(default_factory=MeanField)
     steps: PositiveInt = STEPS
     learning_rate: PositiveFloat = 0.05
@@ -199,6 +202,8 @@ class SVI(Method):
             return f"optimizer={MATCH!r} matches gradients of a posterior density, and {reason}"
         if program.tied and (parting := [n for n in PARTING if getattr(self, n) != getattr(SVI, n)]):
             return f"{' and '.join(parting)} takes rows apart, and {program.tied}; leave it out"
+        if program.data.stream is not None and (reason := self._unread(program)) is not None:
+            return reason
         if not program.latents and not program.parameters and not program.networks:
             return "there is no latent or parameter to fit"
         if self.objective != "elbo" and self._still(program):
@@ -215,6 +220,21 @@ class SVI(Method):
             return "wake_sleep trains an encoder of local latents, and needs a model with these and without global ones"
         if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
             return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
+        return None
+
+    def _unread(self, program: Program) -> str | None:
+        """Why the rows of a stream cannot be taken in mini-batches, if they cannot."""
+        stream = program.data.stream
+        if stream is None or stream.count is None:
+            return f"mini-batches take rows by their numbers, and {stream} has them in order only; give an NPY file"
+        if self.validation is not None or self.distributed:
+            return "rows held back, and shares of processes, are parts of the rows in memory, and a stream is read anew"
+        if program.tied:
+            return f"a stream is read in parts, and {program.tied}"
+        known = self.guide.points(program) if program.latents else ()
+        drawn = [s.name for s in program.globals if s.name not in known]
+        if drawn and not self.guide.point:
+            return f"draws of {drawn[0]!r} would have to be weighed against all rows of a stream; make it a point"
         return None
 
     def _check_scored(self, bound: Bound) -> None:
@@ -250,7 +270,7 @@ class SVI(Method):
 
     def run(self, program: Program, *, progress: bool = False) -> Outcome:
         """Climb until the schedule says stop."""
-        program = self._view(program)
+        program = standing_for_all(self._view(program))
         if self.optimizer == MATCH:
             return self._matched(program, judged=True, progress=progress)
         group = Processes.running() if self.distributed else ALONE
@@ -268,6 +288,8 @@ class SVI(Method):
         )
         if bound.asleep and not bound.q.amortized:
             raise MethodError("wake_sleep trains an encoder: give SVI(guide=Encoder(), objective='wake_sleep')")
+        if program.data.stream is not None and program.locals and not bound.q.amortized:
+            raise MethodError(f"svi: {self.guide!r} has numbers for each row, and a stream too many; use Encoder()")
         self._check_scored(bound)
         file = None
         if self.checkpoint is not None:
@@ -275,7 +297,8 @@ class SVI(Method):
         gathered = Gathered(self.accumulate, group)
         ends, note = self._climbed(bound, self.restarts, file, gathered, held, progress=progress)
         with bound.seeing(program):
-            return ends.best(note)
+            outcome = ends.best(note)
+        return outcome if program.data.stream is None else with_sampling_error(program, outcome)
 
     def _matched(self, program: Program, *, judged: bool, progress: bool = False) -> Outcome:
         """Closed-form updates, instead of a climb."""
@@ -309,7 +332,7 @@ class SVI(Method):
         program, gathered = bound.program, Gathered() if gathered is None else gathered
         program.model.train()
         size, seed = rows_per_step(bound, self.batch_size), int(torch.randint(2**31, ()))
-        batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed))
+        batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed), model=program.model)
         still = self._still(program)
         draws = draws_per_step(bound, self.particles, rows=batches.rows, still=still)
         epoch = max(1, batches.epoch // gathered.parts)

@@ -22,6 +22,7 @@ from zoo.data.bind import Source, bind
 from zoo.data.data import Data
 from zoo.errors import DataError, FitError, UnseenLevelError
 from zoo.program.groups import open_plates, with_new_groups
+from zoo.program.new_rows import check_new_rows
 from zoo.program.program import Program
 from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
@@ -225,6 +226,7 @@ class Answer:
         same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
         if same and len(data) == len(fitted):
             return self.program
+        check_new_rows(self.program, data)
         gone = self.program.integrated.names if self.program.integrated else ()  # whose rows are one sequence anyway
         ties = (t for t in self.program.structure.ties if t.kind == "data" or (t.kind == "local" and not block))
         ties = (t for t in ties if t.kind != "data" or t.site not in gone)

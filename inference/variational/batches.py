@@ -1,4 +1,4 @@
-"""Mini-batches of rows through torch's DataLoader: shuffled, in parts, and resumable."""
+"""Mini-batches of rows through torch's DataLoader: shuffled, in parts, and resumable; from memory or a stream."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from zoo.data.bind import bind
 from zoo.data.data import Data
+from zoo.declare.model import Model
+from zoo.errors import DataError
 from zoo.program.rows import Batch, rows_of
+
+Pick = tuple[Tensor, int]  # numbers of rows, and of the pass over all rows that they are fetched in
 
 
 class RowDataset(Dataset[Batch]):
@@ -23,16 +28,60 @@ class RowDataset(Dataset[Batch]):
         """Return the number of rows."""
         return len(self.data)
 
-    def __getitem__(self, rows: Tensor) -> Batch:
+    def __getitem__(self, pick: Pick) -> Batch:
         """Return these rows, weighted so that they stand for all."""
-        at = rows.to(next(iter(self.data.values.values())).device)
+        at = pick[0].to(next(iter(self.data.values.values())).device)
         weights = torch.ones(len(at), dtype=self.data.dtype, device=at.device)
         if self.data.weights is not None:
             weights = self.data.weights[at]
         return rows_of(self.data, at, weights * self.scale)
 
 
-class Shuffled(Sampler[Tensor]):
+class StreamDataset(Dataset[Batch]):
+    """The rows of a stream, read and checked when they are asked for.
+
+    Parameters
+    ----------
+    model
+        Whose fields they are.
+    data
+        A sample of them, which the others have to be like.
+    size
+        Rows to a batch, which stands for all.
+    """
+
+    def __init__(self, model: Model, data: Data, size: int) -> None:
+        self.model, self.data = model, data.to(data.dtype, torch.device("cpu"))
+        assert data.stream is not None
+        assert data.stream.count is not None
+        self.stream, self.rows = data.stream, data.stream.count
+        self.weights = torch.full((size,), self.rows / size, dtype=data.dtype)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.rows
+
+    def __getitem__(self, pick: Pick) -> Batch:
+        """Read these rows.
+
+        Raises
+        ------
+        DataError
+            If they are not like the sample.
+        """
+        rows, epoch = pick
+        data = bind(self.model, self.stream.at(rows.numpy(), epoch), like=self.data)
+        for name, gone in data.missing.items():
+            if bool(gone.any()):
+                at = int(rows[int(gone.flatten(1).any(1).nonzero()[0])])
+                raise DataError(
+                    f"field {name!r}: row {at} of {self.stream} misses values (NaN), which rows that are read by their "
+                    "numbers must not; leave these rows out"
+                )
+        return rows_of(data.to(self.data.dtype, torch.device("cpu")), torch.arange(len(rows)), self.weights)
+
+
+class Shuffled(Sampler[Pick]):
     """Batches of rows without replacement, each pass over them in a new order; rows left over wait for the next pass.
 
     Parameters
@@ -50,12 +99,13 @@ class Shuffled(Sampler[Tensor]):
         """Return the number of batches in a pass."""
         return max(1, self.rows // self.size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Pick]:
         """Yield the batches of one pass."""
         order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        epoch = self.epoch
         self.epoch += 1
         for start in range(0, self.rows - self.size + 1, self.size):
-            yield order[start : start + self.size]
+            yield order[start : start + self.size], epoch
 
 
 class Batches:
@@ -64,7 +114,7 @@ class Batches:
     Parameters
     ----------
     data
-        All rows.
+        All rows, or a sample of those of a stream.
     size
         Rows to a batch.
     seed
@@ -73,18 +123,28 @@ class Batches:
         Processes that fetch rows ahead of their use.
     bound
         Whether the program is set up for these very rows, all of them.
+    model
+        Whose fields the rows of a stream are.
     """
 
-    def __init__(self, data: Data, size: int, seed: int, workers: int = 0, *, bound: bool = False) -> None:
+    def __init__(
+        self, data: Data, size: int, seed: int, workers: int = 0, *, bound: bool = False, model: Model | None = None
+    ) -> None:
         self.device = next(iter(data.values.values())).device
-        self.data, self.whole, self.bound = data, size >= len(data), bound or bool(data.missing)
-        self.rows = min(size, len(data))
-        self.sampler = Shuffled(len(data), self.rows, seed)
+        streamed = data.stream is not None
+        count = data.stream.count if data.stream is not None and data.stream.count is not None else len(data)
+        self.data, self.whole, self.bound = data, size >= count and not streamed, bound or bool(data.missing)
+        self.rows = min(size, count)
+        self.sampler = Shuffled(count, self.rows, seed)
         self.epoch = 1 if self.whole else len(self.sampler)
         there = self.device.type == "cpu"
         near = data if there or not workers else data.to(data.dtype, torch.device("cpu"))
+        self.source: Dataset[Batch] = RowDataset(near, count / max(1, self.rows))
+        if streamed:
+            assert model is not None
+            self.source = StreamDataset(model, data, self.rows)
         self.loader: DataLoader[Any] = DataLoader(
-            RowDataset(near, len(data) / max(1, self.rows)),
+            self.source,
             batch_size=None,
             sampler=self.sampler,
             num_workers=workers,
@@ -97,7 +157,8 @@ class Batches:
         """Return a batch, for its shapes."""
         if self.whole:
             return Batch({}) if self.bound else rows_of(self.data)
-        return RowDataset(self.data, 1.0)[torch.arange(self.rows)]
+        example: Batch = self.source[torch.arange(self.rows), 0]
+        return example.to(self.device)
 
     def stream(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches that follow the first `done`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.data.indexed import Indexed, as_stream
 from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
 from zoo.data.match import from_arrays, from_frame
 from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
@@ -27,11 +28,13 @@ from zoo.declare.model import Model
 from zoo.errors import DataError, UnseenLevelError
 
 if TYPE_CHECKING:  # xarray takes long to import, and who has an array of it has done so
+    import torch.utils.data as of_torch
     import xarray as xr
 
 Arrays: TypeAlias = "np.ndarray | Tensor | Sequence[Any] | xr.DataArray"
 Tables: TypeAlias = "pd.DataFrame | pd.Series | Mapping[str, Any] | xr.Dataset | xr.DataTree"
-Source: TypeAlias = "Arrays | Tables | str | Path | Stream"
+OfTorch: TypeAlias = "of_torch.Dataset[Any] | of_torch.DataLoader[Any]"
+Source: TypeAlias = "Arrays | Tables | OfTorch | str | Path | Stream"
 
 
 def bind(model: Model, source: Source | Data, *, like: Data | None = None, weights: Any = None) -> Data:
@@ -59,8 +62,12 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
         return source if weights is None else as_weights(source, weights, None)
     if not model.fields:
         raise DataError(f"{type(model).__name__} declares no data fields; add one, for example x = Real('row')")
+    source = as_stream(source, tuple(model.fields))
+    if isinstance(source, Indexed) and source.fixed:
+        source = source.at(np.arange(len(source)))
     if isinstance(source, Stream):
-        raise DataError("only fit(...) reads a stream; give the rows themselves here")
+        remedy = "give the rows themselves here" if source.fixed else "draw once, as in zoo.binarised(x, seed=0)"
+        raise DataError(f"only fit(...) reads a stream; {remedy}")
     if isinstance(source, str | Path):
         source = read(source)
     rows = source

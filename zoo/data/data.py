@@ -21,7 +21,7 @@ class Data:
     Attributes
     ----------
     values
-        Field name -> tensor.
+        Field name -> tensor: floating-point numbers; codes of categories as int64; bytes as they came.
     dims
         Field name -> dimension names.
     coords
@@ -37,7 +37,7 @@ class Data:
     dtype
         Floating-point type, also when every field holds integers.
     stream
-        The file that these rows are a sample of, if the fit is to read all of it.
+        What these rows are a sample of, if the fit is to read all of it.
     missing
         Field name -> True where a cell is missing, for fields that have such cells; `values` hold made-up finite
         numbers there.
@@ -110,10 +110,10 @@ class Data:
         )
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Data:
-        """Return the data in this floating-point type, on this device."""
+        """Return the data in this floating-point type, on this device; bytes become numbers, codes stay codes."""
 
         def move(value: Tensor) -> Tensor:
-            return value.to(device, dtype if value.is_floating_point() else None)
+            return value.to(device, dtype if value.is_floating_point() or value.dtype == torch.uint8 else None)
 
         weights = None if self.weights is None else move(self.weights)
         missing = {n: m.to(device) for n, m in self.missing.items()}

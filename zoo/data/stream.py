@@ -1,11 +1,11 @@
-"""Data larger than memory: a file that is read in chunks, as often as a method needs."""
+"""Data larger than memory: read in chunks, or row by row, as often as a method needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,21 +20,70 @@ SAMPLE = 20_000  # rows, drawn evenly from the file, on which a model is set up 
 
 @dataclass(frozen=True)
 class Stream:
-    """A Parquet, CSV or NPY file whose rows are read `chunk` at a time; make one with `zoo.stream`.
+    """Rows that are read when they are needed: `chunk` at a time, and by their numbers where these can be asked for.
 
     Attributes
     ----------
-    path
-        The file.
     chunk
         Rows in memory at a time.
     weights
         Column that holds the weight of each row, if any.
     """
 
+    chunk: int = field(default=CHUNK, kw_only=True)
+    weights: str | None = field(default=None, kw_only=True)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a row is the same whenever it is read."""
+        return True
+
+    def seeded(self) -> Self:
+        """Return it with all seeds that it needs, drawn from torch's random numbers where none was given."""
+        return self
+
+    @property
+    def count(self) -> int | None:
+        """How many rows there are; None where they come in the order of a file only."""
+        return None
+
+    def at(self, rows: np.ndarray, epoch: int = 0) -> Any:
+        """Return the rows of these numbers, as the pass `epoch` over all of them has them."""
+        raise NotImplementedError(type(self).__name__)
+
+    def frames(self) -> Iterator[Any]:
+        """Tables or arrays of at most `chunk` rows, one after the other."""
+        raise NotImplementedError(type(self).__name__)
+
+    def sample(self) -> tuple[Any, int]:
+        """Rows drawn evenly from all of them, and how many there are; from torch's random numbers."""
+        raise NotImplementedError(type(self).__name__)
+
+
+@dataclass(frozen=True)
+class File(Stream):
+    """A Parquet, CSV or NPY file; make one with `zoo.stream`."""
+
     path: Path
-    chunk: int = CHUNK
-    weights: str | None = None
+
+    def __str__(self) -> str:
+        """Name the file."""
+        return str(self.path)
+
+    @property
+    def count(self) -> int | None:
+        """Rows of an NPY file."""
+        return len(self._mapped()) if self.path.suffix.lower() == ".npy" else None
+
+    def at(self, rows: np.ndarray, epoch: int = 0) -> Any:
+        """Read rows of an NPY file."""
+        return self._mapped()[rows]
+
+    def _mapped(self) -> np.ndarray:
+        mapped: np.ndarray = np.load(self.path, mmap_mode="r")
+        if not mapped.flags.c_contiguous or not mapped.shape:
+            raise DataError(f"{self.path}: a stream reads arrays of rows stored one after the other (C order)")
+        return mapped
 
     def frames(self) -> Iterator[Any]:
         """Tables (arrays for NPY) of at most `chunk` rows, in the order of the file."""
@@ -70,11 +119,9 @@ class Stream:
             yield from map(with_labels, reader)
 
     def _npy(self) -> Iterator[np.ndarray]:
-        mapped = np.load(self.path, mmap_mode="r")
-        shape, dtype, start, ordered = mapped.shape, mapped.dtype, mapped.offset, mapped.flags.c_contiguous
+        mapped: Any = self._mapped()
+        shape, dtype, start = mapped.shape, mapped.dtype, mapped.offset
         del mapped
-        if not ordered or not shape:
-            raise DataError(f"{self.path}: a stream reads arrays of rows stored one after the other (C order)")
         width = int(np.prod(shape[1:], dtype=np.int64))
         for row in range(0, shape[0], self.chunk):
             count = min(self.chunk, shape[0] - row)
@@ -112,7 +159,7 @@ def _pick(frame: Any, which: np.ndarray) -> Any:
     return frame.loc[which] if isinstance(frame, pd.DataFrame) else frame[which]
 
 
-def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) -> Stream:
+def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) -> File:
     """Read a file in chunks, for data larger than memory: ``fit(model, zoo.stream("rows.parquet"), method="em")``.
 
     Parameters
@@ -140,4 +187,4 @@ def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) 
         raise DataError(f"stream(chunk={chunk!r}): chunk must be a whole number above 0")
     if weights is not None and path.suffix.lower() == ".npy":
         raise DataError("stream(weights=...) names a column, and an NPY file has none; give Parquet or CSV")
-    return Stream(path, chunk, weights)
+    return File(path, chunk=chunk, weights=weights)

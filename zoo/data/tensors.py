@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
 from zoo.errors import DataError, UnseenLevelError
 
+AT_ONCE = 10_000  # rows that are checked at a time, so that what is made of them on the way stays small
+
 
 def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
     """Convert the array of one field: float64, of a `Category` field its codes, NaN where an entry is missing.
+
+    Bytes, as images have them, stay what they are until `Data.to` makes numbers of the wanted type.
 
     Parameters
     ----------
@@ -46,9 +50,11 @@ def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None)
         array = _as_labels(array, known)
     if kind.integer and array.dtype.kind in "OUST":
         return _coded(name, array, kind, known)
+    if array.dtype == np.uint8 and array.ndim > 1 and not isinstance(array, np.ma.MaskedArray) and not kind.integer:
+        return torch.tensor(np.asarray(array, order="C")), ()
     try:
-        # A copy, so that the tensor lives in torch's own, aligned memory.
-        return torch.tensor(np.array(as_numbers(array), dtype=np.float64)), ()
+        # `torch.tensor` copies, so that the numbers live in torch's own, aligned memory.
+        return torch.tensor(np.asarray(as_numbers(array), dtype=np.float64, order="C")), ()
     except (TypeError, ValueError, OverflowError):
         raise DataError(
             f"field {name!r}: expected numbers, found {array.dtype} data such as "
@@ -132,12 +138,15 @@ def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | N
 
 def check_support(name: str, value: Tensor, kind: Field, coords: Mapping[str, pd.Index]) -> None:
     """Raise if an entry is missing, infinite or outside the field's support; say which."""
-    for wrong, expected, remedy in (
-        (value.isnan(), "no missing values (NaN)", "drop or impute these rows"),
-        (value.isinf(), "finite numbers", "drop or correct these rows"),
-        (~kind.support.check(value), kind.describes, "correct the data, or declare the field with another kind"),
-    ):
-        if bool(wrong.any()):
+    checks: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
+        (torch.isnan, "no missing values (NaN)", "drop or impute these rows"),
+        (torch.isinf, "finite numbers", "drop or correct these rows"),
+        (lambda v: ~kind.support.check(v), kind.describes, "correct the data, or declare the field with another kind"),
+    )
+    for check, expected, remedy in checks:
+        parts = value.split(AT_ONCE) if value.ndim else [value]
+        if any(bool(check(part).any()) for part in parts):
+            wrong = check(value)
             at = [int(i) for i in wrong.nonzero()[0]]
             place = f"row {at[0]}" if at else "the value"
             if len(at) == 2:

@@ -11,6 +11,7 @@ import torch
 from zoo import catalogue
 from zoo.data.bind import Source, bind
 from zoo.data.data import Data
+from zoo.data.indexed import as_stream
 from zoo.data.precision import check_precision
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
@@ -49,6 +50,7 @@ def prepare(
     there is one for models with networks, else CPU.
     """
     given = as_model(model)
+    data = as_stream(data, tuple(given.fields))
     bound = _sampled(given, data, weights) if isinstance(data, Stream) else bind(given, data, weights=weights)
     program = _traced(given, bound, device, dtype)
     shared = with_shared_labels(program, bound)
@@ -77,8 +79,10 @@ def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.
     """Trace a copy of a model on data."""
     model = copy.deepcopy(given)
     tell(model, bound)
-    model.check(**bound.values)
-    model.setup(**bound.to(torch.float64, torch.device("cpu")).values)
+    wide = bound.to(torch.float64, torch.device("cpu")).values
+    model.check(**wide)
+    model.setup(**wide)
+    del wide
     networks = has_networks(model)
     dtype, place = _precision(dtype, networks), _device(device, networks)
     check_precision(bound, dtype)
@@ -89,11 +93,12 @@ def _sampled(model: Model, stream: Stream, weights: Any) -> Data:
     """Bind a sample of the rows of a stream, on which a model is set up and started."""
     if weights is not None:
         raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
+    stream = stream.seeded()
     sample, rows = stream.sample()
     data = bind(model, sample, weights=stream.weights)
     note = (
-        f"{rows} rows were read in chunks from {stream.path}; assign(), log_prob() and summaries without rows of their "
-        f"own describe a sample of {len(data)} rows"
+        f"{rows} rows were read part by part from {stream}; assign(), log_prob() and summaries without rows of "
+        f"their own, and what is said of draws of q, describe a sample of {len(data)} rows"
     )
     return replace(data, stream=stream, notes=(*data.notes, note))
 

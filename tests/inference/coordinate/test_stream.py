@@ -17,7 +17,7 @@ from torch.distributions import constraints
 import zoo
 from inference import CAVI, EM, Exact, Fit, fit
 from zoo import DataError, MethodError, Real
-from zoo.data.stream import SAMPLE, Stream
+from zoo.data.stream import SAMPLE, File
 from zoo.replay.random import reseed
 
 COLUMNS = list("abc")
@@ -80,7 +80,7 @@ def test_a_file_in_chunks_gives_the_answer_of_all_rows(kind, rows, files):
     streamed = fit(zoo.GMM(3), zoo.stream(files / f"rows.{kind}", chunk=700), method=EM(tolerance=1e-9), seed=0)
     same(streamed, fit(zoo.GMM(3), rows, method=EM(tolerance=1e-9), seed=0))
     assert streamed.converged
-    assert "3000 rows were read in chunks" in streamed.warnings[0]
+    assert "3000 rows were read part by part" in streamed.warnings[0]
 
 
 @pytest.mark.parametrize("chunk", [*(pytest.param(c, marks=pytest.mark.slow) for c in (1, 7)), 2999, 3000, 100_000])
@@ -153,7 +153,7 @@ def test_a_sample_of_a_long_file_is_even(tmp_path):
     path = tmp_path / "long.npy"
     np.save(path, np.arange(400_000.0))
     reseed(0)
-    sample, rows = Stream(path, chunk=30_000).sample()
+    sample, rows = File(path, chunk=30_000).sample()
     assert rows == 400_000
     assert SAMPLE / 2 < len(sample) <= 2 * SAMPLE
     shares = np.histogram(sample, bins=8, range=(0, rows))[0]
@@ -190,7 +190,7 @@ def test_errors_name_the_file_and_the_remedy(tmp_path, files):
     with pytest.raises(DataError, match="column of its file"):
         fit(zoo.GMM(3), zoo.stream(files / "rows.npy"), method="em", weights=np.ones(3000))
     with pytest.raises(MethodError, match="in memory"):
-        fit(zoo.GMM(3), zoo.stream(files / "rows.npy"), method="svi")
+        fit(zoo.BayesianGMM(3), zoo.stream(files / "rows.npy"), method="nuts")
     broken = tmp_path / "broken.parquet"
     broken.write_bytes((files / "rows.parquet").read_bytes()[:500])
     with pytest.raises(DataError, match="truncated"):
