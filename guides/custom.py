@@ -53,6 +53,22 @@ class Custom(Guide):
 
     function: Callable[..., Any]
 
+    def __post_init__(self) -> None:
+        """Refuse an object without a name to be found by.
+
+        Raises
+        ------
+        MethodError
+            Naming what it is, and the remedy.
+        """
+        super().__post_init__()
+        if not hasattr(self.function, "__qualname__"):
+            kind = type(self.function).__name__
+            raise MethodError(
+                f"Custom({kind}(...)): expected a function or a class, found an instance, which a saved fit could not "
+                f"make again; give the class, Custom({kind}), or a function that calls the instance"
+            )
+
     def why_not(self, program: Program) -> str | None:
         """Refuse a guide whose sites are not the model's latents."""
         try:

@@ -301,7 +301,12 @@ def unsupported(program: Program, *, counts: bool = False) -> str | None:
     """Return the reason if a discrete latent cannot be enumerated; with `counts`, if it cannot be drawn either."""
     for site in program.sites.values():
         if site.role == "unsupported":
-            return f"site {site.name!r} is a discrete latent ({site.family}) whose states cannot be enumerated"
+            reason = f"site {site.name!r} is a discrete latent ({site.family}) whose states cannot be enumerated"
+            if site.family in ("Bernoulli", "Categorical"):  # it is their events that are vectors
+                reason += (
+                    ": its events are vectors; draw each entry by itself, in a plate or as a site, without to_event"
+                )
+            return reason
         if site.countable and not counts:
             return (
                 f"site {site.name!r} is a discrete latent ({site.family}) with infinitely many states, which cannot "
