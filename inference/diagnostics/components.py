@@ -14,7 +14,9 @@ EMPTY_ROWS = 0.5  # rows in effect below which a component is said to be empty
 
 
 def floored_scales(program: Program, values: Values) -> list[str]:
-    """Warn of scales that stand at their floor."""
+    """Warn of scales that stand at their floor, where no prior keeps them from it."""
+    if not program.parameters:
+        return []
     plan = closed_form(program)
     with torch.no_grad():
         replay = program.replay(values)

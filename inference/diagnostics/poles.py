@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 from torch.distributions.transforms import identity_transform
 
 from zoo.program.flat_density import Density
@@ -19,6 +20,7 @@ from zoo.replay.evaluate import Values, many, model_context
 STEPS = {torch.float64: (10.0, 20.0, 30.0), torch.float32: (4.0, 8.0, 12.0)}  # towards an edge, unconstrained
 OF_A_MATRIX = 5.0  # times nearer: further out it has no Cholesky factor
 CHUNK = 64
+FEW = 2  # rows on which the priors of globals are looked up
 SLOPE = 1e-3  # growth of the log density with each unit of the unconstrained coordinate: 1 - a for a concentration a
 
 
@@ -43,7 +45,7 @@ def pole(program: Program, values: Values, points: Values) -> str:
         return ""
     start = density.unconstrain(values).clamp(-STEPS[program.dtype][-1], STEPS[program.dtype][-1])
     with torch.no_grad():
-        priors = program.replay({**points, **density.constrain(start)}).distributions
+        priors = _priors(program, {**points, **density.constrain(start)})
         for slot in (s for s in slots if s.site.name in sites):
             for sign in (-1.0, 1.0):
                 if _unbounded(density, start, slot, priors[slot.site.name], sign):
@@ -56,20 +58,30 @@ def pole(program: Program, values: Values, points: Values) -> str:
     return ""
 
 
+def _priors(program: Program, values: Values) -> dict[str, Any]:
+    """Distributions of the latents; those of globals do not take all rows."""
+    if not (program.view.locals or program.tied) and len(program.data) > FEW:
+        program = program.rebind(program.data.take(torch.arange(FEW, device=program.device)))
+    return program.replay(values).distributions
+
+
 def _unbounded(density: Density, start: Tensor, slot: Slot, prior: Any, sign: float) -> bool:
     """Whether the posterior density has a pole on one side of the coordinates of a site."""
     name, steps = slot.site.name, STEPS[density.program.dtype]
-    moves = _coordinates(density, slot)
+    alone, batch = slot in density.view.globals, slot.site.batch_dim
+    while alone and isinstance(prior, Independent):  # whose entries do not meet: all can be moved at once
+        prior, batch = prior.base_dist, batch + prior.reinterpreted_batch_ndims
+    moves = _coordinates(density, slot, batch)
     if not moves:
         return False
     moved = torch.stack([_moved(density, start, slot, at, sign) for at in moves])
-    for at, heights in zip(moves, _of_prior(density, slot, prior, moved), strict=True):
+    for at, heights in zip(moves, _of_prior(density, slot, prior, batch, moved), strict=True):
         if not bool(_grows(heights, steps).any()):
             continue
         if _may_be_emptied(density.program, name):
             return True
-        for alone in at[_grows(heights, steps).cpu()].split(1) if slot in density.view.globals else [at]:
-            if bool(_grows(_of_all(density, _moved(density, start, slot, alone, sign)), steps)):
+        for one in at[_grows(heights, steps).cpu()].split(1) if alone else [at]:
+            if bool(_grows(_of_all(density, _moved(density, start, slot, one, sign)), steps)):
                 return True
     return False
 
@@ -85,12 +97,12 @@ def _may_be_emptied(program: Program, name: str) -> bool:
     return any(s.role == "enumerated" or p.index for s, p in uses)
 
 
-def _coordinates(density: Density, slot: Slot) -> list[Tensor]:
-    """Coordinates of a site that lead to an edge of its support, those of different entries together.
+def _coordinates(density: Density, slot: Slot, batch: int) -> list[Tensor]:
+    """Coordinates of a site, `batch` dimensions of which are entries, that lead to an edge; of all entries together.
 
     Of a matrix these are the logs of its factor's diagonal.
     """
-    length = math.prod(slot.shape[slot.site.batch_dim :])  # of one entry
+    length = math.prod(slot.shape[batch:])  # of one entry
     if slot in density.view.locals:
         rows = torch.arange(len(density.program.data)) * density.view.local_size
         return [density.view.global_size + j + rows for j in range(slot.start, slot.stop)]
@@ -108,7 +120,7 @@ def _moved(density: Density, start: Tensor, slot: Slot, at: Tensor, sign: float)
     return moved
 
 
-def _of_prior(density: Density, slot: Slot, prior: Any, moved: Tensor) -> Tensor:
+def _of_prior(density: Density, slot: Slot, prior: Any, batch: int, moved: Tensor) -> Tensor:
     """Log densities under a site's prior at vectors (moves, steps, size): of each entry, (moves, steps, entries)."""
     program, name, alone = density.program, slot.site.name, slot in density.view.globals
 
@@ -120,7 +132,7 @@ def _of_prior(density: Density, slot: Slot, prior: Any, moved: Tensor) -> Tensor
             return program.weigh(name, entries).expand(count)
         return entries.reshape(-1)
 
-    count = math.prod(slot.shape[: slot.site.batch_dim]) if alone else 1
+    count = math.prod(slot.shape[:batch]) if alone else 1
     part = moved[..., slot.start : slot.stop] if alone else moved
     return _heights(height, part.flatten(0, 1), count).reshape(*moved.shape[:2], -1)
 

@@ -24,6 +24,7 @@ from zoo.replay.sites import Structure
 from zoo.structure.observed import uncovered
 
 PRIOR_DRAWS = 15  # of which the middle is where a latent without a proposal starts
+BLOCK = 1 << 25  # entries of the data times states that are evaluated at a time
 
 
 class Program(Densities):
@@ -90,8 +91,20 @@ class Program(Densities):
     def responsibilities(self, values: Values, *, vectorized: bool = False) -> dict[str, Tensor]:
         """p(z_i = k | x_i, globals) of each enumerated site with one state per row, shape (rows, states)."""
         program = self if self.data.weights is None else self.rebind(replace(self.data, weights=None))
+        if len(blocks := program.row_blocks()) > 1:
+            parts = [program.rebind(program.data.take(at)).responsibilities(values) for at in blocks]
+            return {n: torch.cat([part[n] for part in parts]) for n in parts[0]}
         _, marginals = program.expectations(values, vectorized=vectorized)
         return {s.name: program.states_of(marginals, s) for s in self.assigned}
+
+    def row_blocks(self) -> list[Tensor]:
+        """Rows in blocks whose entries, times the states of a row, fit into memory; all of them where rows are tied."""
+        rows = torch.arange(len(self.data), device=self.device)
+        if self.tied or not self.row or self.view.locals:
+            return [rows]
+        states = max([1, *(s.cardinality for s in self.enumerated)])
+        cells = states * sum(self.data.values[n].numel() for n in self.data.row_fields)
+        return list(rows.split(max(1, len(rows) * BLOCK // max(BLOCK, cells))))
 
     # -- simulation --------------------------------------------------------------------------------------------
 

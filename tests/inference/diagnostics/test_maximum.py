@@ -217,3 +217,24 @@ def counted(y):
 def test_states_that_are_numbers_have_no_parameters_that_rows_would_determine():
     found = fit(counted(), [[2, 3], [0, 1], [4, 2], [1, 1]], method="em", seed=0)
     assert "hardly determined" not in found.verdict
+
+
+class Switches(zoo.Model):
+    """Chances of entries side by side, one event: all of them, or one with a prior that has a pole."""
+
+    x = zoo.Binary("row", "feature")
+    low: float = 2.0
+
+    def forward(self, x):
+        first = torch.full((x.shape[1],), 2.0)
+        first[1] = self.low
+        p = pyro.sample("p", dist.Beta(first, 2.0).to_event(1))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("low", [2.0, 0.5])
+def test_a_pole_of_one_entry_among_independent_ones_is_seen(low):
+    rows = np.array([[1.0, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 1]])
+    found = fit(Switches(low=low), rows, method=MAP(steps=300), seed=0)
+    assert ("no maximum" in found.reason) == (low < 1)
