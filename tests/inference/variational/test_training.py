@@ -163,7 +163,7 @@ def closed_form(beta):
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.5, 3.0])
 def test_the_true_bound_is_reported_under_another_weight_of_the_latents(beta):
-    method = SVI(Encoder(hidden=(), family="full"), steps=1000, beta=beta, corrected=False, batch_size=len(ROWS))
+    method = SVI(Encoder(hidden=(), family="full"), steps=3000, beta=beta, corrected=False, batch_size=len(ROWS))
     found = fit(LinearFactors(), ROWS, method=method, seed=0, dtype=torch.float64)
     assert found.objective.kind == "elbo"
     best = closed_form(beta)
