@@ -36,7 +36,7 @@ class HierarchicalVAE(Model):
     f            ``decoder``        network weights, maximum likelihood
     ===========  =================  =======================================================
 
-    Methods: ``svi`` with ``Encoder(family="flow")``, whose q of all layers is one vector given the row.
+    Methods: ``svi`` with ``Encoder(family="flow")``, whose q of all layers is one vector given the row; also ``map``.
 
     Limits: as of `VAE`; upper layers are easily left unused (Sønderby et al. 2016), which `SVI(warm_up=...)` lessens.
 

@@ -41,7 +41,7 @@ class MixtureVAE(Model):
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =======================================================
 
-    Methods: ``svi`` with ``Encoder()``; `assign` has the component of each row.
+    Methods: ``svi`` with ``Encoder()``; also ``map``. `assign` has the component of each row.
 
     Limits: as of `VAE`; which components are found depends on the seed, use `SVI(restarts=...)`, and a component may be
     left without rows.

@@ -38,7 +38,7 @@ class SemiSupervisedVAE(Model):
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =========================================================
 
-    Methods: ``svi`` with ``Encoder()``; `assign` has the labels of rows without one.
+    Methods: ``svi`` with ``Encoder()``; also ``map``. `assign` has the labels of rows without one.
 
     Limits: as of `VAE`; every row is decoded once for each label. With few labels several labels may be learned as one,
     and the other way around.

@@ -429,10 +429,9 @@ def test_a_guide_on_the_possible_counts_is_exact():
 
 
 def test_impossible_counts_are_explained():
-    with pytest.raises(zoo.FitError, match=r"Binomial\(n, p\): make what is left over the latent"):
-        fit(Thinned(), [2, 0, 5, 3, 1, 3], method="svi", seed=0)
-    with pytest.raises(zoo.ModelError, match="-inf at the starting values, because of site 'x'"):
-        fit(Thinned(), [2, 0, 50], method="svi", seed=0)
+    for x in ([2, 0, 5, 3, 1, 3], [2, 0, 50]):  # the start has enough of all of them, wherever the prior is
+        with pytest.raises(zoo.FitError, match=r"Binomial\(n, p\): make what is left over the latent"):
+            fit(Thinned(), x, method="svi", seed=0)
 
 
 @pytest.mark.slow
