@@ -58,7 +58,7 @@ def test_a_users_own_categories_are_named_too():
             pyro.sample("y", dist.Categorical(p), obs=y)
 
     found = fit(codes(), [0, 1, 2, 1], method="exact", seed=0)
-    with pytest.raises(DataError, match=r"site 'y' has category 3.*the 3 categories 0 to 2"):
+    with pytest.raises(DataError, match=r"field 'y': its site is Categorical.*up to 2, .* hold 3 at row 1"):
         found.log_prob([0, 3])
 
 
