@@ -267,7 +267,8 @@ NOT_DATA = {
 @few
 def test_what_is_no_data(name, what):
     model, good, method = CASES[name]
-    refused(lambda: fit(model, NOT_DATA[what], method=method, seed=0))
+    if not (name == "vae-svi" and what in ("three dimensions", "four dimensions")):  # which takes images, too
+        refused(lambda: fit(model, NOT_DATA[what], method=method, seed=0))
     if what != "None":  # which asks for the fitted rows
         found = fit(model, good, method=method, seed=0)
         refused(lambda: found.log_prob(NOT_DATA[what]))

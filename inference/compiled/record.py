@@ -15,6 +15,8 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from zoo.elimination.recording import while_recording
+
 aten = torch.ops.aten
 # Tensors of one number, whatever they are like -> the number, None if it is their last argument.
 FILLED: dict[Any, float | None] = {
@@ -22,6 +24,8 @@ FILLED: dict[Any, float | None] = {
     **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
     **dict.fromkeys((aten.full.default, aten.full_like.default, aten.new_full.default), None),
 }
+
+OF_VALUES = (aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default)  # give plain numbers
 
 
 def recorded(
@@ -41,7 +45,7 @@ def recorded(
         Operation -> function of the same arguments that is recorded in its place, unless it returns `NotImplemented`.
     """
     recorder = _Recorder(inputs, written_out)
-    with recorder:
+    with recorder, while_recording():
         outputs = function(*inputs)
     return recorder.finished(outputs)
 
@@ -55,6 +59,7 @@ class _Recorder(TorchDispatchMode):
         self.kept: list[Tensor] = []  # so that no identity is given twice
         for i, x in enumerate(inputs):
             self._note(x, self.graph.placeholder(f"x{i}"))
+            self.nodes[id(x)].meta["varies"] = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -64,6 +69,8 @@ class _Recorder(TorchDispatchMode):
             if made is not NotImplemented:
                 return made
         given, named = (tree_map_only(Tensor, self._node, x) for x in (args, kwargs))
+        if func in OF_VALUES:
+            self._check_constant(func, given)
         # What a number is made into is made anew by every run, which may change it.
         target = aten.lift_fresh_copy.default if func is aten.lift_fresh.default else func
         result = func(*args, **kwargs)
@@ -73,13 +80,21 @@ class _Recorder(TorchDispatchMode):
             self._note(result, self.graph.call_function(aten.full.default, ([*result.shape], value), settings))
             return result
         node = self.graph.call_function(target, given, named)
+        node.meta["varies"] = any(n.meta.get("varies") for n in node.all_input_nodes)
         if isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
                     self._note(part, self.graph.call_function(operator.getitem, (node, i)))
+                    self.nodes[id(part)].meta["varies"] = node.meta["varies"]
         elif isinstance(result, Tensor):
             self._note(result, node)
         return result
+
+    @staticmethod
+    def _check_constant(func: Any, given: Sequence[Any]) -> None:
+        """Raise if what leaves the tensors here, for a branch or a loop, follows from the inputs."""
+        if any(isinstance(n, fx.Node) and n.meta.get("varies") for n in given):
+            raise RuntimeError(f"control flow depends on values, by {func}")
 
     def _note(self, x: Tensor, node: fx.Node) -> None:
         node.meta["dtype"] = x.dtype

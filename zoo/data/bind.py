@@ -134,7 +134,7 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     columns = matched.columns
     # What the data that were fitted have decides, not what new ones happen to have.
     fields = {
-        n: f.shaped(np.ndim(matched.arrays[n]) if like is None else len(like.dims[n])) if f.open else f
+        n: f.shaped(_dimensions(matched.arrays[n]) if like is None else len(like.dims[n])) if f.open else f
         for n, f in model.fields.items()
     }
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
@@ -185,6 +185,14 @@ def _told(fields: Mapping[str, Field], coords: Labels, columns: pd.Index | None,
     known = {} if like is None else like.coords
     known = {**known, **coords, **({matrix.dims[1]: columns} if columns is not None and matrix is not None else {})}
     return {dim: index for dim, index in known.items() if dim != row}
+
+
+def _dimensions(array: Any) -> int:
+    """How many dimensions an array has; 0 for what is none, which is refused where its entries are read."""
+    try:
+        return np.ndim(array)
+    except ValueError:  # rows of unequal lengths
+        return 0
 
 
 def _shaped(name: str, value: Tensor, kind: Field, *, alone: bool) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.elimination.blocks import pieces
+from zoo.elimination.recording import recording
 from zoo.elimination.semirings import CELLS, Best, Scaled, arithmetic, before_each, compose
 
 
@@ -105,7 +105,7 @@ def log_evidence(table: Tensor, evidence: Tensor, first: Tensor) -> Tensor:
         Shape (..., rows).
     """
     flat = evidence.reshape(-1, *evidence.shape[-2:])
-    if get_proxy_mode() is not None:  # `smooth` looks at values to choose its arithmetic, and a compiler cannot
+    if recording():  # `smooth` looks at values to choose its arithmetic, and a compiler cannot
         return scan(table.expand(len(flat), *table.shape), flat, first).reshape(*evidence.shape[:-2], -1)
     rows, _, _ = _chain(table.expand(len(flat), *table.shape), flat, first)
     return rows.reshape(*evidence.shape[:-2], -1)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.elimination.kalman import LinearGaussian, filter_rows, smooth_rows
+from zoo.elimination.recording import recording
 
 GIVEN = 6  # tensors of a chain that have a gradient: F, u, Q, H, v, R
 
@@ -106,7 +106,7 @@ class _Density(torch.autograd.Function):
 
     @staticmethod
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-        if get_proxy_mode() is not None:
+        if recording():
             return tuple(_opaque(*(t.contiguous() for t in tensors)))
         return density_and_scores(LinearGaussian(*tensors))
 
@@ -132,7 +132,7 @@ class _Gradient(torch.autograd.Function):
         inputs, scores = tensors[: GIVEN + 2], tensors[GIVEN + 2 :]
         weight, even = _sequence_weights(gradient, *inputs[GIVEN:])
         # A compiled gradient is that of all rows, which count the same in a sequence; a compiler cannot look.
-        if get_proxy_mode() is None and not bool(even):
+        if not recording() and not bool(even):
             # Rows that count differently, as in a density of some rows given others: no posterior says that.
             scores, weight = _differentiate(gradient, *inputs), torch.ones_like(weight)
         found = (
