@@ -88,15 +88,15 @@ def test_legal_methods_follow_from_the_latents(case):
     program = prepare(*CASES[case], device="cpu")
     said = {name.lower(): why for name, why in legality(program).items()}
     assert set(said) == set(QUICK)
+    name = type(CASES[case][0]).__name__
+    labelled = name == "NaiveBayes" and not program.enumerated
     if program.locals:  # legal where their posterior given parameters without prior has a closed form
         by_state = all(b.by_state for b in closed_form(program).blocks if program.locals[0].name in b.unknowns)
         alone = by_state or all(s.cardinality == 1 for s in program.enumerated)
         assert said["em"] is not None or (alone and not program.globals)
     else:
-        assert (said["em"] is None) == bool(program.enumerated or program.integrated)
-    name = type(CASES[case][0]).__name__
+        assert (said["em"] is None) == bool(program.enumerated or program.integrated or labelled)
     given_states = name == "ChangePoint" and len(program.latents) == 1
-    labelled = name == "NaiveBayes" and not program.enumerated
     assert (said["exact"] is None) == (name in (*CONJUGATE, "coin") or given_states or labelled)
     assert (
         said["exact"] is not None or said["cavi"] is None or given_states

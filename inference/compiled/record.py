@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -45,9 +46,24 @@ def recorded(
         Operation -> function of the same arguments that is recorded in its place, unless it returns `NotImplemented`.
     """
     recorder = _Recorder(inputs, written_out)
-    with recorder, while_recording():
+    with recorder, _Unchecked(), while_recording():
         outputs = function(*inputs)
     return recorder.finished(outputs)
+
+
+class _Unchecked(TorchFunctionMode):
+    """Writes out functions that look at values only to check them, which data were when they came in."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes == -1:  # as many as the largest value says: not to be recorded
+        return torch.nn.functional.one_hot(input)
+    return (input[..., None] == torch.arange(num_classes, device=input.device)).long()
 
 
 class _Recorder(TorchDispatchMode):

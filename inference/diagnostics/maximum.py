@@ -188,7 +188,7 @@ def _local(program: Program, values: Values, diagnostics: dict[str, float]) -> s
         at = int((~free).nonzero()[0]) if not bool(free.all()) else int(vectors[:, 0].abs().argmax())
         return f"flat along {surface.name(int(kept[at]))!r}: the data do not determine it there"
     axes = torch.zeros(len(u), len(kept), dtype=u.dtype, device=u.device)
-    axes[kept] = vectors / (unit[:, None] * curvature.sqrt())
+    axes[kept] = (vectors / (unit[:, None] * curvature.sqrt())).to(u)  # data may be in another precision
     return _from_afar(surface, u, height, axes)
 
 

@@ -59,8 +59,12 @@ def pole(program: Program, values: Values, points: Values) -> str:
 
 
 def _priors(program: Program, values: Values) -> dict[str, Any]:
-    """Distributions of the latents; those of globals do not take all rows."""
-    if not (program.view.locals or program.tied) and len(program.data) > FEW:
+    """Distributions of the latents; those of globals do not take all rows, unless one has an entry or state of each."""
+    rows = len(program.data)
+    of_rows = any(
+        rows in (*s.shape, s.cardinality) for s in program.sites.values() if s.role in ("global", "enumerated")
+    )
+    if not (program.view.locals or program.tied or of_rows) and rows > FEW:
         program = program.rebind(program.data.take(torch.arange(FEW, device=program.device)))
     return program.replay(values).distributions
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from guides.factors import SiteFactor
 from guides.guide import Guide
 from guides.mean_field import MeanField
 from guides.start import Start
@@ -84,7 +85,7 @@ class Bound:
         self.q: Variational = built[0]
         self.scored = self.q.scored
         # Coordinates are in natural units, and one learning rate serves them all; weights of networks have another.
-        own = (Variational, Pushforward, nn.ParameterList)
+        own = (Variational, Pushforward, SiteFactor, nn.ParameterList)
         inside = [(name, part) for name, part in self.q.named_modules() if not isinstance(part, own)]
         of_networks = {f"{name}.{n}" for name, part in inside for n, _ in part.named_parameters(recurse=False)}
         self._of_networks = {f"{name}.{n}" for name, part in inside for n, _ in part.named_buffers(recurse=False)}

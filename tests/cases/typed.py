@@ -108,9 +108,7 @@ models = [zoo.LatentClass(1), zoo.VAE(hidden=(3, 4)), Wider(latent=2, depth=3), 
 count: int = zoo.GMM(covariance="diag").components + len(zoo.models()) + Wider(latent=2).depth
 bits = result.decode(result.encode(geyser)["z"].to_numpy(), condition={"label": 3})["x"].to_numpy() + number
 path = result.interpolate(geyser.head(1), result.encode(geyser.tail(1)), steps=3), result.traverse("a", steps=3)
-table_of_rows = (
-    result.anomaly(geyser)["kl"].sum() + result.rate_distortion().loc["elbo", "nats"] + result.active_units()
-)
+table_of_rows = result.anomaly(geyser)["kl"].sum() + result.rate_distortion()["nats"].max() + result.active_units()
 result.annealed_log_prob(geyser, chains=4).attrs["accepted"]
 result.draw_codes(labels=[1, 2]).savefig("codes.png")
 result.generate(3, condition={"label": "a"})

@@ -9,6 +9,7 @@ the first run finds has to hold there too. A function that is linear in pieces (
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from zoo.structure.failures import STATES
 from zoo.structure.plates import fields_of, frames_of
 from zoo.structure.runner import FAR, Check, Runner, Source
 
+SIGNS = 2  # ways of turning the signs of network weights: a unit that is off in one is likely on in another
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
 
 
@@ -211,11 +213,26 @@ def _sources(
                     made_from[name].add(source)
                 if source.kind == "data":
                     fields[name] = [n for n in fields[name] if n in fields_of(data.values, name, value)]
-            for key, view in arguments(node).items() if name in first else ():
-                before = first[name].get(key)
-                if before is None or before.shape != view.shape or not torch.equal(before, view):
-                    sources.setdefault((name, key), set()).add(source)
+        for argument in _moved(first, changed):
+            sources.setdefault(argument, set()).add(source)
+    for sign in range(SIGNS if runner.networks else 0):  # units that are off show nothing of what feeds them
+        turned = {n: v * (2 * torch.randint_like(v, 2) - 1 if sign else -1) for n, v in runner.networks.items()}
+        with suppress(ModelError):  # such weights do not fit the model
+            other = replace(runner, networks=turned)
+            before = {name: arguments(node) for name, node in sample_sites(other(part, messenger.values)[0])}
+            for source, _, changed in _one_at_a_time(other, part, messenger, silent):
+                for argument in _moved(before, changed):
+                    sources.setdefault(argument, set()).add(source)
     return sources, made_from, {name: found[0] for name, found in fields.items() if found}
+
+
+def _moved(before: dict[str, dict[str, Tensor]], changed: Any) -> Iterator[tuple[str, str]]:
+    """Sites and their arguments that are not what they were."""
+    for name, node in sample_sites(changed):
+        for key, view in arguments(node).items() if name in before else ():
+            was = before[name].get(key)
+            if was is None or was.shape != view.shape or not torch.equal(was.nan_to_num(), view.nan_to_num()):
+                yield name, key
 
 
 def _unread(runner: Runner, part: Data, values: Values, first: dict[str, dict[str, Tensor]]) -> set[str]:

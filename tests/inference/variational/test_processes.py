@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from inference import SVI, fit
 from tests.cases.models import FLIPS, coin
 from zoo import MethodError
 
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import os, signal, sys
 import numpy as np, torch, torch.distributed as processes
@@ -56,7 +59,7 @@ processes.destroy_process_group()
 """
 
 
-def run(what, tmp_path, **environment):
+def run(what, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
@@ -66,6 +69,7 @@ def run(what, tmp_path, **environment):
         text=True,
         check=False,
         timeout=500,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # for `tests.cases` in the script
     )
 
 
