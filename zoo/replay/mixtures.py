@@ -1,9 +1,9 @@
-"""Observed mixtures whose states have been summed out by hand, written with a discrete latent that can be enumerated.
+"""Mixtures whose states have been summed out by hand, written with a discrete latent that can be enumerated.
 
-``pyro.sample("x", MixtureSameFamily(Categorical(w), Normal(m, s)), obs=x)`` is ``x_component ~ Categorical(w)`` and
-``x ~ Normal(m[x_component], s[x_component])`` with the component summed out; a `ZeroInflatedPoisson` is ``x_gate ~
-Bernoulli(gate)`` and ``x ~ Poisson((1 - x_gate) rate)``. The density is the same; closed forms, posteriors of the
-component of each row and its draws come on top.
+``pyro.sample("x", MixtureSameFamily(Categorical(w), Normal(m, s)))``, observed or a prior, is ``x_component ~
+Categorical(w)`` and ``x ~ Normal(m[x_component], s[x_component])`` with the component summed out; a
+`ZeroInflatedPoisson` is ``x_gate ~ Bernoulli(gate)`` and ``x ~ Poisson((1 - x_gate) rate)``. The density is the same;
+closed forms, posteriors of the component of each row and its draws come on top.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ COMPONENT, GATE = "_component", "_gate"
 
 
 class Opened(Messenger):
-    """Give observed mixtures a site of their own for the component."""
+    """Give mixtures a site of their own for the component."""
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
-        if not msg["is_observed"]:
-            return
         if type(fn) is dist.MixtureSameFamily and (inner := standard(fn.component_distribution)) is not None:
             states: Any = rebuilt(standard(fn.mixture_distribution), {})
             z = pyro.sample(name + COMPONENT, states)

@@ -239,8 +239,18 @@ CIRCLE = constraints.interval(-math.pi, math.pi)
 
 
 def support_of(fn: Any) -> Any:
-    """Where values of a distribution live; torch gives angles the whole line, where their density has no integral."""
-    return CIRCLE if type(base_distribution(fn)).__name__ == "VonMises" else fn.support
+    """Where values of a distribution live; torch gives angles the whole line, where their density has no integral.
+
+    What torch says of a mixture is no set that has a bijection; its values are those of its components.
+    """
+    base: Any = base_distribution(fn)
+    if type(base).__name__ == "VonMises":
+        return CIRCLE
+    if type(base).__name__ != "MixtureSameFamily":
+        return fn.support
+    inside = support_of(base.component_distribution)
+    more = fn.event_dim - base.event_dim
+    return constraints.independent(inside, more) if more else inside
 
 
 def base_distribution(fn: Any) -> Any:
