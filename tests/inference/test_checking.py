@@ -207,7 +207,7 @@ def test_quantities_do_not_look_at_what_is_missing(kind):
 @pytest.mark.parametrize("kind", ["poisson", "normal"])
 def test_right_models_are_rarely_accused(kind):
     """At level 0.2, of so many data sets from the prior: at most 0.2, by a binomial test."""
-    rng, accused, surprised, runs = np.random.default_rng(5), 0, 0, 100 if kind == "poisson" else 60
+    rng, accused, surprised, runs = np.random.default_rng(5), 0, 0, 100 if kind == "poisson" else 40
     for i in range(runs):
         if kind == "poisson":
             model, data, method = poisson, rng.poisson(rng.gamma(2, 2), 40), "exact"

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import digamma
 
 import zoo
-from inference import CAVI, EM, NUTS, SMC, SVI, Fit, Laplace, Pathfinder, fit
+from inference import CAVI, EM, NUTS, Fit, Laplace, Pathfinder, fit
 from tests.cases.state_space import NILE, local_level, seasonal, smoother, tracking
 from zoo.errors import MethodError
 
@@ -126,7 +126,7 @@ def quadrature():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [NUTS(chains=2, warmup=300, draws=500), SMC(), Laplace(), Pathfinder(), SVI(guide="fullrank")],
+    [NUTS(chains=2, warmup=300, draws=500), Laplace(), Pathfinder()],
     ids=lambda m: type(m).__name__,
 )
 def test_every_method_climbs_the_density_without_the_states(method):

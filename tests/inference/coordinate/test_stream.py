@@ -85,7 +85,7 @@ def test_a_file_in_chunks_gives_the_answer_of_all_rows(kind, rows, files):
 
 @pytest.mark.parametrize("chunk", [*(pytest.param(c, marks=pytest.mark.slow) for c in (1, 7)), 2999, 3000, 100_000])
 def test_the_size_of_chunks_does_not_matter(chunk, files):
-    settings = {"method": EM(max_steps=3), "seed": 0}
+    settings = {"method": EM(max_steps=1 if chunk == 1 else 3), "seed": 0}
     one, other = (fit(zoo.GMM(2), zoo.stream(files / "rows.npy", chunk=c), **settings) for c in (500, chunk))
     # Chunks decide which random numbers the sample takes: a file as short as this is its own sample, in its own order.
     assert one.trace["value"].to_numpy() == pytest.approx(other.trace["value"].to_numpy(), rel=1e-10)

@@ -12,6 +12,7 @@ from inference.diagnostics import row_totals
 from tests.cases.linear_vae import LATENT, WIDER, Silent, Wide, data, kept, log_evidence
 
 ROWS = 400
+RUNS = 30
 
 
 def test_some_rows_tell_the_evidence_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,12 +40,12 @@ def test_the_errors_of_totals_of_some_rows_are_right(monkeypatch: pytest.MonkeyP
     q = found.approximation.uncorrected
     torch.manual_seed(0)
     with torch.no_grad():
-        many = [row_totals.of_some(found.program, q, found.points, 2) for _ in range(60)]
+        many = [row_totals.of_some(found.program, q, found.points, 2) for _ in range(RUNS)]
     z = np.array([(t.evidence - truth) / t.error for t in many])
-    assert abs(z.mean()) < 4 / math.sqrt(60) + 0.1  # 100 draws of a row leave a little bias
-    assert abs(z.std() - 1) < 4 / math.sqrt(2 * 60)
+    assert abs(z.mean()) < 4 / math.sqrt(RUNS) + 0.1  # 100 draws of a row leave a little bias
+    assert abs(z.std() - 1) < 4 / math.sqrt(2 * RUNS)
     bounds = np.array([t.bound for t in many])
-    assert abs(bounds.std() / np.mean([t.spread for t in many]) - 1) < 4 / math.sqrt(2 * 60)
+    assert abs(bounds.std() / np.mean([t.spread for t in many]) - 1) < 4 / math.sqrt(2 * RUNS)
 
 
 def test_an_encoder_that_says_nothing_has_collapsed() -> None:
