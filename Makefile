@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2 --dist worksteal
+# One part in so many of the longest tests: make slow SHARE=0/3
+SHARE ?= 0/1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -43,7 +45,7 @@ lint: $(STAMP)  ## ruff, its formatting, and mypy --strict
 	"$(BIN)/mypy" --strict
 
 slow: $(STAMP)  ## run the tests that `make test` leaves out: compiled programs, long chains, further cases
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q $(PYTEST_ARGS) -m "compiled or slow"
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q $(PYTEST_ARGS) --share $(SHARE) -m "compiled or slow"
 
 demo: $(STAMP)  ## compare four methods on Old Faithful, with a report in runs/faithful
 	"$(BIN)/zoo" compare BayesianGMM faithful --set components=2 --methods em,cavi,svi,map --seed 0 --out runs/faithful

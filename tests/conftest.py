@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,22 @@ import pytest
 import torch
 
 import zoo
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take `--share`, by which each run of CI does a part of the longest tests, and a few runs all of them."""
+    parser.addoption("--share", metavar="K/N", help="of the cases marked long, run part K (0 to N - 1) of N only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases of the other parts; which part a case is in hangs on its name alone."""
+    if not (share := config.getoption("share")):
+        return
+    part, of = map(int, share.split("/"))
+    others = [i for i in items if i.get_closest_marker("long") and crc32(i.nodeid.encode()) % of != part]
+    config.hook.pytest_deselected(items=others)
+    gone = set(others)
+    items[:] = [i for i in items if i not in gone]
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ def test_blocks_can_be_pasted_at_a_prompt() -> None:
     assert not any(pending)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_pages_run(page: Path, tmp_path: Path) -> None:

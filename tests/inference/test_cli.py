@@ -230,6 +230,7 @@ def test_fit_takes_weights(run, files):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compare_prints_and_saves(run, tmp_path):
     ran = run("compare", "BayesianGMM", "faithful", "--methods", "em, exact,map", "--seed", 0, "--out", "runs/geyser")

@@ -26,6 +26,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_densities_equal_quadrature_over_the_codes(name):
@@ -51,6 +52,7 @@ def test_densities_equal_quadrature_over_the_codes(name):
     assert elbo < exact.sum() + 4 * spread
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_labels_of_rows_without_one_are_found():
     found = fit(*CASES["SemiSupervisedVAE"][:2], method=SVI(guide=Encoder(), steps=1500), seed=0)
@@ -60,6 +62,7 @@ def test_labels_of_rows_without_one_are_found():
     assert (said[~known].argmax(1) == KINDS[~known]).mean() > 0.75  # a third by chance
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_linear_autoencoder_finds_the_principal_subspace():
     x = RNG.normal(size=(200, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(200, 5))
