@@ -29,9 +29,10 @@ from inference.variational.ends import Ends
 from inference.variational.gathered import Gathered
 from inference.variational.held_out import HeldOut, parted
 from inference.variational.optimize import Climb
-from inference.variational.per_step import FULL_ROWS, PARTICLES, draws_per_step, rows_per_step
+from inference.variational.per_step import FULL_ROWS, PARTICLES, covering_draws, draws_per_step, rows_per_step
 from inference.variational.sampled import standing_for_all, with_sampling_error
 from inference.variational.schedule import Kind, Schedule
+from inference.variational.wide import widened
 from zoo.errors import MethodError, ZooError
 from zoo.program.program import Program
 
@@ -71,13 +72,20 @@ class SVI(Method):
     accumulate
         Mini-batches to a step, whose gradients are averaged: larger batches than memory holds.
     particles
-        Draws per step, k of IWAE. None: 8, or 1 with large networks; at least 5 for bounds other than the ELBO.
+        Draws per step, k of IWAE. None: 8, or 64 to 512 where q is to cover the posterior, or 1 with large networks; at
+        least 5 for bounds other than the ELBO.
     objective
         "elbo"; "iwae", the importance-weighted bound of `particles` draws (Burda, Grosse and Salakhutdinov 2016);
-        "renyi", the bound of order `alpha` (Li and Turner 2016); "wake_sleep": the ELBO for the model, draws from the
-        model for the encoder (Hinton et al. 1995).
+        "renyi", the bound of order `alpha` (Li and Turner 2016); "inclusive": q goes down KL(p || q), with p the
+        posterior, by weighted draws, so that it covers all of the posterior and has its mean and standard deviation
+        where it is a Normal; the model climbs the importance-weighted bound (reweighted wake-sleep, Bornschein and
+        Bengio 2015; Tucker et al. 2019). Few globals start from moments of weighted draws that come from far away. The
+        trace is an estimate of log p(x) - KL(p || q), the end the importance-weighted bound. "wake_sleep": the ELBO for
+        the model, draws from the model for the encoder (Hinton et al. 1995).
     alpha
-        Order of the Rényi bound, 0.5 if not given: 1 is the ELBO, 0 the importance-weighted bound.
+        Order of the Rényi bound, 0.5 if not given: 1 is the ELBO, 0 the importance-weighted bound. Below 0 it bounds
+        the evidence from above, and q goes down D_{1 - alpha}(p || q) as for "inclusive", which is its limit at 0; -1
+        is the chi-square divergence (Dieng et al. 2017).
     warm_up
         Steps over which the weight of the latents' log p - log q rises from 0 to 1 (KL annealing, Bowman et al. 2016).
     beta
@@ -131,7 +139,7 @@ class SVI(Method):
     learning_rate: PositiveFloat = 0.05
     batch_size: PositiveInt | None = None
     particles: PositiveInt | None = None
-    objective: Literal["elbo", "iwae", "renyi", "wake_sleep"] = "elbo"
+    objective: Literal["elbo", "iwae", "renyi", "inclusive", "wake_sleep"] = "elbo"
     alpha: FiniteFloat | None = None
     warm_up: NonNegativeInt = 0
     beta: PositiveFloat = 1.0
@@ -165,8 +173,11 @@ class SVI(Method):
             raise MethodError(f"{name}: warm_up={self.warm_up} must end in the first half of steps={self.steps}")
         if self.alpha is not None and self.objective != "renyi":
             raise MethodError(f"{name}: alpha is the order of objective='renyi', and objective is {self.objective!r}")
-        if self.objective in ("iwae", "renyi") and self.particles == 1:
-            raise MethodError(f"{name}: objective={self.objective!r} of one draw is the ELBO; give particles=2 or more")
+        if self.weighing and self.particles == 1:
+            raise MethodError(
+                f"{name}: objective={self.objective!r} weighs draws against each other, and of one draw is the ELBO; "
+                "give particles=2 or more"
+            )
         if self.optimizer == MATCH:
             self._check_match(name)
             return
@@ -218,7 +229,7 @@ class SVI(Method):
             return "free_bits is about the locals of a row, and needs a model with these and no other latents"
         if self.objective == "wake_sleep" and (program.globals or not program.locals):
             return "wake_sleep trains an encoder of local latents, and needs a model with these and without global ones"
-        if self.objective in ("iwae", "renyi") and self.batch_size is not None and program.globals:
+        if self.weighing and self.batch_size is not None and program.globals:
             return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
         return None
 
@@ -251,7 +262,17 @@ class SVI(Method):
     def order(self) -> float:
         """Order alpha of the bound."""
         alpha = 0.5 if self.alpha is None else self.alpha
-        return {"iwae": 0.0, "renyi": alpha}.get(self.objective, 1.0)
+        return {"iwae": 0.0, "inclusive": 0.0, "renyi": alpha}.get(self.objective, 1.0)
+
+    @property
+    def weighing(self) -> bool:
+        """Whether the draws of a step are weighed against each other."""
+        return self.objective in ("iwae", "renyi", "inclusive")
+
+    @property
+    def covering(self) -> bool:
+        """Whether q goes down a divergence from the posterior to q."""
+        return self.objective == "inclusive" or self.order < 0
 
     def how(self, program: Program) -> str:
         """Say what is integrated out."""
@@ -277,11 +298,15 @@ class SVI(Method):
         which = "" if self.checkpoint is None and group is ALONE else identity(self, program, apart=("steps", "epochs"))
         group.agree(which, "the model, the data, the settings or the seed", program.device)
         train, held = (program, None) if self.validation is None else parted(program, self.validation)
+        starts = several_starts(train, self.restarts)
+        if self.covering:
+            starts = [widened(train, start) for start in starts]
         bound = Bound(
             train,
             self.guide,
-            several_starts(train, self.restarts),
+            starts,
             alpha=self.order,
+            covering=self.covering,
             asleep=self.objective == "wake_sleep",
             warmed=self.warm_up > 0 or self.beta != 1,
             free=self.free_bits,
@@ -356,7 +381,7 @@ class SVI(Method):
         with Monitor("svi", steps, show=progress) as shown:
             climb.run(step, batches, draws, shown, beta=self.beta, warm_up=self.warm_up, file=file)
         program.model.eval()
-        particles = draws if self.objective == "iwae" else 1
+        particles = draws if self.objective == "iwae" or self.covering else 1
         return Ends(climb, self.guide, draws, particles, self.corrected), step.note
 
     def _still(self, program: Program) -> bool:
@@ -386,7 +411,8 @@ class SVI(Method):
             return 1
         if len(program.data) > FULL_ROWS or not program.latents:
             return 1
-        return together(program, self.particles or PARTICLES)
+        usual = covering_draws(len(program.data), networks=False) if self.covering else PARTICLES
+        return together(program, self.particles or usual)
 
     def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
         """Climb for all data sets in one tensor program, each by a schedule of its own."""
@@ -395,9 +421,10 @@ class SVI(Method):
         programs = [self._view(program) for program in programs]
         try:
             starts = [several_starts(program, 1)[0] for program in programs]
-            bound = BoundOfEach(
-                programs, self.guide, starts, alpha=self.order, warmed=self.warm_up > 0 or self.beta != 1
-            )
+            if self.covering:
+                starts = [widened(program, start) for program, start in zip(programs, starts, strict=True)]
+            warmed = self.warm_up > 0 or self.beta != 1
+            bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, covering=self.covering, warmed=warmed)
             if bound.q.amortized or bound.scored:
                 return super().run_each(programs)
             ends, _ = self._climbed(bound, len(programs))

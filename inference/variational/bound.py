@@ -7,8 +7,9 @@ Rényi bound (Li and Turner 2016, equation 8) is
 
 the ELBO as alpha -> 1 and the importance-weighted bound (Burda, Grosse and Salakhutdinov 2016) at alpha = 0. Draws are
 reparameterized and log q holds phi fixed, so the gradient of draw k counts c_k for theta and alpha c_k + (1 - alpha)
-c_k^2 for phi, c the normalized w^(1 - alpha) (Tucker et al. 2019, "Doubly reparameterized gradient estimators"). What
-is drawn without a gradient (counts) adds its score to that of the ELBO (`score.py`).
+c_k^2 for phi, c the normalized w^(1 - alpha) (Tucker et al. 2019, "Doubly reparameterized gradient estimators"). To
+make q cover p instead, phi goes down a divergence from p to q, estimated by the same weights (`renyi.py`). What is
+drawn without a gradient (counts) adds its score to that of the ELBO (`score.py`).
 
 Letters for shapes: S starts that climb at once, K draws of noise for each, n rows of the batch, G and L unconstrained
 coordinates of the global latents and of one row's local ones, C numbers that climb and W network weights.
@@ -56,6 +57,8 @@ class Bound:
         Where q and the parameters start, and values of the network weights.
     alpha
         Of the Rényi bound.
+    covering
+        Whether q goes down the divergence of order 1 - alpha from p to q.
     asleep
         Fit the encoder to draws of the model itself (wake-sleep).
     warmed
@@ -71,11 +74,12 @@ class Bound:
         starts: list[tuple[Start, Values]],
         *,
         alpha: float = 1.0,
+        covering: bool = False,
         asleep: bool = False,
         warmed: bool = False,
         free: float = 0.0,
     ) -> None:
-        self.program, self.alpha, self.asleep, self.free = program, alpha, asleep, free
+        self.program, self.alpha, self.covering, self.asleep, self.free = program, alpha, covering, asleep, free
         self.warmed = warmed or free > 0
         self.point = guide.point or not program.latents
         self.view, self.theta = program.view, program.parameter_view
@@ -344,7 +348,8 @@ class Bound:
 
     def reached(self, rest: Tensor, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Shares, Shares | None]:
         """The bound at every start and the shares of `renyi.shares`; a point has one log weight, so its ELBO."""
-        return shares(rest, rows, weights, alpha=1.0 if self.point else self.alpha, by_row=self.by_row)
+        alpha = 1.0 if self.point else self.alpha
+        return shares(rest, rows, weights, alpha=alpha, by_row=self.by_row, covering=self.covering)
 
     @staticmethod
     def _pull(

@@ -34,7 +34,7 @@ class BoundOfEach(Bound):
         Not amortized: what it is made of does not depend on the rows.
     starts
         One for each program.
-    alpha, warmed
+    alpha, covering, warmed
         As for `Bound`.
     """
 
@@ -45,9 +45,10 @@ class BoundOfEach(Bound):
         starts: list[tuple[Start, Values]],
         *,
         alpha: float = 1.0,
+        covering: bool = False,
         warmed: bool = False,
     ) -> None:
-        super().__init__(programs[0], guide, starts, alpha=alpha, warmed=warmed)
+        super().__init__(programs[0], guide, starts, alpha=alpha, covering=covering, warmed=warmed)
         fields = {n: torch.stack([p.data.values[n] for p in programs]) for n in programs[0].data.values}
         self.start = replace(self.start, fixed=self.start.fixed._replace(fields=fields))
 

@@ -8,6 +8,9 @@ NETWORK_BATCH = 128  # default rows per step where the model or guide has networ
 FULL_ROWS = 5000  # otherwise all rows are used up to this many, and then BATCH at a time
 BATCH = 1000
 PARTICLES = 8  # one vectorized evaluation costs little more than one draw, and its gradient has far less noise
+COVERING = 512  # draws that tell a q that is to cover the posterior what it does not cover: weights of few are noise
+COVERING_CELLS = 100_000  # rows times these draws
+COVERING_FEWEST = 64  # of them
 LIGHT = 300_000  # products in the networks for a step, beyond which each further draw costs as much as the first
 FEWEST = 5  # for bounds that are means of powers of weights
 
@@ -28,5 +31,11 @@ def draws_per_step(bound: Bound, asked: int | None, *, rows: int, still: bool) -
         return 1
     if asked is not None:
         return asked
-    few = 1 if bound.weights.size * rows > LIGHT else PARTICLES
+    usual = covering_draws(rows, networks=bool(bound.weights.size)) if bound.covering else PARTICLES
+    few = 1 if bound.weights.size * rows > LIGHT else usual
     return max(few, 2 if bound.scored else 1 if bound.alpha == 1.0 else FEWEST)
+
+
+def covering_draws(rows: int, *, networks: bool) -> int:
+    """Draws of a step that goes down a divergence from the posterior to q."""
+    return COVERING_FEWEST if networks else min(COVERING, max(COVERING_FEWEST, COVERING_CELLS // rows))
