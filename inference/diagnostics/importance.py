@@ -33,6 +33,7 @@ UNJUDGED = 2000  # that are weighed where nothing is said of them
 FEWEST_DRAWS = 10  # for a bound with an error, however large the data
 FEWEST_FOR_KHAT = 200  # of fewer, the tail that a Pareto distribution is fitted to has less than 40
 CELLS = 50_000_000  # entries of the data times draws that are evaluated: some seconds of work
+PRODUCTS = 200  # multiply-adds in networks, which take as long as the density of one entry
 COLUMNS = 8  # of a linear predictor, which cost as much as one entry of what is observed
 SORTED = 500  # scalars whose quantiles are looked at, at most
 FINITE = 0.5  # Pareto shape above which weights have no variance, and errors by it are too small
@@ -237,6 +238,7 @@ def coordinates(program: Program) -> int:
 def draws_for(program: Program, cells: int = CELLS, most: int = DRAWS) -> int:
     """How many draws to evaluate on all rows."""
     entries = sum(v.numel() for v in program.data.values.values())
+    entries = max(entries, program.structure.products // PRODUCTS * len(program.data))
     if not program.networks:  # columns enter by a product with a few coefficients
         states = math.prod(s.cardinality for s in program.enumerated)
         states *= program.integrated.numbers if program.integrated else 1

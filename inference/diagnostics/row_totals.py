@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.corrected_rows import draws_by_row
-from inference.diagnostics.importance import CELLS, draws_for, finite
+from inference.diagnostics.importance import CELLS, PRODUCTS, draws_for, finite
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 
@@ -106,8 +106,9 @@ def _weights(program: Program) -> Tensor:
 
 
 def entries(program: Program) -> int:
-    """Numbers of a row: its data, or its latents if these are more."""
-    return max(1, program.view.local_size, sum(v.numel() for v in program.data.values.values()) // len(program.data))
+    """Numbers of a row: its data, or its latents or what its way through the networks counts as if these are more."""
+    data = sum(v.numel() for v in program.data.values.values()) // len(program.data)
+    return max(1, program.view.local_size, data, program.structure.products // PRODUCTS)
 
 
 def ratios(program: Program, q: Approximation, points: Values, count: int) -> tuple[Tensor, Values]:

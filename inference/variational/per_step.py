@@ -32,7 +32,9 @@ def draws_per_step(bound: Bound, asked: int | None, *, rows: int, still: bool) -
     if asked is not None:
         return asked
     usual = covering_draws(rows, networks=bool(bound.weights.size)) if bound.covering else PARTICLES
-    few = 1 if bound.weights.size * rows > LIGHT else usual
+    # In an affine map each weight is one product of a row; in a convolution it is as many as there are pixels.
+    products = max(bound.weights.size, bound.program.structure.products)
+    few = 1 if products * rows > LIGHT else usual
     return max(few, 2 if bound.scored else 1 if bound.alpha == 1.0 else FEWEST)
 
 

@@ -45,6 +45,12 @@ def test_outputs_see_what_came_before_them_and_nothing_else(name):
         assert bool((moves + torch.ones_like(moves).triu() > 0).all())
 
 
+def test_few_hidden_units_are_spread_over_all_inputs():
+    first, _, last = MaskedMLP(100, (20,)).layers
+    paths = last.mask @ first.mask
+    assert int((paths[99] > 0).sum()) > 90
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_states_and_draws_may_stand_on_the_left_of_rows(name):
     torch.manual_seed(0)

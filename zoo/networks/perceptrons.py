@@ -66,7 +66,8 @@ class MaskedLinear(nn.Linear):
 class MaskedMLP(nn.Module):
     """A perceptron of which output j depends on inputs before j only: MADE (Germain et al. 2015, equations 8 and 9).
 
-    Hidden units have degrees 1 .. inputs - 1 in turn; a unit sees those of its degree or below.
+    The degrees of a layer's hidden units are spread evenly over 1 .. inputs - 1, however few or many there are; a unit
+    sees those of its degree or below.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ class MaskedMLP(nn.Module):
         self.each = each
         degrees, layers = torch.arange(inputs), list[nn.Module]()
         for width in hidden:
-            following = torch.arange(width) % max(1, inputs - 1)
+            following = torch.arange(width) * max(1, inputs - 1) // width
             layers += [MaskedLinear(following[:, None] >= degrees), nn.ReLU()]
             degrees = following
         last = torch.arange(inputs).repeat_interleave(each)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from zoo.errors import ModelError
 from zoo.program.densities import Densities
 from zoo.program.in_turn import drawn_in_turn
 from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin, raised
-from zoo.replay.evaluate import Replay, Values, call, model_context
+from zoo.replay.evaluate import Drawn, Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
 from zoo.replay.parting import rewritten
 from zoo.replay.random import reseed
@@ -122,16 +123,31 @@ class Program(Densities):
             return drawn_in_turn(self.structure, self.data, lambda data: self._drawn(values, data))
         return self._drawn(values, self.data, observed=observed, lead=lead)
 
-    def _drawn(self, values: Values, data: Data, *, observed: bool = True, lead: Tensor | None = None) -> Values:
-        """Run the model once on these data, drawing what has no value."""
+    def _drawn(
+        self,
+        values: Values,
+        data: Data,
+        *,
+        observed: bool = True,
+        lead: Tensor | None = None,
+        until: Collection[str] = (),
+    ) -> Values:
+        """Run the model once on these data, drawing what has no value; if told, no further than these sites."""
         completed = {n + OBSERVED for n in self.structure.completed}
         missing = {n: cells for n, cells in self._missing.items() if n in completed}
         replay = Replay(
-            values, self.priors, simulate=True, observed=observed, lead=lead, missing=missing, sizes=self.sizes
+            values,
+            self.priors,
+            simulate=True,
+            observed=observed,
+            lead=lead,
+            missing=missing,
+            sizes=self.sizes,
+            until=until,
         )
         with torch.no_grad(), model_context(self.dtype, self.device), replay:
             try:
-                with rewritten(data):
+                with suppress(Drawn), rewritten(data):
                     call(self.model, self.networks, values, data.values)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 first = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
@@ -163,7 +179,9 @@ class Program(Densities):
             if missing:
                 with warnings.catch_warnings():  # torch warns of singular draws of a wide Wishart; their mean is not
                     warnings.simplefilter("ignore", UserWarning)
-                    draws = [self.simulate(values, observed=False) for _ in range(PRIOR_DRAWS)]
+                    # Networks that come after the last latent, such as a decoder, are left out.
+                    names = {s.name for s in missing}
+                    draws = [self._drawn(values, self.data, observed=False, until=names) for _ in range(PRIOR_DRAWS)]
                 for site in missing:
                     stacked = torch.stack([d[site.name] for d in draws])
                     values[site.name] = middle(stacked, site)

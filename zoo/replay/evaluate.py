@@ -55,6 +55,10 @@ def model_context(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class Drawn(Exception):
+    """All sites that a simulation was for have their draws: no error, but the end of a run."""
+
+
 class Replay(Messenger):
     """Give sites and parameters the values they are to have; keep each site's log density and what else is asked.
 
@@ -68,6 +72,8 @@ class Replay(Messenger):
         Draw every latent that has no value.
     observed
         With `simulate`: draw observed sites too.
+    until
+        With `simulate`: sites after the last of which the run ends, by `Drawn`; none for a whole run.
     densities
         Evaluate log densities; without, values and distributions only.
     missing
@@ -102,6 +108,7 @@ class Replay(Messenger):
         *,
         simulate: bool = False,
         observed: bool = True,
+        until: Collection[str] = (),
         densities: bool = True,
         missing: Mapping[str, MissingCells] | None = None,
         lead: Tensor | None = None,
@@ -118,6 +125,7 @@ class Replay(Messenger):
         self.volume: Values = {}
         self.sizes = sizes or {}
         self.values, self.priors, self.simulate, self.observed = values, priors or {}, simulate, observed
+        self.until = frozenset(until)
         self.densities, self.missing = densities, missing or {}
         self.now = ""
         self.log_probs: dict[str, Tensor] = {}
@@ -188,6 +196,8 @@ class Replay(Messenger):
         self.seen[name] = msg["value"]
         if name in self._completed:
             self.seen[name + OBSERVED] = msg["value"] if self.simulate else self._completed[name]
+        if self.until and self.until <= self.seen.keys():
+            raise Drawn
         if self.simulate or is_deterministic(msg):
             return
         mask, other = self._masks.get(name), partner(name, self.seen)

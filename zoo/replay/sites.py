@@ -210,6 +210,8 @@ class Structure:
         Site -> the field that it observes, for sites whose missing cells are latents because others read them.
     in_turn
         Fields whose entries of a row are drawn in turn, each given those before it, as their sites read them.
+    products
+        Multiply-adds of a row in the networks, one draw of the latents through them; 0 without networks.
     """
 
     sites: dict[str, Site]
@@ -222,6 +224,7 @@ class Structure:
     completed: dict[str, str] = dataclasses.field(default_factory=dict)
     parted: dict[str, str] = dataclasses.field(default_factory=dict)
     in_turn: tuple[str, ...] = ()
+    products: int = 0
 
     def sizes(self, known: Collection[str]) -> dict[str, int]:
         """Lengths of the plates that are no dimension of the data, in the data that were traced."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.data.data import Data
 from zoo.data.slices import Slice
@@ -55,7 +56,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         data = replace(data, parted=parted)
         check_raw(model, data, networks, priors)
     first = Discover(priors, completed=completed)
-    plain = run(model, data, networks, first, None)
+    with FlopCounterMode(display=False) if networks else nullcontext() as counter:
+        plain = run(model, data, networks, first, None)
     depth = 0
     for name, node in sample_sites(plain):
         depth = max([depth, *(-f.dim for f in frames_of(node))])
@@ -104,6 +106,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         completed,
         parted,
         in_turn,
+        0 if counter is None else counter.get_total_flops() // 2 // max(1, len(data)),
     )
 
 

@@ -18,6 +18,7 @@ import scipy.stats
 import torch
 from pyro import poutine
 from torch import distributions as td
+from torch import nn
 from torch.distributions import constraints, transform_to
 
 import zoo
@@ -911,3 +912,31 @@ def test_counts_and_categories_reach_the_model_as_declared():
     assert seen["n"].dtype == AT
     assert seen["kind"].dtype == torch.long
     assert sorted(seen["kind"].tolist()) == [0, 1, 2]
+
+
+class Painter(nn.Module):
+    """One convolution of 9 products and as many codes as pixels; it counts how often it is called."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, z):
+        Painter.calls += 1
+        return self.layer(z.reshape(-1, 1, 4, 5)).sum(1)
+
+
+def test_starts_of_latents_take_one_look_at_the_networks_behind_them():
+    program = prepare(zoo.VAE(latent=20, decoder=Painter), torch.ones(6, 4, 5))
+    before = Painter.calls
+    program.initial()
+    assert Painter.calls == before + 1  # whether the density is finite there; draws of the prior end at the codes
+
+
+def test_products_are_counted_and_not_weights():
+    program = prepare(zoo.VAE(latent=20, decoder=Painter), torch.ones(6, 4, 5))
+    assert program.structure.products == 2 * 9 * 20
+    assert prepare(zoo.VAE(latent=3, hidden=(7,)), torch.ones(6, 5)).structure.products == 3 * 7 + 7 * 5
+    assert prepare(zoo.PPCA(factors=1), torch.randn(6, 3)).structure.products == 0
