@@ -264,6 +264,10 @@ ZOO_CASES = {
         (zoo.MixtureVAE(components=2, latent=1, hidden=(4,)), BITS),
         (zoo.MixtureVAE(components=3, latent=2, hidden=(), likelihood="categorical"), PIXELS),
     ],
+    "VampPriorVAE": [
+        (zoo.VampPriorVAE(components=2, latent=1, hidden=(4,)), BITS),
+        (zoo.VampPriorVAE(components=3, latent=2, hidden=(), likelihood="gaussian", noise="shared"), ROWS),
+    ],
     "HierarchicalVAE": [
         (zoo.HierarchicalVAE(latents=(2, 1), hidden=(3,)), BITS),
         (zoo.HierarchicalVAE(latents=(1, 1, 2), hidden=(3,), decoder="conv"), STROKES),
@@ -296,6 +300,7 @@ LATER = frozenset(
         "MixtureOfFactorAnalyzers",
         *("ChangePoint", "DirichletProcessMixture", "LDA", "NaiveBayes"),
         *("Autoencoder", "ConditionalVAE", "SemiSupervisedVAE", "MixtureVAE", "HierarchicalVAE"),
+        "VampPriorVAE",
         *("IndependentPixels", "BernoulliMixture", "MADE", "PixelCNN", "RecurrentDensity", "CausalTransformer"),
     }
 )

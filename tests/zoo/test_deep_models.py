@@ -11,6 +11,7 @@ import torch
 import zoo
 from guides import Encoder
 from inference import SVI, fit
+from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(3)
 KINDS = RNG.integers(0, 3, 40)
@@ -22,6 +23,7 @@ CASES = {
     "ConditionalVAE": (zoo.ConditionalVAE(latent=1, hidden=(8,)), {"x": ROWS, "label": KINDS}, ("z",)),
     "SemiSupervisedVAE": (zoo.SemiSupervisedVAE(latent=1, hidden=(8,)), {"x": ROWS, "label": SOME}, ("z",)),
     "MixtureVAE": (zoo.MixtureVAE(components=3, latent=1, hidden=(8,)), {"x": ROWS}, ("z",)),
+    "VampPriorVAE": (zoo.VampPriorVAE(components=3, latent=1, hidden=(8,)), {"x": ROWS}, ("z",)),
     "HierarchicalVAE": (zoo.HierarchicalVAE(latents=(1, 1), hidden=(8,)), {"x": ROWS}, ("z1", "z2")),
 }
 
@@ -82,6 +84,24 @@ def test_what_a_model_cannot_be_is_refused():
     unknown = {"x": ROWS, "label": np.full(40, np.nan)}
     with pytest.raises(zoo.DataError, match="label"):
         fit(zoo.SemiSupervisedVAE(), unknown, method="svi", seed=0)
+
+
+def test_a_prior_over_pseudo_inputs_is_a_mixture_of_what_its_network_says_of_them():
+    """log p(z) by hand, from the network and the pseudo-inputs; these begin as rows, away from the ends of [0, 1]."""
+    images = ROWS.reshape(40, 2, 3)
+    program = prepare(zoo.VampPriorVAE(components=4, latent=2, hidden=(3,)), images, dtype=torch.float64, device="cpu")
+    values = program.initial()
+    inputs = values["inputs"]
+    assert tuple(inputs.shape) == (4, 2, 3)
+    assert all((np.abs(images - one).max((1, 2)) < 0.06).any() for one in inputs.detach().numpy())
+    model = program.model
+    z = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    units = (inputs.flatten(1) - torch.tensor(ROWS.mean(0))) / ROWS.var(0).mean() ** 0.5
+    loc, log_scale = model.prior(units).chunk(2, -1)
+    each = torch.distributions.Normal(loc, (5 * torch.tanh(log_scale / 5)).exp()).log_prob(z[:, None]).sum(-1)
+    decoded = torch.distributions.Bernoulli(logits=model.decoder(z).reshape(40, 2, 3))
+    by_hand = each.logsumexp(1) - math.log(4) + decoded.log_prob(torch.tensor(images)).sum((1, 2))
+    torch.testing.assert_close(program.log_joint({**values, "z": z}).rows, by_hand)
 
 
 def test_encoders_of_images_see_the_label_too():
