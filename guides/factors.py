@@ -14,10 +14,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from guides.pathwise import log_beta_pair, log_gamma, wishart_factor
 from guides.variational import LOG_2PI
+from zoo.replay.bernoulli import log_sigmoid
 from zoo.replay.bijections import CholeskyVector
 
 Parameters = dict[str, Tensor]
@@ -155,7 +155,7 @@ class BetaFactor(SiteFactor):
         """Log density of each coordinate; the Jacobian z (1 - z) has made a - 1 an a and b - 1 a b."""
         a, b = self._shapes(p)
         log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-        return a * logsigmoid(u) + b * logsigmoid(-u) - log_beta
+        return a * log_sigmoid(u) + b * log_sigmoid(-u) - log_beta
 
     @staticmethod
     def _shapes(p: Parameters) -> tuple[Tensor, Tensor]:
@@ -203,9 +203,9 @@ def _offset(u: Tensor) -> Tensor:
 def _log_simplex(u: Tensor) -> tuple[Tensor, Tensor]:
     """Logs of the simplex point z of u, and of the share of the rest of the stick that each break leaves."""
     x = u - _offset(u)  # torch's offset, at which u = 0 is the middle of the simplex
-    left = logsigmoid(-x)
+    left = log_sigmoid(-x)
     before = torch.nn.functional.pad(left.cumsum(-1), (1, 0))
-    return torch.cat([logsigmoid(x) + before[..., :-1], before[..., -1:]], -1), left
+    return torch.cat([log_sigmoid(x) + before[..., :-1], before[..., -1:]], -1), left
 
 
 class WishartFactor(SiteFactor):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import ComposeTransform, StickBreakingTransform, Transform, identity_transform
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import pad
 
 from zoo.errors import ModelError
+from zoo.replay.bernoulli import log_sigmoid
 
 as_they_are = ComposeTransform([])  # counts among real numbers, with nothing to change and no Jacobian
 
@@ -110,7 +111,7 @@ class LogStickBreaking(StickBreakingTransform):
         """log z, and log of what is left after each."""
         left = torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device)
         z = x - left.log()
-        return logsigmoid(z), logsigmoid(-z).cumsum(-1)
+        return log_sigmoid(z), log_sigmoid(-z).cumsum(-1)
 
 
 def lowest_count(support: constraints.Constraint) -> int | None:

@@ -8,7 +8,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
+
+from zoo.replay.bernoulli import log_sigmoid
 
 TINY = 1e-7  # width of a bin in scales, below which its mass is that of the density at its middle
 
@@ -54,9 +55,9 @@ class DiscretizedLogistic(TorchDistribution):
         below = (value - 0.5 - self.loc) / self.scale
         above = (value + 0.5 - self.loc) / self.scale
         width = (1 / self.scale).clamp_min(TINY)
-        inside = logsigmoid(above) + logsigmoid(-below) + torch.log(-torch.expm1(-width))
-        first = torch.where(value <= 0, logsigmoid(above), inside)
-        return torch.where(value >= self.high, torch.where(value <= 0, 0.0, logsigmoid(-below)), first)
+        inside = log_sigmoid(above) + log_sigmoid(-below) + torch.log(-torch.expm1(-width))
+        first = torch.where(value <= 0, log_sigmoid(above), inside)
+        return torch.where(value >= self.high, torch.where(value <= 0, 0.0, log_sigmoid(-below)), first)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Refuse: levels have no gradient."""

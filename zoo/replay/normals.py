@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.data.patterns import MissingCells
 from zoo.errors import DataError
+from zoo.replay.bernoulli import bernoulli_density
 from zoo.replay.incomplete_normals import by_row, marginal_log_prob
 from zoo.replay.multinomial import counts_density
 from zoo.replay.poisson import poisson_density
@@ -30,11 +31,17 @@ def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str,
         fast = _blocked(fn, value)
         if fast is not None:
             return fast
-    counts = None if args or kwargs else poisson_density(fn, value)
+    own = None if args or kwargs else _of_numbers(fn, value)
     if isinstance(fn, torch.distributions.Multinomial):
-        counts = counts_density(value, fn.probs)
-    log_prob: Tensor = fn.log_prob(value, *args, **kwargs) if counts is None else counts
+        own = counts_density(value, fn.probs)
+    log_prob: Tensor = fn.log_prob(value, *args, **kwargs) if own is None else own
     return log_prob
+
+
+def _of_numbers(fn: Any, value: Tensor) -> Tensor | None:
+    """Densities of counts and of yes and no that are better than torch's; None for other distributions."""
+    counts = poisson_density(fn, value)
+    return bernoulli_density(fn, value) if counts is None else counts
 
 
 def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> Tensor:
@@ -71,8 +78,8 @@ def observed_density(name: str, fn: Any, value: Tensor, cells: MissingCells) -> 
             "whose entries are independent (to_event, plates) or a MultivariateNormal, or drop or impute these rows"
         )
     else:
-        counts = poisson_density(base, value)
-        entries = torch.where(cells.missing, 0.0, base.log_prob(value) if counts is None else counts)
+        own = _of_numbers(base, value)
+        entries = torch.where(cells.missing, 0.0, base.log_prob(value) if own is None else own)
         entries = entries.expand(torch.broadcast_shapes(entries.shape, fn.batch_shape + fn.event_shape))
     return entries.sum(list(range(-outer, 0))) if outer else entries
 

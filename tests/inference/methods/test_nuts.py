@@ -377,7 +377,9 @@ def test_centred_schools_have_no_divergence(seed):
     """Effects and their mean are integrated out; what is left is one scale, in no funnel. The fit has all of it."""
     found = fit(EightSchools(), SCHOOLS, method=NUTS(), seed=seed)
     assert found.diagnostics["divergences"] == 0
-    assert found.converged, found.reason
+    # (R-hat^2 - 1) times the effective draws of a chain is chi-squared / 3 of 3 degrees, above 7 once in 10,000.
+    assert found.diagnostics["rhat"] ** 2 - 1 < 7 * 4 / found.diagnostics["ess"]
+    assert found.diagnostics["ess"] > 400
     assert set(found.posterior["posterior"].data_vars) == {"mu", "tau", "theta"}
     for name, mean, sd in (("mu", 4.41, 3.31), ("tau", 3.60, 3.20)):  # posteriordb's
         draws = found.posterior["posterior"][name].values
