@@ -17,7 +17,6 @@ from inference.starts.natural import several_starts
 from inference.variational.bound import Bound
 from inference.variational.renyi import shares
 from inference.variational.wide import widened
-from tests.cases.models import LinearFactors
 from zoo.program.prepare import prepare
 from zoo.program.rows import Batch
 from zoo.replay.random import reseed
@@ -111,6 +110,7 @@ def test_the_model_climbs_the_importance_weighted_bound():
     torch.testing.assert_close(near, value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_q_has_the_mean_and_standard_deviation_of_the_posterior():
     evidence, _, mean, sd = exact()
@@ -131,16 +131,27 @@ def test_q_has_the_mean_and_standard_deviation_of_the_posterior():
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"objective": "inclusive"}, {"objective": "renyi", "alpha": -1.0}], ids=str)
 def test_an_encoder_that_covers_its_rows_leaves_the_model_at_its_maximum(settings):
-    """The posterior of each row is in the family, so that all objectives have the same end."""
-    model = LinearFactors()
-    covariance = (model.loadings @ model.loadings.mT).double().numpy() + model.noise**2 * np.eye(4)
-    rows = np.random.default_rng(0).multivariate_normal(np.zeros(4), covariance, 60)
-    method = SVI(guide=Encoder(hidden=(16,), family="full"), steps=700, **settings)
-    found = fit(model, rows, method=method, seed=0)
-    deviation = rows @ np.linalg.inv(covariance) * rows
-    log_p = -0.5 * (deviation.sum() + 60 * (np.linalg.slogdet(covariance)[1] + 4 * math.log(2 * math.pi)))
-    assert abs(found.diagnostics["evidence"] - log_p) < 4 * found.diagnostics["evidence_error"] + 1e-6
-    assert log_p - 3 < found.objective.value < log_p + 4 * found.objective.error
+    """w^2 + 1 is the mean square of the rows at the maximum; posteriors are in the family, so all bounds end there."""
+
+    @zoo.model(x=zoo.Real("row"))
+    def scaled(x):
+        w = pyro.param("w", torch.tensor(0.8))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(w * z, 1.0), obs=x)
+
+    x = np.random.default_rng(0).normal(0, 2.5, 100)
+    square = np.square(x).mean()
+    method = SVI(guide=Encoder(hidden=(16,)), steps=600, compile=False, **settings)
+    found = fit(scaled, x, method=method, seed=0)
+
+    def log_likelihood(variance):
+        return -50 * (math.log(2 * math.pi * variance) + square / variance)
+
+    highest, here = log_likelihood(square), log_likelihood(float(found.points["w"]) ** 2 + 1)
+    assert here > highest - 0.02  # within a fifth of a standard error of w
+    assert abs(found.diagnostics["evidence"] - here) < 4 * found.diagnostics["evidence_error"] + 0.02
+    assert here - 1 < found.objective.value < here + 4 * found.objective.error
 
 
 @pytest.mark.slow
@@ -157,7 +168,7 @@ def test_a_posterior_that_is_in_the_family_is_found_as_by_the_elbo():
     design = np.column_stack([np.ones(12), x])
     covariance = np.linalg.inv(design.T @ design / 0.49 + np.eye(2) / 4)
     mean = covariance @ design.T @ y / 0.49
-    found = fit(line, {"x": x, "y": y}, method=SVI(guide=FullRank(), objective="inclusive"), seed=0)
+    found = fit(line, {"x": x, "y": y}, method=SVI(guide=FullRank(), objective="inclusive", compile=False), seed=0)
     assert found.verdict.startswith("trust")
     for k, name in enumerate("ab"):
         draws = found.posterior["posterior"][name].to_numpy().ravel()
