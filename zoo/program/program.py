@@ -215,4 +215,7 @@ class Program(Densities):
 
     def check(self, values: Values) -> None:
         """Raise if a site's log density at these values is not a finite number, naming the site."""
-        check_densities(self.replay(values), self.sites, self.eliminate)
+        blocks = self.row_blocks()
+        with torch.no_grad():
+            for some in (self.rebind(self.data.take(rows)) for rows in blocks) if len(blocks) > 1 else (self,):
+                check_densities(some.replay(values), self.sites, some.eliminate)

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from zoo.replay.repeated import argument_of, compact
+
 LINEAR = 40.0  # log(1 + exp(x)) is x from here on, in double precision, too
 
 
@@ -42,3 +44,31 @@ def bernoulli_density(fn: Any, value: Tensor) -> Tensor | None:
     logits: Tensor = base.logits
     entries = log_sigmoid(logits) - (1 - value) * logits
     return entries.sum(list(range(-events, 0))) if events else entries
+
+
+def rows_density(fn: Any, value: Tensor) -> Tensor | None:
+    """sum_j x_ij l_kj - log(1 + exp l_kj), l the logits: shape (..., rows) of components by rows.
+
+    That is a product of the rows with the logits; torch writes out components x rows x columns, which of a mixture of
+    200 templates is 200 times the size of the data, several times over.
+
+    Parameters
+    ----------
+    fn
+        A distribution of batch shape (..., rows); Bernoulli entries are one event.
+    value
+        Zeros and ones, shape (rows, *event).
+
+    Returns
+    -------
+    Tensor
+        In the shape of fn.log_prob(value); None for other distributions, and where probabilities vary by row.
+    """
+    base, batch = getattr(fn, "base_dist", None), fn.batch_shape
+    if type(base).__name__ != "Bernoulli" or not fn.event_dim or value.shape != (*batch[-1:], *fn.event_shape):
+        return None
+    logits = compact(argument_of(base, "logits"))
+    if logits.shape[len(batch) - 1] != 1 or logits.shape[len(batch) :] != fn.event_shape:
+        return None
+    stacked = logits.flatten(len(batch) - 1)  # (..., entries)
+    return (stacked @ value.flatten(1).mT - softplus(stacked, threshold=LINEAR).sum(-1, keepdim=True)).expand(batch)

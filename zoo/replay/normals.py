@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.data.patterns import MissingCells
 from zoo.errors import DataError
-from zoo.replay.bernoulli import bernoulli_density
+from zoo.replay.bernoulli import bernoulli_density, rows_density
 from zoo.replay.incomplete_normals import by_row, marginal_log_prob
 from zoo.replay.multinomial import counts_density
 from zoo.replay.poisson import poisson_density
@@ -27,7 +27,7 @@ DEPENDENT = ("MarkovChain", "MaskedDistribution")  # entries are not one by one,
 
 def log_density(fn: Any, value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return fn.log_prob(value), by blocks of rows where that is possible and nothing needs a gradient."""
-    if not torch.is_grad_enabled() and not args and not kwargs and value.ndim == 2 and value.shape[0] > 1:
+    if not torch.is_grad_enabled() and not args and not kwargs and value.ndim >= 2 and value.shape[0] > 1:
         fast = _blocked(fn, value)
         if fast is not None:
             return fast
@@ -101,9 +101,13 @@ def _compact(tensor: Tensor, events: int) -> Tensor:
 
 
 def _blocked(fn: Any, value: Tensor) -> Tensor | None:
-    """Evaluate a (multivariate) Normal whose parameters vary by component and not by row; None if it is not one."""
+    """Evaluate Normals or Bernoullis whose parameters vary by component and not by row; None for anything else."""
     batch = fn.batch_shape
-    if batch.numel() * value.shape[1] < FEW or len(batch) < 1 or batch[-1] != value.shape[0] or _batched(value):
+    if batch.numel() * value[0].numel() < FEW or len(batch) < 1 or batch[-1] != value.shape[0] or _batched(value):
+        return None
+    if type(fn).__name__ == "Independent" and type(fn.base_dist).__name__ == "Bernoulli":
+        return None if any(map(_batched, vars(fn.base_dist).values())) else rows_density(fn, value)
+    if value.ndim > 2:
         return None
     if type(fn).__name__ == "MultivariateNormal":
         return _blocked_full(fn, value)
@@ -139,9 +143,9 @@ def _blocked_diagonal(fn: Any, value: Tensor) -> Tensor | None:
     return _diagonal(value, loc, scale).reshape(batch)
 
 
-def _batched(tensor: Tensor) -> bool:
+def _batched(tensor: Any) -> bool:
     """Whether this is a tensor inside `torch.vmap`, whose strides say nothing."""
-    return bool(torch._C._functorch.is_batchedtensor(tensor))
+    return isinstance(tensor, Tensor) and bool(torch._C._functorch.is_batchedtensor(tensor))
 
 
 def _without_rows(tensor: Tensor, event_dim: int) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from zoo.data.slices import Slice
 from zoo.errors import DataError, ModelError
 from zoo.replay.bijections import lowest_count
+from zoo.replay.repeated import argument_of, compact, entrywise
 
 ALTERNATIVES = (
     {"probs", "logits"},
@@ -273,10 +274,10 @@ def views(fn: Any) -> dict[str, Tensor]:
     Of a Student t, variance and covariance are those of the Normal that it is a scale mixture of.
     """
     base = base_distribution(fn)
-    arguments = {n: v for n in base.arg_constraints if isinstance(v := getattr(base, n, None), Tensor)}
+    arguments = {n: v for n in base.arg_constraints if isinstance(v := argument_of(base, n), Tensor)}
     if type(base).__name__ in ("Normal", "StudentT"):  # torch knows them by their scale only
-        arguments["variance"] = base.scale.square()
-        arguments["precision"] = base.scale.square().reciprocal()
+        arguments["variance"] = entrywise(Tensor.square, base.scale)
+        arguments["precision"] = entrywise(lambda scale: scale.square().reciprocal(), base.scale)
     if type(base).__name__ == "MultivariateStudentT":
         arguments["covariance_matrix"], arguments["precision_matrix"] = base.covariance_matrix, base.precision_matrix
     return arguments
@@ -303,6 +304,7 @@ def check_arguments(name: str, fn: Any) -> None:
         value = base.__dict__.get(argument)
         if constraints.is_dependent(constraint) or constraint.event_dim or not isinstance(value, Tensor):
             continue
+        value = compact(value)
         wrong = ~constraint.check(value) & ~value.isnan()  # what is not a number shows in the log density
         if bool(wrong.any()):
             raise ModelError(

@@ -23,6 +23,7 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.masked import UNOBSERVED
+from zoo.replay.repeated import compact
 from zoo.replay.sites import base_distribution, check_support, views
 from zoo.structure.additivity import AdditivityRuns, additivity_runs
 from zoo.structure.discover import Discover, is_enumerated, made_up, moved_to, sample_sites
@@ -120,14 +121,6 @@ def _elsewhere(runner: Runner, part: Data, messenger: Discover) -> Iterator[Chec
     for real, other in FAR:
         yield from check(moved(messenger.values, (real, other)))
         yield from check(moved(messenger.values, (-real, -other)))
-
-
-def compact(view: Tensor) -> Tensor:
-    """Drop the repetitions of an expanded argument, keeping its dimensions."""
-    for dim in range(view.ndim):
-        if view.shape[dim] > 1 and view.stride(dim) == 0:
-            view = view.narrow(dim, 0, 1)
-    return view
 
 
 def arguments(node: Any) -> dict[str, Tensor]:
