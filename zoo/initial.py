@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 4_000_000  # numbers
-WIDE = 100  # columns beyond which distances are matrix products, which are less exact, however few centers there are
 SEED_ROWS = 20_000  # seeding looks at a random subset of this size, which finds the same clusters as all rows
 
 
@@ -63,10 +62,8 @@ def _nearest(x: Tensor, seen: Tensor | None, centers: Tensor) -> Tensor:
 
 def _squares(centers: Tensor, x: Tensor, seen: Tensor | None) -> Tensor:
     """Squared distance of each row from each center, shape (centers, rows), over the columns that count of the row."""
-    if seen is None:  # a matrix product, of which torch thinks for more than 25 centers only
-        product = x.shape[1] > WIDE
-        mode = "use_mm_for_euclid_dist" if product else "use_mm_for_euclid_dist_if_necessary"
-        return torch.cdist(centers, x, compute_mode=mode).square()
+    if seen is None:
+        return torch.cdist(centers, x).square()
     # sum_j seen_ij (x_ij - c_kj)^2 multiplied out: two matrix products, and no (clusters, rows, columns) array. x is 0
     # where it is missing. Standardized columns keep the differences of squares accurate enough.
     square = x.square().sum(1) - 2 * centers @ x.T + centers.square() @ seen.T
