@@ -22,7 +22,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 
 def bernoulli_density(fn: Any, value: Tensor) -> Tensor | None:
-    """log p(y | l) = log sigmoid(l) - (1 - y) l, with l the log odds; None for other distributions.
+    """log p(y | l) = y l - log(1 + exp(l)), with l the log odds; None for other distributions.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def bernoulli_density(fn: Any, value: Tensor) -> Tensor | None:
     if type(base).__name__ != "Bernoulli":
         return None
     logits: Tensor = base.logits
-    entries = log_sigmoid(logits) - (1 - value) * logits
+    entries = value * logits - softplus(logits, threshold=LINEAR)
     return entries.sum(list(range(-events, 0))) if events else entries
 
 
