@@ -42,22 +42,28 @@ def local_draws(
     proposed = approximation.propose(program, points, count)
     if proposed is not None:
         return proposed
-    drawn = _from_prior(program, points, draws, count)
+    drawn = from_prior(program, points, draws, count)
     parts = folded(program, points, draws, count) if count > 1 else []
     if not parts:
         return drawn
     values, log_q = mixed_in(program, parts, drawn[0], count)
+    prior = prior_density(program, points, {**draws, **values}, count)
+    return values, torch.logaddexp(prior, log_q) - math.log(2)
+
+
+def prior_density(program: Program, points: Values, draws: Values, count: int) -> Tensor:
+    """Log density of locals under the model's prior given the globals, (count, rows)."""
     names = [s.name for s in program.locals]
 
     def log_prior(v: Values) -> Tensor:
         return program.log_prior(program.log_probs({**points, **v}), names).rows
 
     with torch.no_grad():
-        prior = many(log_prior, {**draws, **values}, count, chunk_for(program))
-    return values, torch.logaddexp(prior, log_q) - math.log(2)
+        found: Tensor = many(log_prior, draws, count, chunk_for(program))
+    return found
 
 
-def _from_prior(program: Program, points: Values, draws: Values, count: int) -> tuple[Values, Tensor]:
+def from_prior(program: Program, points: Values, draws: Values, count: int) -> tuple[Values, Tensor]:
     """Draw the locals from the model's prior given each draw of the globals, and log q per row (count, rows)."""
     names = [s.name for s in program.locals]
 
@@ -158,30 +164,6 @@ def _lowered(program: Program, points: Values, example: Values, calls: int) -> L
         program.plans[key] = lowered if lowered.compiled else None
     kept = program.plans[key]
     return kept if isinstance(kept, Lowered) else eager
-
-
-def row_densities(
-    program: Program, approximation: Approximation, points: Values, draws: Values, count: int, repeats: int = 1
-) -> tuple[Tensor, Tensor]:
-    """log p(x_i) of each row and its Monte Carlo error, over `count` draws of the globals and locals, each (rows,).
-
-    In float64; as many draws at a time as can be held.
-    """
-    if not program.locals:
-        return log_mean_exp(pointwise(program, points, draws, None, repeats).double())
-    size = max(1, NUMBERS // (len(program.data) * (program.view.local_size + 2)))
-    if size >= count:
-        local = local_draws(program, approximation, points, draws, count)
-        return log_mean_exp(pointwise(program, points, draws, local, repeats).double())
-    first = second = torch.full((len(program.data),), -math.inf, dtype=torch.float64, device=program.device)
-    pieces = -(-count // size)
-    for some in torch.arange(count).tensor_split(pieces):
-        own = {n: v[some] for n, v in draws.items()}
-        local = local_draws(program, approximation, points, own, len(some))
-        log_weights = pointwise(program, points, own, local, repeats * pieces).double()
-        first, second = first.logaddexp(log_weights.logsumexp(0)), second.logaddexp((2 * log_weights).logsumexp(0))
-    relative = (second - 2 * first + math.log(count)).exp() - 1  # variance of the weights over their squared mean
-    return first - math.log(count), (relative.clamp_min(0.0) / (count - 1)).sqrt()
 
 
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:

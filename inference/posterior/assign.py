@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from inference.approximations.rows import chunk_for, local_draws
+from inference.approximations.adapted import proposals
+from inference.approximations.rows import chunk_for
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.local_moments import local_moments
 from inference.posterior.rows import row_chunks
@@ -161,7 +162,7 @@ def _responsibilities(answer: Answer, program: Program, sites: Sequence[Site], *
                 raise FitError(f"rows cannot be assigned one by one: {program.coupled}; fit with nuts, and they can")
             count = answer.draw_count
             draws = answer.globals(count, program)
-            local, log_q = local_draws(program, answer.approximation, answer.points, draws, count)
+            local, log_q = proposals(program, answer.approximation, answer.points, draws, count)
             draws = {**draws, **local}
         if not draws:
             found = state_posteriors(program, answer.points)

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from inference.approximations.rows import local_draws, pointwise
+from inference.approximations.adapted import proposals
+from inference.approximations.rows import pointwise
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
@@ -114,7 +115,7 @@ def _latents(answer: Answer, program: Program, count: int, *, known: bool) -> tu
     if known:
         return answer.approximation.draw(answer.program, count)[0], even
     globals_ = answer.globals(count, program)
-    local = local_draws(program, answer.approximation, answer.points, globals_, count) if program.locals else None
+    local = proposals(program, answer.approximation, answer.points, globals_, count) if program.locals else None
     rows = pointwise(program, answer.points, globals_, local)
     latents = {**globals_, **(local[0] if local is not None else {})}
     rows = rows.sum(1, keepdim=True).expand(rows.shape) if program.chained else rows

@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from inference.approximations.adapted import proposals
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.corrected_rows import back
-from inference.approximations.rows import local_draws, pointwise
+from inference.approximations.rows import pointwise
 from inference.conjugate.by_state import ByState
 from inference.conjugate.posteriors import Posterior, Single
 from inference.diagnostics.coordinates import event_names, labels_of
@@ -76,7 +77,7 @@ def _of_rows(answer: Answer, program: Program, sites: list[Site]) -> Moments:
         return torch.cat([p[0] for p in own], -1), torch.cat([p[1] for p in own], -1), float("inf")
     count = answer.draw_count
     globals_ = answer.globals(count, program)
-    local, log_q = local_draws(program, q, answer.points, globals_, count)
+    local, log_q = proposals(program, q, answer.points, globals_, count)
     log_weights = pointwise(program, answer.points, globals_, (local, log_q))
     share = torch.softmax(log_weights, 0)[..., None]  # (draws, rows, 1)
     draws = _by_row(program, sites, local, 1)
