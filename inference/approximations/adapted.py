@@ -34,11 +34,14 @@ def proposals(
     local = local_draws(program, approximation, points, draws, count)
     if not approximation.covers_new_rows or count < FEWEST:
         return local
-    if not program.data.missing:
+    data = program.data
+    gaps = torch.zeros(len(data), dtype=torch.bool, device=program.device)
+    for missing in (m for n, m in data.missing.items() if n in data.row_fields):
+        gaps |= missing.reshape(len(data), -1).any(1)
+    if not bool(gaps.any()):
         return local
-    gaps = torch.stack([m.flatten(1).any(1) for m in program.data.missing.values()]).any(0)
     rows = gaps.nonzero()[:, 0]
-    part = program.rebind(program.data.take(rows))
+    part = program.rebind(data.take(rows))
     axes = {s.site.name: (s.row_axis or 0) + 1 for s in program.view.locals}
     some = {n: v.index_select(axes[n], rows) for n, v in local[0].items()}, local[1][:, rows]
     if bool((_effective(pointwise(part, points, draws, some).double()) >= SHARE * count).all()):
