@@ -3,8 +3,9 @@
     python benchmarks/collapse.py [names...] [--seeds 3]
 
 For each model: the smallest bulk and tail effective size of any latent, gradients, divergences, and processor seconds,
-all together and without those of compilation; then how many times as much the collapsed run has of each per second. The
-two posteriors are held against each other: the largest difference of means in Monte Carlo standard errors.
+all together, without those of compilation, and of sampling alone (start, recentring, compilation and judging left out);
+then how many times as much the collapsed run has of each per second. The two posteriors are held against each other:
+the largest difference of means in Monte Carlo standard errors.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyro.distributions as dist
 import torch
 
 import inference.methods.nuts as nuts
+import inference.sampling.chains as chains
 import zoo
 from inference import NUTS, fit
 from zoo import Category, Count, Positive, Real
@@ -118,18 +120,24 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 class Clock:
-    """Processor seconds of this process and of the compilers that it starts, and those of compilation among them."""
+    """Processor seconds of this process and of the compilers that it starts; those of compilation and of sampling."""
 
     def __init__(self) -> None:
-        self.compiling = 0.0
-        self._lower = nuts.lower_gradient
-        nuts.lower_gradient = self._timed
+        self.compiling = self.sampling = 0.0
+        self._lower, self._sample = nuts.lower_gradient, chains.run_nutpie
+        nuts.lower_gradient, chains.run_nutpie = self._compiled, self._sampled
 
-    def _timed(self, *args: Any, **options: Any) -> Any:
+    def _compiled(self, *args: Any, **options: Any) -> Any:
         began = self.now()
         lowered = self._lower(*args, **options)
         self.compiling += self.now() - began
         return lowered
+
+    def _sampled(self, *args: Any, **options: Any) -> Any:
+        began = self.now()
+        drawn = self._sample(*args, **options)
+        self.sampling += self.now() - began
+        return drawn
 
     @staticmethod
     def now() -> float:
@@ -140,7 +148,7 @@ class Clock:
 
 def measured(clock: Clock, model: Any, data: dict[str, Any], method: NUTS, seed: int) -> tuple[dict[str, float], Any]:
     """Run once; what it took and gave, and the summary of its draws."""
-    before, clock.compiling = clock.now(), 0.0
+    before, clock.compiling, clock.sampling = clock.now(), 0.0, 0.0
     fitted = fit(model, data, method=method, seed=seed, progress=False)
     spent = clock.now() - before
     ess = fitted.diagnostics["ess"]
@@ -150,8 +158,10 @@ def measured(clock: Clock, model: Any, data: dict[str, Any], method: NUTS, seed:
         "divergences": fitted.diagnostics["divergences"],
         "seconds": spent,
         "compiling": clock.compiling,
+        "sampling": clock.sampling,
         "ess/s": ess / spent,
         "ess/s apart": ess / (spent - clock.compiling),
+        "ess/s sampling": ess / clock.sampling,
     }
     return row, fitted
 
@@ -179,7 +189,7 @@ def main() -> None:
             model, data = CASES[name]
             plain, whole = measured(clock, model, data, NUTS(collapse=False), seed)
             short, collapsed = measured(clock, model, data, NUTS(), seed)
-            short |= {f"times {n}": short[n] / plain[n] for n in ("ess/s", "ess/s apart")}
+            short |= {f"times {n}": short[n] / plain[n] for n in ("ess/s", "ess/s apart", "ess/s sampling")}
             short["differ"] = differences(whole, collapsed)
             head = {"model": name, "seed": seed}
             rows += [{**head, "collapse": "no", **plain}, {**head, "collapse": "auto", **short}]
