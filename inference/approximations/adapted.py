@@ -32,7 +32,8 @@ def proposals(
     They are those of `local_draws`, but for rows with missing cells, where the guide covers new rows.
     """
     local = local_draws(program, approximation, points, draws, count)
-    if not approximation.covers_new_rows or count < FEWEST:
+    counts = any(s.site.countable for s in program.view.locals)  # which no Normal proposes
+    if counts or not approximation.covers_new_rows or count < FEWEST:
         return local
     data = program.data
     gaps = torch.zeros(len(data), dtype=torch.bool, device=program.device)
@@ -59,7 +60,7 @@ def _adapted(
 
     def flat(values: Values) -> Tensor:
         u: Tensor = many(view.unconstrain_locals, values, count, size)  # (count, rows, L)
-        return u.double()
+        return torch.where(u.isfinite(), u, 0.0).double()  # a draw that rounding has put on the edge of its support
 
     def drawn(mean: Tensor, root: Tensor) -> tuple[Tensor, Values, Tensor]:
         """Draws in unconstrained and own coordinates, and log q."""
