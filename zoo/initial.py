@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 4_000_000  # numbers
+FEW = 1_000_000  # numbers that double precision costs next to nothing for
 SEED_ROWS = 20_000  # seeding looks at a random subset of this size, which finds the same clusters as all rows
 
 
-def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None = None) -> Tensor:
-    """Label rows by k-means++ seeding (Arthur and Vassilvitskii 2007) and Lloyd steps on standardized columns.
+def kmeans(
+    x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None = None, standardize: bool = True
+) -> Tensor:
+    """Label rows by k-means++ seeding (Arthur and Vassilvitskii 2007) and Lloyd steps.
 
     Distances to a row with missing cells are over what it has, scaled up to all columns; a seed that misses a cell has
     the column's mean there.
@@ -25,12 +28,17 @@ def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None 
         Most Lloyd steps.
     missing
         True where a cell is missing, in the shape of x; None if none is.
+    standardize
+        Whether each column counts in units of its standard deviation, or all in the unit that they share, such as
+        pixels: a pixel that is hardly ever on says little there.
 
     Returns
     -------
     Tensor
         Labels 0 .. clusters - 1, shape (rows,).
     """
+    # Differences of squares tell groups apart that are 1e-3 of the spread wide in single precision, 1e-7 in double.
+    x = x.double() if x.numel() <= FEW else x
     seen = None if missing is None else observed(x, missing)
     if seen is None:
         x = x - x.mean(0)
@@ -38,12 +46,14 @@ def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None 
     else:  # a missing cell is 0 from here on, where it stands at its column's mean and adds nothing to a product
         center, variance = column_moments(x, None, missing)
         x, scale = seen * (x - center), variance.sqrt()
-    x = x / torch.where(scale > 0, scale, torch.ones_like(scale))  # a constant column says nothing, and is 0
+    if standardize:  # a constant column says nothing, and is 0
+        x = x / torch.where(scale > 0, scale, torch.ones_like(scale))
     pick = torch.randperm(len(x), device=x.device)[:SEED_ROWS]
     sample, known = x[pick], None if seen is None else seen[pick]
-    centers = _seed(sample, known, clusters)
+    norms = sample.square().sum(1)
+    centers = _seed(sample, norms, known, clusters)
     for _ in range(steps):
-        labels = _nearest(sample, known, centers)
+        labels = _squares(centers, sample, norms, known).argmin(0)
         one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)  # (rows, clusters)
         # Rows of each cluster, (clusters, 1); where cells are missing, cells seen in each column, (clusters, columns).
         counts = one_hot.sum(0)[:, None] if known is None else one_hot.T @ known
@@ -52,25 +62,23 @@ def kmeans(x: Tensor, clusters: int, steps: int = 20, *, missing: Tensor | None 
         if torch.equal(moved, centers):
             break
         centers = moved
-    return _nearest(x, seen, centers)
+    return _squares(centers, x, x.square().sum(1), seen).argmin(0)
 
 
-def _nearest(x: Tensor, seen: Tensor | None, centers: Tensor) -> Tensor:
-    """Label each row by its nearest center."""
-    return torch.cdist(x, centers).argmin(1) if seen is None else _squares(centers, x, seen).argmin(0)
+def _squares(centers: Tensor, x: Tensor, norms: Tensor, seen: Tensor | None) -> Tensor:
+    """Squared distance of each row from each center, shape (centers, rows), over the columns that count of the row.
+
+    sum_j seen_ij (x_ij - c_kj)^2 multiplied out, with the rows' squared norms known: a matrix product or two, and no
+    (centers, rows, columns) array. x is 0 where it is missing. Standardized columns keep the differences of squares
+    accurate enough.
+    """
+    squares = centers.square()
+    own = squares.sum(1)[:, None] if seen is None else squares @ seen.T
+    square = (norms - 2 * centers @ x.T + own).clamp_min(0.0)
+    return square if seen is None else square * (x.shape[1] / seen.sum(1).clamp_min(1))
 
 
-def _squares(centers: Tensor, x: Tensor, seen: Tensor | None) -> Tensor:
-    """Squared distance of each row from each center, shape (centers, rows), over the columns that count of the row."""
-    if seen is None:
-        return torch.cdist(centers, x).square()
-    # sum_j seen_ij (x_ij - c_kj)^2 multiplied out: two matrix products, and no (clusters, rows, columns) array. x is 0
-    # where it is missing. Standardized columns keep the differences of squares accurate enough.
-    square = x.square().sum(1) - 2 * centers @ x.T + centers.square() @ seen.T
-    return square.clamp_min(0.0) * (x.shape[1] / seen.sum(1).clamp_min(1))
-
-
-def _seed(x: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
+def _seed(x: Tensor, norms: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
     """Pick each center among a few candidates drawn with probability proportional to squared distance.
 
     The candidate that leaves the least sum of squares is taken: greedy k-means++, as in scikit-learn.
@@ -78,12 +86,12 @@ def _seed(x: Tensor, seen: Tensor | None, clusters: int) -> Tensor:
     tries = 2 + int(torch.tensor(float(clusters)).log())
     centers = x[torch.randint(len(x), (1,), device=x.device)]
     # Squared distance of each row from its nearest center so far, (rows,).
-    distance = (x - centers).square().sum(1) if seen is None else _squares(centers, x, seen)[0]
+    distance = _squares(centers, x, norms, seen)[0]
     for _ in range(clusters - 1):
         # With fewer distinct rows than centers all distances are 0: any row will do.
         weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
         candidates = torch.multinomial(weight, tries, replacement=True)
-        closer = torch.minimum(distance, _squares(x[candidates], x, seen))  # (candidates, rows)
+        closer = torch.minimum(distance, _squares(x[candidates], x, norms, seen))  # (candidates, rows)
         best = closer.sum(1).argmin()
         distance, centers = closer[best], torch.cat([centers, x[candidates[best]][None]])
     return centers

@@ -18,9 +18,10 @@ from zoo.replay.bijections import CholeskyVector
 from zoo.replay.evaluate import Values, many, model_context
 
 STEPS = {torch.float64: (10.0, 20.0, 30.0), torch.float32: (4.0, 8.0, 12.0)}  # towards an edge, unconstrained
-OF_A_MATRIX = 5.0  # times nearer: further out it has no Cholesky factor
+OF_A_MATRIX = 5.0  # times nearer, for an event of two dimensions: further out it has no Cholesky factor
 CHUNK = 64
 FEW = 2  # rows on which the priors of globals are looked up
+FADING = 0.05  # of the growth a step before: a density that levels off keeps exp(-4) or less of it from step to step
 SLOPE = 1e-3  # growth of the log density with each unit of the unconstrained coordinate: 1 - a for a concentration a
 
 
@@ -78,14 +79,18 @@ def _unbounded(density: Density, start: Tensor, slot: Slot, prior: Any, sign: fl
     moves = _coordinates(density, slot, batch)
     if not moves:
         return False
-    moved = torch.stack([_moved(density, start, slot, at, sign) for at in moves])
+    single = prior
+    while isinstance(single, Independent):
+        single = single.base_dist
+    reach = [sign * step / (OF_A_MATRIX if single.event_dim > 1 else 1.0) for step in steps]
+    moved = torch.stack([_moved(start, at, reach) for at in moves])
     for at, heights in zip(moves, _of_prior(density, slot, prior, batch, moved), strict=True):
         if not bool(_grows(heights, steps).any()):
             continue
         if _may_be_emptied(density.program, name):
             return True
         for one in at[_grows(heights, steps).cpu()].split(1) if alone else [at]:
-            if bool(_grows(_of_all(density, _moved(density, start, slot, one, sign)), steps)):
+            if bool(_grows(_of_all(density, _moved(start, one, reach)), steps)):
                 return True
     return False
 
@@ -116,11 +121,10 @@ def _coordinates(density: Density, slot: Slot, batch: int) -> list[Tensor]:
     return [torch.arange(slot.start + j, slot.stop, length) for j in own]
 
 
-def _moved(density: Density, start: Tensor, slot: Slot, at: Tensor, sign: float) -> Tensor:
+def _moved(start: Tensor, at: Tensor, reach: list[float]) -> Tensor:
     """Vectors with some coordinates moved towards an edge, (steps, size)."""
-    steps = torch.tensor(STEPS[density.program.dtype], dtype=start.dtype, device=start.device)
-    moved = start.repeat(len(steps), 1)
-    moved[:, at.to(start.device)] = (sign * steps / (OF_A_MATRIX if slot.site.event_dim > 1 else 1.0))[:, None]
+    moved = start.repeat(len(reach), 1)
+    moved[:, at.to(start.device)] = start.new_tensor(reach)[:, None]
     return moved
 
 
@@ -170,7 +174,8 @@ def _or_nothing(height: Callable[[Values], Tensor], at: Values, entries: int) ->
 
 
 def _grows(heights: Tensor, steps: tuple[float, ...]) -> Tensor:
-    """Whether log densities (steps, entries) rise all the way, and no less at the end; (entries,)."""
+    """Whether log densities (steps, entries) rise all the way, and hardly less at the end; (entries,)."""
     near, middle, far = heights
-    rising: Tensor = (middle - near > SLOPE * (steps[1] - steps[0])) & (far - middle > SLOPE * (steps[2] - steps[1]))
-    return rising
+    first, second = middle - near, far - middle
+    rising: Tensor = (first > SLOPE * (steps[1] - steps[0])) & (second > SLOPE * (steps[2] - steps[1]))
+    return rising & (second > FADING * first)

@@ -58,7 +58,7 @@ def test_distances_are_over_the_columns_that_are_seen(missing):
     rows, x, lost = known(missing)
     seen = observed(x, lost)
     centers = torch.tensor(X[[1, 7]])
-    found = _squares(centers, seen * x, seen if missing else None)
+    found = _squares(centers, seen * x, (seen * x).square().sum(1), seen if missing else None)
     gaps = np.square(rows - centers.numpy()[:, None])
     expected = np.nansum(gaps, 2) * 3 / (~np.isnan(rows)).sum(1).clip(1)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform, get_origin, get_type_hints
 
 import torch
@@ -178,6 +178,12 @@ class Model(PyroModule, metaclass=_ModelType):
         super().__setattr__(name, value)
         if named:  # where it is found before the default, which stands in the class
             vars(self)[name] = value
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Model:
+        """Move weights and buffers as modules do, and also tensors that `setup` kept as plain attributes."""
+        super()._apply(fn, recurse)
+        vars(self).update({n: fn(v) for n, v in vars(self).items() if isinstance(v, Tensor)})
+        return self
 
     def __dir__(self) -> list[str]:
         """List all there is, what comes from `torch.nn.Module` included."""

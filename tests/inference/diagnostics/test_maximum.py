@@ -11,7 +11,7 @@ import torch
 import zoo
 from inference import CAVI, EM, MAP, fit
 from inference.diagnostics.maximum import judge_point
-from zoo import Count, Real
+from zoo import Binary, Count, Real
 from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(0)
@@ -231,6 +231,22 @@ class Switches(zoo.Model):
         p = pyro.sample("p", dist.Beta(first, 2.0).to_event(1))
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("high", [2.0, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_prior_that_levels_off_at_the_edge_has_no_pole(high, dtype):
+    """Beta(1, b) rises to b at 0 and no further; entries of a matrix of Betas are looked at as those of a vector."""
+
+    @zoo.model(x=Binary("row", "column"))
+    def switches(x):
+        p = pyro.sample("p", dist.Beta(1.0, high).expand([2, x.shape[1]]).to_event(2))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Bernoulli(p[z.long()]).to_event(1), obs=x)
+
+    found = fit(switches, RNG.integers(0, 2, (20, 3)), method=EM(max_steps=50), seed=0, dtype=dtype)
+    assert "no maximum" not in found.reason
 
 
 @pytest.mark.parametrize("low", [2.0, 0.5])

@@ -690,3 +690,21 @@ def test_a_program_is_made_from_a_private_copy():
     assert program.model is not model
     assert not hasattr(model, "center")
     assert model.coords == {}
+
+
+def test_tensors_that_setup_keeps_are_in_the_precision_of_the_fit():
+    class Shrunk(zoo.Model):
+        x = Binary("row", "column")
+
+        def setup(self, x):
+            self.first = 1 + x.mean(0)
+
+        def forward(self, x):
+            p = pyro.sample("p", dist.Beta(self.first, 3 - self.first).to_event(1))
+            with pyro.plate("row", len(x)):
+                pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x)
+
+    rows = np.array([[0, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    single, double = (fit(Shrunk(), rows, method=Exact(), dtype=d) for d in (torch.float32, torch.float64))
+    assert single.program.model.first.dtype == torch.float32
+    assert single.objective.value == pytest.approx(double.objective.value, rel=1e-5)
