@@ -19,6 +19,7 @@ from zoo.data.bind import Source
 from zoo.errors import FitError, MethodError, UnknownNameError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.replay.vectors import MOST_VECTORS
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,9 @@ def unsupported(program: Program, *, counts: bool = False) -> str | None:
             reason = f"site {site.name!r} is a discrete latent ({site.family}) whose states cannot be enumerated"
             if site.family in ("Bernoulli", "Categorical"):  # it is their events that are vectors
                 reason += (
-                    ": its events are vectors; draw each entry by itself, in a plate or as a site, without to_event"
+                    f": its events are vectors, of which more than {MOST_VECTORS} are not summed over; take fewer "
+                    "entries, or draw each by itself, as a site without to_event, if what depends on them needs a few "
+                    "at a time"
                 )
             return reason
         if site.countable and not counts:

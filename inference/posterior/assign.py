@@ -53,7 +53,7 @@ def assign(answer: Answer, new: Source | None = None, site: str | None = None) -
 
 
 def asked(program: Program, name: str | None) -> list[Site]:
-    """The discrete latents that are asked for: one by name; else those with one state per row; else all.
+    """The discrete latents that are asked for: one by name, or those of a vector; else those with one a row; else all.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def asked(program: Program, name: str | None) -> list[Site]:
             "`posterior` holds what it has"
         )
     if name is not None:
-        found = [s for s in sites if s.name == name]
+        found = [s for s in sites if s.name == name] or _entries(program, name)
         if not found:
             raise unknown("discrete latent", name, [s.name for s in sites])
         return found
@@ -76,6 +76,13 @@ def asked(program: Program, name: str | None) -> list[Site]:
         where = ", ".join(f"{s.name!r} in {' and '.join(map(repr, s.plates)) or 'no plate'}" for s in sites)
         raise FitError(f"discrete latents are in different plates ({where}); say which, site={sites[0].name!r}")
     return sites
+
+
+def _entries(program: Program, name: str) -> list[Site]:
+    """The discrete latents that a vector, or what else is made of them, is made of."""
+    made = program.sites.get(name)
+    of = made.args["value"].index if made is not None and made.role == "deterministic" and made.args else ()
+    return [program.sites[n] for n in of]
 
 
 def state_labels(program: Program, site: Site) -> Sequence[object]:
@@ -125,7 +132,8 @@ def _probabilities(answer: Answer, program: Program, sites: Sequence[Site]) -> V
     shared = any(program.row not in s.plates for s in sites)
     draws = answer.draw_count if answer.has_draws else 1
     if len(program.enumerated) > 1 and not answer.has_draws and not program.locals:
-        chunks = list(state_chunks(program, answer.points))
+        point = {n: v[0] for n, v in answer.globals(1, program).items()}
+        chunks = list(state_chunks(program, {**answer.points, **point}))
     else:
         chunks = list(row_chunks(program, whole=bool(program.locals) or shared, draws=draws))
     parts = [_responsibilities(answer, c, sites, fresh=program is not answer.program) for c in chunks]

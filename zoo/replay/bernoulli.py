@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from zoo.replay.entries import unwrapped
 from zoo.replay.repeated import argument_of, compact
 
 LINEAR = 40.0  # log(1 + exp(x)) is x from here on, in double precision, too
@@ -36,9 +37,7 @@ def bernoulli_density(fn: Any, value: Tensor) -> Tensor | None:
     Tensor
         In the shape of fn.log_prob(value).
     """
-    base, events = fn, 0
-    while type(base).__name__ == "Independent":
-        base, events = base.base_dist, events + base.reinterpreted_batch_ndims
+    base, events = unwrapped(fn)
     if type(base).__name__ != "Bernoulli":
         return None
     logits: Tensor = base.logits

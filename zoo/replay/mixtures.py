@@ -17,6 +17,7 @@ from pyro.ops.indexing import Vindex
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from zoo.replay.entries import unwrapped
 from zoo.replay.sites import ALTERNATIVES
 
 COMPONENT, GATE = "_component", "_gate"
@@ -40,8 +41,7 @@ class Opened(Messenger):
 
 def standard(fn: Any) -> Any | None:
     """Return the distribution inside of events that are independent, if it is all in its arguments; else None."""
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
+    fn, _ = unwrapped(fn)
     own = getattr(dist, type(fn).__name__, None)
     known = type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions."))
     plain = not isinstance(fn, torch.distributions.TransformedDistribution | dist.MaskedDistribution)

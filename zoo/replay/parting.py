@@ -20,6 +20,7 @@ from zoo.data.data import Data
 from zoo.replay.gaps import in_gaps
 from zoo.replay.masked import OBSERVED, UNOBSERVED
 from zoo.replay.mixtures import Opened
+from zoo.replay.vectors import Apart
 
 
 class Parting(Messenger):
@@ -52,8 +53,8 @@ class Parting(Messenger):
 
 @contextmanager
 def rewritten(data: Data) -> Iterator[None]:
-    """Run a model with its mixtures opened, and with the sites parted that `data` says are to be."""
-    with Parting(_seen(data)) if data.parted else nullcontext(), Opened():
+    """Run a model with mixtures opened, discrete vectors taken apart, and sites parted that `data` says are to be."""
+    with Parting(_seen(data)) if data.parted else nullcontext(), Apart(), Opened():
         yield
 
 

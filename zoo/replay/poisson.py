@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.replay.entries import unwrapped
+
 
 def log_rate(rate: Tensor) -> Tensor:
     """log r, and -inf without a gradient at r = 0, where torch's gradient is infinite and 0 times it no number."""
@@ -32,9 +34,7 @@ def poisson_density(fn: Any, value: Tensor) -> Tensor | None:
     Tensor
         In the shape of fn.log_prob(value).
     """
-    base, events = fn, 0
-    while type(base).__name__ == "Independent":
-        base, events = base.base_dist, events + base.reinterpreted_batch_ndims
+    base, events = unwrapped(fn)
     if type(base).__name__ != "Poisson" or getattr(base, "is_sparse", False):
         return None
     rate = base.rate
