@@ -26,6 +26,7 @@ from inference.simulated.ranks import Refit
 from inference.simulated.refits import Refits, cores
 from inference.simulated.truths import Truths
 from zoo.data.bind import Source
+from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
 from zoo.errors import DataError, FitError, MethodError
 from zoo.program.prepare import as_model, prepare
@@ -203,6 +204,7 @@ def calibrate(
     processes: int | None = None,
     folder: str | Path | None = None,
     weights: Any = None,
+    columns: Columns | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -241,7 +243,7 @@ def calibrate(
         one that was not. The result is saved there, too.
     weights
         As for `fit`; whole numbers, for a row of weight w is simulated as w rows.
-    dtype
+    columns, dtype
         As for `fit`.
     progress
         Show a progress bar on a terminal.
@@ -272,7 +274,7 @@ def calibrate(
             f"calibrate needs simulations=2 or more and processes=1 or more, not {simulations} and {processes}"
         )
     with seeded(seed):
-        program = _program(model, like, posterior, weights, dtype)
+        program = _program(model, like, posterior, dtype, {"weights": weights, "columns": columns})
         method.check(program)
         truths = Truths(program, posterior)
         chosen = Quantities(truths.program, quantities)
@@ -298,19 +300,20 @@ def calibrate(
 
 
 def _program(
-    model: ModelLike | str | None, like: Source | None, posterior: Fit | None, weights: Any, dtype: torch.dtype | None
+    model: ModelLike | str | None,
+    like: Source | None,
+    posterior: Fit | None,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
 ) -> Program:
     """The program on the data that simulated ones are to be like, with a model of its own."""
     if posterior is None:
         if model is None or like is None:
             raise DataError("calibrate needs a model and like=data, whose shapes and covariates simulated data have")
-        return prepare(
-            model, like, device="cpu" if not torch.cuda.is_available() else "auto", dtype=dtype, weights=weights
-        )
-    if like is not None or weights is not None or dtype is not None:
-        raise DataError(
-            "calibrate: with posterior=fit the data are those of the fit; leave out like, weights and dtype"
-        )
+        return prepare(model, like, device="cpu" if not torch.cuda.is_available() else "auto", dtype=dtype, **options)
+    given = {"like": like, "dtype": dtype, **options}
+    if any(value is not None for value in given.values()):
+        raise DataError(f"calibrate: with posterior=fit the data are those of the fit; leave out {', '.join(given)}")
     posterior = as_fit(posterior, "calibrate(method=..., posterior=fit(model, data, method=...))")
     if model is not None and repr(as_model(model)) != repr(posterior.model):
         raise DataError(f"calibrate: posterior is a fit of {posterior.model!r}, not of {as_model(model)!r}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from inference.runtime.output_folder import check_free, check_writable
-from inference.runtime.written import model_class, model_of, models_of, pairs
+from inference.runtime.written import columns_of, model_class, model_of, models_of, pairs
 from zoo import catalogue, datasets
 from zoo.errors import DataError, UnknownNameError, ZooError, unknown
 
@@ -39,6 +39,10 @@ OPTION = Annotated[
 SEED = Annotated[int | None, typer.Option(min=0, help="Fixes all randomness; drawn and reported if left out")]
 OUT = Annotated[Path | None, typer.Option(help="Folder to write to")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+COLUMNS = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="FIELD=COLUMN,COLUMN", help="Columns that fill a field; may be repeated"),
+]
 WEIGHTS = Annotated[str | None, typer.Option(help="Column that holds a weight per row")]
 
 
@@ -86,11 +90,11 @@ def show(model: MODEL) -> None:
 
 
 @app.command()
-def explain(model: MODEL, data: DATA, set_: SET = None) -> None:
+def explain(model: MODEL, data: DATA, set_: SET = None, columns: COLUMNS = None) -> None:
     """Show sites, plates, what feeds what, and which methods are legal and why not."""
     from zoo.program.explain import explain as explain_model
 
-    typer.echo(explain_model(model_of(model, set_), data))
+    typer.echo(explain_model(model_of(model, set_), _data(data), columns=columns_of(columns)))
 
 
 @app.command()
@@ -104,6 +108,7 @@ def fit(
     seed: SEED = None,
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
+    columns: COLUMNS = None,
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
@@ -112,7 +117,15 @@ def fit(
         check_free(out)
     from inference.fitting import fit as fit_model
 
-    fitted = fit_model(made, _data(data), method=chosen, seed=seed, device=device, weights=weights)
+    fitted = fit_model(
+        made,
+        _data(data),
+        method=chosen,
+        seed=seed,
+        device=device,
+        weights=weights,
+        columns=columns_of(columns),
+    )
     typer.echo(repr(fitted))
     typer.echo("")
     typer.echo(_text(fitted.summary()))
@@ -135,6 +148,7 @@ def compare(
     seed: SEED = None,
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
+    columns: COLUMNS = None,
     out: OUT = None,
 ) -> None:
     """Fit models by several methods and print them side by side; write fits, table and figures with --out."""
@@ -162,6 +176,7 @@ def compare(
         seed=seed,
         device=device,
         weights=weights,
+        columns=columns_of(columns),
     )
     typer.echo(str(result))
     if out is not None:
@@ -179,6 +194,7 @@ def calibrate(
     option: OPTION = None,
     seed: SEED = None,
     weights: WEIGHTS = None,
+    columns: COLUMNS = None,
     out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
 ) -> None:
     """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
@@ -188,7 +204,14 @@ def calibrate(
     from inference.calibration import calibrate as calibrate_method
 
     result = calibrate_method(
-        made, chosen, like=_data(data), simulations=simulations, seed=seed, weights=weights, folder=out
+        made,
+        chosen,
+        like=_data(data),
+        simulations=simulations,
+        seed=seed,
+        weights=weights,
+        columns=columns_of(columns),
+        folder=out,
     )
     typer.echo(str(result))
     if out is not None:
@@ -206,13 +229,15 @@ def evidence(
     seed: SEED = None,
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
+    columns: COLUMNS = None,
 ) -> None:
     """Print the log evidence of a model by several methods, what kind each number is, and its error."""
     names = _names(methods)
     made = model_of(model, set_)
     from inference.evidences import evidence as evidence_of
 
-    typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, device=device, weights=weights)))
+    options: dict[str, Any] = {"device": device, "weights": weights, "columns": columns_of(columns)}
+    typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, **options)))
 
 
 @app.command("check")
@@ -221,6 +246,7 @@ def check_(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What the model is to be checked on")] = None,
     set_: SET = None,
     seed: SEED = None,
+    columns: COLUMNS = None,
 ) -> None:
     """Find what is wrong in a model on DATA; or say which aspects of its data a saved fit does not reproduce."""
     if data is None:
@@ -228,13 +254,15 @@ def check_(
             raise DataError(
                 f"{subject!r} is no folder of a saved fit; a model is checked on data: zoo check MODEL DATA"
             )
+        if columns:
+            raise UnknownNameError("--columns is for data, and a saved fit knows its own; leave it out")
         _check_fit(Path(subject), seed)
         return
     if seed is not None:
         raise UnknownNameError("--seed is for the replicates of a saved fit; leave it out when a model is checked")
     from zoo.program.check import check as check_model
 
-    found = check_model(model_of(subject, set_), _data(data))
+    found = check_model(model_of(subject, set_), _data(data), columns=columns_of(columns))
     typer.echo(str(found))
     if not found.ok:
         raise typer.Exit(1)

@@ -160,7 +160,7 @@ def compare(
         Where states are exchangeable, give them the labels of one fit in all fits of a model (`Fit.relabelled`), so
         that parameters can be compared one by one. The table is about what labels do not change.
     **options
-        `device`, `dtype` and `weights`, as for `fit`.
+        `device`, `dtype`, `weights` and `columns`, as for `fit`.
 
     Returns
     -------

@@ -113,7 +113,7 @@ def evidence(
     progress
         Show progress bars on a terminal.
     **options
-        `device`, `dtype` and `weights`, as for `fit`.
+        `device`, `dtype`, `weights` and `columns`, as for `fit`.
 
     Returns
     -------

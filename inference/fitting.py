@@ -15,6 +15,7 @@ from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from zoo.data.bind import Source
 from zoo.data.data import Data
+from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
 from zoo.program.prepare import as_model, prepare
 
@@ -28,6 +29,7 @@ def fit(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     weights: Any = None,
+    columns: Columns | None = None,
     progress: bool = True,
 ) -> Fit:
     """Fit a model to data by one method.
@@ -49,7 +51,11 @@ def fit(
     dtype
         None for float64, or float32 for models with networks.
     weights
-        One weight per row, as an array or a column name; an integer weight is a repeated row, 0 a dropped one.
+        One weight per row, as an array or a column name; an integer weight is a repeated row, 0 a dropped one. A
+        Series goes by its labels.
+    columns
+        Which columns of a table fill a field, ``{"x": ["eruptions", "waiting"], "y": "length"}``, where they do not
+        have the field's name; of new rows the fit takes the same.
     progress
         Show a progress bar on a terminal.
 
@@ -68,7 +74,7 @@ def fit(
     began = time.perf_counter()
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None), differentiable():
         with threads_for_data(data):
-            program = prepare(model, data, device=device, dtype=dtype, weights=weights)
+            program = prepare(model, data, device=device, dtype=dtype, weights=weights, columns=columns)
         with threads_for(program):
             method.check(program)
             outcome = method.run(program, progress=progress)

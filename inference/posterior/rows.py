@@ -53,7 +53,7 @@ def frame_of(
     columns: dict[Any, np.ndarray] = {}
     for name, array in arrays.items():
         if array.ndim == 1:
-            columns[name] = array
+            columns[data.columns.get(name, (name,))[0]] = array
         else:
             columns.update({label: array[:, j] for j, label in enumerate(data.coords[data.dims[name][1]])})
     return pd.DataFrame(columns, index=pd.RangeIndex(rows))

@@ -17,7 +17,7 @@ from inference.diagnostics.arviz import Group, tree
 from inference.diagnostics.coordinates import decoded, event_names, labels_of
 from inference.posterior.answer import Answer, Stream, replicated
 from inference.posterior.rows import frame_of
-from zoo.data.bind import Source
+from zoo.data.bind import Source, opened
 from zoo.data.data import Data
 from zoo.data.missing import with_nan
 from zoo.errors import DataError, FitError, unknown
@@ -172,9 +172,14 @@ def _with_observed_fields(answer: Answer, new: Any) -> Any:
     """Fill in observed fields that new rows leave out; their values are never looked at."""
     fitted, fields = answer.program.data, answer.program.model.fields
     observed = {s.field for s in answer.program.observed if s.field}
+    new = opened(new)
     if isinstance(new, pd.DataFrame):
-        left_out = [n for n in observed if n not in new.columns and len(fields[n].dims) == 1]
-        return new.assign(**{n: _entries(fitted, n).flat[0] for n in left_out})
+        columns = {n: fitted.columns.get(n, (n,))[0] for n in observed if len(fields[n].dims) == 1}
+        left_out = {c: _entries(fitted, n).flat[0] for n, c in columns.items() if c not in new.columns}
+        new = new.copy(deep=False)
+        for column, value in left_out.items():
+            new[column] = value
+        return new
     if isinstance(new, dict) and new:
         rows = np.zeros(len(next(iter(new.values()))), dtype=np.int64)
         filled = {n: _entries(fitted, n)[rows] for n in observed if n not in new}

@@ -115,6 +115,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
             "notes": data.notes,
             "levels": {n: [plain(v) for v in names] for n, names in data.levels.items()},
             "coords": {n: describe_labels(index) for n, index in data.coords.items()},
+            "columns": {n: [plain(c) for c in listed] for n, listed in data.columns.items()},
             "dtype": str(data.dtype).removeprefix("torch."),
         },
         "method": describe("method", method),
@@ -240,6 +241,7 @@ def _data(saved: dict[str, Any], tensors: TensorFolder) -> Data:
         notes=tuple(saved["notes"]),
         dtype=getattr(torch, saved["dtype"]),
         missing=tensors.folder("missing"),
+        columns={n: tuple(c) for n, c in saved.get("columns", {}).items()},  # which version 0.1.0 did not write
     )
 
 

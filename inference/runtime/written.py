@@ -69,6 +69,20 @@ def pairs(items: list[str] | None, option: str) -> dict[str, Any]:
     return found
 
 
+def columns_of(items: list[str] | None) -> dict[str, list[str]] | None:
+    """Read FIELD=COLUMN,COLUMN items: which columns of the table fill a field; None if there are none."""
+    found: dict[str, list[str]] = {}
+    for item in items or []:
+        name, equals, listed = item.partition("=")
+        columns = [column.strip() for column in listed.split(",") if column.strip()]
+        if not equals or not name.strip() or not columns:
+            raise UnknownNameError(f"--columns takes FIELD=COLUMN,COLUMN, such as x=height,weight, not {item!r}")
+        if name.strip() in found:
+            raise UnknownNameError(f"--columns says twice what {name.strip()!r} is; give all its columns with commas")
+        found[name.strip()] = columns
+    return found or None
+
+
 def _apart(text: str) -> list[str]:
     """Return what stands between commas, those inside of brackets left out."""
     parts, depth = [""], 0

@@ -230,6 +230,16 @@ def test_fit_takes_weights(run, files):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+def test_fit_takes_columns_by_name(run):
+    ran = run(
+        "fit", "BayesianRegression", "faithful", "-m", "exact", "--columns", "x=eruptions", "--columns", "y=waiting"
+    )
+    assert ran.code == 0, ran.err
+    geyser = zoo.datasets.load("faithful")
+    direct = fit(zoo.BayesianRegression(), geyser, method="exact", columns={"x": "eruptions", "y": "waiting"}, seed=0)
+    assert f"log_evidence {direct.objective.value:.4f}" in ran.out
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_compare_prints_and_saves(run, tmp_path):
@@ -509,6 +519,8 @@ MISTAKES = {
     "a guide for em": (*FIT, "-g", "point"),
     "no such device": (*FIT, "--device", "nonsense"),
     "no such weights": (*FIT, "--weights", "nonsense"),
+    "columns without field": (*FIT, "--columns", "eruptions"),
+    "no such column": (*FIT, "--columns", "x=eruptions,nonsense"),
     # hyperparameters and settings
     "set without value": (*FIT, "--set", "components"),
     "set without name": (*FIT, "--set", "=3"),
@@ -607,6 +619,7 @@ def test_a_mistake_is_one_line_and_code_2(mistake, run, damaged):
         ("model with a wrong plate", "toss"),
         ("more components than rows", "272"),
         ("no such weights", "nonsense"),
+        ("no such column", "nonsense"),
         ("summary of a damaged fit", "fit.json"),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.data.identifiers import identifiers
 from zoo.data.indexed import Indexed, as_stream
 from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
-from zoo.data.match import from_arrays, from_frame
+from zoo.data.match import Columns, Matched, from_arrays, from_frame, named_columns
 from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
 from zoo.data.read import read
 from zoo.data.stream import Stream
@@ -37,7 +39,14 @@ OfTorch: TypeAlias = "of_torch.Dataset[Any] | of_torch.DataLoader[Any]"
 Source: TypeAlias = "Arrays | Tables | OfTorch | str | Path | Stream"
 
 
-def bind(model: Model, source: Source | Data, *, like: Data | None = None, weights: Any = None) -> Data:
+def bind(
+    model: Model,
+    source: Source | Data,
+    *,
+    like: Data | None = None,
+    weights: Any = None,
+    columns: Columns | None = None,
+) -> Data:
     """Match `source` to the model's fields and check it.
 
     Parameters
@@ -52,6 +61,9 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
         Data bound before: columns are matched to its columns, labels to its labels.
     weights
         A weight for each row, or the name of the column that holds them, which is then no column of a field.
+    columns
+        Field -> its column or columns, for a table whose columns have other names than the fields; None for those of
+        the data bound before, if any.
 
     Raises
     ------
@@ -62,18 +74,21 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
         return source if weights is None else as_weights(source, weights, None)
     if not model.fields:
         raise DataError(f"{type(model).__name__} declares no data fields; add one, for example x = Real('row')")
+    chosen = named_columns(model, columns) if columns is not None else like.columns if like is not None else {}
     source = as_stream(source, tuple(model.fields))
     if isinstance(source, Indexed) and source.fixed:
         source = source.at(np.arange(len(source)))
     if isinstance(source, Stream):
         remedy = "give the rows themselves here" if source.fixed else "draw once, as in zoo.binarised(x, seed=0)"
         raise DataError(f"only fit(...) reads a stream; {remedy}")
-    if isinstance(source, str | Path):
-        source = read(source)
-    rows = source
+    rows = source = opened(source, chosen if columns is not None or _has_columns(source, chosen) else {})
+    if columns is not None and not isinstance(source, pd.DataFrame):
+        raise DataError(
+            f"columns= names columns of a table, found {type(source).__name__}; give a DataFrame, or a dict"
+        )
     if isinstance(weights, str) and isinstance(source, pd.DataFrame) and weights in source.columns:
         rows = source.drop(columns=weights)
-    data = _checked(model, _matched(model, rows, like), like)
+    data = replace(_checked(model, _matched(model, rows, chosen, like), like), columns=chosen)
     if weights is None:
         return data
     data = as_weights(data, weights, source)
@@ -84,54 +99,34 @@ def bind(model: Model, source: Source | Data, *, like: Data | None = None, weigh
     return data
 
 
-@dataclass(frozen=True)
-class _Matched:
-    """One array for each field, and what a table says of its labels.
-
-    Attributes
-    ----------
-    arrays
-        Field name -> its entries, not yet looked at.
-    columns
-        Labels of the columns that make up the matrix field, if a table has one.
-    index
-        Labels of a table's rows.
-    notes
-        What was left out.
-    coords
-        Labels by dimension, of a long table that was counted.
-    """
-
-    arrays: dict[str, Any]
-    columns: pd.Index | None = None
-    index: pd.Index | None = None
-    notes: tuple[str, ...] = ()
-    coords: dict[str, pd.Index] = field(default_factory=dict)
+def opened(source: Any, columns: Mapping[str, tuple[Any, ...]] = MappingProxyType({})) -> Any:
+    """Return what a path or a name stands for, and a dict of columns as a table where its columns are named."""
+    if isinstance(source, str | Path):
+        source = read(source)
+    if columns and isinstance(source, Mapping):
+        source = pd.DataFrame(dict(source))
+    return source
 
 
-def _matched(model: Model, source: Any, like: Data | None) -> _Matched:
+def _has_columns(source: Any, columns: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether a dict has columns that were named for a field, under names that are not all those of fields."""
+    return isinstance(source, Mapping) and all(c in source for listed in columns.values() for c in listed)
+
+
+def _matched(model: Model, source: Any, columns: Mapping[str, tuple[Any, ...]], like: Data | None) -> Matched:
     """Find the entries of each field in a table, a dict or an array."""
     if isinstance(source, pd.Series):
         source = source.to_frame(source.name if source.name is not None else next(iter(model.fields)))
     if not isinstance(source, pd.DataFrame):
-        return _Matched(from_arrays(model, of_xarray(source, model.fields)))
-    counted = tally(model, source, like)
+        return Matched(from_arrays(model, of_xarray(source, model.fields)))
+    counted = None if columns else tally(model, source, like)
     if counted is not None:
-        return _Matched({counted.field: counted.counts}, coords=counted.coords)
-    matrix = _matrix_field(model)
-    expected = None if like is None or matrix is None else like.coords[matrix.dims[1]]
-    arrays, columns, notes = from_frame(model, source, expected)
-    return _Matched(arrays, columns, source.index, notes)
+        return Matched({counted.field: counted.counts}, counted.coords)
+    return from_frame(model, source, columns, like)
 
 
-def _matrix_field(model: Model) -> Field | None:
-    """Return the model's first field of two dimensions."""
-    return next((f for f in model.fields.values() if len(f.dims) == 2), None)
-
-
-def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
+def _checked(model: Model, matched: Matched, like: Data | None) -> Data:
     """Check shapes, named dimensions and supports field by field, and gather the coordinates."""
-    columns = matched.columns
     # What the data that were fitted have decides, not what new ones happen to have.
     fields = {
         n: f.shaped(_dimensions(matched.arrays[n]) if like is None else len(like.dims[n])) if f.open else f
@@ -140,7 +135,7 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
     row = next((f.dims[0] for f in fields.values() if f.dims), "")
     arrays, coords = _by_label(fields, matched.arrays, row, like)
     coords |= matched.coords
-    told = _told(fields, coords, columns, row, like)
+    told = _told(coords, row, like)
     values: dict[str, Tensor] = {}
     missing: dict[str, Tensor] = {}
     levels: dict[str, tuple[Any, ...]] = {}
@@ -159,11 +154,11 @@ def _checked(model: Model, matched: _Matched, like: Data | None) -> Data:
         values[name] = value.long() if kind.integer else value
         if kind.integer:
             levels[name] = labels or _levels(name, value, kind, like)
-    coords = _coordinates(model, matched, row, sizes, coords, like)
+    coords = _coordinates(matched, row, sizes, coords, like)
     dims = {n: f.dims for n, f in fields.items()}
-    return Data(
-        values, dims, coords, row, levels, notes=(*matched.notes, *notes_of(values, missing, fields)), missing=missing
-    )
+    notes = (*matched.notes, *notes_of(values, missing, fields))
+    notes += identifiers(values, missing, fields, coords, row) if like is None else ()
+    return Data(values, dims, coords, row, levels, notes=notes, missing=missing)
 
 
 def _by_label(
@@ -179,11 +174,9 @@ def _by_label(
     return entries, shared(fields, labels)
 
 
-def _told(fields: Mapping[str, Field], coords: Labels, columns: pd.Index | None, row: str, like: Data | None) -> Labels:
+def _told(coords: Labels, row: str, like: Data | None) -> Labels:
     """Return the labels that errors call entries by: rows are counted, and what has no labels is, too."""
-    matrix = next((f for f in fields.values() if len(f.dims) == 2), None)
-    known = {} if like is None else like.coords
-    known = {**known, **coords, **({matrix.dims[1]: columns} if columns is not None and matrix is not None else {})}
+    known = {**({} if like is None else like.coords), **coords}
     return {dim: index for dim, index in known.items() if dim != row}
 
 
@@ -246,8 +239,7 @@ def _levels(name: str, value: Tensor, kind: Field, like: Data | None) -> tuple[A
 
 
 def _coordinates(
-    model: Model,
-    matched: _Matched,
+    matched: Matched,
     row: str,
     sizes: dict[str, tuple[int, str]],
     coords: dict[str, pd.Index],
@@ -255,12 +247,10 @@ def _coordinates(
 ) -> dict[str, pd.Index]:
     """Return the labels of every dimension: the table's or the arrays' own, else the fitted data's, else 0, 1, ..."""
     coords = dict(coords)
-    matrix = _matrix_field(model)
+    for dim, columns in matched.coords.items():
+        _check_columns(columns, None if like is None else like.coords[dim])
     if matched.index is not None and row:
         coords[row] = matched.index
-        if matched.columns is not None and matrix is not None:
-            coords[matrix.dims[1]] = matched.columns
-            _check_columns(matched.columns, None if like is None else like.coords[matrix.dims[1]])
     for dim, (size, name) in sizes.items():
         if dim in coords and len(coords[dim]) != size:
             raise DataError(f"field {name!r}: {len(coords[dim])} labels for {size} entries along {dim!r}")

@@ -41,6 +41,8 @@ class Data:
     missing
         Field name -> True where a cell is missing, for fields that have such cells; `values` hold made-up finite
         numbers there.
+    columns
+        Field -> the columns of a table that fill it, for fields that do not have their names.
     parted
         Site -> the field that it observes, for sites whose missing cells are latents because others read them.
     """
@@ -55,6 +57,7 @@ class Data:
     dtype: torch.dtype = torch.float64
     stream: Stream | None = None
     missing: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     parted: dict[str, str] = field(default_factory=dict)
     # Worked out when first asked for, and kept: every E-step needs the rows sorted by what they miss.
     _missing_cells: dict[tuple[str, str], MissingCells] = field(

@@ -41,7 +41,7 @@ def unlabelled(name: str, array: Any, kind: Field) -> tuple[Any, Labels]:
     if isinstance(array, pd.Series | pd.DataFrame):
         axes = array.axes if array.ndim == len(kind.dims) else array.axes[: len(kind.dims)]
         return array, dict(zip(kind.dims, axes, strict=False))
-    if not _is_data_array(array):
+    if not is_data_array(array):
         return array, {}
     named = tuple(map(str, array.dims))
     if all(dim == f"dim_{i}" for i, dim in enumerate(named)):  # xarray's own, where nobody has named them
@@ -59,7 +59,8 @@ def unlabelled(name: str, array: Any, kind: Field) -> tuple[Any, Labels]:
     return array.transpose(*kind.dims).values, labels
 
 
-def _is_data_array(array: Any) -> bool:
+def is_data_array(array: Any) -> bool:
+    """Tell whether it is an array of xarray."""
     xarray = sys.modules.get("xarray")
     return xarray is not None and isinstance(array, xarray.DataArray)
 

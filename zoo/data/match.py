@@ -2,77 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from zoo.data.read import NAMELESS, NOTES
+from zoo.data.data import Data
+from zoo.data.dates import are_dates, as_words
+from zoo.data.read import INDEX_NAMES, NOTES
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
-from zoo.errors import DataError
+from zoo.errors import DataError, unknown
+
+Columns: TypeAlias = Mapping[str, Hashable | Sequence[Hashable]]
 
 
-def from_frame(
-    model: Model, frame: pd.DataFrame, expected: pd.Index | None
-) -> tuple[dict[str, Any], pd.Index | None, tuple[str, ...]]:
-    """Match the columns of a table to fields: by name, and the other numeric columns to the single matrix field."""
+@dataclass(frozen=True)
+class Matched:
+    """One array for each field, and what a table says of its labels.
+
+    Attributes
+    ----------
+    arrays
+        Field name -> its entries, not yet looked at.
+    coords
+        Labels by dimension, of the columns of a table or of a long one that was counted.
+    index
+        Labels of a table's rows.
+    notes
+        What was left out.
+    """
+
+    arrays: dict[str, Any]
+    coords: dict[str, pd.Index] = field(default_factory=dict)
+    index: pd.Index | None = None
+    notes: tuple[str, ...] = ()
+
+
+def named_columns(model: Model, columns: Columns) -> dict[str, tuple[Any, ...]]:
+    """Return the columns of each field that `columns` names, as tuples.
+
+    Raises
+    ------
+    DataError
+        If a field is none of the model's or not one that columns fill, or a column is given twice.
+    """
+    if not isinstance(columns, Mapping):
+        raise DataError(
+            f"columns={columns!r}: expected a dict from fields to columns, such as {{{next(iter(model.fields))!r}: "
+            "['height', 'weight']}"
+        )
+    found: dict[str, tuple[Any, ...]] = {}
+    owner: dict[Any, str] = {}
+    for name, given in columns.items():
+        if name not in model.fields:
+            raise unknown(f"field of {type(model).__name__}", str(name), model.fields)
+        kind = model.fields[name]
+        listed = (given,) if isinstance(given, str) or not isinstance(given, Sequence | pd.Index) else tuple(given)
+        if len(kind.dims) not in (1, 2) or not listed or (len(kind.dims) == 1 and len(listed) > 1):
+            expected = {1: "one column", 2: "one column or more"}.get(
+                len(kind.dims), "no columns, but an array in a dict"
+            )
+            raise DataError(f"columns: field {name!r}, {kind!r}, takes {expected}; found {list(listed)!r}")
+        for column in listed:
+            if column in owner:
+                raise DataError(
+                    f"columns: {column!r} is given twice, to {owner[column]!r} and to {name!r}; leave one out"
+                )
+            owner[column] = name
+        found[name] = listed
+    return found
+
+
+def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[Any, ...]], like: Data | None) -> Matched:
+    """Match the columns of a table to fields: those named in `columns`, others by name, and the rest to a matrix field.
+
+    Parameters
+    ----------
+    model, frame
+        The fields, and the table that fills them.
+    columns
+        Field -> its columns, for fields that do not have the name of their column.
+    like
+        Data bound before, whose labels of columns the table has to have.
+
+    Raises
+    ------
+    DataError
+        If a column is not there or there twice, or holds no numbers.
+    """
     if not frame.columns.is_unique:
         twice = list(frame.columns[frame.columns.duplicated()])
         raise DataError(f"the table names column {twice[0]!r} twice; rename one")
-    frame, notes = _without_index(frame, expected)
     name_of_model, fields = type(model).__name__, model.fields
     matrices = [n for n, f in fields.items() if len(f.dims) == 2]
     vectors = [n for n, f in fields.items() if len(f.dims) == 1]
-    if len(matrices) + len(vectors) < len(fields) or len(matrices) > 1:
+    rest_of = [n for n in matrices if n not in columns]  # the one matrix that takes what is left
+    expected = like.coords[fields[rest_of[0]].dims[1]] if like is not None and rest_of else None
+    frame, notes = _without_index(frame, {*sum(columns.values(), ()), *(() if expected is None else expected)})
+    if len(matrices) + len(vectors) < len(fields) or len(rest_of) > 1:
         raise DataError(
-            f"{name_of_model}: a table fills vector fields and at most one matrix field; give a dict of "
+            f"{name_of_model}: a table fills vector fields and matrix fields, and of these one at most without its "
+            f"columns being named (columns={{{matrices[0]!r}: [...]}}); give a dict of "
+            if matrices
+            else f"{name_of_model}: a table fills vector fields and matrix fields; give a dict of "
             f"arrays for {', '.join(f'{n}={f!r}' for n, f in fields.items())}"
         )
-    if len(vectors) == 1 and not matrices and len(frame.columns) == 1:
-        return {vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, None, notes
-    absent = [n for n in vectors if n not in frame.columns]
+    if len(vectors) == 1 and not matrices and not columns and len(frame.columns) == 1:
+        return Matched({vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, {}, frame.index, notes)
+    names = {n: columns.get(n, (n,))[0] for n in vectors}
+    absent = [n for n in vectors if names[n] not in frame.columns]
+    lacking = [c for n, listed in columns.items() for c in listed if c not in frame.columns]
+    if lacking:
+        raise DataError(_no_column(f"the table has no column {lacking[0]!r}", frame, "correct columns=..."))
     missing = [n for n in absent if fields[n].default is None]
     if missing:
         raise DataError(
             f"{name_of_model}: no column for field {missing[0]!r}; the table has columns "
-            f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it"
+            f"{', '.join(map(repr, frame.columns))}. Rename the column that holds it, or say which it is: "
+            f"columns={{{missing[0]!r}: ...}}"
         )
     arrays = {
-        n: np.full(len(frame), fields[n].default) if n in absent else _numbers(frame[n], fields[n]) for n in vectors
+        n: np.full(len(frame), fields[n].default) if n in absent else _numbers(frame[names[n]], fields[n])
+        for n in vectors
     }
-    if not matrices:
-        return arrays, None, notes
-    rest = frame[[c for c in frame.columns if c not in vectors]]
-    if expected is not None and set(expected) <= set(rest.columns):
-        rest = rest[list(expected)]
-    else:
-        labels = fields[matrices[0]].integer  # a matrix of categories may hold labels
-        text = [] if labels else [c for c in rest.columns if _is_text(rest[c])]
-        rest = rest.drop(columns=text)
-        if text:
-            notes += (f"left out the columns that are text: {', '.join(map(repr, text))}",)
-        if not len(rest.columns):
+    coords: dict[str, pd.Index] = {}
+    for name in matrices:
+        kind, part = fields[name], None
+        if name in columns:
+            part = frame[list(columns[name])]
+        else:
+            used = {*names.values(), *sum(columns.values(), ())}
+            part, more = _rest(frame[[c for c in frame.columns if c not in used]], kind, expected)
+            notes += more
+            if not len(part.columns):
+                raise DataError(
+                    f"{name_of_model}: no numeric columns for field {name!r}; the table has "
+                    f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
+                )
+        arrays[name] = np.stack([_numbers(part[c], kind) for c in part.columns], axis=1)
+        labels = coords.setdefault(kind.dims[1], part.columns)
+        if not labels.equals(part.columns):
             raise DataError(
-                f"{name_of_model}: no numeric columns for field {matrices[0]!r}; the table has "
-                f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
+                f"field {name!r}: its columns along {kind.dims[1]!r}, {', '.join(map(repr, part.columns))}, are not "
+                f"those of another field, {', '.join(map(repr, labels))}"
             )
-    stacked = [_numbers(rest[c], fields[matrices[0]]) for c in rest.columns]
-    arrays[matrices[0]] = np.stack(stacked, axis=1)
-    return arrays, rest.columns, notes
+    return Matched(arrays, coords, frame.index, notes)
 
 
-def _without_index(frame: pd.DataFrame, expected: pd.Index | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Leave out a column in which pandas has kept the row numbers, and say what became of these."""
+def _rest(frame: pd.DataFrame, kind: Field, expected: pd.Index | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the columns that fill a matrix field: those of the fitted data, else all but what holds no numbers."""
+    if expected is not None and set(expected) <= set(frame.columns):
+        return frame[list(expected)], ()
+    if kind.integer:  # a matrix of categories may hold labels
+        return frame, ()
+    text = [c for c in frame.columns if _is_text(frame[c]) and not are_dates(frame[c])]  # which are refused, as parsed
+    notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",) if text else ()
+    return frame.drop(columns=text), notes
+
+
+def _without_index(frame: pd.DataFrame, expected: Collection[Any]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Take a column in which a table's index was written as the labels of the rows, and say so.
+
+    Where it holds but the row numbers that are there already it is left out.
+    """
     notes: tuple[str, ...] = tuple(frame.attrs.get(NOTES, ()))
-    if NAMELESS not in frame.columns or len(frame.columns) == 1 or (expected is not None and NAMELESS in expected):
+    name = next((c for c in INDEX_NAMES if c in frame.columns), None)
+    if name is None or len(frame.columns) == 1 or name in expected:
         return frame, notes
-    numbers = frame[NAMELESS].to_numpy()
-    if not (np.array_equal(numbers, np.arange(len(frame))) or np.array_equal(numbers, frame.index.to_numpy())):
+    labels, rest = pd.Index(frame[name], name=None), frame.drop(columns=name)
+    if np.array_equal(labels, np.arange(len(frame))) or np.array_equal(labels, frame.index.to_numpy()):
+        return rest, (*notes, f"left out the column {name!r}: it holds the numbers of the rows")
+    measured = labels.dtype.kind == "f" and not (labels == labels.astype(float).round()).all()
+    if measured or labels.hasnans or not (labels.is_unique and isinstance(frame.index, pd.RangeIndex)):
         return frame, notes
-    return frame.drop(columns=NAMELESS), (*notes, f"left out the column {NAMELESS!r}: it holds the numbers of the rows")
+    return rest.set_axis(labels), (
+        *notes,
+        f"the column {name!r} has no name of its own: taken as the labels of the rows",
+    )
 
 
 def _parsed(column: pd.Series) -> pd.Series:
@@ -96,11 +206,15 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray | pd.Series:
     """Return a column as numbers, or labels for a `Category` field; one of categories as it is, with their order."""
     if kind.integer and isinstance(column.dtype, pd.CategoricalDtype):
         return column
+    dated = are_dates(column)
     if kind.integer and not pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=object)
-    dated = pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)
-    if dated or isinstance(column.dtype, pd.PeriodDtype | pd.IntervalDtype):
-        raise DataError(f"column {column.name!r}: expected numbers, found dates; convert or drop it")
+        return (as_words(column) if dated else column).to_numpy(dtype=object)
+    if dated or isinstance(column.dtype, pd.IntervalDtype):
+        what, found = "dates" if dated else "intervals", str(column.dropna().iloc[0]) if column.notna().any() else "NaT"
+        raise DataError(
+            f"column {column.name!r}: expected numbers, found {what} such as {found!r}; convert them (dates to days "
+            "since the first, say), or leave it out: drop it, or name the others by columns=..."
+        )
     strange = column.dtype == object and any(isinstance(v, complex) for v in column)
     if strange or pd.api.types.is_complex_dtype(column):
         raise DataError(f"column {column.name!r}: expected real numbers, found complex ones; convert or drop it")
@@ -113,7 +227,19 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray | pd.Series:
                 f"{f' and {int(bad.sum()) - 1} more' if bad.sum() > 1 else ''}; clean or drop the column"
             )
         column = pd.to_numeric(column)
-    return column.to_numpy(dtype=float, na_value=np.nan)
+    numbers = column.to_numpy(dtype=float, na_value=np.nan)
+    whole = numbers == np.round(numbers) if kind.integer else None
+    if whole is not None and not (whole | np.isnan(numbers)).all():
+        raise DataError(
+            f"column {column.name!r}: expected categories, found {numbers[~whole & ~np.isnan(numbers)][0]:g}; a "
+            "continuous column is none: drop it or cut it into classes (pandas.cut). If its numbers are labels, give "
+            "them as text: .astype(str)"
+        )
+    return numbers
+
+
+def _no_column(what: str, frame: pd.DataFrame, remedy: str) -> str:
+    return f"{what}; it has {', '.join(map(repr, frame.columns))}. {remedy[:1].upper()}{remedy[1:]}"
 
 
 def from_arrays(model: Model, source: Any) -> dict[str, Any]:

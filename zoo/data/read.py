@@ -12,6 +12,8 @@ from zoo import datasets
 from zoo.errors import DataError, unknown
 
 NAMELESS = "Unnamed: 0"  # what pandas calls a first column that the file gives no name
+# How the index of a table reads where it was written among the columns: pandas, Arrow and polars, DuckDB, Parquet.
+INDEX_NAMES = (NAMELESS, "", "column0", "__index_level_0__")
 NOTES = "zoo.notes"  # the attribute of a table that says what became of its columns when it was read
 
 

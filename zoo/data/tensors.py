@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from zoo.data.dates import as_words
 from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
@@ -96,6 +97,8 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
         made: np.ndarray = array if masked else np.asarray(array)
     except ValueError:
         raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
+    if kind.integer and made.dtype.kind == "M":
+        return as_words(pd.Series(made.ravel())).to_numpy().reshape(made.shape)
     if made.dtype.kind in "cmMV" or (made.dtype.kind == "O" and any(isinstance(v, complex) for v in made.flat)):
         raise DataError(f"field {name!r}: expected numbers, found {made.dtype} data; convert it")
     return made
@@ -122,6 +125,12 @@ def in_order(labels: Iterable[Any]) -> tuple[Any, ...]:
 def _coded(name: str, array: np.ndarray, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
     """Code labels 0, 1, ...: in the order of data bound before, or of their categories, else sorted."""
     missing = np.asarray(pd.isna(array))
+    parts = [v for v in array[~missing].tolist() if isinstance(v, float) and not v.is_integer()] if not known else []
+    if parts:
+        raise DataError(
+            f"field {name!r}: expected categories, found {parts[0]!r} among labels; a continuous column is none: drop "
+            "it or cut it into classes (pandas.cut)"
+        )
     present = in_order(set(array[~missing].tolist()))
     labels = known or present
     unknown = [label for label in present if label not in labels]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from zoo.data.bind import Source
+from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
 from zoo.errors import ZooError
@@ -88,7 +89,7 @@ class ModelCheck:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def check(model: ModelLike | str, data: Source) -> ModelCheck:
+def check(model: ModelLike | str, data: Source, *, columns: Columns | None = None) -> ModelCheck:
     """Look for what is wrong in a model on data, step by step, and say of each fault the reason and the remedy.
 
     Looked at are the data (fields, shapes, supports); that `forward` runs; plates against the data; shapes and supports
@@ -101,6 +102,8 @@ def check(model: ModelLike | str, data: Source) -> ModelCheck:
         A `zoo.Model`, a class of one, or the name of a model of the zoo.
     data
         As for `fit`; some rows suffice.
+    columns
+        As for `fit`.
 
     Returns
     -------
@@ -113,7 +116,7 @@ def check(model: ModelLike | str, data: Source) -> ModelCheck:
     >>> zoo.check(zoo.BetaBernoulli(), [1, 0, 1]).ok
     True
     """
-    subject = Subject(model, data)
+    subject = Subject(model, data, columns)
     ticks: list[Tick] = []
     stuck = False
     with torch.random.fork_rng(devices=[]):

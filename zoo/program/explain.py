@@ -9,6 +9,7 @@ import torch
 
 from zoo import catalogue
 from zoo.data.bind import Source
+from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
 from zoo.errors import ZooError
 from zoo.program.prepare import prepare
@@ -49,8 +50,13 @@ class Explanation(str):
         return f"<pre>{html.escape(self)}</pre>"
 
 
-def explain(model: ModelLike | str, data: Source) -> Explanation:
+def explain(model: ModelLike | str, data: Source, *, columns: Columns | None = None) -> Explanation:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
+
+    Parameters
+    ----------
+    model, data, columns
+        As for `fit`.
 
     Returns
     -------
@@ -59,7 +65,7 @@ def explain(model: ModelLike | str, data: Source) -> Explanation:
     """
     with torch.random.fork_rng(devices=[]):
         reseed(0)
-        return Explanation(describe(prepare(model, data, device="cpu")))
+        return Explanation(describe(prepare(model, data, device="cpu", columns=columns)))
 
 
 def describe(program: Program) -> str:

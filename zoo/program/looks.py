@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.data.bind import bind
 from zoo.data.data import Data
+from zoo.data.match import Columns
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
 from zoo.program.explain import legality
@@ -46,7 +47,7 @@ class Subject:
 
     Attributes
     ----------
-    given, source
+    given, source, columns
         What the user gave.
     model, data
         The model, set up, and its data.
@@ -60,6 +61,7 @@ class Subject:
 
     given: Any
     source: Any
+    columns: Columns | None = None
     model: Model = field(init=False)
     data: Data = field(init=False)
     trace: Any = None
@@ -88,7 +90,7 @@ def _errors(looks: Iterable[Callable[[], object]]) -> None:
 def _data(subject: Subject) -> str:
     """The data fit the fields, and the model sets itself up on them."""
     subject.model = model = copy.deepcopy(as_model(subject.given))
-    data = bind(model, subject.source)
+    data = bind(model, subject.source, columns=subject.columns)
     model.coords, model.missing = data.coords, data.missing
     model.check(**data.values)
     model.setup(**data.values)
@@ -155,7 +157,8 @@ def _torch(subject: Subject) -> str:
 
 def _enumeration(subject: Subject) -> str:
     """States side by side mean what states drawn mean; every run has the same sites; missing cells are legal."""
-    subject.program = program = prepare(subject.given, subject.source, device="cpu", dtype=torch.float64)
+    given, data = subject.given, subject.source
+    subject.program = program = prepare(given, data, device="cpu", dtype=torch.float64, columns=subject.columns)
     unsupported = [s for s in program.sites.values() if s.role == "unsupported"]
     if unsupported:
         raise ModelError(

@@ -12,6 +12,7 @@ from zoo import catalogue
 from zoo.data.bind import Source, bind
 from zoo.data.data import Data
 from zoo.data.indexed import as_stream
+from zoo.data.match import Columns
 from zoo.data.precision import check_precision
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
@@ -43,15 +44,19 @@ def prepare(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     weights: Any = None,
+    columns: Columns | None = None,
 ) -> Program:
     """Bind a private copy of the model to data and trace it.
 
     float64 unless the model has networks, then float32; `dtype` selects otherwise. `device="auto"` is CUDA where
-    there is one for models with networks, else CPU.
+    there is one for models with networks, else CPU. `columns` are those of a table, by field.
     """
     given = as_model(model)
     data = as_stream(data, tuple(given.fields))
-    bound = _sampled(given, data, weights) if isinstance(data, Stream) else bind(given, data, weights=weights)
+    if isinstance(data, Stream):
+        bound = _sampled(given, data, weights, columns)
+    else:
+        bound = bind(given, data, weights=weights, columns=columns)
     program = _traced(given, bound, device, dtype)
     shared = with_shared_labels(program, bound)
     if shared is not bound:
@@ -89,13 +94,13 @@ def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.
     return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
 
 
-def _sampled(model: Model, stream: Stream, weights: Any) -> Data:
+def _sampled(model: Model, stream: Stream, weights: Any, columns: Columns | None) -> Data:
     """Bind a sample of the rows of a stream, on which a model is set up and started."""
     if weights is not None:
         raise DataError("weights of a stream are a column of its file: zoo.stream(path, weights='column')")
     stream = stream.seeded()
     sample, rows = stream.sample()
-    data = bind(model, sample, weights=stream.weights)
+    data = bind(model, sample, weights=stream.weights, columns=columns)
     note = (
         f"{rows} rows were read part by part from {stream}; assign(), log_prob() and summaries without rows of "
         f"their own, and what is said of draws of q, describe a sample of {len(data)} rows"

@@ -1,0 +1,167 @@
+"""Columns by name, identifiers, dates, an index among the columns, and weights with labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import xarray as xr
+
+import zoo
+from inference import Fit, compare, fit
+from zoo import DataError, Real, UnknownNameError
+from zoo.data.bind import bind
+
+GEYSER = zoo.datasets.load("faithful").head(40)
+BLOOD = pd.DataFrame({"age": [30.0, 41, 55, 62, 38, 47], "bmi": [21.0, 25, 24, 30, 27, 22], "id": range(100, 106)})
+BLOOD["sbp"] = 90 + BLOOD["age"] * 0.7 + BLOOD["bmi"] + [0.1, -0.3, 0.2, 0.0, 0.4, -0.4]
+COLUMNS = {"x": ["age", "bmi"], "y": "sbp"}
+
+
+class Pairs(zoo.Model):
+    """Two matrices of one table."""
+
+    x = Real("row", "cause")
+    y = Real("row", "effect")
+
+    def forward(self, x, y):
+        loc = pyro.sample("loc", dist.Normal(0.0, 100.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(loc + x.sum(-1, keepdim=True), 1.0).expand(y.shape).to_event(1), obs=y)
+
+
+# -- columns by name --------------------------------------------------------------------------------------------------
+
+
+def test_columns_fill_fields_of_other_names_and_a_fit_remembers_them(tmp_path):
+    plain = fit(
+        "bayesian_regression", BLOOD[["age", "bmi", "sbp"]].rename(columns={"sbp": "y"}), method="exact", seed=0
+    )
+    named = fit("bayesian_regression", BLOOD, columns=COLUMNS, method="exact", seed=0)
+    assert named.objective.value == plain.objective.value
+    assert list(named.posterior["posterior"]["feature"].values) == ["age", "bmi"]
+    new = BLOOD.iloc[[4, 1], ::-1]  # in another order, with a column more
+    expected = plain.log_prob(new.rename(columns={"sbp": "y"}).drop(columns="id"))
+    named.save(tmp_path / "fit")
+    for result in (named, Fit.load(tmp_path / "fit")):
+        assert result.log_prob(new).tolist() == pytest.approx(expected.tolist())
+        assert result.log_prob(new.to_dict("list")).tolist() == pytest.approx(expected.tolist())
+        without = result.predict(new.drop(columns="sbp"), draws=2, seed=0)
+        assert without["posterior_predictive"]["y"].shape == (1, 2, 2)
+        assert list(result.generate(2, seed=0).columns) == ["age", "bmi", "sbp"]
+    with pytest.raises(DataError, match="the table has no column 'bmi'"):
+        named.log_prob(new.drop(columns="bmi"))
+
+
+def test_columns_reach_every_question_of_a_model():
+    assert "(40, 1)" in zoo.explain("gmm", GEYSER, columns={"x": "waiting"})
+    assert zoo.check("gmm", GEYSER, columns={"x": "waiting"}).ok
+    table = compare("gmm", GEYSER, methods=["em"], columns={"x": ["waiting"]}, seed=0, progress=False)
+    assert list(table["em"].posterior["point_estimate"]["feature"].values) == ["waiting"]
+
+
+def test_columns_named_for_some_leave_the_rest_to_the_others():
+    table = BLOOD.drop(columns="id")
+    data = bind(zoo.BayesianRegression(), table, columns={"y": "sbp"})
+    assert list(data.coords["feature"]) == ["age", "bmi"]
+    data = bind(Pairs(), table, columns={"y": ["sbp"]})  # two matrices, of which one takes what is left
+    assert [list(data.coords[d]) for d in ("cause", "effect")] == [["age", "bmi"], ["sbp"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"x": ["age", "weight"]}, DataError, "no column 'weight'"),
+        ({"z": "age"}, UnknownNameError, "field of BayesianRegression 'z'"),
+        ({"x": "age", "y": "age"}, DataError, "'age' is given twice, to 'x' and to 'y'"),
+        ({"y": ["sbp", "age"]}, DataError, "field 'y'.*takes one column; found"),
+        ({"x": []}, DataError, "field 'x'.*takes one column or more"),
+        (["age"], DataError, "expected a dict from fields to columns"),
+    ],
+    ids=str,
+)
+def test_columns_that_cannot_be_are_told(columns, error, message):
+    with pytest.raises(error, match=message):
+        bind(zoo.BayesianRegression(), BLOOD, columns=columns)
+
+
+def test_columns_of_what_is_no_table_are_refused():
+    with pytest.raises(DataError, match="columns= names columns of a table, found ndarray"):
+        bind(zoo.GMM(), GEYSER.to_numpy(), columns={"x": "waiting"})
+    with pytest.raises(DataError, match=r"at most without its columns being named \(columns="):
+        bind(Pairs(), BLOOD)
+
+
+# -- what is no feature and no category -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [range(1, 41), [f"p{i}" for i in range(40)]], ids=["numbers", "words"])
+def test_an_index_among_the_columns_becomes_the_labels_of_the_rows(labels, tmp_path):
+    """As R writes a table, read by hand."""
+    GEYSER.set_axis(list(labels)).to_csv(tmp_path / "rows.csv")
+    data = bind(zoo.GMM(), pd.read_csv(tmp_path / "rows.csv"))
+    assert list(data.coords["feature"]) == ["eruptions", "waiting"]
+    assert list(data.coords["row"]) == list(labels)
+    assert data.notes == ("the column 'Unnamed: 0' has no name of its own: taken as the labels of the rows",)
+
+
+def test_identifiers_among_categories_are_named_and_continuous_columns_refused():
+    rows = pd.DataFrame({"item": ["a", "b"] * 20, "patient": [f"P{i:03}" for i in range(40)]})
+    found = bind(zoo.LatentClass(), rows).notes
+    assert len(found) == 1
+    assert "column 'patient' of field 'x': another category in each of 40 rows" in found[0]
+    assert not bind(zoo.LatentClass(), rows[["item"]]).notes
+    rows["pressure"] = np.linspace(110.5, 150.0, 40)
+    with pytest.raises(DataError, match=r"column 'pressure': expected categories, found 110\.5; a continuous column"):
+        bind(zoo.LatentClass(), rows)
+    with pytest.raises(DataError, match=r"field 'x': expected categories, found 110\.5 among labels"):
+        bind(zoo.LatentClass(), {"x": rows[["item", "pressure"]].to_numpy()})
+
+
+def test_dates_are_alike_as_text_and_parsed():
+    text = GEYSER.assign(day=[f"2024-03-{1 + i % 28:02}" for i in range(40)])
+    parsed = text.assign(day=pd.to_datetime(text["day"]))
+    days = text.assign(day=parsed["day"].dt.date)
+    for rows in (text, parsed, days):
+        for columns in (None, {"x": ["waiting", "day"]}):
+            with pytest.raises(DataError, match="column 'day': expected numbers, found dates such as '2024-03-01"):
+                bind(zoo.GMM(), rows, columns=columns)
+        assert bind(zoo.GMM(), rows, columns={"x": ["waiting"]}).values["x"].shape == (40, 1)
+        model, roles = zoo.HierarchicalRegression(), {"x": "waiting", "y": "eruptions", "group": "day"}
+        assert bind(model, rows, columns=roles).levels["group"][:2] == ("2024-03-01", "2024-03-02")
+
+
+# -- weights with labels ----------------------------------------------------------------------------------------------
+
+
+def test_weights_with_labels_go_by_these():
+    """The weighted mean of 1, 2, 10 with 5 for the first: 2.429, by position 7.571."""
+    rows = pd.DataFrame({"x": [1.0, 2.0, 10.0]}, index=["a", "b", "c"])
+    weights = pd.Series([1.0, 1.0, 5.0], index=["b", "c", "a"])
+    for given in (weights, xr.DataArray(weights.to_numpy(), coords={"row": ["b", "c", "a"]}, dims="row")):
+        found = fit(zoo.GMM(components=1), rows, weights=given, method="em", seed=0, progress=False)
+        assert float(found.points["means"]) == pytest.approx(17 / 7)
+        assert bind(zoo.GMM(), rows, weights=given).weights.tolist() == [5.0, 1.0, 1.0]
+    assert bind(zoo.GMM(), rows, weights=weights.to_numpy()).weights.tolist() == [1.0, 1.0, 5.0]
+    twice = rows.loc[["a", "a", "c", "b"]]
+    assert bind(zoo.GMM(), twice, weights=weights).weights.tolist() == [5.0, 5.0, 1.0, 1.0]
+    numbered = rows.reset_index(names="Unnamed: 0")  # labelled as the table, or as the rows are in the end
+    assert bind(zoo.GMM(), numbered, weights=weights).weights.tolist() == [5.0, 1.0, 1.0]
+    assert bind(zoo.GMM(), numbered, weights=pd.Series([5.0, 1.0, 1.0])).weights.tolist() == [5.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (["a", "b", "d"], "none is labelled 'c'"),
+        (range(3), "none is labelled 'a'"),
+        (list("abcd"), "no row is labelled 'd'"),
+    ],
+    ids=str,
+)
+def test_weights_with_other_labels_are_refused(index, said):
+    rows = pd.DataFrame({"x": [1.0, 2.0, 10.0]}, index=["a", "b", "c"])
+    with pytest.raises(DataError, match=rf"weights are labelled.*{said}.*weights\.to_numpy\(\)"):
+        bind(zoo.GMM(), rows, weights=pd.Series(1.0, index=index))
