@@ -42,10 +42,11 @@ def vectors(fn: Any) -> int:
 
 def _drawn(name: str, fn: Any) -> Tensor:
     """Draw each entry of a vector at a site of its own; return the vector."""
-    base, entries = standard(fn), list[Tensor]()
-    given = arguments(base)
-    for i, at in enumerate(itertools.product(*map(range, fn.event_shape))):
-        own = {n: v[(..., *at, *[slice(None)] * base.arg_constraints[n].event_dim)] for n, v in given.items()}
+    base: Any = standard(fn)
+    given, entries = arguments(base), list[Tensor]()
+    for i, entry in enumerate(itertools.product(*map(range, fn.event_shape))):
+        at: Any = (..., *entry)
+        own = {n: v[(*at, *[slice(None)] * base.arg_constraints[n].event_dim)] for n, v in given.items()}
         entries.append(pyro.sample(f"{name}_{i}", rebuilt(base, own)))
     z = torch.stack(torch.broadcast_tensors(*entries), -1)
     return z.reshape(*z.shape[:-1], *fn.event_shape)
