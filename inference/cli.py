@@ -28,7 +28,12 @@ MODELS = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A model, or several with commas: 'GMM(components=2),GMM(components=3)'"),
 ]
-DATA = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a .csv, .parquet or .npy file")]
+DATA = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="A dataset's name; a .csv, .tsv, .xlsx, .parquet, .feather, .npy or .npz file; - for stdin"
+    ),
+]
 SET = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter of the model; may be repeated")
 ]
@@ -43,6 +48,7 @@ COLUMNS = Annotated[
     list[str] | None,
     typer.Option("--columns", metavar="FIELD=COLUMN,COLUMN", help="Columns that fill a field; may be repeated"),
 ]
+SEPARATOR = Annotated[str | None, typer.Option(help="Between the columns of a text file, if not what it shows itself")]
 WEIGHTS = Annotated[str | None, typer.Option(help="Column that holds a weight per row")]
 
 
@@ -90,11 +96,11 @@ def show(model: MODEL) -> None:
 
 
 @app.command()
-def explain(model: MODEL, data: DATA, set_: SET = None, columns: COLUMNS = None) -> None:
+def explain(model: MODEL, data: DATA, set_: SET = None, columns: COLUMNS = None, separator: SEPARATOR = None) -> None:
     """Show sites, plates, what feeds what, and which methods are legal and why not."""
     from zoo.program.explain import explain as explain_model
 
-    typer.echo(explain_model(model_of(model, set_), _data(data), columns=columns_of(columns)))
+    typer.echo(explain_model(model_of(model, set_), _data(data, separator), columns=columns_of(columns)))
 
 
 @app.command()
@@ -109,6 +115,7 @@ def fit(
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
+    separator: SEPARATOR = None,
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
@@ -119,7 +126,7 @@ def fit(
 
     fitted = fit_model(
         made,
-        _data(data),
+        _data(data, separator),
         method=chosen,
         seed=seed,
         device=device,
@@ -149,6 +156,7 @@ def compare(
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
+    separator: SEPARATOR = None,
     out: OUT = None,
 ) -> None:
     """Fit models by several methods and print them side by side; write fits, table and figures with --out."""
@@ -168,7 +176,7 @@ def compare(
 
     result = compare_methods(
         made[0] if len(made) == 1 else made,
-        _data(data),
+        _data(data, separator),
         methods=chosen,
         holdout=left_out,
         folds=folds,
@@ -195,6 +203,7 @@ def calibrate(
     seed: SEED = None,
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
+    separator: SEPARATOR = None,
     out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
 ) -> None:
     """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
@@ -206,7 +215,7 @@ def calibrate(
     result = calibrate_method(
         made,
         chosen,
-        like=_data(data),
+        like=_data(data, separator),
         simulations=simulations,
         seed=seed,
         weights=weights,
@@ -230,6 +239,7 @@ def evidence(
     device: DEVICE = "auto",
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
+    separator: SEPARATOR = None,
 ) -> None:
     """Print the log evidence of a model by several methods, what kind each number is, and its error."""
     names = _names(methods)
@@ -237,7 +247,7 @@ def evidence(
     from inference.evidences import evidence as evidence_of
 
     options: dict[str, Any] = {"device": device, "weights": weights, "columns": columns_of(columns)}
-    typer.echo(str(evidence_of(made, _data(data), methods=names, seed=seed, **options)))
+    typer.echo(str(evidence_of(made, _data(data, separator), methods=names, seed=seed, **options)))
 
 
 @app.command("check")
@@ -247,6 +257,7 @@ def check_(
     set_: SET = None,
     seed: SEED = None,
     columns: COLUMNS = None,
+    separator: SEPARATOR = None,
 ) -> None:
     """Find what is wrong in a model on DATA; or say which aspects of its data a saved fit does not reproduce."""
     if data is None:
@@ -262,7 +273,7 @@ def check_(
         raise UnknownNameError("--seed is for the replicates of a saved fit; leave it out when a model is checked")
     from zoo.program.check import check as check_model
 
-    found = check_model(model_of(subject, set_), _data(data), columns=columns_of(columns))
+    found = check_model(model_of(subject, set_), _data(data, separator), columns=columns_of(columns))
     typer.echo(str(found))
     if not found.ok:
         raise typer.Exit(1)
@@ -339,11 +350,11 @@ def _hint(hint: Any) -> str:
     return text
 
 
-def _data(text: str) -> Any:
+def _data(text: str, separator: str | None) -> Any:
     """Read a file or dataset here, so that a column of weights can be named."""
-    from zoo.data.read import read
+    from zoo.frames.read import read
 
-    return read(text)
+    return read(text, separator=separator)
 
 
 def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -238,6 +240,14 @@ def test_fit_takes_columns_by_name(run):
     geyser = zoo.datasets.load("faithful")
     direct = fit(zoo.BayesianRegression(), geyser, method="exact", columns={"x": "eruptions", "y": "waiting"}, seed=0)
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
+
+
+def test_data_may_come_from_standard_input(run, monkeypatch):
+    text = zoo.datasets.load("faithful").to_csv(sep="&", index=False).encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    ran = run("fit", "GMM", "-", "-m", "em", "--separator", "&", "--seed", 3)
+    direct = fit(zoo.GMM(components=2), "faithful", method="em", seed=3)
+    assert f"log_likelihood {direct.objective.value:.4f}" in ran.out
 
 
 @pytest.mark.long

@@ -19,7 +19,6 @@ from zoo.data.indexed import Indexed, as_stream
 from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
 from zoo.data.match import Columns, Matched, from_arrays, from_frame, named_columns
 from zoo.data.missing import check_observed, fill, may_be_unseen, notes_of
-from zoo.data.read import read
 from zoo.data.stream import Stream
 from zoo.data.tables import entries_of
 from zoo.data.tally import tally
@@ -28,13 +27,16 @@ from zoo.data.weights import as_weights
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, UnseenLevelError
+from zoo.frames.read import read
+from zoo.frames.table import as_table, of_columns
 
 if TYPE_CHECKING:  # xarray takes long to import, and who has an array of it has done so
     import torch.utils.data as of_torch
     import xarray as xr
+    from narwhals.typing import IntoFrame, IntoSeries
 
 Arrays: TypeAlias = "np.ndarray | Tensor | Sequence[Any] | xr.DataArray"
-Tables: TypeAlias = "pd.DataFrame | pd.Series | Mapping[str, Any] | xr.Dataset | xr.DataTree"
+Tables: TypeAlias = "pd.DataFrame | pd.Series | Mapping[str, Any] | xr.Dataset | xr.DataTree | IntoFrame | IntoSeries"
 OfTorch: TypeAlias = "of_torch.Dataset[Any] | of_torch.DataLoader[Any]"
 Source: TypeAlias = "Arrays | Tables | OfTorch | str | Path | Stream"
 
@@ -54,9 +56,9 @@ def bind(
     model
         Its fields say what is expected.
     source
-        A DataFrame, a dict of arrays, an xarray Dataset, an array, tensor or DataArray (for a model with one field),
-        a path to a CSV, Parquet or NPY file, or the name of a shipped dataset. Dimensions of xarray are matched by
-        name, in any order.
+        A table (of pandas, polars, Arrow, DuckDB or whatever narwhals knows), a dict of arrays, an xarray Dataset, an
+        array, tensor or DataArray (for a model with one field), a path to a file of a table or array, or the name of a
+        shipped dataset. Dimensions of xarray are matched by name, in any order.
     like
         Data bound before: columns are matched to its columns, labels to its labels.
     weights
@@ -100,12 +102,10 @@ def bind(
 
 
 def opened(source: Any, columns: Mapping[str, tuple[Any, ...]] = MappingProxyType({})) -> Any:
-    """Return what a path or a name stands for, and a dict of columns as a table where its columns are named."""
+    """Return what a path or a name stands for; as a table of pandas a table of any library, and a dict of `columns`."""
     if isinstance(source, str | Path):
         source = read(source)
-    if columns and isinstance(source, Mapping):
-        source = pd.DataFrame(dict(source))
-    return source
+    return of_columns(source) if columns else as_table(source)
 
 
 def _has_columns(source: Any, columns: Mapping[str, tuple[Any, ...]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from zoo.data.data import Data
 from zoo.data.dates import are_dates, as_words
-from zoo.data.read import INDEX_NAMES, NOTES
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, unknown
+from zoo.frames.read import INDEX_NAMES, NOTES
+from zoo.frames.table import as_table
 
-Columns: TypeAlias = Mapping[str, Hashable | Sequence[Hashable]]
+Columns: TypeAlias = "Mapping[str, str | int | Sequence[str] | Sequence[int]]"
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,8 @@ def _without_index(frame: pd.DataFrame, expected: Collection[Any]) -> tuple[pd.D
     """
     notes: tuple[str, ...] = tuple(frame.attrs.get(NOTES, ()))
     name = next((c for c in INDEX_NAMES if c in frame.columns), None)
+    if name == "column0" and "column1" in frame.columns:  # as DuckDB calls all columns of a file without names
+        return frame, notes
     if name is None or len(frame.columns) == 1 or name in expected:
         return frame, notes
     labels, rest = pd.Index(frame[name], name=None), frame.drop(columns=name)
@@ -254,6 +257,7 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
                 f"{name_of_model} has data fields {', '.join(fields)}; "
                 + (f"missing: {', '.join(missing)}" if missing else f"not a field: {', '.join(extra)}")
             )
+        source = {n: as_table(v) for n, v in source.items()}
         return {**source, **{n: _by_default(fields, n, source) for n in absent}}
     if len(fields) > 1:
         raise DataError(
@@ -262,8 +266,8 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
         )
     if not isinstance(source, np.ndarray | Tensor | Sequence) or isinstance(source, str):
         raise DataError(
-            f"cannot take data of type {type(source).__name__}; give a DataFrame, a dict of arrays, an "
-            "array (of NumPy, torch or xarray), a path or the name of a dataset"
+            f"cannot take data of type {type(source).__name__}; give a table (of pandas, polars, Arrow, DuckDB), a "
+            "dict of arrays, an array (of NumPy, torch or xarray), a path or the name of a dataset"
         )
     return {next(iter(fields)): source}
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from zoo.data.read import with_labels
 from zoo.errors import DataError
+from zoo.frames.read import TEXT, suffix_of, text_options, tidied
 
 CHUNK = 250_000  # rows read at a time unless told otherwise
 SAMPLE = 20_000  # rows, drawn evenly from the file, on which a model is set up and started
@@ -62,7 +62,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class File(Stream):
-    """A Parquet, CSV or NPY file; make one with `zoo.stream`."""
+    """A Parquet, text or NPY file; make one with `zoo.stream`."""
 
     path: Path
 
@@ -89,10 +89,10 @@ class File(Stream):
         """Tables (arrays for NPY) of at most `chunk` rows, in the order of the file."""
         readers: dict[str, Callable[[], Iterator[Any]]] = {
             ".parquet": self._parquet,
-            ".csv": self._csv,
             ".npy": self._npy,
+            **dict.fromkeys(TEXT, self._text),
         }
-        reader = readers[self.path.suffix.lower()]
+        reader = readers[suffix_of(self.path)]
         empty = True
         try:
             for frame in reader():
@@ -114,9 +114,9 @@ class File(Stream):
             for batch in file.iter_batches(batch_size=self.chunk):
                 yield batch.to_pandas()
 
-    def _csv(self) -> Iterator[pd.DataFrame]:
-        with pd.read_csv(self.path, chunksize=self.chunk) as reader:
-            yield from map(with_labels, reader)
+    def _text(self) -> Iterator[pd.DataFrame]:
+        with pd.read_csv(self.path, chunksize=self.chunk, **text_options(self.path)) as reader:
+            yield from map(tidied, reader)
 
     def _npy(self) -> Iterator[np.ndarray]:
         mapped: Any = self._mapped()
@@ -165,7 +165,7 @@ def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) 
     Parameters
     ----------
     path
-        A Parquet, CSV or NPY file.
+        A Parquet, CSV or TSV (also .gz) or NPY file.
     chunk
         Rows in memory at a time; the memory of a fit is bounded by it, whatever the length of the file.
     weights
@@ -177,10 +177,9 @@ def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) 
         If there is no such file, or it is of another kind.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".parquet", ".csv", ".npy"):
-        raise DataError(
-            f"{path}: a stream reads Parquet, CSV or NPY files, not {path.suffix or 'files without suffix'}"
-        )
+    if suffix_of(path) not in (".parquet", ".npy", *TEXT):
+        kind = path.suffix or "files without suffix"
+        raise DataError(f"{path}: a stream reads Parquet, CSV, TSV (also .gz) or NPY files, not {kind}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:

@@ -15,6 +15,7 @@ from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
 from zoo.errors import DataError, UnseenLevelError
+from zoo.frames.table import check_dense
 
 AT_ONCE = 10_000  # rows that are checked at a time, so that what is made of them on the way stays small
 
@@ -83,6 +84,7 @@ def _as_labels(numbers: np.ndarray, known: tuple[Any, ...]) -> np.ndarray:
 
 def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
     """Return whatever holds a field's entries as an array of one dtype, with its mask if it has one."""
+    check_dense(array, f"field {name!r}")
     if isinstance(array, Tensor):
         if array.layout is not torch.strided:
             raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; call .to_dense() on it")

@@ -345,7 +345,7 @@ def test_fields_must_agree_on_a_dimension():
         (zoo.GMM(), np.zeros((2, 2, 2)), r"field 'x': expected 2 dimensions .* found shape \(2, 2, 2\)"),
         (zoo.GMM(), pd.DataFrame({"name": ["a", "b"]}), "no numeric columns for field 'x'; the table has 'name'"),
         (zoo.GMM(), pd.DataFrame(ROWS, columns=["a", "a"]), "names column 'a' twice"),
-        (coin(), 3.0, "cannot take data of type float; give a DataFrame"),
+        (coin(), 3.0, "cannot take data of type float; give a table"),
         (coin(), None, "cannot take data of type NoneType"),
         (coin(), [[1], [0, 1]], "field 'flips'"),
         (coin(), {1: [0, 1]}, "missing: flips"),
@@ -602,9 +602,9 @@ def test_a_pickle_in_an_array_file_is_not_run(tmp_path):
 def test_files_that_are_not_there_or_of_another_kind(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         bind(zoo.GMM(), tmp_path / "rows.csv")
-    other = tmp_path / "rows.xlsx"
+    other = tmp_path / "rows.sav"
     other.write_bytes(b"x")
-    with pytest.raises(DataError, match=r"cannot read '\.xlsx' files; give \.csv, \.parquet or \.npy"):
+    with pytest.raises(DataError, match=r"cannot read '\.sav' files; give \.csv or \.tsv \(also \.gz\), \.xlsx"):
         bind(zoo.GMM(), other)
     folder = tmp_path / "folder.csv"
     folder.mkdir()

@@ -1,0 +1,179 @@
+"""Reading tables and arrays from files, standard input and shipped datasets."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from zoo import datasets
+from zoo.errors import DataError, unknown
+
+NAMELESS = "Unnamed: 0"  # what pandas calls a first column that the file gives no name
+# How the index of a table reads where it was written among the columns: pandas, Arrow and polars, Parquet, DuckDB.
+INDEX_NAMES = (NAMELESS, "", "__index_level_0__", "column0")
+NOTES = "zoo.notes"  # the attribute of a table that says what became of its columns when it was read
+
+SEPARATORS = ("\t", ";", ",", "|")
+WRITTEN = {"\\t": "\t", "tab": "\t", "space": r"\s+", " ": r"\s+"}  # separators that shells make hard to write
+SAMPLE = 1 << 16  # characters of a file that show its separator
+LINES = 20  # of these, at most
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+COMMA = re.compile(r"\s*[+-]?\d*(?:,\d+)?(?:[eE][+-]?\d+)?\s*")  # a number with a decimal comma
+
+Table: TypeAlias = "pd.DataFrame | np.ndarray | dict[str, np.ndarray]"
+File: TypeAlias = "Path | io.BytesIO"
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+TEXT = (".csv", ".tsv", ".txt")
+KINDS = "give .csv or .tsv (also .gz), .xlsx, .parquet, .feather or .arrow, .npy or .npz"
+
+
+def read(source: str | Path, *, separator: str | None = None) -> Table:
+    """Read a shipped dataset by name, a file by path, or standard input, which is ``-``.
+
+    Parameters
+    ----------
+    source
+        CSV and TSV (also .gz, .bz2, .xz), XLSX, Parquet, Feather or Arrow, NPY or NPZ; the suffix says which, and of
+        standard input its first bytes.
+    separator
+        What stands between the columns of a text file; None for what its first lines show.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it cannot be read.
+    """
+    if isinstance(source, str) and source in datasets.names():
+        return datasets.load(source)
+    if str(source) == "-":
+        content = sys.stdin.buffer.read()
+        return _read(io.BytesIO(content), _kind_of(content), "standard input", separator)
+    path = Path(source)
+    if not path.suffix:
+        raise unknown("dataset", str(source), datasets.names(), f"A file needs a suffix: {KINDS}.")
+    kind = suffix_of(path)
+    if kind not in READERS:
+        raise DataError(f"{path}: cannot read {path.suffix!r} files; {KINDS}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return _read(path, kind, str(path), separator)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that says what a file holds, without that of its compression."""
+    inner, last = path.with_suffix("").suffix.lower(), path.suffix.lower()
+    return inner if last in OPENERS and inner in TEXT else last
+
+
+def _read(file: File, kind: str, name: str, separator: str | None) -> Table:
+    if separator is not None and kind not in TEXT:
+        raise DataError(f"{name}: only text files have a separator, and this is {kind[1:].upper()}; leave it out")
+    try:
+        found: Table = READERS[kind](file, separator)
+    except ImportError:
+        raise DataError(f"{name}: openpyxl, which reads .xlsx, is not installed: pip install openpyxl") from None
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{name}: cannot be read as {kind[1:].upper()} ({first}); is it truncated?") from error
+    return found
+
+
+def _kind_of(content: bytes) -> str:
+    """Tell by its first bytes what was given on standard input."""
+    found = next((kind for magic, kind in MAGIC.items() if content.startswith(magic)), ".csv")
+    return ".xlsx" if found == ".npz" and b"xl/" in content else found
+
+
+def text_options(path: Path, separator: str | None = None) -> dict[str, Any]:
+    """Return how pandas has to read a text file: its separator, which the first lines show unless it is given."""
+    if separator is None:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            separator = separator_of(file.read(SAMPLE))
+    return {"sep": WRITTEN.get(separator, separator)}
+
+
+def separator_of(text: str) -> str:
+    """Tell the separator of a table from its first lines: the one that is there as often in each of them.
+
+    Of several the one that is there most often; a comma where none is.
+    """
+    lines = [QUOTED.sub("", line) for line in text.splitlines()[:LINES] if line.strip()]
+
+    def fits(separator: str) -> tuple[int, int]:
+        counts = [line.count(separator) for line in lines]
+        return sum(c == counts[0] for c in counts), counts[0]
+
+    there = [s for s in SEPARATORS if lines and s in lines[0]]
+    return max(there, key=fits) if there else ","
+
+
+def _text(file: File, separator: str | None) -> pd.DataFrame:
+    if isinstance(file, Path):
+        return tidied(pd.read_csv(file, **text_options(file, separator)))
+    content = file.read()
+    text = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig")
+    separator = separator_of(text[:SAMPLE]) if separator is None else WRITTEN.get(separator, separator)
+    return tidied(pd.read_csv(io.StringIO(text), sep=separator))
+
+
+def _excel(file: File, separator: str | None) -> pd.DataFrame:
+    with pd.ExcelFile(file) as book:
+        table = tidied(pd.read_excel(book))
+        if len(book.sheet_names) > 1:
+            note = f"read sheet {book.sheet_names[0]!r}, the first of {len(book.sheet_names)}"
+            table.attrs[NOTES] = (*table.attrs.get(NOTES, ()), note)
+    return table
+
+
+def _arrays(file: File, separator: str | None) -> np.ndarray | dict[str, np.ndarray]:
+    """Arrays by the names of fields; a single one as it is, whatever its name."""
+    with np.load(file) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+READERS: dict[str, Callable[[Any, str | None], Any]] = {
+    **dict.fromkeys(TEXT, _text),
+    ".xlsx": _excel,
+    ".parquet": lambda file, _: pd.read_parquet(file),
+    ".feather": lambda file, _: pd.read_feather(file),
+    ".arrow": lambda file, _: pd.read_feather(file),
+    ".npy": lambda file, _: np.load(file),
+    ".npz": _arrays,
+}
+MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".feather", b"\x93NUMPY": ".npy", b"PK": ".npz"}
+
+
+def tidied(table: pd.DataFrame) -> pd.DataFrame:
+    """Read numbers with a decimal comma; take a first column without a name as the labels of the rows.
+
+    So pandas writes the index of a table. The note that says so goes with the table, in its attributes.
+    """
+    for name in table.columns:
+        column = table[name]
+        if pd.api.types.is_numeric_dtype(column) or not _with_comma(column.dropna()):
+            continue
+        table[name] = pd.to_numeric(column.str.replace(",", ".", regex=False))
+    first = table.columns[0] if len(table.columns) > 1 else None
+    if first != NAMELESS:
+        return table
+    table = table.set_index(first).rename_axis(None)
+    table.attrs[NOTES] = ("the first column has no name: taken as the labels of the rows",)
+    return table
+
+
+def _with_comma(column: pd.Series) -> bool:
+    """Whether all entries are numbers and one of them has a decimal comma; the first tells of nearly all columns."""
+    if not len(column) or not isinstance(column.iloc[0], str) or not COMMA.fullmatch(column.iloc[0]):
+        return False
+    return any("," in v for v in column) and all(COMMA.fullmatch(v) for v in column)

@@ -1,0 +1,70 @@
+"""The one door for tables: whatever narwhals knows (polars, Arrow, DuckDB, ...) becomes a table of pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zoo.errors import DataError
+
+# Packages whose objects are no tables of another library; narwhals, which takes long to import, need not look at them.
+OWN = frozenset({"builtins", "guides", "inference", "numpy", "pandas", "pathlib", "torch", "xarray", "zoo"})
+
+
+def as_table(source: Any) -> Any:
+    """Return a table or column of any library as a DataFrame or Series of pandas; anything else as it is.
+
+    Queries that have not run (of polars, DuckDB, Ibis) are run.
+
+    Raises
+    ------
+    DataError
+        If it is a sparse matrix.
+    """
+    check_dense(source, "the data")
+    if type(source).__module__.partition(".")[0] in OWN or isinstance(source, Mapping | Path):
+        return source
+    import narwhals as nw
+
+    found = nw.from_native(source, pass_through=True, allow_series=True)
+    if isinstance(found, nw.LazyFrame):
+        found = found.collect("pyarrow")
+    return found.to_pandas() if isinstance(found, nw.DataFrame | nw.Series) else source
+
+
+def check_dense(array: Any, what: str) -> None:
+    """Raise if an array is a sparse one of SciPy, whose zeros would have to be written out.
+
+    Raises
+    ------
+    DataError
+        With the call that does.
+    """
+    if not type(array).__module__.startswith("scipy.sparse"):
+        return
+    size = " x ".join(map(str, array.shape))
+    raise DataError(
+        f"{what}: expected a dense array, found a sparse one of SciPy ({size}); write its zeros out with .toarray(), "
+        "if memory allows that, or count a long table (one row for each cell that is not 0) into a Count field"
+    )
+
+
+def of_columns(source: Any) -> Any:
+    """Return a dict of columns, or a Dataset of xarray, as a table; anything else as `as_table` does.
+
+    Raises
+    ------
+    DataError
+        If the columns are not of one length.
+    """
+    if not isinstance(source, Mapping):
+        return as_table(source)
+    if hasattr(source, "to_dataframe"):
+        return source.to_dataframe()
+    try:
+        return pd.DataFrame({n: v.detach().cpu().numpy() if hasattr(v, "detach") else v for n, v in source.items()})
+    except ValueError as error:
+        raise DataError(f"columns= names columns of a dict, and these make up no table: {error}") from None
