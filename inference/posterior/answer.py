@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -246,9 +247,19 @@ class Answer:
         sizes = {plate: len(data.levels[field]) for field, found in plates.items() for plate in found}
         return self.program.rebind(data, {**self.program.sizes, **sizes})
 
+    def _without_labels(self, new: Source | Data) -> Source | Data:
+        """Fill in as missing the fields of labels, which some fitted rows lack, where new rows have none at all."""
+        for field in self.program.structure.completed.values():
+            if isinstance(new, pd.DataFrame) and field not in new.columns:
+                new = new.assign(**{field: np.nan})
+            elif isinstance(new, dict) and new and field not in new:
+                new = {**new, field: np.full(len(next(iter(new.values()))), np.nan)}
+        return new
+
     def _bound(self, new: Source | Data) -> tuple[Data, dict[str, tuple[str, ...]]]:
         """Bind new rows; return them, and the plates of fields that have labels which no fitted row has."""
         like, plates = self.program.data, dict[str, tuple[str, ...]]()
+        new = self._without_labels(new)
         while True:
             try:
                 return bind(self.program.model, new, like=like), plates

@@ -22,6 +22,7 @@ from zoo.data.data import Data
 from zoo.errors import DataError, FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.replay.masked import OBSERVED
 from zoo.replay.sites import Site, base_distribution
 
 AVERAGED = 100  # draws of global latents that a decoded mean is averaged over
@@ -107,7 +108,8 @@ def _means(answer: Answer, program: Program, values: Values) -> dict[str, Tensor
         raise FitError(f"the mean of {name!r} given the codes is not known, as its entries depend on each other")
     count = min(AVERAGED, answer.draw_count) if answer.has_draws and answer.fixed is None else 1
     globals_ = answer.globals(count, program)
-    sites = [s for s in program.observed if s.field in program.data.row_fields]
+    evident = {name + OBSERVED for name in program.structure.completed}
+    sites = [s for s in program.observed if s.field in program.data.row_fields and s.name not in evident]
     parts: list[dict[str, Tensor]] = []
     rows, start = len(program.data), 0
     with answer.running(Stream.ENCODE):
@@ -117,23 +119,33 @@ def _means(answer: Answer, program: Program, values: Values) -> dict[str, Tensor
             start += len(chunk.data)
             total: dict[str, Tensor] = {}
             for k in range(count):
-                shared = {n: v[k] for n, v in globals_.items()}
-                seen = chunk.replay({**answer.points, **shared, **own}, densities=False).distributions
+                values_at = {**answer.points, **{n: v[k] for n, v in globals_.items()}, **own}
+                told = _labels(chunk, values_at)
+                seen = chunk.replay(values_at, densities=False).distributions
                 for site in sites:
-                    total[site.name] = total.get(site.name, torch.zeros(())) + _mean(chunk, site, seen[site.name])
+                    mean = _mean(chunk, site, seen[site.name], told)
+                    total[site.name] = total.get(site.name, torch.zeros(())) + mean
             parts.append({n: v / count for n, v in total.items()})
     assert start == rows
     return {n: torch.cat([p[n] for p in parts]) for n in parts[0]}
 
 
-def _mean(program: Program, site: Site, fn: Any) -> Tensor:
-    """Mean of a site of each row, (rows, ...); of categories, their probabilities, on the right."""
+def _labels(program: Program, values: Values) -> Values:
+    """Probabilities of the labels that some fitted rows lack, given each row and its code, (rows, labels)."""
+    completed = program.structure.completed
+    return {n: p for n, p in program.responsibilities(values).items() if n in completed} if completed else {}
+
+
+def _mean(program: Program, site: Site, fn: Any, told: Values) -> Tensor:
+    """Mean of a site of each row, (rows, ...), over its labels; of categories, their probabilities, on the right."""
     base = base_distribution(fn)
     categories = isinstance(base, dist.Categorical)
     try:
         mean = base.probs if categories else fn.mean
     except NotImplementedError:
         mean = torch.full((), torch.nan)
+    for name, shares in told.items():
+        mean = _over_label(program.sites[name], mean, shares, site.event_dim + categories)
     expected = [*site.shape, *([base.probs.shape[-1]] if categories else [])]
     expected[row_axis(program, site)] = len(program.data)
     if mean.ndim > len(expected):
@@ -145,6 +157,17 @@ def _mean(program: Program, site: Site, fn: Any) -> Tensor:
         raise FitError(f"{site.name!r} ({site.family}) has no mean; generate() draws from it")
     whole: Tensor = mean.expand(expected)
     return whole.movedim(row_axis(program, site), 0)
+
+
+def _over_label(label: Site, mean: Tensor, shares: Tensor, event_dim: int) -> Tensor:
+    """Average means at all states of a label, which stand along the dimension that enumerates it, by their shares."""
+    assert label.enum_dim is not None
+    states, rows = label.enum_dim - event_dim, label.plate_dims[0] - event_dim
+    if mean.ndim < -states or mean.shape[states] == 1:
+        return mean
+    shape = [1] * mean.ndim
+    shape[states], shape[rows] = shares.shape[1], shares.shape[0]
+    return (mean * shares.T.reshape(shape)).sum(states)
 
 
 def _laid_out(

@@ -30,7 +30,7 @@ def generate(
 ) -> pd.DataFrame | dict[str, np.ndarray]:
     """Draw `n` rows, each from its own draw of the globals; covariates come with replacement from the fitted rows.
 
-    But for those that `condition` gives values of.
+    But for those that `condition` gives values of, as it may of labels that some fitted rows lack.
 
     The rows of a chain come from one draw, in the order of time, with the covariates of the fitted rows in theirs.
 
@@ -102,10 +102,12 @@ def _generate(answer: Answer, n: int, condition: Mapping[str, Any] | None) -> pd
     program, count = answer.program, answer.draw_count
     size = len(program.data)
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
+    told: dict[str, Tensor] = {}  # states of sites that some fitted rows lack
     if condition is not None:
-        known = {**{f: _entries(donor, f) for f in covariates(program)}, **condition}
+        known = {**{f: _entries(donor, f) for f in _conditions(program)}, **condition}
         asked = conditioned(answer, n, known, "generate").data.values
         donor = replace(donor, values={**donor.values, **{f: asked[f] for f in condition}})
+        told = {site: asked[f] for site, f in program.structure.completed.items() if f in condition}
     spread = answer.has_draws and answer.fixed is None
     source = torch.randint(count, (1 if program.chained else n,)).sort().values if spread else torch.zeros(1)
     source = source.long().expand(n)  # which draw of the globals each row comes from
@@ -113,7 +115,7 @@ def _generate(answer: Answer, n: int, condition: Mapping[str, Any] | None) -> pd
     collected: dict[str, list[Tensor]] = {s.field: [] for s in program.observed if s.field}
     for which in source.unique():
         rows = (source == which).nonzero()[:, 0]
-        values = {name: v[int(which)] for name, v in draws.items()}
+        values = {**{name: v[int(which)] for name, v in draws.items()}, **{name: v[rows] for name, v in told.items()}}
         simulated = program.rebind(donor.take(rows)).simulate({**answer.points, **values})
         for site in program.observed:
             if site.field:
@@ -133,22 +135,28 @@ def covariates(program: Program) -> list[str]:
     return [f for f in program.data.row_fields if f not in explained]
 
 
+def _conditions(program: Program) -> list[str]:
+    """Names of the fields that rows can be made for: covariates, and labels that some fitted rows lack."""
+    return [*covariates(program), *program.structure.completed.values()]
+
+
 def conditioned(answer: Answer, n: int, condition: Mapping[str, Any] | None, question: str) -> Program:
-    """Return the program on `n` rows with these covariates; one value is that of all rows.
+    """Return the program on `n` rows with these covariates and labels; one value is that of all rows.
 
     Raises
     ------
     DataError
-        If a covariate has no value, has another shape, or is none of the model's.
+        If one of them has no value, has another shape, or is none of the model's.
     """
     program, given = answer.program, dict(condition or {})
-    data, names = program.data, covariates(program)
+    data, names = program.data, _conditions(program)
     for name in given:
         if name not in names:
-            raise unknown("covariate field", name, names)
+            raise unknown("covariate or label field" if program.structure.completed else "covariate field", name, names)
     missing = [f for f in names if f not in given]
     if missing:
-        raise DataError(f"{question} needs the covariate {missing[0]!r} of each row: condition={{{missing[0]!r}: ...}}")
+        word = "covariate" if missing[0] in covariates(program) else "label"
+        raise DataError(f"{question} needs the {word} {missing[0]!r} of each row: condition={{{missing[0]!r}: ...}}")
     if not names:
         return program.rebind(data.take(torch.zeros(n, dtype=torch.long)))
     arrays = {f: _each(f, given[f], n, len(data.dims[f]), question) for f in names}

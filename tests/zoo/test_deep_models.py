@@ -11,6 +11,7 @@ import torch
 import zoo
 from guides import Encoder
 from inference import SVI, fit
+from zoo import DataError
 from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(3)
@@ -62,6 +63,31 @@ def test_labels_of_rows_without_one_are_found():
     known = SOME >= 0
     np.testing.assert_allclose(said[known, SOME[known]], 1.0, atol=1e-5)  # in float32
     assert (said[~known].argmax(1) == KINDS[~known]).mean() > 0.75  # a third by chance
+
+
+def test_rows_are_encoded_decoded_and_drawn_with_the_labels_that_they_have_or_may_have():
+    """E[x | z] of a row without a label is over p(y | x, z), worked out by hand."""
+    model, data, _ = CASES["SemiSupervisedVAE"]
+    found = fit(model, data, method=SVI(guide=Encoder(), steps=30), seed=0, dtype=torch.float64)
+    new = {"x": ROWS[:6], "label": np.array([-1, 0, -1, 2, -1, -1])}
+    codes = found.encode(new)
+    one_hot = torch.eye(3, dtype=torch.float64)[:, None].expand(3, 6, 3)
+    z = torch.tensor(codes["z"].to_numpy()).expand(3, 6, 1)
+    with torch.no_grad():
+        means = found.model.decoder(torch.cat([z, one_hot], -1)).sigmoid()  # (labels, rows, columns)
+        x = torch.tensor(new["x"])
+        joint = torch.distributions.Bernoulli(means).log_prob(x).sum(-1) + found.points["shares"].log()[:, None]
+    shares = joint.softmax(0)
+    for i, known in enumerate(new["label"]):
+        shares[:, i] = torch.eye(3)[known] if known >= 0 else shares[:, i]
+    np.testing.assert_allclose(found.reconstruct(new)["x"], (shares[..., None] * means).sum(0), atol=1e-9)
+    np.testing.assert_allclose(found.decode(codes, condition={"label": 1})["x"], means[1], atol=1e-9)
+    with pytest.raises(DataError, match=r"needs the label 'label' of each row: condition=\{'label': ...\}"):
+        found.decode(codes)
+    drawn = found.generate(300, condition={"label": [0, 1, 2] * 100})
+    assert np.bincount(drawn["label"].astype(int)).tolist() == [100, 100, 100]
+    bare = found.assign({"x": ROWS[:6]})  # no label is as good as a missing one
+    np.testing.assert_allclose(bare, found.assign({"x": ROWS[:6], "label": np.full(6, -1)}))
 
 
 @pytest.mark.long
