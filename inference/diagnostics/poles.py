@@ -178,4 +178,5 @@ def _grows(heights: Tensor, steps: tuple[float, ...]) -> Tensor:
     near, middle, far = heights
     first, second = middle - near, far - middle
     rising: Tensor = (first > SLOPE * (steps[1] - steps[0])) & (second > SLOPE * (steps[2] - steps[1]))
-    return rising & (second > FADING * first)
+    rising &= second > FADING * first
+    return rising

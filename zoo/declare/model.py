@@ -181,7 +181,7 @@ class Model(PyroModule, metaclass=_ModelType):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Model:
         """Move weights and buffers as modules do, and also tensors that `setup` kept as plain attributes."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         vars(self).update({n: fn(v) for n, v in vars(self).items() if isinstance(v, Tensor)})
         return self
 
