@@ -18,6 +18,7 @@ _EXPORTS = {
     "ModelError": "zoo.errors",
     "Positive": "zoo.declare.fields",
     "Real": "zoo.declare.fields",
+    "Regression": "zoo.declare.regression",
     "UnitInterval": "zoo.declare.fields",
     "UnknownNameError": "zoo.errors",
     "ZooError": "zoo.errors",

@@ -24,6 +24,7 @@ from zoo.declare.fields import Real as Real
 from zoo.declare.fields import UnitInterval as UnitInterval
 from zoo.declare.function import model as model
 from zoo.declare.model import Model as Model
+from zoo.declare.regression import Regression as Regression
 from zoo.dirichlet_multinomial import DirichletMultinomial as DirichletMultinomial
 from zoo.dirichlet_process_mixture import DirichletProcessMixture as DirichletProcessMixture
 from zoo.errors import DataError as DataError

@@ -12,7 +12,7 @@ from torch.nn import Buffer
 
 from zoo.checks import check_predictors, check_range
 from zoo.declare.fields import Real
-from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError
 from zoo.initial import column_moments, observed
 
@@ -20,7 +20,7 @@ RIDGE = 1e-8  # rows that keep least squares defined where columns depend on eac
 LEAST_NOISE = 1e-6  # of the variance of y: the least that the default prior guesses
 
 
-class BayesianRegression(Model):
+class BayesianRegression(Regression):
     """Linear regression with conjugate priors on coefficients, intercept and noise.
 
     Generative story (the precision of known noise is scale^-2)::

@@ -19,6 +19,7 @@ from typing import Any
 from zoo.errors import ZooError, unknown
 
 KINDS = {"model": ("zoo", "Model"), "guide": ("guides", "Guide"), "method": ("inference.methods", "Method")}
+BASES = "zoo.declare"  # where models also have base classes, which are none themselves
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def entries(kind: str) -> dict[str, Entry]:
 
     def named(base: str, module: str) -> list[Entry]:
         """Return the class of that name in the same file, else those in other files, from which it was imported."""
-        of_name = [entry for entry in classes if entry.name == base]
+        of_name = [entry for entry in (*classes, *_classes(BASES)) if entry.name == base]
         return [entry for entry in of_name if entry.module == module] or of_name
 
     def descends(entry: Entry) -> bool:

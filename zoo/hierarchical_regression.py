@@ -12,14 +12,14 @@ from torch.nn import Buffer
 
 from zoo.checks import check_predictors, check_range
 from zoo.declare.fields import Category, Real
-from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError
 from zoo.initial import column_moments, observed, predictor_scales, ridge
 
 LEAST = 1e-3  # of the standard deviation of y: the least scale that climbs start from
 
 
-class HierarchicalRegression(Model):
+class HierarchicalRegression(Regression):
     """Linear regression with intercepts and slopes of each group (Gelman and Hill 2007, chapter 13).
 
     Generative story::

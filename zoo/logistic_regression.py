@@ -13,11 +13,11 @@ from torch.nn import Buffer
 
 from zoo.checks import check_predictors
 from zoo.declare.fields import Binary, Real
-from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.initial import observed, predictor_scales, ridge
 
 
-class LogisticRegression(Model):
+class LogisticRegression(Regression):
     """Logistic regression with weakly informative priors (Gelman et al. 2008).
 
     Generative story (with `df` None, Normal in place of Student)::

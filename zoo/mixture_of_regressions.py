@@ -15,7 +15,7 @@ from torch.nn import Buffer
 
 from zoo.checks import check_components, check_range, rank
 from zoo.declare.fields import Real
-from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError
 from zoo.initial import SEED_ROWS, column_moments, observed
 
@@ -23,7 +23,7 @@ TRIES, STEPS = 10, 10  # random starts of the clustering by lines, and its steps
 RIDGE = 1e-6  # of the mean square of a standardized column: keeps a line through too few rows defined
 
 
-class MixtureOfRegressions(Model):
+class MixtureOfRegressions(Regression):
     """Mixture of linear regressions: each row follows one of a few lines (DeSarbo and Cron 1988).
 
     Generative story::

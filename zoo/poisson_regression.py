@@ -11,12 +11,12 @@ from torch.nn import Buffer
 
 from zoo.checks import check_predictors
 from zoo.declare.fields import Count, Positive, Real
-from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError
 from zoo.initial import observed, predictor_scales, ridge
 
 
-class PoissonRegression(Model):
+class PoissonRegression(Regression):
     """Poisson regression with exposures: log rates are linear in predictors (McCullagh and Nelder 1989).
 
     Generative story::

@@ -17,10 +17,11 @@ from inference.diagnostics.arviz import Group, tree
 from inference.diagnostics.coordinates import decoded, event_names, labels_of
 from inference.posterior.answer import Answer, Stream, replicated
 from inference.posterior.rows import frame_of
-from zoo.data.bind import Source, opened
+from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.missing import with_nan
 from zoo.errors import DataError, FitError, unknown
+from zoo.frames.table import opened
 from zoo.program.program import Program
 from zoo.replay.masked import OBSERVED
 

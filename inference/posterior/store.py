@@ -46,9 +46,12 @@ from inference.runtime.settings import (
 )
 from inference.runtime.tensor_folder import TensorFolder
 from zoo.data.data import Data
+from zoo.declare.formula import Formula
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError, ModelError, ZooError
+from zoo.frames.formula import Design
 from zoo.program.prepare import tell
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -80,6 +83,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
     claim(folder)
     program, method, outcome, seed, seconds = record
     data, model = program.data, program.model
+    formula = model.formula if isinstance(model, Regression) else None
     priors = distinct(program.priors)
     tensors = TensorFolder()
     tensors.add("data", data.values)
@@ -106,6 +110,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         "model": {
             **location(type(model)),
             "settings": describe_settings(model.settings),
+            "formula": None if formula is None else str(formula),
             "sites": fingerprint.sites,
             "densities": fingerprint.densities,
         },
@@ -133,6 +138,8 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         "text": text,
         "trace_sha256": _digest(folder / "trace.csv"),
     }
+    if formula is not None:
+        formula.design.frame.to_parquet(folder / "formula.parquet")
     (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
     return folder
@@ -293,4 +300,7 @@ def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Mode
             f"Fit.load({str(folder)!r}, model={saved['name']})"
         )
     made: Model = cls(**read_settings(saved["settings"]))
+    if isinstance(made, Regression) and saved.get("formula") is not None:  # which version 0.1.0 did not write
+        frame = _read(folder / "formula.parquet", pd.read_parquet)
+        made.formula = Formula(cls.__name__, cls.fields, Design(saved["formula"], frame))
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.errors import DataError
 
-FIT = ("fit.json", "tensors.safetensors", "trace.csv", "posterior.nc", "report.html")
+FIT = ("fit.json", "formula.parquet", "tensors.safetensors", "trace.csv", "posterior.nc", "report.html")
 COMPARISON = ("comparison.json", "table.csv", "traces.png", "mixtures.png", "report.html")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,9 +25,9 @@ from zoo.data.tensors import check_support, to_tensor
 from zoo.data.weights import as_weights
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 from zoo.errors import DataError, UnseenLevelError
-from zoo.frames.read import read
-from zoo.frames.table import as_table, of_columns
+from zoo.frames.table import opened
 
 if TYPE_CHECKING:  # xarray takes long to import, and who has an array of it has done so
     import torch.utils.data as of_torch
@@ -83,7 +82,13 @@ def bind(
     if isinstance(source, Stream):
         remedy = "give the rows themselves here" if source.fixed else "draw once, as in zoo.binarised(x, seed=0)"
         raise DataError(f"only fit(...) reads a stream; {remedy}")
-    rows = source = opened(source, chosen if columns is not None or _has_columns(source, chosen) else {})
+    formula = model.formula if isinstance(model, Regression) else None
+    if formula is not None:
+        chosen = {**chosen, **formula.columns}
+    source = opened(source, columns=columns is not None or (bool(chosen) and not _has_fields(source, model)))
+    if formula is not None and isinstance(source, pd.DataFrame):
+        source = formula.design(source)
+    rows = source
     if columns is not None and not isinstance(source, pd.DataFrame):
         raise DataError(
             f"columns= names columns of a table, found {type(source).__name__}; give a DataFrame, or a dict"
@@ -101,16 +106,9 @@ def bind(
     return data
 
 
-def opened(source: Any, columns: Mapping[str, tuple[Any, ...]] = MappingProxyType({})) -> Any:
-    """Return what a path or a name stands for; as a table of pandas a table of any library, and a dict of `columns`."""
-    if isinstance(source, str | Path):
-        source = read(source)
-    return of_columns(source) if columns else as_table(source)
-
-
-def _has_columns(source: Any, columns: Mapping[str, tuple[Any, ...]]) -> bool:
-    """Whether a dict has columns that were named for a field, under names that are not all those of fields."""
-    return isinstance(source, Mapping) and all(c in source for listed in columns.values() for c in listed)
+def _has_fields(source: Any, model: Model) -> bool:
+    """Whether a dict has a field of the model for each name."""
+    return isinstance(source, Mapping) and all(name in model.fields for name in source)
 
 
 def _matched(model: Model, source: Any, columns: Mapping[str, tuple[Any, ...]], like: Data | None) -> Matched:

@@ -116,9 +116,12 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
         return Matched({vectors[0]: _numbers(frame.iloc[:, 0], fields[vectors[0]])}, {}, frame.index, notes)
     names = {n: columns.get(n, (n,))[0] for n in vectors}
     absent = [n for n in vectors if names[n] not in frame.columns]
-    lacking = [c for n, listed in columns.items() for c in listed if c not in frame.columns]
+    lacking = [(n, c) for n, listed in columns.items() for c in listed if c not in frame.columns]
     if lacking:
-        raise DataError(_no_column(f"the table has no column {lacking[0]!r}", frame, "correct columns=..."))
+        raise DataError(
+            f"{name_of_model}: no column {lacking[0][1]!r} for field {lacking[0][0]!r}; the table has columns "
+            f"{', '.join(map(repr, frame.columns))}"
+        )
     missing = [n for n in absent if fields[n].default is None]
     if missing:
         raise DataError(
@@ -239,10 +242,6 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray | pd.Series:
             "them as text: .astype(str)"
         )
     return numbers
-
-
-def _no_column(what: str, frame: pd.DataFrame, remedy: str) -> str:
-    return f"{what}; it has {', '.join(map(repr, frame.columns))}. {remedy[:1].upper()}{remedy[1:]}"
 
 
 def from_arrays(model: Model, source: Any) -> dict[str, Any]:

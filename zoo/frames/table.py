@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from zoo.errors import DataError
+from zoo.frames.read import read
 
 # Packages whose objects are no tables of another library; narwhals, which takes long to import, need not look at them.
 OWN = frozenset({"builtins", "guides", "inference", "numpy", "pandas", "pathlib", "torch", "xarray", "zoo"})
@@ -52,7 +53,14 @@ def check_dense(array: Any, what: str) -> None:
     )
 
 
-def of_columns(source: Any) -> Any:
+def opened(source: Any, *, columns: bool = False) -> Any:
+    """Return what a path or name stands for, tables of any library as those of pandas; a dict, too, if of `columns`."""
+    if isinstance(source, str | Path):
+        source = read(source)
+    return _of_columns(source) if columns else as_table(source)
+
+
+def _of_columns(source: Any) -> Any:
     """Return a dict of columns, or a Dataset of xarray, as a table; anything else as `as_table` does.
 
     Raises
@@ -67,4 +75,4 @@ def of_columns(source: Any) -> Any:
     try:
         return pd.DataFrame({n: v.detach().cpu().numpy() if hasattr(v, "detach") else v for n, v in source.items()})
     except ValueError as error:
-        raise DataError(f"columns= names columns of a dict, and these make up no table: {error}") from None
+        raise DataError(f"expected columns of one length in a dict that is taken for a table: {error}") from None

@@ -51,7 +51,7 @@ def test_columns_fill_fields_of_other_names_and_a_fit_remembers_them(tmp_path):
         without = result.predict(new.drop(columns="sbp"), draws=2, seed=0)
         assert without["posterior_predictive"]["y"].shape == (1, 2, 2)
         assert list(result.generate(2, seed=0).columns) == ["age", "bmi", "sbp"]
-    with pytest.raises(DataError, match="the table has no column 'bmi'"):
+    with pytest.raises(DataError, match="no column 'bmi' for field 'x'"):
         named.log_prob(new.drop(columns="bmi"))
 
 
