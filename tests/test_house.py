@@ -72,6 +72,7 @@ def test_nobody_clears_the_param_store():
     nowhere(clears)
 
 
+@pytest.mark.slow
 def test_nobody_unpickles():
     def unpickles(path):
         yield from lines_with(path, "allow_pickle=True")

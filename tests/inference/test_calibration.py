@@ -178,6 +178,7 @@ def test_missing_cells_stay_missing():
     assert truth.program.data.values["x"][0] != program.data.values["x"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_fork(), reason="processes cannot be forked here")
 def test_same_result_whatever_the_processes_and_interruptions(tmp_path, monkeypatch):
     options = {"like": FLIPS, "simulations": 35, "seed": 5, "progress": False}

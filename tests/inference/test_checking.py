@@ -99,6 +99,7 @@ def test_too_few_components_are_named_and_enough_are_not():
     assert "parameters without one" in str(enough)
 
 
+@pytest.mark.slow
 def test_a_prior_that_did_not_expect_the_data_is_named():
     y = np.random.default_rng(0).normal(200, 1, 30)
     found = checked(normal, y, Laplace())

@@ -319,6 +319,7 @@ def test_settings_for_all_models_and_those_of_one(run, files):
     assert [m.settings["covariance"] for m in made] == ["diag", "tied", "full"]
 
 
+@pytest.mark.slow
 def test_what_is_compared_with_a_reference_says_how_far_it_is(run, files):
     """A saved fit, its draws in a file, and a summary in a file are the same truth."""
     made = run("fit", "my_models.py:Coin", "flips.csv", "-m", "exact", "--seed", 0, "--out", "truth")

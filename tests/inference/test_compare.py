@@ -71,6 +71,7 @@ def test_the_table_has_the_columns_of_the_contract(made):
     assert list(table.columns) == COLUMNS
 
 
+@pytest.mark.slow
 def test_a_row_per_method_in_the_order_given():
     assert list(mixture().table.index) == ["em", "mean field", "point", "exact", "broken"]
     assert list(tosses().table.index) == ["exact", "svi", "map", "em"]
@@ -557,6 +558,7 @@ def test_any_mixture_can_be_written(model, data, normal, tmp_path):
     assert (place / "mixtures.png").exists() == normal
 
 
+@pytest.mark.slow
 def test_labels_that_are_paths_stay_inside_the_folder(tmp_path):
     labels = ["a/b", "../out", "..", f"{tmp_path}/out", "", "table.csv", "svi: lr=0.1?"]
     place = compare(coin, FLIPS, methods=dict.fromkeys(labels, "exact"), seed=0).save(tmp_path / "runs")

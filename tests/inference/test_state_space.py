@@ -68,6 +68,7 @@ def test_exact_has_the_evidence_and_the_states():
     np.testing.assert_allclose(draws["level"].values[0], h / 100)
 
 
+@pytest.mark.slow
 def test_missing_rows_are_forecast(tmp_path):
     x = np.array([*NILE, *[np.nan] * 5])
     x[20:30] = np.nan

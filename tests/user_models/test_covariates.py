@@ -61,6 +61,7 @@ def by_mask(age, seen, y):
         pyro.sample("y", dist.Normal(0.5 + b * age, 0.3), obs=y)
 
 
+@pytest.mark.slow
 def test_a_mask_says_the_same_as_missing_values():
     """What was observed has no latent that would pull the mode to it; the others are integrated out where asked."""
     pairs = (regression, {"age": SOME, "y": Y}), (by_mask, {"age": AGE, "seen": 1.0 - GONE, "y": Y})

@@ -78,6 +78,7 @@ def test_missing_points_of_a_process_are_integrated_out():
     assert float(value) == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_new_points_depend_on_those_fitted():
     found = fit(process, {"x": X, "y": Y}, method=Laplace(), seed=0)
     assert found.predict(draws=3)["posterior_predictive"]["y"].shape == (1, 3, 25)

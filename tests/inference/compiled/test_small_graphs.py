@@ -125,6 +125,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_c_gives_what_torch_gives():
     graph = with_gradients(EVERYTHING)
     made = small_graph(graph, [A], compiler())

@@ -157,6 +157,7 @@ ELSEWHERE = {  # in files of their own
 }
 
 
+@pytest.mark.slow
 def test_every_family_is_tried():
     """A family is one class; each has stories of its own."""
     likelihoods, blocks = set(), set()

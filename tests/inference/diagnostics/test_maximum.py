@@ -95,6 +95,7 @@ def test_a_flat_direction_is_named():
     assert found.verdict.startswith("usable with care: flat along")
 
 
+@pytest.mark.slow
 def test_maxima_by_gradient_are_judged_alike():
     found = fit(two(), X, method=MAP(restarts=2), seed=0, progress=False)
     assert found.diagnostics["curvature"] > 0
@@ -120,6 +121,7 @@ def zeros(y):
         pyro.sample("y", dist.Poisson(rate * (1 - z)), obs=y)
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_taken_is_no_convergence():
     y = np.concatenate([np.zeros(120, int), np.random.default_rng(1).poisson(4, 80)])
     for seed in range(2):

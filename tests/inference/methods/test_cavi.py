@@ -632,6 +632,7 @@ def test_a_weight_repeats_a_row_and_zero_drops_it(name):
     assert dropped.objective.value == left_out.objective.value  # the very same rows: the very same steps
 
 
+@pytest.mark.slow
 def test_weights_of_all_sizes():
     """Against rows repeated as often."""
     weights = RNG.integers(0, 4, len(CLUSTERS))

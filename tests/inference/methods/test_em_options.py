@@ -255,6 +255,7 @@ def test_a_start_that_is_none_says_why(start, message, faithful):
             fit(zoo.GMM(2), faithful, method=EM(start=start, restarts=restarts))
 
 
+@pytest.mark.slow
 def test_states_that_are_declared_alike_do_not_stay_alike():
     """States outside the rows' plate cannot be clustered; equal rates would be a stationary point for ever."""
 
@@ -507,6 +508,7 @@ def test_a_rate_of_zero_is_climbed_to_the_maximum():
     assert found.objective.value == pytest.approx(-optimize.minimize(cost, [0.0, 1.0]).fun, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_is_not_taken_for_convergence():
     """inf * 0, of the root in the branch where it is 0: an unknown that cannot move stands still, at no maximum."""
     counts = np.r_[np.zeros(60, int), RNG.poisson(4, 40)]

@@ -237,6 +237,7 @@ def test_locals_are_drawn_with_the_globals(effects):
     assert abs(float(checked.mean()) - (mean + x.mean()) / 2) < 0.2
 
 
+@pytest.mark.slow
 def test_a_fit_of_draws_is_saved_and_read(few, tmp_path):
     few.save(tmp_path / "fit")
     back = Fit.load(tmp_path / "fit", low_dim_gauss_mix)

@@ -38,6 +38,7 @@ def flipped(made: Fit) -> Fit:
     return made.relabelled(reference={level: means[::-1]})
 
 
+@pytest.mark.slow
 @spread("name", ["em", "cavi", "svi"], part=2)
 def test_everything_is_as_before_under_other_labels(fits, name, tmp_path):
     made = fits[name].relabelled()
@@ -64,6 +65,7 @@ def test_everything_is_as_before_under_other_labels(fits, name, tmp_path):
     pd.testing.assert_frame_equal(read.relabelled().summary(), made.summary())
 
 
+@pytest.mark.slow
 def test_labels_are_taken_from_a_fit_by_another_method(fits):
     reference = flipped(fits["em"])
     wanted = reference.posterior["point_estimate"]["means"].to_numpy()
@@ -122,6 +124,7 @@ def test_fits_by_several_methods_have_a_share_of_the_same_component():
         assert float(each.posterior[group]["v"].mean()) < 0.35
 
 
+@pytest.mark.slow
 def test_draws_of_chains_are_relabelled_one_by_one(tmp_path):
     """Also draws of the enumerated site, and what is derived from the globals."""
     program, draws, _ = shuffled(3, 2000, chains=4)
@@ -158,6 +161,7 @@ def test_warnings_that_number_components_say_that_these_are_old_numbers():
     assert "the warnings above use their old numbers: state " in again.warnings[-1]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_relabelled_says_why(fits):
     tosses = fit(coin(), {"flips": FLIPS}, method="exact", seed=0, progress=False)
     with pytest.raises(FitError, match="coin has no enumerated site"):

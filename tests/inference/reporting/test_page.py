@@ -90,6 +90,7 @@ def test_the_digest_is_about_the_data():
     assert digest(program.data) != digest(prepare("BetaBernoulli", [1, 1, 0]).data)
 
 
+@pytest.mark.slow
 def test_a_saved_comparison_is_reported_again(tmp_path):
     made = compare("BetaBernoulli", [1, 0, 1, 1], methods={"closed form": "exact", "a<b": "em"}, seed=0)
     place = made.save(tmp_path)

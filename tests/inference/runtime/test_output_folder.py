@@ -28,6 +28,7 @@ def compared(*methods):
     return compare("BetaBernoulli", FLIPS, methods=list(methods), seed=0)
 
 
+@pytest.mark.slow
 def test_a_comparison_replaces_another(tmp_path):
     compared("exact", "map").save(tmp_path)
     compared("exact").save(tmp_path)
@@ -41,6 +42,7 @@ def test_a_comparison_replaces_another(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_fit_replaces_a_comparison_and_the_other_way_round(tmp_path):
     compared("exact").save(tmp_path)
     fitted(3).save(tmp_path)
@@ -65,6 +67,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(stranger, tmp_pat
     assert path.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_a_manifest_names_elsewhere_is_not_touched(tmp_path):
     fitted().save(tmp_path / "keep")
     place = compared("exact").save(tmp_path / "run")

@@ -166,6 +166,7 @@ def test_other_methods_start_on_the_lines_that_cross(seed):
     np.testing.assert_allclose(values["a"].tolist(), [0, 0], atol=0.15)
 
 
+@pytest.mark.slow
 def test_many_rows_are_screened_by_a_part_of_them():
     program = prepare(Lines(), crossing(0, n=6000))
     assert len(few_rows(program).data) == 5000

@@ -430,6 +430,7 @@ def test_a_guide_on_the_possible_counts_is_exact():
     assert found.diagnostics["evidence"] == pytest.approx(stats.poisson.logpmf(seen, 2.4).sum(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_impossible_counts_are_explained():
     for x in ([2, 0, 5, 3, 1, 3], [2, 0, 50]):  # the start has enough of all of them, wherever the prior is
         with pytest.raises(zoo.FitError, match=r"Binomial\(n, p\): make what is left over the latent"):

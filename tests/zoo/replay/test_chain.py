@@ -766,6 +766,7 @@ def counts_in_regimes(rows, seed=0):
     return rng.poisson(np.where(np.cumsum(rng.random(rows) < 0.1) % 2, 12.0, 2.0))
 
 
+@pytest.mark.slow
 def test_a_chain_without_a_proposed_start_starts_from_a_clustering():
     x = counts_in_regimes(300)
     found = fit(Flat(), x, method=EM(restarts=2), seed=0, device="cpu", progress=False)
