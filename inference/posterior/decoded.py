@@ -77,7 +77,7 @@ def _given(answer: Answer, codes: Any) -> tuple[Values, list[str], tuple[int, ..
         arrays = {sites[0].name: array}
     values = {}
     for site in sites:
-        flat = torch.as_tensor(np.ascontiguousarray(arrays[site.name])).to(program.device, program.dtype)
+        flat = torch.as_tensor(np.array(arrays[site.name], order="C")).to(program.device, program.dtype)
         entries = int(np.prod(_entry_shape(program, site)))
         count = int(np.prod(shape))
         if flat.numel() != count * entries:

@@ -1,0 +1,1 @@
+"""What scikit-learn estimators of models share; `inference/estimators.py` has them."""
