@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import torch
-import torch.fx.experimental.symbolic_shapes  # multivariate Normals import it when first made, in 0.3 s; better here
 
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import arviz_base
-import arviz_stats
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -22,7 +21,6 @@ from inference.diagnostics.deferred import Deferred
 from inference.diagnostics.summary import Summary
 
 azb: Any = arviz_base
-azs: Any = arviz_stats  # it fills its namespace at run time, which type checkers cannot see
 
 if TYPE_CHECKING:
     az: Any
@@ -41,6 +39,13 @@ def _arviz() -> Any:
     else:
         import arviz.preview as arviz
     return arviz
+
+
+def _stats() -> Any:
+    """Return ArviZ's statistics; SciPy's, which they build on, take most of a second to import."""
+    import arviz_stats
+
+    return arviz_stats
 
 
 WITHOUT_DRAWS = ("point_estimate", "shifts")  # groups besides those of data
@@ -145,7 +150,7 @@ def summarize(data: xr.DataTree) -> Summary:
     numbers = xr.DataTree.from_dict({"/posterior": draws[[n for n, v in draws.items() if v.dtype.kind == "f"]]})
     with np.errstate(invalid="ignore"):  # R-hat of an entry that is always the same
         kind = "all" if "diverging" in data["sample_stats"] else "stats"
-        return Summary(azs.summary(numbers, kind=kind, round_to="none"))
+        return Summary(_stats().summary(numbers, kind=kind, round_to="none"))
 
 
 def _states(draws: xr.Dataset) -> pd.DataFrame:
@@ -185,20 +190,20 @@ def split_rhat(draws: np.ndarray) -> np.ndarray:
     NaN for an entry that a chain keeps.
     """
     with np.errstate(all="ignore"):
-        return np.asarray(azs.rhat(draws, chain_axis=0, draw_axis=1))
+        return np.asarray(_stats().rhat(draws, chain_axis=0, draw_axis=1))
 
 
 def effective_sizes(draws: np.ndarray) -> np.ndarray:
     """Effective sample size over draws (chains, draws, ...), for each entry: of its bulk or its tails, the smaller."""
     with np.errstate(all="ignore"):  # an entry that one chain keeps
-        bulk = azs.ess(draws, chain_axis=0, draw_axis=1, method="bulk")
-        tail = azs.ess(draws, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        bulk = _stats().ess(draws, chain_axis=0, draw_axis=1, method="bulk")
+        tail = _stats().ess(draws, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
     return np.asarray(np.minimum(bulk, tail))
 
 
 def mcse_of_mean(draws: np.ndarray) -> float:
     """Monte Carlo standard error of the mean of draws (chains, draws)."""
-    return float(azs.mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
+    return float(_stats().mcse(draws, chain_axis=0, draw_axis=1, method="mean"))
 
 
 @dataclass(frozen=True)
@@ -242,11 +247,11 @@ def loo(data: xr.DataTree) -> RowDensities:
         warnings.simplefilter("ignore", UserWarning)
         corrected = "corrected" in stats.attrs  # draws that were resampled by p / q are not to be weighed by it again
         if not corrected and float(np.ptp((stats["log_p"] - stats["log_q"]).to_numpy())) > 1e-8:
-            found = azs.loo_approximate_posterior(
+            found = _stats().loo_approximate_posterior(
                 data, log_p=stats["log_p"], log_q=stats["log_q"], var_name=name, pointwise=True
             )
         else:
-            found = azs.loo(data, var_name=name, pointwise=True)
+            found = _stats().loo(data, var_name=name, pointwise=True)
     return RowDensities(np.asarray(found.elpd_i).ravel(), float(np.max(np.asarray(found.pareto_k))))
 
 
@@ -326,7 +331,7 @@ def power_scaling(data: xr.DataTree, names: Sequence[str]) -> pd.DataFrame:
             with warnings.catch_warnings():  # of few draws in a tail
                 warnings.simplefilter("ignore", UserWarning)
                 # not by psense_summary, which cannot take variables with a dimension called `component`
-                moved = azs.psense(data, var_names=list(names), group=part)
+                moved = _stats().psense(data, var_names=list(names), group=part)
         else:  # the same everywhere: a power of it is, too
             moved = xr.zeros_like(data["posterior"].to_dataset()[list(names)].isel(chain=0, draw=0, drop=True))
         found[part] = listed(moved)["value"]

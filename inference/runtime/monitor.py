@@ -1,16 +1,24 @@
-"""Progress of a run: its trace, and a bar on a terminal."""
+"""Progress of a run: its trace, and a bar, lines or a function of the user's that tell of it."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+Told = Callable[[int, float, Mapping[str, str | int | float]], None]  # step, value, further numbers
+SECONDS = 10.0  # between lines where a bar cannot be drawn
+
 
 class Monitor:
     """Keeps the trace of a run and shows its progress.
+
+    On a terminal and in a notebook (which needs ipywidgets for it) as a bar; elsewhere, as in log files, as a line to
+    standard error each ten seconds.
 
     Parameters
     ----------
@@ -19,13 +27,17 @@ class Monitor:
     total
         Most steps.
     show
-        Whether to draw a progress bar (on a terminal only).
+        Whether to show progress, or a function to tell it to: ``show(step, value, metrics)`` with "title", "total" and
+        "seconds" among the metrics.
     """
 
-    def __init__(self, title: str, total: int, *, show: bool) -> None:
+    def __init__(self, title: str, total: int, *, show: bool | Told) -> None:
         self.rows: list[tuple[int, float, float]] = []
-        self.began = time.perf_counter()
-        show = show and Console(stderr=True).is_terminal
+        self.title, self.total = title, total
+        self.began = self._said = time.perf_counter()
+        console = Console(stderr=True)
+        drawn = console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
+        self._tell = show if callable(show) else self._say if show and not drawn else None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,8 +45,8 @@ class Monitor:
             TextColumn("{task.fields[value]}"),
             TimeElapsedColumn(),
             transient=True,
-            disable=not show,
-            console=Console(stderr=True),
+            disable=not show or self._tell is not None,
+            console=console,
         )
         self._task = self._bar.add_task(title, total=total, value="")
 
@@ -51,9 +63,20 @@ class Monitor:
 
     def record(self, step: int, value: float) -> None:
         """Note the objective after `step` steps."""
-        self.rows.append((step, time.perf_counter() - self.began, value))
+        seconds = time.perf_counter() - self.began
+        self.rows.append((step, seconds, value))
         if not self._bar.disable:
             self._bar.update(self._task, completed=step, value=f"{value:.6g}")
+        elif self._tell is not None:
+            self._tell(step, value, {"title": self.title, "total": self.total, "seconds": seconds})
+
+    def _say(self, step: int, value: float, metrics: Mapping[str, str | int | float]) -> None:
+        """Write a line, unless the last one is fresh."""
+        now = time.perf_counter()
+        if now - self._said >= SECONDS:
+            self._said = now
+            line = f"{self.title}: {step}/{self.total}, {value:.6g}, {metrics['seconds']:.0f} s"
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def resume(self, rows: list[tuple[int, float, float]]) -> None:
         """Go on from what an earlier run noted, its time included."""

@@ -1,0 +1,32 @@
+"""Progress: a function of the user's, lines where there is no terminal, and nothing where none is asked for."""
+
+import re
+
+from inference.runtime import monitor as module
+from inference.runtime.monitor import Monitor
+
+
+def test_a_function_is_told_each_record():
+    told = []
+    with Monitor("em", 5, show=lambda step, value, metrics: told.append((step, value, dict(metrics)))) as monitor:
+        monitor.record(1, -3.0)
+        monitor.record(2, -2.5)
+    assert [(s, v, m["title"], m["total"]) for s, v, m in told] == [(1, -3.0, "em", 5), (2, -2.5, "em", 5)]
+    assert [m["seconds"] for _, _, m in told] == list(monitor.trace.seconds)
+
+
+def test_lines_are_written_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    with Monitor("nuts", 4000, show=True) as monitor:
+        monitor.record(100, -31.25)
+    with Monitor("nuts", 4000, show=False) as monitor:
+        monitor.record(100, -31.25)
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert re.fullmatch(r"nuts: 100/4000, -31.25, \d+ s\n", err)
+
+
+def test_short_runs_write_nothing(capsys):
+    with Monitor("em", 100, show=True) as monitor:
+        monitor.record(1, -3.0)
+    assert capsys.readouterr().err == ""
