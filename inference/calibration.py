@@ -20,6 +20,7 @@ from inference.diagnostics.coordinates import event_names, labels_of
 from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
+from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.simulated.quantities import Function, Quantities
 from inference.simulated.ranks import Refit
@@ -206,7 +207,7 @@ def calibrate(
     weights: Any = None,
     columns: Columns | None = None,
     dtype: torch.dtype | None = None,
-    progress: bool = True,
+    progress: Told | bool = True,
 ) -> Calibration:
     """Check by simulation that true values are just another draw from what a method takes for their posterior.
 

@@ -21,6 +21,7 @@ from inference.fitting import fit
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit
 from inference.report import forest, page, write
+from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
@@ -124,7 +125,7 @@ def compare(
     folds: int | None = None,
     reference: Any = None,
     seed: int | None = None,
-    progress: bool = True,
+    progress: Told | bool = True,
     relabel: bool = True,
     **options: Any,
 ) -> Comparison:

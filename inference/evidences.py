@@ -19,6 +19,7 @@ from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
 from inference.method import as_method
 from inference.posterior.fit import Fit
+from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -95,7 +96,7 @@ def evidence(
     *,
     methods: Sequence[Any] = METHODS,
     seed: int | None = None,
-    progress: bool = True,
+    progress: Told | bool = True,
     **options: Any,
 ) -> Evidence:
     """Collect the log evidence of fits, or of models fitted to data by several methods.

@@ -10,6 +10,7 @@ import torch
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
 from inference.runtime.gradients import differentiable
+from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from zoo.data.bind import Source
@@ -29,7 +30,7 @@ def fit(
     dtype: torch.dtype | None = None,
     weights: Any = None,
     columns: Columns | None = None,
-    progress: bool = True,
+    progress: Told | bool = True,
 ) -> Fit:
     """Fit a model to data by one method.
 
@@ -56,7 +57,8 @@ def fit(
         Which columns of a table fill a field, ``{"x": ["eruptions", "waiting"], "y": "length"}``, where they do not
         have the field's name; of new rows the fit takes the same.
     progress
-        Show a progress bar on a terminal.
+        Show a bar on a terminal or in a notebook, elsewhere a line each ten seconds; or a function, told each time as
+        ``progress(step, value, metrics)``.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def fit(
 
 
 def update(
-    fit: Fit, new_data: Source, *, method: Method | type[Method] | str | None = None, progress: bool = True
+    fit: Fit, new_data: Source, *, method: Method | type[Method] | str | None = None, progress: Told | bool = True
 ) -> Fit:
     """Go on from a fit with more rows.
 
@@ -97,7 +99,8 @@ def update(
     method
         How to go on; None for the fit's own method.
     progress
-        Show a progress bar on a terminal.
+        Show a bar on a terminal or in a notebook, elsewhere a line each ten seconds; or a function, told each time as
+        ``progress(step, value, metrics)``.
 
     Returns
     -------

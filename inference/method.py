@@ -13,6 +13,7 @@ import pandas as pd
 from guides.guide import check_settings
 from inference.approximations.approximation import Approximation
 from inference.coordinate.memory import Memory
+from inference.runtime.monitor import Told
 from inference.runtime.settings import settings_of
 from zoo import catalogue
 from zoo.data.bind import Source
@@ -114,7 +115,7 @@ class Fitted(Protocol):
     def memory(self) -> Memory | None:
         """Expected statistics of the rows so far, if they are kept."""
 
-    def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Self:
+    def updated(self, method: Method, new_data: Source, *, progress: Told | bool = False) -> Self:
         """Return the fit that a method makes of this one and more rows."""
 
 
@@ -147,7 +148,7 @@ class Method(ABC):
         """Return None if the method is legal for this program, else the reason why not."""
 
     @abstractmethod
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Fit the program. The global RNG has been seeded by the caller."""
 
     def fit_unjudged(self, program: Program) -> Outcome:
@@ -175,7 +176,7 @@ class Method(ABC):
                 outcomes.append(FitError(str(error).partition("\n")[0]))
         return outcomes
 
-    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+    def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
         """Go on from a fit with more rows.
 
         Parameters

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from inference.coordinate.ascent import State
 from inference.coordinate.convergence import StoppingRule
 from inference.coordinate.loop import Ascent, Way, ascend
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from zoo.errors import FitError, ModelError
 
 ROUNDS = 3  # of states that are told apart
@@ -70,7 +70,7 @@ class Restarts:
     screens: Sequence[tuple[int, int]] = SCREENS
     finish: Callable[[Way, Ascent], None] | None = None
 
-    def climb(self, advice: str, *, progress: bool) -> tuple[Ascent, list[str], list[float]]:
+    def climb(self, advice: str, *, progress: Told | bool) -> tuple[Ascent, list[str], list[float]]:
         """Return the highest ascent, what is to be said of it and of the others, and how high each has come.
 
         Parameters
@@ -96,7 +96,7 @@ class Restarts:
             notes.append(f"{len(failures)} of {self.count} starts broke down: {failures[0]}")
         return best, notes, [ascent.value for ascent in ascents]
 
-    def _off_saddles(self, best: Ascent, *, progress: bool) -> Ascent:
+    def _off_saddles(self, best: Ascent, *, progress: Told | bool) -> Ascent:
         """Climb on from an end where states are alike, as long as that leads higher."""
         for _ in range(ROUNDS if self.apart is not None else 0):
             assert self.apart is not None
@@ -108,7 +108,7 @@ class Restarts:
             best.reason += ", from where what had been alike was told apart"
         return best
 
-    def _first_higher(self, value: float, starts: list[State], *, progress: bool) -> Ascent | None:
+    def _first_higher(self, value: float, starts: list[State], *, progress: Told | bool) -> Ascent | None:
         """Return the first climb that ends higher than a value."""
         for index in range(len(starts)):
             ascents, _ = self._each(range(index, index + 1), starts.__getitem__, [], progress=progress)
@@ -116,12 +116,12 @@ class Restarts:
                 return ascents[0]
         return None
 
-    def climb_all(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
+    def climb_all(self, *, progress: Told | bool) -> tuple[list[Ascent], list[str]]:
         """Return the ascents that have come to an end, and what broke the others down."""
         ascents, failures = self._ascents(progress=progress)
         return [a for a in ascents if not a.failure], failures + [a.failure for a in ascents if a.failure]
 
-    def _ascents(self, *, progress: bool) -> tuple[list[Ascent], list[str]]:
+    def _ascents(self, *, progress: Told | bool) -> tuple[list[Ascent], list[str]]:
         failures: list[str] = []
         if self.count == 1 or self.together is None:
             return self._each(range(self.count), self._begin, failures, progress=progress)
@@ -156,7 +156,7 @@ class Restarts:
             states = [begun for i in order[:kept] if (begun := ascents[i].begun) is not None]
         return states[0] if states else self.start(0)  # which says what is wrong with a start, if it is no better
 
-    def _together(self, states: list[State], *, progress: bool) -> list[Ascent] | None:
+    def _together(self, states: list[State], *, progress: Told | bool) -> list[Ascent] | None:
         """Climb from all starts at once; None where that cannot be done."""
         assert self.together is not None
         monitors = [Monitor(self.name, self.rule.max_steps, show=False) for _ in states]
@@ -171,7 +171,7 @@ class Restarts:
                 return None
 
     def _each(
-        self, indices: range, start: Callable[[int], State], failures: list[str], *, progress: bool
+        self, indices: range, start: Callable[[int], State], failures: list[str], *, progress: Told | bool
     ) -> tuple[list[Ascent], list[str]]:
         """Climb from one start after the other."""
         ascents = []

@@ -14,7 +14,7 @@ from inference.diagnostics.judgement import Judgement
 from inference.method import Objective, Outcome
 from inference.methods.dadvi import MOST_TRIED, elsewhere, first_coordinates
 from inference.methods.laplace import normal_guide
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.unconstrained import Target, centre_of
 from inference.starts.natural import natural_start
 from inference.starts.values import starting_values
@@ -32,7 +32,14 @@ def batch_size(size: int) -> int:
 
 
 def matched(
-    program: Program, steps: int, draws: int | None, how: Compile, *, corrected: bool, judged: bool, progress: bool
+    program: Program,
+    steps: int,
+    draws: int | None,
+    how: Compile,
+    *,
+    corrected: bool,
+    judged: bool,
+    progress: Told | bool,
 ) -> Outcome:
     """Fit a Normal with full covariance to the posterior by batch and match.
 

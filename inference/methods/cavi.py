@@ -28,6 +28,7 @@ from inference.diagnostics.importance import draws_for, judge
 from inference.diagnostics.maximum import SAME
 from inference.diagnostics.verdict import CARE
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
+from inference.runtime.monitor import Told
 from inference.starts.posteriors import given_posteriors
 from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError
@@ -108,7 +109,7 @@ class CAVI(Method):
         blocks = [block.unknowns for block in closed_form(program).blocks]
         return "blocks: " + "; ".join(", ".join(names) for names in blocks)
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb from each start; keep the best end. Draws of it are weighed against the posterior when asked for."""
         outcome = self._fit(program, progress=progress)
         if program.data.stream is not None or self.distributed:  # no process has all rows at hand
@@ -119,7 +120,7 @@ class CAVI(Method):
         """Climb from each start; keep the best end."""
         return self._fit(program)
 
-    def _fit(self, program: Program, *, progress: bool = False) -> Outcome:
+    def _fit(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         best, notes, heights = self.starts(program).climb("Try fewer components or a stronger prior", progress=progress)
         assert best.state is not None
         assert best.expected is not None
@@ -189,7 +190,7 @@ class CAVI(Method):
             return NaturalSteps(program, forgetting=self.forgetting, delay=self.delay)
         return RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
 
-    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+    def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013).
 
         The objective bounds log p(new rows | earlier rows), as far as the earlier posterior is right.

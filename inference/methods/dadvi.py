@@ -22,7 +22,7 @@ from inference.diagnostics.importance import handed_out, judge
 from inference.diagnostics.judgement import Judgement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.laplace import normal_guide
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.natural import natural_start
@@ -119,7 +119,7 @@ class DADVI(Method):
         """Say what is integrated out."""
         return integrated(program, self.collapse)
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb, respond and judge."""
         program = view_of(program, self.collapse)
         with Monitor("dadvi", self.restarts, show=progress) as monitor:

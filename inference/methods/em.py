@@ -33,7 +33,7 @@ from inference.diagnostics.components import floored_scales, thin_components
 from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
@@ -185,7 +185,7 @@ class EM(Method):
             f"{kind}: {', '.join(found)}" for kind, found in (("closed form", exact), ("gradient", climbed)) if found
         )
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
         advice = "Try fewer components, a prior, or EM(restarts=10)"
         best, notes, heights = self.starts(program).climb(advice, progress=progress)
@@ -309,7 +309,7 @@ class EM(Method):
         gradient.note_floors(state.values)
         return OneStart(ascent, state, maximize, gradient.obstacle, acceleration=self._accelerated(program))
 
-    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+    def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
         """Go on with rows whose expected statistics are added to those of the rows so far."""
         if not isinstance(fit.approximation, PointMass):
             raise MethodError(

@@ -22,7 +22,7 @@ from inference.coordinate.ascent import Coordinates, State, distinct
 from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.source import RowSource
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.starts.posteriors import given_posteriors
 from zoo.errors import DataError, FitError, ModelError
 from zoo.program.configurations import check_possible, largest_factor, state_chunks, state_draws
@@ -93,7 +93,7 @@ class Exact(Method):
             return ""
         return f"variable elimination, largest factor: {largest_factor(program, {}):,} cells"
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Update every latent once and evaluate the evidence; or eliminate the discrete ones, if these are all."""
         if _all_discrete(program):
             return _eliminated(program, progress=progress)
@@ -111,7 +111,7 @@ class Exact(Method):
             monitor.record(1, evidence)
         return _outcome(Conjugate(posteriors), evidence, monitor, "closed form")
 
-    def continued(self, program: Program, fit: Fitted, *, progress: bool = False) -> tuple[Program, Outcome]:
+    def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
         """Condition on more rows: yesterday's posterior is today's prior.
 
         The objective is log p(new rows | earlier rows).
@@ -167,7 +167,7 @@ def _given_states(program: Program) -> GivenStates | None:
     return found if isinstance(found, GivenStates) else None
 
 
-def _mixture(program: Program, given: GivenStates, *, progress: bool) -> Outcome:
+def _mixture(program: Program, given: GivenStates, *, progress: Told | bool) -> Outcome:
     """Draw states and then latents: the posterior is a mixture of conjugate ones."""
     with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
         evidence = float(given.evidence)
@@ -201,7 +201,7 @@ def _by_rows(program: Program) -> bool:
     return known and len(home) == 1 and {s.name for s in program.locals} == set(home[0].unknowns)
 
 
-def _row_mixtures(program: Program, *, progress: bool) -> Outcome:
+def _row_mixtures(program: Program, *, progress: Told | bool) -> Outcome:
     """Sum over the states of each row, its continuous latent integrated out in each: one E-step."""
     with Monitor("exact", 1, show=progress) as monitor, torch.no_grad():
         value, expected = Coordinates(program, averaged=True).expect(State(program.initial(), {}))
@@ -227,7 +227,7 @@ def _too_large(program: Program) -> str | None:
     return None
 
 
-def _eliminated(program: Program, *, progress: bool) -> Outcome:
+def _eliminated(program: Program, *, progress: Told | bool) -> Outcome:
     """Sum all latents out, and draw them jointly; rows in as many goes as memory asks for."""
     cells = sum(math.prod(s.shape) if program.row not in s.plates else len(program.data) for s in program.enumerated)
     count = max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, cells)))

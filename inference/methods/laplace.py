@@ -21,7 +21,7 @@ from inference.diagnostics.importance import handed_out, judge
 from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.labelling import APART
 from inference.method import Method, Objective, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Path, climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.natural import natural_start
@@ -94,7 +94,7 @@ class Laplace(Method):
         """Say what is integrated out."""
         return integrated(program, self.collapse)
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb to the mode and take the curvature there."""
         program = view_of(program, self.collapse)
         with Monitor("laplace", self.restarts, show=progress) as monitor:

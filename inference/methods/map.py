@@ -19,7 +19,7 @@ from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Objective, Outcome
 from inference.methods.svi import SVI
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Path, climb
 from inference.starts.values import settled_values
 from zoo.errors import FitError, MethodError
@@ -53,7 +53,7 @@ class MAP(SVI):
         if not self.guide.point:
             raise MethodError(f"map needs a guide that is a point, not {self.guide!r}; use svi with that guide")
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb by Newton's method where that comes to a maximum, else as `SVI` does."""
         if self._smooth(program):
             try:
@@ -70,7 +70,7 @@ class MAP(SVI):
         size = program.view.global_size + program.parameter_view.global_size
         return program.data.stream is None and 0 < size <= LARGEST
 
-    def _newton(self, program: Program, *, progress: bool) -> Outcome:
+    def _newton(self, program: Program, *, progress: Told | bool) -> Outcome:
         """Climb from where closed-form updates lead.
 
         Raises

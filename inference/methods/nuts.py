@@ -25,7 +25,7 @@ from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
 from inference.diagnostics.second_look import SecondLook, second_look
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.chains import Chains, SamplerSettings, run
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.basins import highest
@@ -111,7 +111,7 @@ class NUTS(Method):
         between = f"{', '.join(moved)} between value and noise, as the data say"
         return f"{said}; {between}" if said else f"with {between}"
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Start chains apart from each other, run them, and check them."""
         view, learned = view_of(program, self.collapse), 0
         moved, values = view, starting_values(view)

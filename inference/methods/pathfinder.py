@@ -18,7 +18,7 @@ from inference.approximations.rows import chunk_for
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import judge
 from inference.method import Method, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Normal, along, climb, log_densities
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
 from inference.starts.natural import natural_start
@@ -83,7 +83,7 @@ class Pathfinder(Method):
         """Say what becomes of enumerated sites, and of those that are integrated out."""
         return with_exact_draws(program, self.collapse)
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb, weigh and resample."""
         view = view_of(program, self.collapse)
         density = Density(view)

@@ -21,7 +21,7 @@ from inference.diagnostics.bridge import bridge
 from inference.diagnostics.coordinates import Names
 from inference.diagnostics.one_labelling import ParticleLabels, shuffled
 from inference.method import Method, Objective, Outcome, unsupported
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
 from inference.sampling.unconstrained import no_density
@@ -92,7 +92,7 @@ class SMC(Method):
         """Say what becomes of enumerated sites, and of those that are integrated out."""
         return with_exact_draws(program, self.collapse)
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Carry the particles, and check that the populations agree."""
         view = view_of(program, self.collapse)
         with Monitor("smc", 1, show=progress) as monitor, torch.no_grad():

@@ -17,7 +17,7 @@ from inference.approximations.completed import Collapse, integrated, view_of
 from inference.compiled.compile import Compile, Lowered
 from inference.method import Method, Outcome, unsupported
 from inference.methods.batch_and_match import matched
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.runtime.processes import ALONE, Processes
 from inference.sampling.unconstrained import no_density
 from inference.starts.natural import several_starts
@@ -289,7 +289,7 @@ class SVI(Method):
         view = view_of(program, self.collapse, self.guide.named(program))
         return program if self.guide.why_not(view) is not None else view
 
-    def run(self, program: Program, *, progress: bool = False) -> Outcome:
+    def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb until the schedule says stop."""
         program = standing_for_all(self._view(program))
         if self.optimizer == MATCH:
@@ -325,7 +325,7 @@ class SVI(Method):
             outcome = ends.best(note)
         return outcome if program.data.stream is None else with_sampling_error(program, outcome)
 
-    def _matched(self, program: Program, *, judged: bool, progress: bool = False) -> Outcome:
+    def _matched(self, program: Program, *, judged: bool, progress: Told | bool = False) -> Outcome:
         """Closed-form updates, instead of a climb."""
         return matched(
             program,
@@ -351,7 +351,7 @@ class SVI(Method):
         gathered: Gathered | None = None,
         held: Program | None = None,
         *,
-        progress: bool = False,
+        progress: Told | bool = False,
     ) -> tuple[Ends, str]:
         """Climb from all starts; return where they end, and why steps were not compiled."""
         program, gathered = bound.program, Gathered() if gathered is None else gathered

@@ -27,6 +27,7 @@ from inference.posterior.replicates import SIMULATED
 from inference.posterior.store import Record
 from inference.reporting.page import write_page
 from inference.runtime.gradients import differentiable
+from inference.runtime.monitor import Told
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -107,7 +108,7 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
             outcome = self.method.relabelled(self.program, self.outcome, outcome)
         return Fit(self.program, self.method, outcome, self.seed, self.seconds)
 
-    def updated(self, method: Method, new_data: Source, *, progress: bool = False) -> Fit:
+    def updated(self, method: Method, new_data: Source, *, progress: Told | bool = False) -> Fit:
         """Go on with more rows by a method; `inference.update(fit, new_data)` says how."""
         began = time.perf_counter()
         with seeded(self.seed, self.program.device), differentiable():

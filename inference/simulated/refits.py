@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from inference.method import Method, Outcome
-from inference.runtime.monitor import Monitor
+from inference.runtime.monitor import Monitor, Told
 from inference.runtime.random import seeded
 from inference.runtime.settings import describe, settings_of
 from inference.runtime.threads import threads_for
@@ -53,7 +53,7 @@ class Refits:
         """How many simulations are refitted together, or noted together."""
         return max(BLOCK, self.method.together(self.truths.like))
 
-    def run(self, count: int, *, processes: int, folder: Path | None, progress: bool) -> list[Refit]:
+    def run(self, count: int, *, processes: int, folder: Path | None, progress: Told | bool) -> list[Refit]:
         """Return what became of each of `count` simulations, from a folder what is there already."""
         blocks = [range(at, min(at + self.size, count)) for at in range(0, count, self.size)]
         notes = None if folder is None else Notes(folder, self._identity(count))

@@ -2,6 +2,10 @@
 
 import re
 
+import pytest
+
+import zoo
+from inference import SVI, fit
 from inference.runtime import monitor as module
 from inference.runtime.monitor import Monitor
 
@@ -30,3 +34,13 @@ def test_short_runs_write_nothing(capsys):
     with Monitor("em", 100, show=True) as monitor:
         monitor.record(1, -3.0)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "method", ["em", SVI(steps=300), pytest.param("nuts", marks=pytest.mark.slow)], ids=["em", "svi", "nuts"]
+)
+def test_every_method_tells_the_function_of_the_call(faithful, method):
+    told = []
+    fit(zoo.BayesianGMM(components=2), faithful, method=method, seed=0, progress=lambda *args: told.append(args))
+    assert told
+    assert all(step <= metrics["total"] for step, _, metrics in told)
