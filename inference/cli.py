@@ -23,7 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin")]
+MODEL = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin or coin.toml")
+]
 MODELS = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A model, or several with commas: 'GMM(components=2),GMM(components=3)'"),

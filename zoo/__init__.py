@@ -27,6 +27,7 @@ _EXPORTS = {
     "explain": "zoo.program.explain",
     "model": "zoo.declare.function",
     "models": "zoo.catalogue",
+    "read_model": "zoo.text.read_model",
     "stream": "zoo.data.stream",
     "image_files": "zoo.data.indexed",
     "binarised": "zoo.data.grey",

@@ -64,6 +64,7 @@ from zoo.replay.chain import MarkovChain as MarkovChain
 from zoo.replay.gaussian_chain import LinearGaussianChain as LinearGaussianChain
 from zoo.semi_supervised_vae import SemiSupervisedVAE as SemiSupervisedVAE
 from zoo.student_t_mixture import StudentTMixture as StudentTMixture
+from zoo.text.read_model import read_model as read_model
 from zoo.vae import VAE as VAE
 from zoo.vamp_prior_vae import VampPriorVAE as VampPriorVAE
 from zoo.zero_inflated_poisson import ZeroInflatedPoisson as ZeroInflatedPoisson

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.declare.model import Model
+from zoo.declare.regression import Regression
 
 WIDTH = 80
 PLACES = {
@@ -156,5 +157,6 @@ def brief(model: Model, alike: Sequence[Model]) -> str:
     """Return the class and the settings that are not the default, or not the same in all models of the class."""
     defaults = {name: repr(default) for name, (_, default) in type(model).hyperparameters.items()}
     others = {n: {defaults[n], *(repr(m.settings.get(n)) for m in alike)} for n in model.settings}
-    changed = {n: v for n, v in model.settings.items() if len(others[n]) > 1}
-    return f"{type(model).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
+    changed = [f"{n}={v!r}" for n, v in model.settings.items() if len(others[n]) > 1]
+    formula = [repr(str(model.formula))] if isinstance(model, Regression) and model.formula is not None else []
+    return f"{type(model).__name__}({', '.join([*formula, *changed])})"

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def model_class(text: str) -> type[Model]:
-    """Return the class named in the zoo, or FILE.py:NAME."""
+    """Return the class named in the zoo, or FILE.py:NAME, or what FILE.toml describes."""
+    if text.endswith(".toml"):
+        from zoo.text.read_model import read_model
+
+        return read_model(text)
     if ":" not in text:
         if text.endswith(".py"):
             raise UnknownNameError(f"which model of {text}? Write {text}:NAME")

@@ -242,6 +242,15 @@ def test_fit_takes_columns_by_name(run):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+def test_a_model_may_be_text(run, files):
+    (files / "coin.toml").write_text('fields.x = "Binary(row)"\nsites.p = "Beta(1, 1)"\nsites.row.x = "Bernoulli(p)"\n')
+    ran = run("fit", "coin.toml", "flips.csv", "-m", "exact", "--seed", 0)
+    direct = fit(zoo.BetaBernoulli(), "flips.csv", method="exact", seed=0)
+    assert f"log_evidence {direct.objective.value:.4f}" in ran.out
+    (files / "coin.toml").write_text('fields.x = "Binary(row)"\nsites.p = "Beta(1, b)"\n')
+    assert "coin.toml:2: sites.p: unknown name 'b'" in run("explain", "coin.toml", "flips.csv").err
+
+
 def test_data_may_come_from_standard_input(run, monkeypatch):
     text = zoo.datasets.load("faithful").to_csv(sep="&", index=False).encode()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))

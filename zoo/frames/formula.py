@@ -87,6 +87,10 @@ class Design:
         """Return itself: nothing changes it."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is made of, which makes the same again."""
+        return Design, (self.formula, self.frame)
+
     @property
     def intercept(self) -> bool:
         """Whether the formula has an intercept."""

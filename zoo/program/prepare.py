@@ -21,10 +21,13 @@ from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
 from zoo.program.shared_labels import with_shared_labels
 from zoo.structure.observed import blank_rows, flat_priors
+from zoo.text.read_model import read_model
 
 
 def as_model(model: ModelLike | str) -> Model:
-    """Return a model instance for an instance, a class with defaults, or the name of a model of the zoo."""
+    """Return a model instance for an instance, a class with defaults, a name of the zoo's, or a path to a TOML file."""
+    if isinstance(model, str) and model.endswith(".toml"):
+        model = read_model(model)
     if isinstance(model, str):
         model = catalogue.find("model", model)
     if isinstance(model, type) and issubclass(model, Model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import patsy
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 import zoo
-from inference import Fit, fit
+from inference import Fit, compare, fit
 from zoo import DataError, ModelError, UnknownNameError
 from zoo.data.bind import bind
 from zoo.frames.formula import Design
@@ -128,6 +130,14 @@ def test_rows_that_do_not_fit_a_formula_are_told():
         result.predict(NEW.assign(site="z"), draws=2)
     with pytest.raises(DataError, match="says intercept=True, not False"):
         zoo.BayesianRegression.from_formula("sbp ~ age", ROWS, intercept=False)
+
+
+def test_models_of_two_formulas_are_told_apart_and_pickle():
+    two = [zoo.BayesianRegression.from_formula(f"sbp ~ {x}", ROWS) for x in ("age", "log(age)")]
+    table = compare(two, ROWS, methods=["exact"], seed=0, progress=False).table
+    assert [i[0] for i in table.index] == ["BayesianRegression('sbp ~ age')", "BayesianRegression('sbp ~ log(age)')"]
+    again = pickle.loads(pickle.dumps(two[1]))
+    assert bind(again, NEW.assign(sbp=0.0)).values["x"].tolist() == [[np.log(50.0)], [np.log(60.0)]]
 
 
 class Straight(zoo.Regression):
