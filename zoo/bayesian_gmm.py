@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Buffer
 
 from zoo.checks import check_rows
+from zoo.constant_columns import floors, note, refuse, rows_of_prior
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import ModelError
@@ -71,8 +72,12 @@ class BayesianGMM(Model):
     df: PositiveFloat | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components, columns that do not vary, and too few degrees of freedom."""
+        """Refuse fewer rows than components, too few degrees of freedom, and constant columns of full covariances."""
         check_rows(x, self.components, self.coords["feature"])
+        if self.covariance == "full":
+            _, variance = column_moments(x, self.row_weights, self.missing.get("x"))
+            why = "a Wishart prior learns its variance in each component, by how many rows that has"
+            refuse(self, variance, why, "use covariance='diag' or GMM, or drop it")
         if self.covariance == "full" and self.df is not None and self.df <= x.shape[1] - 1:
             raise ModelError(f"BayesianGMM: df={self.df} must be above features - 1 = {x.shape[1] - 1}")
 
@@ -84,7 +89,11 @@ class BayesianGMM(Model):
             "precisions": ("feature", "feature_2") if self.covariance == "full" else ("feature",),
         }
         center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
-        self.center, self.spread = Buffer(center), Buffer(variance / self.components ** (2 / x.shape[1]))
+        spread = variance / self._kinds() ** (2 / max(1, int((variance > 0).sum())))
+        self.remarks = note(self, variance)
+        self.center, self.spread = Buffer(center), Buffer(spread + floors(variance))
+        self.rows = Buffer(rows_of_prior(variance, self.shrinkage))
+        self.shape = Buffer(0.5 * rows_of_prior(variance, 3.0 if self.df is None else self.df))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters."""
@@ -110,18 +119,19 @@ class BayesianGMM(Model):
                     "means", dist.MultivariateNormal(self.center, precision_matrix=self.shrinkage * precisions)
                 )
             else:
-                shape = 0.5 * (3.0 if self.df is None else self.df)
-                rate = max(shape - 1, 0.5) * self.spread
-                precisions = pyro.sample("precisions", dist.Gamma(shape, rate).to_event(1))
-                means = pyro.sample(
-                    "means", dist.Normal(self.center, (self.shrinkage * precisions).rsqrt()).to_event(1)
-                )
+                rate = (self.shape - 1).clamp_min(0.5) * self.spread
+                precisions = pyro.sample("precisions", dist.Gamma(self.shape, rate).to_event(1))
+                means = pyro.sample("means", dist.Normal(self.center, (self.rows * precisions).rsqrt()).to_event(1))
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             if self.covariance == "full":
                 pyro.sample("x", dist.MultivariateNormal(means[z], precision_matrix=precisions[z]), obs=x)
             else:
                 pyro.sample("x", dist.Normal(means[z], precisions[z].rsqrt()).to_event(1), obs=x)
+
+    def _kinds(self) -> int:
+        """How many components the prior on covariances expects."""
+        return self.components
 
     def _weights(self) -> Tensor:
         """Draw the weights of the components."""

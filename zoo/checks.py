@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 1e-200, 1e200  # variances whose products with each other st
 
 
 def check_rows(x: Tensor, components: int, features: pd.Index) -> None:
-    """Raise if a mixture of continuous data cannot be fitted: too few distinct rows, or a column that does not vary.
+    """Raise if a mixture of continuous data cannot be fitted: too few distinct rows, or none that differ.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def count_distinct(x: Tensor) -> int:
 
 
 def check_varies(x: Tensor, features: pd.Index) -> None:
-    """Raise if there is one row only, all rows are the same, or a column is constant: a scale needs variation.
+    """Raise if there is one row only, or all rows are the same: a scale needs variation.
 
     Parameters
     ----------
@@ -89,20 +89,13 @@ def check_varies(x: Tensor, features: pd.Index) -> None:
     Raises
     ------
     DataError
-        Naming the column.
+        Naming the column, if it is one with numbers too large or too small.
     """
     if len(x) == 1:
         raise DataError("one row of data: a covariance cannot be estimated; give at least 2 rows")
-    constant = (x == x[0]).all(0)
-    if bool(constant.all()):
+    if bool((x == x[0]).all()):
         raise DataError(f"all {len(x)} rows are the same; there is no variation to model")
-    if bool(constant.any()):
-        name = features[int(constant.nonzero()[0])]
-        raise DataError(
-            f"column {name!r} is constant, so its variance is zero; drop it ({int(constant.sum())} of "
-            f"{x.shape[1]} columns are constant)"
-        )
-    _check_scale(x, features)
+    check_range(x, features)
 
 
 def check_range(x: Tensor, features: pd.Index) -> None:

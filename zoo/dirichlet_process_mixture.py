@@ -8,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import Buffer
 from torch.nn.functional import pad
 
 from zoo.bayesian_gmm import BayesianGMM
@@ -85,7 +84,6 @@ class DirichletProcessMixture(BayesianGMM):
     def setup(self, x: Tensor) -> None:
         """Scale the priors to the data."""
         super().setup(x)
-        self.spread = Buffer(self.spread * (self.components / self.kinds) ** (2 / x.shape[1]))
         self.dims = {**self.dims, "sticks": ("stick",)}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
@@ -96,6 +94,9 @@ class DirichletProcessMixture(BayesianGMM):
         weights = start.pop("weights")
         left = 1 - pad(weights.cumsum(0)[:-2], (1, 0))  # before each break
         return {**start, "sticks": (weights[:-1] / left).clamp(LEAST, MOST)}
+
+    def _kinds(self) -> int:
+        return self.kinds
 
     def _weights(self) -> Tensor:
         """Break the stick."""

@@ -7,12 +7,13 @@ import pyro.distributions as dist
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.checks import check_factors, check_varies
+from zoo.constant_columns import above, floors, note, units
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import expected_factors, principal_axes
+from zoo.initial import column_moments, expected_factors, principal_axes
 
 
 class FactorAnalysis(Model):
@@ -57,14 +58,21 @@ class FactorAnalysis(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse constant columns, and data in which so many factors leave no noise."""
+        """Refuse rows that are all the same, and data in which so many factors leave no noise."""
         check_varies(x, self.coords["feature"])
         check_factors(x, self.factors)
 
+    def setup(self, x: Tensor) -> None:
+        """Note the columns that do not vary."""
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
+
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the principal axes of the standardized columns."""
-        scale = x.std(0, correction=0)
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        scale = units(variance).sqrt()
         means, loadings, variances = principal_axes(x / scale, self.factors)
+        variances = variances.maximum(self.floor / scale.square())
         z = expected_factors(x / scale, means, loadings, variances)
         start = {"means": means * scale, "loadings": loadings * scale[:, None], "variances": variances * scale.square()}
         return {**start, "z": z}
@@ -74,7 +82,7 @@ class FactorAnalysis(Model):
         d, q = x.shape[1], self.factors
         means = pyro.param("means", torch.zeros(d))
         loadings = pyro.param("loadings", torch.eye(d, q))
-        variances = pyro.param("variances", torch.ones(d), constraint=constraints.positive)
+        variances = pyro.param("variances", torch.ones(d), constraint=above(self.floor))
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(q), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(means + z @ loadings.mT, variances.sqrt()).to_event(1), obs=x)

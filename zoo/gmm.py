@@ -10,11 +10,13 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.checks import check_rows
+from zoo.constant_columns import above, floors, note
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import cluster_moments, kmeans
+from zoo.initial import cluster_moments, column_moments, kmeans
 
 DIMS: dict[str, tuple[str, ...]] = {
     "full": ("component", "feature", "feature_2"),
@@ -62,11 +64,14 @@ class GMM(Model):
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components and columns that do not vary."""
+        """Refuse fewer rows than components, and rows that are all the same."""
         check_rows(x, self.components, self.coords["feature"])
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this kind of covariance."""
+        """Name the dimensions of this kind of covariance; note the columns that do not vary."""
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        self.remarks = note(self, variance, shared=self.covariance == "spherical")
+        self.floor = Buffer(0 * variance if self.covariance == "spherical" else floors(variance))
         self.dims = {"weights": ("component",), "means": ("component", "feature"), "covariances": DIMS[self.covariance]}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
@@ -92,7 +97,7 @@ class GMM(Model):
         covariances = pyro.param(
             "covariances",
             start[self.covariance],
-            constraint=constraints.positive_definite if matrix else constraints.positive,
+            constraint=above(self.floor, "covariances") if matrix else above(self.floor),
         )
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))

@@ -10,13 +10,15 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 from torch.nn.functional import avg_pool1d, one_hot
 
 from zoo.checks import MOST_LEVELS, check_components, check_rows
+from zoo.constant_columns import above, floors, note
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError, ModelError
-from zoo.initial import cluster_moments, kmeans, observed
+from zoo.initial import cluster_moments, column_moments, kmeans, observed
 from zoo.replay.chain import MarkovChain, stationary
 from zoo.sequences import check_lengths, first_rows
 
@@ -135,6 +137,10 @@ class HiddenMarkov(Model):
             "categorical": {"probs": ("state", "feature", "level")},
         }
         self.dims = {"initial": ("state",), "transition": ("state", "state_2"), **emissions[self.emission]}
+        if self.emission == "normal":
+            _, variance = column_moments(x, None, self.missing.get("x"))
+            self.remarks = note(self, variance, shared=self.covariance == "spherical")
+            self.floor = Buffer(0 * variance if self.covariance == "spherical" else floors(variance))
         self.categories = (self.levels or int(x.max()) + 1) if self.emission == "categorical" else 0
 
     def first(self, x: Tensor) -> Tensor:
@@ -222,13 +228,14 @@ class HiddenMarkov(Model):
         means = pyro.param("means", torch.zeros(k, d))
         if self.covariance in ("full", "tied"):
             start = eye if self.covariance == "tied" else eye.expand(k, d, d)
-            matrix = pyro.param("covariances", start, constraint=constraints.positive_definite)
+            matrix = pyro.param("covariances", start, constraint=above(self.floor, "covariances"))
             return lambda z: dist.MultivariateNormal(means[z], matrix if self.covariance == "tied" else matrix[z])
-        start = torch.ones(k, d) if self.covariance == "diag" else torch.ones(k)
-        variance = pyro.param("covariances", start, constraint=constraints.positive)
+        diag = self.covariance == "diag"
+        start = torch.ones(k, d) if diag else torch.ones(k)
+        variance = pyro.param("covariances", start, constraint=above(self.floor))
 
         def independent(z: Tensor) -> Any:
             scale = variance[z].sqrt()
-            return dist.Normal(means[z], scale if self.covariance == "diag" else scale[..., None]).to_event(1)
+            return dist.Normal(means[z], scale if diag else scale[..., None]).to_event(1)
 
         return independent

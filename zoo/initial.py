@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.constant_columns import floors
+
 AT_ONCE = 4_000_000  # numbers
 FEW = 1_000_000  # numbers that double precision costs next to nothing for
 SEED_ROWS = 20_000  # seeding looks at a random subset of this size, which finds the same clusters as all rows
@@ -41,6 +43,7 @@ def kmeans(
     x = x.double() if x.numel() <= FEW else x
     seen = None if missing is None else observed(x, missing)
     if seen is None:
+        x = x - x[0]  # a column that does not vary is 0 exactly, whatever its mean is rounded to
         x = x - x.mean(0)
         scale = x.std(0, correction=0)
     else:  # a missing cell is 0 from here on, where it stands at its column's mean and adds nothing to a product
@@ -131,13 +134,15 @@ def cluster_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights (k,), means (k, d) and covariances (k, d, d) of labelled rows, shrunk so none is degenerate.
 
-    A missing cell stands at its cluster's mean with the column's variance.
+    A missing cell stands at its cluster's mean with the column's variance. A column that does not vary has the smallest
+    variance in all clusters, and no part in anything else.
     """
     one_hot = torch.nn.functional.one_hot(labels, clusters).to(x.dtype)  # (rows, k)
-    counts, size = one_hot.sum(0), x.shape[1]
+    counts = one_hot.sum(0)
     if missing is None:
-        center = x.mean(0)
-        shifted = x - center
+        shifted = x - x[0]
+        center = shifted.mean(0)
+        shifted, center = shifted - center, x[0] + center
         means = (one_hot.T @ shifted) / counts.clamp_min(1)[:, None]
         spread = torch.diag(shifted.square().mean(0))
         weighted = one_hot.T[:, :, None] * (shifted - means[:, None])  # (k, rows, d), 0 in rows of other clusters
@@ -154,7 +159,9 @@ def cluster_moments(
     if missing is not None:  # each missing cell adds the column's variance
         scatter = scatter + (counts[:, None] - known)[:, :, None] * spread
     # As if d more rows had a tenth of the data's variances: positive definite even for a cluster of one row.
+    size = int((spread.diagonal() > 0).sum())
     covariances = (scatter + 0.1 * size * spread) / (counts + size)[:, None, None]
+    covariances = covariances + torch.diag(floors(spread.diagonal()))
     return (counts + 1) / (counts + 1).sum(), means + center, covariances
 
 
@@ -165,7 +172,7 @@ def principal_axes(x: Tensor, factors: int) -> tuple[Tensor, Tensor, Tensor]:
     to the maximum, not the maximum itself.
     """
     sample = x[torch.randperm(len(x), device=x.device)[:SEED_ROWS]]
-    means = sample.mean(0)
+    means = sample[0] + (sample - sample[0]).mean(0)
     centred = sample - means
     _, singular, axes = torch.svd_lowrank(centred, q=min(factors + 6, *centred.shape))
     loadings = axes[:, :factors] * singular[:factors] / (2 * len(sample)) ** 0.5

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zoo.checks import check_components, check_range
+from zoo.constant_columns import note
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
-from zoo.initial import cluster_moments, kmeans
+from zoo.initial import cluster_moments, column_moments, kmeans
 
 
 class KMeans(Model):
@@ -58,6 +59,10 @@ class KMeans(Model):
             raise DataError(f"all rows ({len(x)}) are the same; there is no distance between rows to cluster by")
         check_range(x, self.coords["feature"])
         check_components(x, self.clusters)
+
+    def setup(self, x: Tensor) -> None:
+        """Note the columns that do not vary."""
+        self.remarks = note(self, column_moments(x, None, self.missing.get("x"))[1], shared=True)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters of the standardized columns."""

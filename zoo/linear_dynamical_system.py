@@ -7,12 +7,13 @@ import pyro.distributions as dist
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.checks import check_factors, check_varies
+from zoo.constant_columns import above, floors, note, units
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import observed
+from zoo.initial import column_moments, observed
 from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.sequences import check_lengths, first_rows
 
@@ -74,10 +75,15 @@ class LinearDynamicalSystem(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse constant columns, too many states, and lengths that do not add up."""
+        """Refuse rows that are all the same, too many states, and lengths that do not add up."""
         check_lengths(self.lengths, len(x))
         check_varies(x, self.coords["feature"])
         check_factors(x, self.states)
+
+    def setup(self, x: Tensor) -> None:
+        """Note the columns that do not vary."""
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
 
     def first(self, x: Tensor) -> Tensor:
         """Which rows begin a sequence."""
@@ -86,8 +92,8 @@ class LinearDynamicalSystem(Model):
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from the principal components of the standardized columns, and their regression on the row before."""
         seen = observed(x, self.missing.get("x"))
-        means = (seen * x).sum(0) / seen.sum(0)
-        scale = (seen * (x - means)).square().sum(0).div(seen.sum(0)).sqrt()
+        means, variance = column_moments(x, None, self.missing.get("x"))
+        scale = units(variance).sqrt()
         y = seen * (x - means) / scale  # a missing cell stands at the mean
         _, _, axes = torch.linalg.svd(y, full_matrices=False)
         axes = axes[: self.states].mT
@@ -107,7 +113,7 @@ class LinearDynamicalSystem(Model):
             "transition": torch.linalg.solve(root, move @ root),
             "means": means,
             "loadings": scale[:, None] * (axes @ root),
-            "variances": scale.square() * rest.clamp_min(LEFT),
+            "variances": torch.where(variance > 0, scale.square() * rest.clamp_min(LEFT), self.floor),
         }
 
     def forward(self, x: Tensor) -> None:
@@ -117,7 +123,7 @@ class LinearDynamicalSystem(Model):
         transition = pyro.param("transition", 0.5 * torch.eye(q))
         means = pyro.param("means", torch.zeros(d))
         loadings = pyro.param("loadings", torch.eye(d, q))
-        variances = pyro.param("variances", torch.ones(d), constraint=constraints.positive)
+        variances = pyro.param("variances", torch.ones(d), constraint=above(self.floor))
         with pyro.plate("time", len(x)):
             chain = LinearGaussianChain(start, torch.eye(q), transition, torch.eye(q), start=self.first(x))
             h = pyro.sample("h", chain)

@@ -10,11 +10,13 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
-from zoo.checks import check_factors, check_rows, check_varies
+from zoo.checks import check_factors, check_rows
+from zoo.constant_columns import above, floors, note
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import cluster_moments, expected_factors, kmeans
+from zoo.initial import cluster_moments, column_moments, expected_factors, kmeans
 
 
 class MixtureOfFactorAnalyzers(Model):
@@ -64,13 +66,14 @@ class MixtureOfFactorAnalyzers(Model):
     noise: Literal["shared", "own"] = "shared"
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components, constant columns, and factors that leave no noise."""
+        """Refuse fewer rows than components, rows that are all the same, and factors that leave no noise."""
         check_rows(x, self.components, self.coords["feature"])
-        check_varies(x, self.coords["feature"])
         check_factors(x, self.factors)
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this kind of noise."""
+        """Name the dimensions of this kind of noise; note the columns that do not vary."""
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
         self.dims = {
             "weights": ("component",),
             "means": ("component", "feature"),
@@ -89,6 +92,7 @@ class MixtureOfFactorAnalyzers(Model):
         weights, means, full = cluster_moments(x, labels, k, missing)
         within = full.diagonal(dim1=-2, dim2=-1)  # (k, d)
         scale = (weights @ within).sqrt()
+        full = torch.where(self.floor > 0, 0.0, full)  # no axis is along a column that does not vary
         values, axes = torch.linalg.eigh(full / (scale[:, None] * scale))
         loadings = axes[..., -self.factors :] * (values[..., None, -self.factors :] / 2).sqrt() * scale[:, None]
         own = within - loadings.square().sum(-1)
@@ -105,7 +109,7 @@ class MixtureOfFactorAnalyzers(Model):
         means = pyro.param("means", torch.zeros(k, d))
         loadings = pyro.param("loadings", torch.eye(d, q).expand(k, d, q))
         start = torch.ones(k, d) if own else torch.ones(d)
-        variances = pyro.param("variances", start, constraint=constraints.positive)
+        variances = pyro.param("variances", start, constraint=above(self.floor))
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             t = pyro.sample("t", dist.Normal(torch.zeros(q), 1.0).to_event(1))

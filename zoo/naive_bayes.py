@@ -14,6 +14,7 @@ from torch.nn import Buffer
 from torch.nn.functional import one_hot
 
 from zoo.checks import MOST_LEVELS, check_varies
+from zoo.constant_columns import KNOWN, above, floors, note, rows_of_prior
 from zoo.declare.fields import Category, Real
 from zoo.declare.model import Model
 from zoo.errors import DataError
@@ -106,7 +107,11 @@ class NaiveBayes(Model):
         if self.features != "normal":
             self.dims["probs"] = ("category", "feature", *deep)
         center, variance = column_moments(x, self.row_weights, self.missing.get("x"))
-        self.center, self.variance = Buffer(center), Buffer(variance)
+        if self.features == "normal":
+            self.remarks = note(self, variance)
+        self.center, self.rows = Buffer(center), Buffer(rows_of_prior(variance, self.smoothing or 0.0))
+        self.floor = Buffer(floors(column_moments(x, None, self.missing.get("x"))[1]))
+        self.variance = Buffer(torch.where(variance > 0, variance, self.floor))
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Start from the rows that have labels, one average row added to each class."""
@@ -119,7 +124,8 @@ class NaiveBayes(Model):
             means = (member.T @ (seen * x) + self.center) / count
             squares = member.T @ (seen * (x - self.center).square()) + self.variance
             variances = squares / count - (means - self.center).square()
-            return {**start, "means": means, "precisions": 1 / variances.maximum(FEW * self.variance)}
+            variances = torch.where(self.rows < KNOWN, variances.maximum(FEW * self.variance), self.variance)
+            return {**start, "means": means, "precisions": 1 / variances}
         cells = seen * x if self.features == "counts" else one_hot(x.long(), self.levels) * seen[..., None]
         totals = torch.einsum("nk,n...->k...", member, cells.to(x)) + (cells.sum(0) + 1) / (cells.sum() + 1)
         return {**start, "probs": totals / totals.sum(-1, keepdim=True)}
@@ -153,8 +159,8 @@ class NaiveBayes(Model):
         """Means and precisions of the columns of each class."""
         if self.smoothing is None:
             means = pyro.param("means", torch.zeros(k, d))
-            return means, pyro.param("precisions", torch.ones(k, d), constraint=constraints.positive)
-        half = 0.5 * self.smoothing
+            return means, pyro.param("precisions", torch.ones(k, d), constraint=above(self.floor, "precisions"))
+        half = 0.5 * self.rows
         precisions = pyro.sample("precisions", dist.Gamma(1 + half, (half * self.variance).expand(k, d)).to_event(2))
         scale = (2 * half * SHRINKAGE * precisions).rsqrt()
         return pyro.sample("means", dist.Normal(self.center, scale).to_event(2)), precisions

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zoo.checks import check_factors, check_range
+from zoo.constant_columns import note
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import expected_factors, principal_axes
+from zoo.initial import column_moments, expected_factors, principal_axes
 
 
 class PPCA(Model):
@@ -57,6 +58,10 @@ class PPCA(Model):
         """Refuse data in which so many factors leave no noise."""
         check_range(x, self.coords["feature"])
         check_factors(x, self.factors)
+
+    def setup(self, x: Tensor) -> None:
+        """Note the columns that do not vary."""
+        self.remarks = note(self, column_moments(x, None, self.missing.get("x"))[1], shared=True)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start on the way to the principal axes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import pyro
@@ -10,11 +11,13 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import Buffer
 
 from zoo.checks import check_rows
+from zoo.constant_columns import above, floors, note, refuse
 from zoo.declare.fields import Real
 from zoo.declare.model import Model
-from zoo.initial import cluster_moments, kmeans
+from zoo.initial import cluster_moments, column_moments, kmeans
 
 START = 5.0  # degrees of freedom that estimates start from
 NORMAL = 1000.0  # degrees of freedom that are as good as infinite
@@ -77,8 +80,23 @@ class StudentTMixture(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse too few distinct rows, and columns that do not vary."""
+        """Refuse too few distinct rows, and columns that do not vary where they would tell of the tails of others."""
         check_rows(x, self.components, self.coords["feature"])
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        if self.covariance == "full":
+            refuse(
+                self, variance, "the weight of a row is that of all its columns", "use covariance='diag', or drop it"
+            )
+        elif self.df is None:
+            refuse(self, variance, "degrees of freedom are those of all columns", "give df, or drop it")
+
+    def setup(self, x: Tensor) -> None:
+        """Note the columns that do not vary."""
+        _, variance = column_moments(x, None, self.missing.get("x"))
+        df = self.df or START
+        peak = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+        self.remarks = note(self, variance, peak=peak)
+        self.floor = Buffer(floors(variance).sqrt())
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
         """Start from k-means++ clusters; outliers make their spread too large, which EM mends."""
@@ -105,7 +123,7 @@ class StudentTMixture(Model):
             matrices = pyro.param("covariances", torch.eye(d).expand(k, d, d), constraint=constraints.positive_definite)
             roots = torch.linalg.cholesky(matrices)
         else:
-            scales = pyro.param("scales", torch.ones(k, d), constraint=constraints.positive)
+            scales = pyro.param("scales", torch.ones(k, d), constraint=above(self.floor))
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             tails = df if self.df is not None else df[z]

@@ -192,12 +192,17 @@ class ScaleBlock(ConjugateBlock):
         alive = found.isfinite() & ((found > torch.finfo(found.dtype).tiny) if not self.family.event_dim else True)
         return {self.name: torch.where(alive, found, current)}
 
-    def spread(self, expected: EStep) -> Tensor:
-        """Variance of neighbours in the data, averaged over what shares a cell; of each column, if it is a matrix."""
+    def spread(self, expected: EStep, *, varying: bool = False) -> Tensor:
+        """Variance of neighbours in the data, averaged over what shares a cell; of each column, if it is a matrix.
+
+        With `varying`, of columns that do not vary it is 0.
+        """
         shape, own = self.shape(expected, min(self.family.event_dim, 1)), [None] * min(self.family.event_dim, 1)
         found = []
         for use in self.uses:
             spread = expected.plan.spread(use.site, locally=True)
+            if varying and use.site.name in expected.plan.still:
+                spread = spread.masked_fill(expected.plan.still[use.site.name], 0.0)
             if (same := _laid_out(expected, use, spread, shape)) is not None:
                 found.append(same)
                 continue
@@ -214,7 +219,7 @@ class ScaleBlock(ConjugateBlock):
         use = self.uses[0]
         likelihood = self._likelihood(expected, use)
         dispersion = likelihood.scales[use.argument].dispersion(expected.values[self.name])
-        low = likelihood.at_floor(dispersion, self.spread(expected))
+        low = likelihood.at_floor(dispersion, self.spread(expected, varying=True))
         low = low.reshape(low.shape[0] if low.ndim else 1, -1).any(-1)
         return collapse_notes(self.name, low.nonzero()[:, 0].tolist(), component=bool(use.parent.index))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from inference.conjugate.exponential_family import Current, Entries, ExponentialFamily, Likelihood, Moments
+from zoo.constant_columns import FLOOR
 
-FLOOR = 1e-6  # smallest variance, as a share of that of neighbours in the data along the same column
 NEAR = 1e-10  # smallest distance from the location, in units of the scale: the weight of what is nearer has no bound
 
 
@@ -65,7 +65,7 @@ class LocationScale(Likelihood):
         return torch.maximum(dispersion, self.least(spread))
 
     def at_floor(self, dispersion: Tensor, spread: Tensor) -> Tensor:
-        """Whether each dispersion is next to the least."""
+        """Whether each dispersion is next to the least; where there is no spread, none is."""
         return dispersion <= self.least(10 * spread)
 
 

@@ -17,8 +17,9 @@ from inference.conjugate.exponential_family import (
     Moments,
     OuterProduct,
 )
-from inference.conjugate.location_scale import FLOOR, LocationScale, Scale
+from inference.conjugate.location_scale import LocationScale, Scale
 from inference.conjugate.wishart import inverse
+from zoo.constant_columns import FLOOR
 
 
 def _precision(tril: Tensor) -> Moments:
@@ -135,12 +136,16 @@ class MultivariateNormal(LocationScale, ConjugatePrior):
             return scaled * scale  # all are above it; a Cholesky factorization takes a tenth of the time of eigenvalues
         values, vectors = torch.linalg.eigh(scaled)
         raised = (vectors * values.clamp_min(FLOOR)[..., None, :]) @ vectors.mT
+        still = (scaled == 0).all(-1)  # columns that do not vary, which rounding must not tie to others
+        raised = torch.where(still[..., :, None] | still[..., None, :], floor, raised)
         bounded: Tensor = torch.where(values[..., :1, None] < FLOOR, raised, scaled) * scale
         return bounded
 
     def at_floor(self, dispersion: Tensor, spread: Tensor) -> Tensor:
-        """Whether the smallest eigenvalue of each covariance is next to its floor."""
-        least: Tensor = torch.linalg.eigvalsh(dispersion / _outer(spread.sqrt()))[..., 0]
+        """Whether the smallest eigenvalue of each covariance, without columns of no spread, is next to its floor."""
+        still = spread <= 0
+        scaled = dispersion / _outer(torch.where(still, 1.0, spread).sqrt())
+        least: Tensor = torch.linalg.eigvalsh(scaled + torch.diag_embed(still.to(scaled)))[..., 0]
         return least <= 10 * FLOOR
 
 

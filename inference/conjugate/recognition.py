@@ -10,7 +10,7 @@ from torch import Tensor
 from inference.conjugate.exponential_family import Likelihood
 from inference.conjugate.linear import Coordinates, LinearLikelihood
 from inference.conjugate.local_spread import local_spread
-from inference.conjugate.location_scale import FLOOR
+from zoo.constant_columns import FLOOR, units
 from zoo.errors import MethodError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -76,6 +76,8 @@ class Recognition:
         Observed site -> the variance of its data.
     locally
         Observed site -> the variance among neighbours in its data, that floors are relative to.
+    still
+        Observed site -> which columns of its data do not vary.
     incomplete
         Sites that would have a likelihood here, were it not for missing values.
     weighed
@@ -91,6 +93,7 @@ class Recognition:
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
     locally: Values = field(default_factory=dict)
+    still: Values = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)
     weighed: list[str] = field(default_factory=list)
     in_values: set[str] = field(default_factory=set)
@@ -175,7 +178,8 @@ class Recognition:
             spread = (share * (flat - anchor - center).square()).sum(0)
         if self.likelihoods[site.name].centered:
             self.centers[site.name] = anchor + center
-        self.spreads[site.name] = spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        self.still[site.name] = spread <= 0
+        self.spreads[site.name] = spread = units(spread)
         seen_only = flat if cells is None else torch.where(cells.missing.reshape(flat.shape), torch.nan, flat)
         self.locally[site.name] = local_spread(seen_only - anchor, spread, FLOOR)
 

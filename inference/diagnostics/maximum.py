@@ -13,6 +13,7 @@ from torch.distributions.transforms import identity_transform
 from guides.curvature import hessian, slope
 from inference.diagnostics.verdict import CARE, DISTRUST, TRUST
 from zoo.program.program import Program
+from zoo.replay.above import Above
 from zoo.replay.bijections import bijection
 from zoo.replay.evaluate import Values, many
 
@@ -21,7 +22,10 @@ CELLS = 2_000_000  # entries of the data, for each of their states, times unknow
 CHUNK = 64  # places that are looked at in one call
 SADDLE = 1e-6  # curvature upwards, in that of each unknown by itself, at which a point is no maximum
 FLAT = 1e-8  # and downwards, below which it is none that the data determine
+SHARP = 1e5  # curvature, in that of most unknowns, to which others are held at most: columns may be next to constant
+KNOWN = 1e9  # and beyond which a prior has left nothing to learn
 STILL = 1e-100  # change of a value per unit of its coordinate, at which it stands still at the edge of its support
+EDGE = 0.01  # of a variance that moves with its coordinate, below which it is at its floor
 GAIN = 0.01  # nats that a Newton step may promise at a maximum
 FAR = 3.0  # standard errors, by the curvature, at which the objective is looked at once more
 FALL = 0.1  # nats by which it has to have fallen there, where a parabola has by 4.5
@@ -167,9 +171,12 @@ def _local(program: Program, values: Values, diagnostics: dict[str, float]) -> s
         return f"the log density or its gradient is not finite at the end, along {surface.name(at)!r}"
     if not bool(precision.isfinite().all()):
         return ""
-    precision, gradient = precision[kept][:, kept], gradient[kept]
-    unit = precision.diagonal().abs().sqrt().clamp_min(1e-150)
-    free = precision.diagonal().abs() > FLAT * float(precision.diagonal().abs().max())
+    bend = precision.diagonal().abs()
+    most = bend[kept].quantile(0.75)
+    kept = kept[bend[kept] <= KNOWN * most]
+    precision, gradient, bend = precision[kept][:, kept], gradient[kept], bend[kept]
+    unit = bend.sqrt().clamp_min(1e-150)
+    free = bend > FLAT * float(bend.max().clamp_max(SHARP * most))
     curvature, vectors = torch.linalg.eigh(precision / unit[:, None] / unit)
     diagnostics["curvature"] = float(curvature[0])
     name = surface.name(int(kept[vectors[:, 0].abs().argmax()]))
@@ -196,11 +203,19 @@ def _inside(surface: Objective, u: Tensor) -> Tensor:
     """Coordinates along which values move: not those of probabilities that are 0.
 
     Such are zeros that a chain was declared with, transitions that it has not, and those that closed-form steps came to
-    as the likelihood falls away from them. There is nothing to be determined.
+    as the likelihood falls away from them. There is nothing to be determined. Nor is there of variances at the floor of
+    columns that do not vary.
     """
-    moves = torch.zeros_like(u)
-    for slope_of in torch.func.jacrev(surface.values)(u).values():
-        moves = torch.maximum(moves, slope_of.abs().reshape(-1, len(u)).amax(0))
+    moves, values = torch.zeros_like(u), surface.values(u)
+    for name, slope_of in torch.func.jacrev(surface.values)(u).items():
+        change = slope_of.abs()
+        if isinstance(surface.program.sites[name].support, Above):
+            value = values[name]
+            if surface.program.sites[name].support.event_dim:
+                root = value.diagonal(dim1=-2, dim2=-1).sqrt()
+                value = root[..., :, None] * root[..., None, :]
+            change = change.masked_fill(change < EDGE * value[..., None], 0.0)
+        moves = torch.maximum(moves, change.reshape(-1, len(u)).amax(0))
     return (moves > STILL).nonzero()[:, 0]
 
 

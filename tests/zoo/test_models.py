@@ -511,7 +511,6 @@ WRONG = {
     "as many factors as columns": (zoo.PPCA(3), SIZES, "fewer factors than columns, found 3 factors and 3 columns"),
     "factors for one column": (zoo.FactorAnalysis(), [[1.0], [2.0]], "fewer factors than columns"),
     "few rows for factors": (zoo.PPCA(2), SIZES[:3], r"explain the 3 rows without error.*2 direction\(s\)"),
-    "constant column for factors": (zoo.FactorAnalysis(), np.c_[SIZES, np.ones(6)], "column 3 is constant"),
     "one row of factors": (zoo.PPCA(), SIZES[:1], "0 direction"),
     "huge factors": (zoo.PPCA(), np.array(SIZES) * 1e200, "too large"),
     "rows that are the same": (zoo.KMeans(), [[1.0, 2.0]] * 3, "the same"),

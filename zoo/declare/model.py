@@ -99,7 +99,8 @@ class Model(PyroModule, metaclass=_ModelType):
 
     In these three, ``self.coords`` maps the data's dimensions to their labels, ``self.data_dims`` the fields to the
     names of their dimensions, ``self.row_weights`` holds the weight of each row, or None, and ``self.missing`` maps
-    fields with missing cells to where these are; the field itself holds made-up numbers there.
+    fields with missing cells to where these are; the field itself holds made-up numbers there. What `setup` finds that
+    users should know, sentences in ``self.remarks``, stands among the warnings of a fit.
 
     Raises
     ------
@@ -114,6 +115,7 @@ class Model(PyroModule, metaclass=_ModelType):
     row_weights: Tensor | None = None
     missing: Mapping[str, Tensor] = {}
     data_dims: Mapping[str, tuple[str, ...]] = {}
+    remarks: tuple[str, ...] = ()
     __signature__ = _Signature()
     fields: ClassVar[dict[str, Field]] = {}
     hyperparameters: ClassVar[dict[str, tuple[Any, Any]]] = {}
@@ -129,6 +131,7 @@ class Model(PyroModule, metaclass=_ModelType):
             "row_weights",
             "missing",
             "data_dims",
+            "remarks",
         }
         try:
             hints = get_type_hints(cls, include_extras=True)

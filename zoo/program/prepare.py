@@ -71,7 +71,7 @@ def prepare(
             f"weights count each row by itself, and site {program.together!r} observes all rows at once; leave them "
             f"out, or observe it inside `with pyro.plate({bound.row!r}, ...)`"
         )
-    noted = (*blank_rows(program.structure, program.data), *flat_priors(program.structure))
+    noted = (*program.model.remarks, *blank_rows(program.structure, program.data), *flat_priors(program.structure))
     if noted:
         program.data = replace(program.data, notes=(*program.data.notes, *noted))
     return program

@@ -186,7 +186,10 @@ def moved_to(value: Tensor, support: Any, name: str, far: tuple[float, float] | 
     if lowest_count(support) is not None:
         return value
     transform = bijection(support, name)
-    u = transform.inv(value)
+    try:
+        u = transform.inv(value)
+    except RuntimeError:  # a made-up matrix next to singular, in single precision, has no factor
+        return value
     if far is not None and not isinstance(transform, CholeskyVector):  # a random triangle far out has no condition
         u = (far[0] if transform is identity_transform else far[1]) * (u + u.sign())
     else:

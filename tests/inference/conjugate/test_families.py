@@ -23,7 +23,6 @@ from inference.conjugate import closed_form
 from inference.conjugate.coefficients import LinearPosterior
 from inference.conjugate.exponential_family import Likelihood, family_named
 from inference.conjugate.joint_normal import NormalGamma, NormalInverseGamma, NormalWishart
-from inference.conjugate.location_scale import FLOOR
 from inference.conjugate.multivariate_normal import MultivariateNormal
 from inference.conjugate.posteriors import Single, read
 from inference.conjugate.wishart import inverse
@@ -32,6 +31,7 @@ from tests.cases.conjugate import COUNTS, MATRIX, STORIES, VECTOR, WEIGHTS, V, l
 from tests.cases.models import ROWS, ZOO_CASES, BernoulliMixture, PoissonMixture
 from tests.cases.spread import spread
 from zoo import Count, Positive, Real
+from zoo.constant_columns import FLOOR
 from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
 

@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 
 from inference.conjugate.joint_normal import NormalGamma, NormalInverseGamma, NormalWishart
-from inference.conjugate.multivariate_normal import FLOOR, MultivariateNormal
+from inference.conjugate.multivariate_normal import MultivariateNormal
 from inference.conjugate.normal import Normal
+from zoo.constant_columns import FLOOR
 
 AT = torch.float64
 

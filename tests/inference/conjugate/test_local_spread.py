@@ -11,7 +11,7 @@ import torch
 import zoo
 from inference import fit
 from inference.conjugate.local_spread import local_spread
-from inference.conjugate.location_scale import FLOOR
+from zoo.constant_columns import FLOOR
 
 LEVELS = np.concatenate([np.random.default_rng(seed).normal(m, 1, 100) for seed, m in enumerate([0.0, 1e4] * 3)])
 WITHIN = [LEVELS[LEVELS < 5e3].var(), LEVELS[LEVELS > 5e3].var()]

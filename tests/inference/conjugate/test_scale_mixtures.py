@@ -18,10 +18,10 @@ import zoo
 from inference import CAVI, EM, Exact, fit
 from inference.conjugate import closed_form
 from inference.conjugate.local_spread import local_spread
-from inference.conjugate.location_scale import FLOOR
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.stepwise import RunningAverages
 from zoo import MethodError, Real
+from zoo.constant_columns import FLOOR
 from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
 

@@ -735,7 +735,6 @@ BAD = {
     "no counts": (zoo.HiddenMarkov(emission="poisson"), [[0, 1], [0, 2], [0, 0]], "column 0: all counts are 0"),
     "states": (zoo.HiddenMarkov(4), np.arange(3.0), r"more components \(4\)"),
     "states of counts": (zoo.HiddenMarkov(4, emission="poisson"), [1, 2, 2, 1], r"components \(4\)"),
-    "a constant column": (zoo.HiddenMarkov(), [[1.0, 2.0], [2.0, 2.0], [3.0, 2.0]], "column 1 is constant"),
 }
 
 
