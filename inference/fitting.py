@@ -10,6 +10,7 @@ import torch
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
 from inference.runtime.gradients import differentiable
+from inference.runtime.interruption import interruptible
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
@@ -63,6 +64,7 @@ def fit(
     Returns
     -------
     Fit
+        At Ctrl-C, while a method climbs or draws, of the best so far, with ``converged=False``; a second one raises.
 
     Raises
     ------
@@ -76,9 +78,11 @@ def fit(
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None), differentiable():
         with threads_for_data(data):
             program = prepare(model, data, device=device, dtype=dtype, weights=weights, columns=columns)
-        with threads_for(program):
+        with threads_for(program), interruptible() as interruption:
             method.check(program)
             outcome = method.run(program, progress=progress)
+    if interruption.asked:
+        outcome = outcome.interrupted()
     return Fit(program, method, outcome, seed, time.perf_counter() - began)
 
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Protocol, Self, TypeVar
 
 import pandas as pd
@@ -90,6 +91,16 @@ class Outcome:
     def judged(self) -> Outcome:
         """Return the outcome with all that is said of it."""
         return self if self.judge is None else self.judge(replace(self, judge=None))
+
+    def interrupted(self) -> Outcome:
+        """Return the outcome of a run that was ended by Ctrl-C, which has not converged whatever its rule says."""
+        reason = f"interrupted by Ctrl-C after {self.steps} steps; this is the best so far"
+        judge = None if self.judge is None else partial(_judged_as_interrupted, self.judge)
+        return replace(self, converged=False, reason=reason, judge=judge)
+
+
+def _judged_as_interrupted(judge: Callable[[Outcome], Outcome], outcome: Outcome) -> Outcome:
+    return replace(judge(outcome), converged=False, reason=outcome.reason)
 
 
 class Fitted(Protocol):

@@ -12,6 +12,7 @@ from inference.conjugate import EStep
 from inference.coordinate.acceleration import USELESS, Acceleration, either
 from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import StoppingRule, rounding
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor
 
 
@@ -117,31 +118,32 @@ def ascend(
     """
     ascents = [Ascent(monitor) for monitor in monitors]
     climbing = list(ascents)
-    for step in range(way.first, rule.max_steps + 1):
-        values = way.objective()
-        going = []
-        for row, (ascent, value) in enumerate(zip(climbing, values, strict=True)):
-            if math.isnan(value):
-                ascent.failure = f"the objective is not a number after {step} {rule.unit}"
-                continue
-            ascent.history.append(value)
-            ascent.monitor.record(step, way.shown(row, value))
-            known = way.left(row)
-            left = rule.left(ascent.history) if known is None else known
-            if step < rule.max_steps and not rule.stops(ascent.history, left):
-                going.append(row)
-                continue
-            ascent.steps, (ascent.converged, ascent.reason) = step, rule.judge(ascent.history, step, left)
-            if ascent.converged and way.obstacle:  # it stands still because it could not move
-                ascent.converged, ascent.reason = False, way.obstacle
-            ascent.hastened = way.hastened(row)
-            way.end(row, ascent)
-        if not going:
-            break
-        if together is not None:
-            together.record(step, max(values))
-        climbing = [climbing[row] for row in going]
-        way.step(going)
+    with listening() as stop:
+        for step in range(way.first, rule.max_steps + 1):
+            values = way.objective()
+            going = []
+            for row, (ascent, value) in enumerate(zip(climbing, values, strict=True)):
+                if math.isnan(value):
+                    ascent.failure = f"the objective is not a number after {step} {rule.unit}"
+                    continue
+                ascent.history.append(value)
+                ascent.monitor.record(step, way.shown(row, value))
+                known = way.left(row)
+                left = rule.left(ascent.history) if known is None else known
+                if step < rule.max_steps and not (stop() or rule.stops(ascent.history, left)):
+                    going.append(row)
+                    continue
+                ascent.steps, (ascent.converged, ascent.reason) = step, rule.judge(ascent.history, step, left)
+                if ascent.converged and way.obstacle:  # it stands still because it could not move
+                    ascent.converged, ascent.reason = False, way.obstacle
+                ascent.hastened = way.hastened(row)
+                way.end(row, ascent)
+            if not going:
+                break
+            if together is not None:
+                together.record(step, max(values))
+            climbing = [climbing[row] for row in going]
+            way.step(going)
     return ascents
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from inference.coordinate.ascent import State
 from inference.coordinate.convergence import StoppingRule
 from inference.coordinate.loop import Ascent, Way, ascend
+from inference.runtime.interruption import asked
 from inference.runtime.monitor import Monitor, Told
 from zoo.errors import FitError, ModelError
 
@@ -174,8 +175,10 @@ class Restarts:
         self, indices: range, start: Callable[[int], State], failures: list[str], *, progress: Told | bool
     ) -> tuple[list[Ascent], list[str]]:
         """Climb from one start after the other."""
-        ascents = []
+        ascents: list[Ascent] = []
         for index in indices:
+            if ascents and asked():
+                break
             title = f"{self.name} {index + 1}/{self.count}"
             with (
                 Monitor(title, self.rule.max_steps, show=progress) as monitor,

@@ -16,11 +16,13 @@ import torch
 from pyro.infer.mcmc import NUTS as PyroKernel
 from torch import Tensor
 
+from inference.runtime.interruption import ask
 from inference.runtime.monitor import Monitor
 from inference.sampling.unconstrained import Target
 from zoo.errors import FitError
 
 ROWS = 200  # of the trace, at most
+FEWEST = 100  # draws that a chain has made, for a run that is interrupted to be a result
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Clock:
 
     def __init__(self, chains: int, length: int, monitor: Monitor, target: Target) -> None:
         self.times: list[float] = []
-        self.shape, self.monitor, self.target = (chains, length), monitor, target
+        self.monitor, self.target = monitor, target
         self.every = max(1, chains * length // ROWS)
 
     def tick(self) -> None:
@@ -77,7 +79,7 @@ class Clock:
 
     def trace(self, lp: np.ndarray) -> list[tuple[int, float, float]]:
         """Rows of the trace from the log density of each draw, (chains, warmup + draws)."""
-        reached = np.resize(self.times, self.shape)[-1]  # when the last chain made it
+        reached = np.resize(self.times, lp.shape)[-1]  # when the last chain made it
         every = max(1, lp.shape[1] // ROWS)
         return [(i + 1, float(reached[i]), float(lp[:, i].mean())) for i in range(every - 1, lp.shape[1], every)]
 
@@ -127,6 +129,10 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
     )
     try:
         raw = running.wait()
+    except KeyboardInterrupt:
+        if not ask():
+            raise
+        raw = running.abort()
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise FitError(f"nuts: nutpie stopped: {reason}") from error
@@ -134,6 +140,7 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
         if not running.is_finished:
             running.cancel()
     drawn, said = raw.get_arrow_trace()
+    drawn, said = _whole(drawn, said, settings)
     u = np.stack([pyarrow.array(d.column("u")).flatten().to_numpy().reshape(-1, size) for d in drawn])
 
     def stat(name: str) -> np.ndarray:
@@ -153,6 +160,15 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
     stats |= {n: stats[n].astype(np.int64) for n in ("tree_depth", "n_steps")}
     name = f"nutpie {version('nutpie')}"
     return Chains(u[:, settings.warmup :], stats, name, target.calls, clock.trace(lp))
+
+
+def _whole(drawn: Any, said: Any, settings: SamplerSettings) -> tuple[list[Any], list[Any]]:
+    """Return the chains that have all their draws, or the one that has most of a run that was interrupted before."""
+    length = max(settings.warmup + min(settings.draws, FEWEST), *(d.num_rows for d in drawn))
+    chains = [(d, s) for d, s in zip(drawn, said, strict=True) if d.num_rows == length]
+    if not chains:
+        raise KeyboardInterrupt(f"before the first {FEWEST} draws of the first chain")
+    return [d for d, _ in chains], [s for _, s in chains]
 
 
 class _Potential(torch.autograd.Function):

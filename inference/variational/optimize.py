@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from guides.variational import Noise
 from inference.compiled.compile import Compile, Lowered, lower, worth
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor
 from inference.variational.adam import Moments, descend
 from inference.variational.batches import Batches
@@ -216,16 +217,19 @@ class Climb(Standing):
         stream = batches.stream(self.taken * parts)
         noise = self._noise(batches.rows, draws, window * parts)
         self.beta.fill_(beta)
-        while not self.finished and self.taken < steps:
-            if warm_up:
-                self.beta.fill_(beta * min(1.0, (self.taken + 1) / (warm_up + 1)))
-            each = [self.gathered.own(self.bound, next(noise), next(stream)) for _ in range(parts)]
-            self._record(self.step(slope, each))
-            self.average()
-            if self.taken % window == 0:
-                shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
-                if file is not None and file.due(self.taken, window):
-                    file.save(self.state())
+        with listening() as stop:
+            while not self.finished and self.taken < steps:
+                if warm_up:
+                    self.beta.fill_(beta * min(1.0, (self.taken + 1) / (warm_up + 1)))
+                each = [self.gathered.own(self.bound, next(noise), next(stream)) for _ in range(parts)]
+                self._record(self.step(slope, each))
+                self.average()
+                if self.taken % window == 0:
+                    shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
+                    if file is not None and file.due(self.taken, window):
+                        file.save(self.state())
+                    if stop():
+                        break
         if file is not None:
             file.save(self.state())
 
