@@ -25,7 +25,7 @@ class Interruption:
     def ask(self) -> None:
         """Note it, and say what happens."""
         self.asked = True
-        print("\nCtrl-C: ending with the best so far; once more to stop at once", file=sys.stderr)
+        sys.stderr.write("\nCtrl-C: ending with the best so far; once more to stop at once\n")
 
 
 _NOW: ContextVar[Interruption | None] = ContextVar("interruption", default=None)

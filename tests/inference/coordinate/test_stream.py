@@ -181,7 +181,7 @@ def test_a_streamed_fit_is_saved_and_loaded(files, rows, tmp_path):
 def test_errors_name_the_file_and_the_remedy(tmp_path, files):
     with pytest.raises(DataError, match="no such file"):
         zoo.stream(tmp_path / "nothing.npy")
-    with pytest.raises(DataError, match="Parquet, CSV or NPY"):
+    with pytest.raises(DataError, match="a stream reads Parquet, CSV, TSV"):
         zoo.stream(tmp_path / "rows.xlsx")
     for chunk in (0, -1, 2.5, True):
         with pytest.raises(DataError, match="chunk"):
