@@ -105,4 +105,5 @@ def test_mypy_has_nothing_to_say_of_the_readme(installed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "readme.py"
     file.write_text("\n\n".join(blocks), encoding="utf-8")
-    assert checked(installed, file).startswith("Success"), checked(installed, file)
+    said = checked(installed, file, "--disable-error-code=import-untyped")  # scikit-learn has no types
+    assert said.startswith("Success"), said
