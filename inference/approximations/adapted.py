@@ -35,14 +35,10 @@ def proposals(
     counts = any(s.site.countable for s in program.view.locals)  # which no Normal proposes
     if counts or not approximation.covers_new_rows or count < FEWEST:
         return local
-    data = program.data
-    gaps = torch.zeros(len(data), dtype=torch.bool, device=program.device)
-    for missing in (m for n, m in data.missing.items() if n in data.row_fields):
-        gaps |= missing.reshape(len(data), -1).any(1)
-    if not bool(gaps.any()):
+    rows = incomplete(program)
+    if not len(rows):
         return local
-    rows = gaps.nonzero()[:, 0]
-    part = program.rebind(data.take(rows))
+    part = program.rebind(program.data.take(rows))
     axes = {s.site.name: (s.row_axis or 0) + 1 for s in program.view.locals}
     some = {n: v.index_select(axes[n], rows) for n, v in local[0].items()}, local[1][:, rows]
     if bool((_effective(pointwise(part, points, draws, some).double()) >= SHARE * count).all()):
@@ -50,6 +46,15 @@ def proposals(
     moved, log_q = _adapted(part, points, draws, count, some)
     values = {n: v.clone().index_copy_(axes[n], rows, moved[n].to(v)) for n, v in local[0].items()}
     return values, local[1].clone().index_copy_(1, rows, log_q.to(local[1]))
+
+
+def incomplete(program: Program) -> Tensor:
+    """Numbers of the rows with missing cells."""
+    data = program.data
+    gaps = torch.zeros(len(data), dtype=torch.bool, device=program.device)
+    for missing in (m for n, m in data.missing.items() if n in data.row_fields):
+        gaps |= missing.reshape(len(data), -1).any(1)
+    return gaps.nonzero()[:, 0]
 
 
 def _adapted(

@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from inference.approximations.adapted import incomplete, proposals
 from inference.approximations.conjugate import Conjugate
-from inference.approximations.rows import NUMBERS
+from inference.approximations.rows import NUMBERS, pointwise
 from inference.diagnostics.coordinates import dimension_names, labels_of
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.local_moments import exact_moments
@@ -57,7 +58,7 @@ def encode(answer: Answer, new: Source | Data | None = None, draws: int = 0, see
     whole = not answer.approximation.covers_new_rows
     with answer.running(Stream.ENCODE, seed):
         chunks = row_chunks(program, whole=whole, draws=max(1, draws) * program.view.local_size)
-        parts = [_drawn(answer, c, draws) if draws else _moments(answer, c) for c in chunks]
+        parts = [_coded(answer, c, draws) for c in chunks]
     lead = 1 if draws else 0
     made: dict[str, tuple[list[str], np.ndarray]] = {}
     for site in sites:
@@ -78,6 +79,42 @@ def labels(program: Program, made: Mapping[str, tuple[Sequence[str], np.ndarray]
     sizes = {d: n for dims, array in made.values() for d, n in zip(dims, array.shape, strict=True)}
     known = labels_of(program, {n: tuple(dims) for n, (dims, _) in made.items()})
     return {d: known[d] for d, size in sizes.items() if d in known and len(known[d]) == size}
+
+
+def _coded(answer: Answer, program: Program, draws: int) -> Values:
+    """Draws of q, or moments; of rows with missing cells those of their posterior, which an encoder does not know."""
+    found = _drawn(answer, program, draws) if draws else _moments(answer, program)
+    q, rows = answer.approximation, incomplete(program)
+    if not len(rows) or not q.covers_new_rows or isinstance(q, Conjugate) or len(coded(answer)) < len(program.locals):
+        return found
+    chunks = row_chunks(program.rebind(program.data.take(rows)), whole=False, draws=SAMPLED)
+    parts = [_weighed(answer, c, draws) for c in chunks]
+    for site in program.locals:
+        axis = row_axis(program, site) + (1 if draws else 0)
+        for name in found.keys() & {site.name, site.name + SD}:
+            mended = torch.cat([p[name] for p in parts], axis)
+            found[name] = found[name].index_copy(axis, rows, mended.to(found[name]))
+    return found
+
+
+def _weighed(answer: Answer, program: Program, draws: int) -> Values:
+    """Moments of each row's posterior by weighted draws, or `draws` of these by their weights."""
+    globals_ = answer.globals(SAMPLED, program)
+    local, log_q = proposals(program, answer.approximation, answer.points, globals_, SAMPLED)
+    share = torch.softmax(pointwise(program, answer.points, globals_, (local, log_q)).double(), 0)  # (draws, rows)
+    taken = torch.multinomial(share.T, draws, replacement=True).T if draws else None
+    found: Values = {}
+    for site in program.locals:
+        value = local[site.name].movedim(1 + row_axis(program, site), 1)  # (draws, rows, ...)
+        if taken is not None:
+            each = value[taken, torch.arange(value.shape[1], device=value.device)]
+            found[site.name] = each.movedim(1, 1 + row_axis(program, site))
+            continue
+        weight = share.reshape(*share.shape, *[1] * (value.ndim - 2))
+        mean = (weight * value).sum(0)
+        sd = (weight * (value - mean).square()).sum(0).sqrt()
+        found[site.name], found[site.name + SD] = (v.movedim(0, row_axis(program, site)) for v in (mean, sd))
+    return found
 
 
 def _drawn(answer: Answer, program: Program, draws: int) -> Values:

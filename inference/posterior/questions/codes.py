@@ -28,7 +28,7 @@ class CodeQuestions(Result):
         """Return q(z_i | x_i), the codes of rows: mean and standard deviation of each continuous latent, or draws.
 
         It is q itself, one pass through an encoder, not corrected by importance weights; `assign` gives moments that
-        are.
+        are. Of rows with missing cells, for which an encoder has no words, it is their posterior by weighted draws.
 
         Parameters
         ----------

@@ -43,3 +43,25 @@ def test_a_row_with_gaps_has_the_codes_of_what_is_seen() -> None:
     assert got.shape == mean.shape
     error = np.sqrt(np.diag(covariance) / 1000)
     assert (abs(got - mean) < 6 * error).all()
+
+
+@pytest.mark.parametrize("guide", [Exact, Wide])
+def test_encode_of_a_row_with_gaps_is_its_posterior(guide: type) -> None:
+    found = kept(guide, data())
+    half = data(8, seed=5)
+    half[:6, [1, 3]] = math.nan
+    w, b = weights()
+    seen, offset = w[SEEN], b[SEEN]
+    covariance = np.linalg.inv(np.eye(LATENT) + seen.T @ seen / NOISE**2)
+    mean = (half[:6, SEEN] - offset) @ seen @ covariance / NOISE**2
+    sd = np.sqrt(np.diag(covariance))
+    effective = 400  # of 2000 draws, at least
+    codes = found.encode(half)
+    assert (abs(codes["z"].to_numpy()[:6] - mean) < 5 * sd / np.sqrt(effective)).all()
+    assert (abs(codes["z_sd"].to_numpy()[:6] / sd - 1) < 5 / np.sqrt(2 * effective)).all()
+    draws = found.encode(half, draws=500)["z"].to_numpy()[:, :6]
+    assert (abs(draws.mean(0) - mean) < 5 * sd * np.sqrt(1 / 500 + 1 / effective)).all()
+    whole = found.encode(half[6:], seed=0)["z_sd"].to_numpy()
+    np.testing.assert_allclose(codes["z_sd"].to_numpy()[6:], whole, rtol=0.2)  # rows without gaps have q as it is
+    restored = found.reconstruct(half)["x"].to_numpy()[:6]
+    assert (abs(restored - (mean @ w.T + b)) < 5 * abs(w).max() * sd.sum() / np.sqrt(effective)).all()
