@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -39,7 +40,9 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., time, inputs) to (..., time, outputs)."""
-        state, _ = self.cell(delayed(x).reshape(-1, *x.shape[-2:]))
+        # cuDNN has no gradient in evaluation mode, and warns of weights that are not laid out side by side.
+        with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
+            state, _ = self.cell(delayed(x).reshape(-1, *x.shape[-2:]))
         out: Tensor = self.last(state)
         return out.reshape(*x.shape[:-1], -1)
 

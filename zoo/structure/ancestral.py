@@ -45,7 +45,7 @@ def drawn_in_turn(runner: Runner, probes: Probes, fields: Sequence[str], names: 
         return False
     if reads is None or bool(reads.diagonal().any()):
         return False
-    circles, _ = connected_components(reads.numpy(), directed=True, connection="strong")
+    circles, _ = connected_components(reads.cpu().numpy(), directed=True, connection="strong")
     return int(circles) == len(reads)
 
 
@@ -70,7 +70,7 @@ def _reads(runner: Runner, probes: Probes, observed: dict[str, str]) -> Tensor |
         value = data.values[field]
         other = next(iter(other_data_of(runner.model, data, field))).values[field].to(value.dtype)
         other = torch.where(other == value, value + 1, other) if value.is_floating_point() else other
-        moved = torch.zeros(len(at), before.shape[1], dtype=torch.bool)
+        moved = torch.zeros(len(at), before.shape[1], dtype=torch.bool, device=value.device)
         for start in (start for _ in range(ROUNDS) for start in range(0, len(at), len(value))):
             entries = torch.arange(start, min(start + len(value), len(at)))
             rows = torch.randperm(len(value))[: len(entries)]
@@ -80,7 +80,7 @@ def _reads(runner: Runner, probes: Probes, observed: dict[str, str]) -> Tensor |
             if now is None:
                 return None
             same = (now == before) | (now.isnan() & before.isnan())
-            moved[entries] |= ~same[rows].cpu()
+            moved[entries] |= ~same[rows]
         found.append(moved)
     return torch.cat(found)
 
