@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -80,6 +80,14 @@ class _Move:
 
 
 def _find(program: Program) -> Iterator[StateGroup]:
+    if program.whole is not program:  # its one log density has the symmetries of what it is the integral of
+        for group in exchangeable(program.whole):
+            left = {s.name for s in (*program.latents, *program.parameters)}
+            axes = {n: a for n, a in group.axes.items() if n in left}
+            reflected = {n: r for n, r in group.reflected.items() if n in left}
+            if axes or reflected:
+                yield replace(group, axes=axes, reflected=reflected)
+        return
     rows = program.structure.example_rows
     if rows is not None and int(rows.max()) >= len(program.data):  # a program traced on more rows
         rows = None

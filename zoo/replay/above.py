@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
-from torch.distributions.transforms import ExpTransform
+from torch.distributions.transforms import ExpTransform, Transform
 
 from zoo.replay.bijections import PositiveDefiniteVector
 
@@ -47,8 +47,8 @@ class Above(constraints.Constraint):
         return inside
 
 
-class AboveExp(ExpTransform):
-    """u -> f + exp(u); log|J| = u."""
+class _Floored(Transform):
+    """Base of the maps from unconstrained numbers to values above a floor."""
 
     def __init__(self, floor: Tensor) -> None:
         super().__init__()
@@ -57,6 +57,10 @@ class AboveExp(ExpTransform):
     def __eq__(self, other: object) -> bool:
         """The same floor is the same map."""
         return type(self) is type(other) and torch.equal(self.floor, getattr(other, "floor", torch.tensor([])))
+
+
+class AboveExp(_Floored, ExpTransform):
+    """u -> f + exp(u); log|J| = u."""
 
     def _call(self, x: Tensor) -> Tensor:
         return self.floor + x.exp()
@@ -79,16 +83,8 @@ class BelowReciprocal(AboveExp):
         return 2 * y.log() - x
 
 
-class AbovePositiveDefinite(PositiveDefiniteVector):
+class AbovePositiveDefinite(_Floored, PositiveDefiniteVector):
     """u -> diag(f) + L L^T, with the Jacobian of the latter."""
-
-    def __init__(self, floor: Tensor) -> None:
-        super().__init__()
-        self.floor = floor
-
-    def __eq__(self, other: object) -> bool:
-        """The same floor is the same map."""
-        return type(self) is type(other) and torch.equal(self.floor, getattr(other, "floor", torch.tensor([])))
 
     def _call(self, x: Tensor) -> Tensor:
         return super()._call(x) + torch.diag(self.floor)
