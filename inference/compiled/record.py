@@ -113,7 +113,7 @@ class _Recorder(TorchDispatchMode):
             raise RuntimeError(f"control flow depends on values, by {func}")
 
     def _note(self, x: Tensor, node: fx.Node) -> None:
-        node.meta["dtype"] = x.dtype
+        node.meta["dtype"], node.meta["shape"] = x.dtype, x.shape
         self.nodes[id(x)] = node
         self.kept.append(x)
 

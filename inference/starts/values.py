@@ -19,6 +19,7 @@ from inference.starts.naming import update_named
 from zoo.errors import FitError, MethodError, ZooError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.structure.structure import spread_rows
 
 SCREENED = 5000  # rows by which one of several starts is chosen
 WIDE = 100.0  # times the data, a scale of locals that says nothing of them
@@ -225,17 +226,21 @@ def starting_values(program: Program) -> Values:
     values = program.initial()
     if not program.enumerated or program.proposes:
         return values
-    few = few_rows(program)
-    found = [(-math.inf, values)]
+    spread = None if program.tied or not program.row else spread_rows(program.data, program.networks)
+    closed_form(program)  # planned on the rows that were traced
+    few, at = (few_rows(program), values) if spread is None else program.some(spread, values)
+    found = [(-math.inf, at)]
     for kind in guesses(program):
-        marginals = first_marginals(few, values, kind)
+        marginals = first_marginals(few, at, kind)
         if marginals is None:
             break
         with suppress(ZooError, SINGULAR):
-            better = update_named(few, values, marginals)
+            better = update_named(few, at, marginals)
             few.check(better)
             found.append(risen(few, better))
     _, best = max(found, key=lambda pair: pair[0])
+    if spread is not None:  # what belongs to one row stays where it was
+        best = {**best, **{s.name: values[s.name] for s in program.locals}}
     try:
         program.check(best)
     except ZooError:

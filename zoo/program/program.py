@@ -16,13 +16,14 @@ from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.program.densities import Densities
 from zoo.program.in_turn import drawn_in_turn
-from zoo.program.starting import check_densities, check_proposal, climbed, middle, origin, raised
+from zoo.program.starting import check_densities, check_observed, check_proposal, climbed, middle, origin, raised
 from zoo.replay.evaluate import Drawn, Replay, Values, call, model_context
 from zoo.replay.masked import OBSERVED
 from zoo.replay.parting import rewritten
 from zoo.replay.random import reseed
 from zoo.replay.sites import Structure
 from zoo.structure.observed import uncovered
+from zoo.structure.structure import spread_rows
 
 PRIOR_DRAWS = 15  # of which the middle is where a latent without a proposal starts
 BLOCK = 1 << 25  # entries of the data times states that are evaluated at a time
@@ -106,6 +107,11 @@ class Program(Densities):
         states = max([1, *(s.cardinality for s in self.enumerated)])
         cells = states * sum(self.data.values[n].numel() for n in self.data.row_fields)
         return list(rows.split(max(1, len(rows) * BLOCK // max(BLOCK, cells))))
+
+    def some(self, rows: Tensor, values: Values) -> tuple[Program, Values]:
+        """Return the program on some of its rows, and these values of everything there."""
+        own = {s.name: values[s.name].index_select(s.batch_dim + s.plate_dim(self.row), rows) for s in self.locals}
+        return self.rebind(self.data.take(rows)), {**values, **own}
 
     # -- simulation --------------------------------------------------------------------------------------------
 
@@ -214,8 +220,16 @@ class Program(Densities):
         return {n: v.to(self.device, self.dtype) for n, v in values.items()}
 
     def check(self, values: Values) -> None:
-        """Raise if a site's log density at these values is not a finite number, naming the site."""
-        blocks = self.row_blocks()
+        """Raise if a site's log density at these values is not a finite number, naming the site.
+
+        Of rows that go through networks some are looked at; values outside of supports are found in all of them.
+        """
+        blocks, spread = self.row_blocks(), spread_rows(self.data, self.networks)
+        if spread is not None and not self.tied and self.row:
+            check_observed(self.observed, self.data)
+            some, own = self.some(spread, values)
+            some.check(own)
+            return
         with torch.no_grad():
             for some in (self.rebind(self.data.take(rows)) for rows in blocks) if len(blocks) > 1 else (self,):
                 check_densities(some.replay(values), self.sites, some.eliminate)

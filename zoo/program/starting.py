@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from zoo.data.data import Data
 from zoo.errors import DataError, ModelError
 from zoo.program.terms import Terms
 from zoo.replay.bijections import bijection
@@ -155,6 +156,20 @@ def raised(values: Values, axes: Mapping[str, int | None], joint: Callable[[Valu
             where = lost.any() if axis is None else lost.reshape([-1 if d == axis else 1 for d in range(value.ndim)])
             found[name] = torch.where(where, 2 * value + 1, value)
     return {}
+
+
+def check_observed(sites: Sequence[Site], data: Data) -> None:
+    """Raise if a value of a field is outside the support of the site that observes it, whatever the latents are.
+
+    Raises
+    ------
+    DataError
+        Naming the site.
+    """
+    for site in sites:
+        moving = any(parent.sites for parent in site.args.values())
+        if site.field in data.values and not (moving and site.family in BOUNDED):
+            check_support(site.name, site.family, site.support, data.values[site.field], data.missing.get(site.field))
 
 
 def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callable[[Values], Terms]) -> None:

@@ -314,9 +314,11 @@ def check_arguments(name: str, fn: Any) -> None:
             )
 
 
-def check_support(name: str, family: str, support: Any, value: Tensor) -> None:
+def check_support(name: str, family: str, support: Any, value: Tensor, missing: Tensor | None = None) -> None:
     """Raise if an observed value is outside the support of the distribution that is to explain it."""
     inside = support.check(value)
+    if missing is not None:  # of an event, all that was seen is looked at as soon as nothing is missing
+        inside = inside | missing.flatten(inside.ndim).any(-1) if missing.ndim > inside.ndim else inside | missing
     if not bool(inside.all()):
         raise DataError(
             f"site {name!r}: {int((~inside).sum())} observed values are outside the support of its "

@@ -8,8 +8,8 @@ with a site's value (`parents`) tells "this site itself" from "a function of it"
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,7 @@ from zoo.structure.ties import find_ties, not_drawn
 PERTURBATION = 0.1  # of network weights, standard deviation
 MOST_DIMENSIONS = 63  # for plates and states: tensors have 64, and draws take one
 SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
+NETWORK_ROWS = 1000  # rows that stand for all where each goes through networks, as often as it is looked at
 
 
 def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> Structure:
@@ -56,8 +57,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         data = replace(data, parted=parted)
         check_raw(model, data, networks, priors)
     first = Discover(priors, completed=completed)
-    with FlopCounterMode(display=False) if networks else nullcontext() as counter:
-        plain = run(model, data, networks, first, None)
+    plain = run(model, data, networks, first, None)
     depth = 0
     for name, node in sample_sites(plain):
         depth = max([depth, *(-f.dim for f in frames_of(node))])
@@ -76,7 +76,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     runner = Runner(model, moved, priors, -1 - depth, shapes, completed)
     with _within_dimensions(plain, depth):
         try:
-            probes = probe(runner, data, part)
+            spread = spread_rows(data, networks)
+            probes = probe(runner, data if spread is None else data.take(spread), part)
             if part is not data and not _same_shapes(plain, probes.base, data.row):
                 probes = probe(runner, data, data)
         except ModelError:  # the model may need what the other rows show
@@ -88,6 +89,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         sites, plates = _describe(data, plain, first, probes)
         check_linear_gaussian(runner, probes, sites)
     with _own_randomness(data):
+        products = _products(runner, probes) if networks else 0
         check_masks(runner, probes.data, probes.base, probes.messenger)
         check_states(runner, probes)
         ties = find_ties(runner, probes)
@@ -106,8 +108,22 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         completed,
         parted,
         in_turn,
-        0 if counter is None else counter.get_total_flops() // 2 // max(1, len(data)),
+        products,
     )
+
+
+def spread_rows(data: Data, networks: Collection[str]) -> Tensor | None:
+    """Rows, spread evenly, that stand for all of a model with networks; None for all of them."""
+    if not (networks and data.row and len(data) > NETWORK_ROWS):
+        return None
+    return torch.linspace(0, len(data) - 1, NETWORK_ROWS).long()
+
+
+def _products(runner: Runner, probes: Probes) -> int:
+    """How many products a row takes in the networks, with all states of its discrete latents side by side."""
+    with FlopCounterMode(display=False) as counter:
+        runner(probes.data, probes.values)
+    return int(counter.get_total_flops()) // 2 // max(1, len(probes.data))
 
 
 def _is_improper(fn: Any) -> bool:

@@ -20,6 +20,7 @@ from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
 from inference.compiled.constants import fold_constants
 from inference.compiled.record import recorded
+from inference.compiled.small_first import LARGE, small_first
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
@@ -450,3 +451,13 @@ def test_no_program_is_built_to_try_the_processor(monkeypatch):
     u = torch.linspace(-1, 1, density.size, dtype=torch.float64)
     for ours, eager in zip(lowered(u), density.gradient(u), strict=True):
         torch.testing.assert_close(ours, eager)
+
+
+def test_results_of_few_numbers_are_worked_out_before_the_loops_that_use_them():
+    x, scale = torch.randn(LARGE, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
+    graph = recorded(lambda x, s: [x * s.exp().sqrt(), s.exp() + 1], [x, scale], {})
+    small_first(graph)
+    graph.recompile()
+    kept = [n for n in graph.graph.nodes if n.target is torch.ops.aten.as_strided.default]
+    assert [n.args[0].target for n in kept] == [torch.ops.aten.sqrt.default]
+    assert torch.equal(graph(x, scale)[0], x * scale.exp().sqrt())
