@@ -1,6 +1,6 @@
 """Training steps of variational autoencoders against torch loops written by hand, and against Pyro and pythae.
 
-Run with: python benchmarks/vae_step.py [--network mlp conv] [--repeats 3] [--batch 128] [--libraries]
+Run with: python benchmarks/vae_step.py [--network mlp conv] [--repeats 3] [--batch 128] [--libraries pyro pythae]
 
 Images of 28 x 28 zeros and ones. "mlp" is 784-400-50 with tanh units, "conv" the encoder and decoder of
 `zoo.networks`, which both sides share but for what the hand-written decoder has of torch: `nn.ConvTranspose2d`. All use

@@ -23,6 +23,7 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.normals import observed_density
 from zoo.replay.sites import ALTERNATIVES, Site, base_distribution
+from zoo.structure.structure import spread_rows
 
 PREDICTORS = ("linear", "bilinear")  # kinds of locations that have a likelihood of their own
 ROUNDING = 64  # rounding errors of the largest density that two ways to the same density may differ by
@@ -56,14 +57,16 @@ def recognize(seen: Recognition) -> EStep:
                 seen.weighed.append(site.name)
         seen.in_values = in_values(program, values, made)
         if structure.example_rows is not None:
+            spread = spread_rows(program.data, program.networks)
+            whole = program if spread is None else program.rebind(program.data.take(spread))
 
             def predicted(site: Site, values: Values, replay: Replay) -> Tensor | None:
                 likelihood = seen.likelihoods.get(site.name)
                 if not isinstance(likelihood, Predictor):
                     return None
-                return likelihood.location(EStep(seen, program, values, replay))["mean"]
+                return likelihood.location(EStep(seen, whole, values, replay))["mean"]
 
-            for name in mistaken(program, values, predicted):
+            for name in mistaken(whole, values, predicted):
                 seen.likelihoods.pop(name, None)
     return example
 
