@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from inference.asking import app as asking
 from inference.runtime.output_folder import check_free, check_writable
-from inference.runtime.written import columns_of, model_class, model_of, models_of, pairs
+from inference.runtime.written import columns_of, method_of, methods_of, model_class, model_of, models_of, names_of
 from zoo import catalogue, datasets
-from zoo.errors import DataError, UnknownNameError, ZooError, unknown
+from zoo.errors import DataError, UnknownNameError, ZooError
 
 app = typer.Typer(
     name="zoo",
     help="Declare a latent-variable model once; get every inference method legal for it.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -54,9 +55,30 @@ SEPARATOR = Annotated[str | None, typer.Option(help="Between the columns of a te
 WEIGHTS = Annotated[str | None, typer.Option(help="Column that holds a weight per row")]
 
 
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False) -> None:
-    """Declare a latent-variable model once; get every inference method legal for it."""
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit")] = False,
+) -> None:
+    """Declare a latent-variable model once; get every inference method legal for it.
+
+    Exit codes: 0 done; 1 `check` found something wrong; 2 a mistake in what was asked, said in one line on standard
+    error; 130 interrupted.
+    """
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"latentzoo {version_of('latentzoo')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.add_typer(asking)
 
 
 @app.command("list")
@@ -118,13 +140,15 @@ def fit(
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
     separator: SEPARATOR = None,
+    json: JSON = False,
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
-    made, chosen = model_of(model, set_), _method(method, guide, option)
+    made, chosen = model_of(model, set_), method_of(method, guide, option)
     if out is not None:
         check_free(out)
     from inference.fitting import fit as fit_model
+    from inference.reporting import machine
 
     fitted = fit_model(
         made,
@@ -135,11 +159,14 @@ def fit(
         weights=weights,
         columns=columns_of(columns),
     )
-    typer.echo(repr(fitted))
-    typer.echo("")
-    typer.echo(_text(fitted.summary()))
+    if json:
+        typer.echo(machine.fit_text(fitted))
+    else:
+        typer.echo(repr(fitted))
+        typer.echo("")
+        typer.echo(_text(fitted.summary()))
     if out is not None:
-        typer.echo(f"\nsaved to {fitted.save(out)}")
+        typer.echo(f"\nsaved to {fitted.save(out)}", err=json)
 
 
 @app.command()
@@ -147,7 +174,13 @@ def compare(
     model: MODELS,
     data: DATA,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names with commas between: em,svi,map")],
-    guide: Annotated[str | None, typer.Option("--guide", "-g", help="Guide for svi")] = None,
+    guide: Annotated[
+        list[str] | None, typer.Option("--guide", "-g", help="Guide for svi; several are as many rows")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="METHOD.NAME=VALUE", help="A setting of a method; may be repeated"),
+    ] = None,
     set_: SET = None,
     holdout: Annotated[str | None, typer.Option(help="Fraction of the rows to leave out, or their positions")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Leave out every row once, so many at a time")] = None,
@@ -159,22 +192,19 @@ def compare(
     weights: WEIGHTS = None,
     columns: COLUMNS = None,
     separator: SEPARATOR = None,
+    json: JSON = False,
     out: OUT = None,
 ) -> None:
     """Fit models by several methods and print them side by side; write fits, table and figures with --out."""
-    names = _names(methods)
-    if guide is not None and not any(catalogue.find("method", name).__name__ == "SVI" for name in names):
-        raise UnknownNameError(f"--guide is for svi, which is not among the methods {methods}; leave it out")
+    chosen = methods_of(methods, guide, option)
     if holdout is not None and folds is not None:
         raise DataError("--holdout and --folds both say which rows are left out; give one of them")
     made, left_out = models_of(model, set_), None if holdout is None else _rows(holdout)
-    chosen = [
-        _method(name, guide if catalogue.find("method", name).__name__ == "SVI" else None, None) for name in names
-    ]
     if out is not None:
         check_free(out)
     from inference.comparing.reference import read
     from inference.comparison import compare as compare_methods
+    from inference.reporting import machine
 
     result = compare_methods(
         made[0] if len(made) == 1 else made,
@@ -188,9 +218,9 @@ def compare(
         weights=weights,
         columns=columns_of(columns),
     )
-    typer.echo(str(result))
+    typer.echo(machine.comparison_text(result) if json else str(result))
     if out is not None:
-        typer.echo(f"\nsaved to {result.save(out)}")
+        typer.echo(f"\nsaved to {result.save(out)}", err=json)
 
 
 @app.command()
@@ -209,7 +239,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
 ) -> None:
     """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
-    made, chosen = model_of(model, set_), _method(method, guide, option)
+    made, chosen = model_of(model, set_), method_of(method, guide, option)
     if out is not None:
         check_writable(out)
     from inference.calibration import calibrate as calibrate_method
@@ -244,7 +274,7 @@ def evidence(
     separator: SEPARATOR = None,
 ) -> None:
     """Print the log evidence of a model by several methods, what kind each number is, and its error."""
-    names = _names(methods)
+    names = names_of(methods)
     made = model_of(model, set_)
     from inference.evidences import evidence as evidence_of
 
@@ -324,10 +354,6 @@ def _text(table: Any) -> str:
         return repr(table)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _rows(text: str) -> Any:
     """Read a fraction, or positions with commas between."""
     try:
@@ -357,20 +383,6 @@ def _data(text: str, separator: str | None) -> Any:
     from zoo.frames.read import read
 
     return read(text, separator=separator)
-
-
-def _method(name: str, guide: str | None, settings: list[str] | None) -> Any:
-    cls = catalogue.find("method", name)
-    chosen = pairs(settings, "--option")
-    fields = getattr(cls, "__dataclass_fields__", {})
-    if guide is not None:
-        if "guide" not in fields:
-            raise UnknownNameError(f"{name} takes no guide; leave out --guide, or use --method svi")
-        chosen["guide"] = guide
-    for key in chosen:
-        if key not in fields:
-            raise unknown(f"setting of {name}", key, fields)
-    return cls(**chosen)
 
 
 def main() -> None:

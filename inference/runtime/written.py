@@ -97,3 +97,46 @@ def _apart(text: str) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts]
+
+
+def names_of(text: str) -> list[str]:
+    """Read names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def method_of(name: str, guide: str | None, settings: list[str] | None) -> Any:
+    """Make a method of its name, a guide's, and settings as NAME=VALUE."""
+    cls = catalogue.find("method", name)
+    chosen = pairs(settings, "--option")
+    fields = getattr(cls, "__dataclass_fields__", {})
+    if guide is not None:
+        if "guide" not in fields:
+            raise UnknownNameError(f"{name} takes no guide; leave out --guide, or use --method svi")
+        chosen["guide"] = guide
+    for key in chosen:
+        if key not in fields:
+            raise unknown(f"setting of {name}", key, fields)
+    return cls(**chosen)
+
+
+def methods_of(names: str, guides: list[str] | None, settings: list[str] | None) -> dict[str, Any]:
+    """Make methods by label: names with commas between, svi once with each guide, settings as METHOD.NAME=VALUE."""
+    listed = names_of(names)
+    classes = {name: catalogue.find("method", name).__name__ for name in listed}
+    if guides and "SVI" not in classes.values():
+        raise UnknownNameError(f"--guide is for svi, which is not among the methods {names}; leave it out")
+    own: dict[str, list[str]] = {name: [] for name in listed}
+    for item in settings or []:
+        name, dot, setting = item.partition(".")
+        if not dot or "=" in name:
+            raise UnknownNameError(f"--option takes METHOD.NAME=VALUE where methods are compared, not {item!r}")
+        if name.strip() not in own:
+            raise unknown("method of --methods", name.strip(), listed)
+        own[name.strip()].append(setting)
+    found = {}
+    for name in listed:
+        with_guides: list[str] | list[None] = guides if guides and classes[name] == "SVI" else [None]
+        for guide in with_guides:
+            label = f"{name} {guide}" if len(with_guides) > 1 else name
+            found[label] = method_of(name, guide, own[name])
+    return found

@@ -1,0 +1,106 @@
+"""The command line's questions to saved fits: the numbers of Python's, as tables for other programs."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import zoo
+from inference import Fit, fit
+from tests.inference.test_cli import run as run  # a fixture
+
+FILES = {
+    ".csv": pd.read_csv,
+    ".tsv": lambda f: pd.read_csv(f, sep="\t"),
+    ".parquet": pd.read_parquet,
+    ".json": pd.read_json,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved mixture of Old Faithful."""
+    fitted = fit(zoo.GMM(components=2), zoo.datasets.load("faithful"), method="em", seed=0, progress=False)
+    return fitted.save(tmp_path_factory.mktemp("saved") / "fit")
+
+
+def table(ran, **options):
+    assert (ran.code, ran.err) == (0, "")
+    return pd.read_csv(io.StringIO(ran.out), index_col=0, **options)
+
+
+def test_answers_are_those_of_python(run, folder, tmp_path):
+    fitted, new = Fit.load(folder), tmp_path / "new.csv"
+    zoo.datasets.load("faithful").head(4).to_csv(new, index=False)
+    rows = pd.read_csv(new)
+    assert np.allclose(table(run("assign", folder, new)), fitted.assign(rows))
+    assert np.allclose(table(run("log-prob", folder, new))["log_prob"], fitted.log_prob(rows))
+    assert len(table(run("assign", folder))) == 272
+    drawn = table(run("generate", folder, 5, "--seed", 3))
+    assert np.allclose(drawn, fitted.generate(5, seed=3))
+    assert list(drawn.columns) == ["eruptions", "waiting"]
+    predicted = table(run("predict", folder, new, "--draws", 50))
+    assert list(predicted.columns)[:4] == ["x[0]", "x[0]_sd", "x[0]_5%", "x[0]_95%"]
+    holes = tmp_path / "holes.csv"
+    holes.write_text("eruptions,waiting\n3.1,\n1.8,54\n")
+    assert np.allclose(table(run("impute", folder, holes, "--mean")), fitted.impute(pd.read_csv(holes), mean=True))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_tables_are_written(run, folder, tmp_path, kind):
+    out = tmp_path / f"states{kind}"
+    ran = run("assign", folder, "--out", out)
+    assert (ran.code, ran.out) == (0, f"saved to {out}\n")
+    assert FILES[kind](out)[["0", "1"]].sum(axis=1).to_numpy() == pytest.approx(1.0)
+
+
+def test_what_cannot_be_says_why(run, folder, tmp_path):
+    for arguments, text in {
+        ("assign", tmp_path / "nothing"): "does not hold a saved fit",
+        ("assign", folder, "--out", "states.doc"): "tables are written as .csv, .tsv, .parquet, .json files",
+        ("assign", folder, "--out", tmp_path / "no" / "states.csv"): "non-existent",
+        ("encode", folder): "no continuous latent of each row",
+        ("generate", folder, 0): "Input should be greater than or equal to 1",
+    }.items():
+        ran = run(*arguments)
+        assert (ran.code, ran.out) == (2, "")
+        assert text in ran.err
+
+
+@pytest.mark.slow
+def test_fits_and_comparisons_are_json(run):
+    ran = run("fit", "GMM", "faithful", "-m", "em", "--set", "components=2", "--seed", 0, "--json")
+    said = json.loads(ran.out)
+    assert list(said) == [
+        *(
+            "schema",
+            "model",
+            "method",
+            "seed",
+            "objective",
+            "converged",
+            "reason",
+            "verdict",
+            "warnings",
+            "diagnostics",
+        ),
+        *("steps", "seconds", "summary"),
+    ]
+    assert said["objective"]["value"] == pytest.approx(-1130.264, abs=1e-3)
+    assert said["summary"][0].keys() == {"name", "value", "se"}
+    options = ("--option", "svi.steps=100", "--option", "em.max_steps=7", "-g", "mean_field", "-g", "full_rank")
+    ran = run("compare", "BayesianGMM", "faithful", "-m", "em,svi", *options, "--seed", 0, "--json")
+    rows = json.loads(ran.out)["table"]
+    assert [r["name"] for r in rows] == ["em", "svi mean_field", "svi full_rank"]
+    assert rows[0]["khat"] is None
+    assert [r["steps"] for r in rows[1:]] == [100, 100]
+    assert "method of --methods 'nuts'" in run("compare", "GMM", "faithful", "-m", "em", "--option", "nuts.draws=3").err
+
+
+def test_without_a_command_help_is_shown(run):
+    ran = run()
+    assert (ran.code, ran.err) == (0, "")
+    assert "Usage: zoo" in ran.out
+    assert run("--version").out.startswith("latentzoo ")
