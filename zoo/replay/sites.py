@@ -212,7 +212,7 @@ class Structure:
     in_turn
         Fields whose entries of a row are drawn in turn, each given those before it, as their sites read them.
     products
-        Multiply-adds of a row in the networks, one draw of the latents through them; 0 without networks.
+        Multiply-adds of a row in the networks, one draw through them in all states of its discrete latents; 0 without.
     """
 
     sites: dict[str, Site]
