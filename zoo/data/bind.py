@@ -246,7 +246,7 @@ def _coordinates(
     """Return the labels of every dimension: the table's or the arrays' own, else the fitted data's, else 0, 1, ..."""
     coords = dict(coords)
     for dim, columns in matched.coords.items():
-        _check_columns(columns, None if like is None else like.coords[dim])
+        _check_columns(columns, None if like is None or dim == row else like.coords[dim])
     if matched.index is not None and row:
         coords[row] = matched.index
     for dim, (size, name) in sizes.items():
