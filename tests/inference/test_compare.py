@@ -77,6 +77,7 @@ def test_a_row_per_method_in_the_order_given():
     assert list(tosses().table.index) == ["exact", "svi", "map", "em"]
 
 
+@pytest.mark.slow
 def test_kinds_tell_objectives_apart():
     assert tosses().table["kind"].tolist() == ["log_evidence", "elbo", "log_posterior", ""]
     assert mixture().table["kind"].tolist() == ["log_posterior", "elbo", "log_posterior", "", ""]

@@ -43,7 +43,7 @@ def pressed(monkeypatch, at, times=1):
     monkeypatch.setattr(Monitor, "record", press)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if "svi" in n else []) for n in CASES])
 def test_a_climb_ends_with_the_best_so_far(faithful, monkeypatch, keyboard, capsys, name):
     method, at = CASES[name]
     pressed(monkeypatch, at)

@@ -37,7 +37,9 @@ def test_short_runs_write_nothing(capsys):
 
 
 @pytest.mark.parametrize(
-    "method", ["em", SVI(steps=300), pytest.param("nuts", marks=pytest.mark.slow)], ids=["em", "svi", "nuts"]
+    "method",
+    ["em", *(pytest.param(m, marks=pytest.mark.slow) for m in (SVI(steps=300), "nuts"))],
+    ids=["em", "svi", "nuts"],
 )
 def test_every_method_tells_the_function_of_the_call(faithful, method):
     told = []
