@@ -156,7 +156,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Unsupervis
         codes = self.fit_.encode(new)
         means = [codes[s.name].to_numpy() for s in self.fit_.program.locals]
         table = np.concatenate([m.reshape(len(m), -1) for m in means], 1)
-        return table.astype(np.result_type(*new.values()))
+        return table.astype(np.result_type(*(np.asarray(v) for v in new.values())))
 
 
 class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]

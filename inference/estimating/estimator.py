@@ -8,6 +8,7 @@ import warnings
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 
 try:
     from sklearn.base import BaseEstimator
@@ -137,7 +138,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         single = X.ndim == 2 and len(self._field(rows).dims) == 1
         if single and X.shape[1] != 1:
             raise ModelError(f"{type(self._declared()).__name__} takes 1 column, found X with {X.shape[1]} columns")
-        return {rows: X[:, 0] if single else X} | ({response: y} if response is not None else {})
+        table: Any = X[:, 0] if single else X
+        if X.ndim == 2 and not single and hasattr(self, "feature_names_in_"):
+            table = pd.DataFrame(X, columns=self.feature_names_in_)
+        return {rows: table} | ({response: y} if response is not None else {})
 
     def _new(self, X: Any) -> dict[str, Any]:
         """Check new rows and bind them, their response missing."""

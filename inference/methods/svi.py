@@ -41,6 +41,7 @@ TYPICAL = 1500  # steps that a fit takes as a rule if it may take fewer, for jud
 PARTING = ("batch_size", "accumulate", "validation", "distributed")  # settings that take rows apart
 OPTIMIZERS = Literal["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD", "Adagrad", "batch-and-match"]
 MATCH = "batch-and-match"
+PATIENCE = 10  # passes over the rows
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class SVI(Method):
     epochs: PositiveInt | None = None
     accumulate: PositiveInt = 1
     validation: PositiveFloat | None = None
-    patience: PositiveInt = 10
+    patience: PositiveInt = PATIENCE
     distributed: bool = False
 
     def __post_init__(self) -> None:
@@ -167,6 +168,12 @@ class SVI(Method):
         name = type(self).__name__.lower()
         if self.epochs is not None and self.steps != STEPS:
             raise MethodError(f"{name}: give steps={self.steps} or epochs={self.epochs}, not both")
+        if self.validation is not None and self.validation >= 1 and self.validation != int(self.validation):
+            raise MethodError(
+                f"{name}: validation={self.validation:g} is neither a share of the rows, below 1, nor a number of rows"
+            )
+        if self.validation is None and self.patience != PATIENCE:
+            raise MethodError(f"{name}: patience={self.patience} counts passes without a gain; give validation, too")
         if self.objective != "elbo" and (self.beta != 1 or self.free_bits):
             raise MethodError(f"{name}: beta and free_bits change the ELBO, and objective is {self.objective!r}")
         if self.epochs is None and self.warm_up > self.steps // 2:

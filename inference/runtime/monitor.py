@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from zoo.errors import MethodError
 
 Told = Callable[[int, float, Mapping[str, str | int | float]], None]  # step, value, further numbers
 SECONDS = 10.0  # between lines where a bar cannot be drawn
@@ -32,6 +36,7 @@ class Monitor:
     """
 
     def __init__(self, title: str, total: int, *, show: bool | Told) -> None:
+        check_progress(show)
         self.rows: list[tuple[int, float, float]] = []
         self.title, self.total = title, total
         self.began = self._said = time.perf_counter()
@@ -87,3 +92,19 @@ class Monitor:
     def trace(self) -> pd.DataFrame:
         """The objective by step: columns step, seconds, value."""
         return pd.DataFrame(self.rows, columns=["step", "seconds", "value"])
+
+
+def check_progress(show: Any) -> None:
+    """Raise `MethodError` for what progress can neither be shown by nor told to."""
+    wanted = "progress: expected True, False, or a function that is called as progress(step, value, metrics)"
+    if not (isinstance(show, bool) or callable(show)):
+        raise MethodError(f"{wanted}; found {show!r}")
+    if callable(show):
+        try:
+            signature = inspect.signature(show)
+        except ValueError:  # some that are built in have none
+            return
+        try:
+            signature.bind(0, 0.0, {})
+        except TypeError as error:
+            raise MethodError(f"{wanted}; found {show!r}: {error}") from None

@@ -143,6 +143,15 @@ def test_what_does_not_fit_says_what_would():
         Clusterer().set_params(components=3)
 
 
+def test_columns_keep_their_names(faithful):
+    summary = Clusterer("GMM", random_state=0).fit(faithful).fit_.summary()
+    assert "means[0, eruptions]" in summary.index
+    table = faithful[["eruptions"]]
+    fitted = Regressor("BayesianRegression", random_state=0).fit(table, faithful["waiting"])
+    assert "coefficients[eruptions]" in fitted.fit_.summary().index
+    assert len(fitted.predict(table)) == 272
+
+
 def test_settings_of_a_method_are_parameters():
     fitted = Clusterer(method="em", random_state=0).set_params(method__restarts=2, model__components=3)
     assert fitted.get_params()["method__restarts"] == 2

@@ -29,10 +29,18 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = reason[:1].lower() + reason[1:]
-        raise ModelError(f"{owner}: {name}={value!r} is not valid: {reason}") from None
+        raise ModelError(f"{owner}: {name}={_short(value)} is not valid: {reason}") from None
     if isinstance(value, bool) and not isinstance(found, bool):
         raise ModelError(f"{owner}: {name}={value!r} is not valid: True and False are not numbers")
     return found
+
+
+def _short(value: Any) -> str:
+    """Say a value in a line; of an array its shape."""
+    if getattr(value, "ndim", 0):
+        return f"({type(value).__name__} of shape {tuple(value.shape)})"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def written(value: Any) -> str:

@@ -8,6 +8,7 @@ import zoo
 from inference import SVI, fit
 from inference.runtime import monitor as module
 from inference.runtime.monitor import Monitor
+from zoo.errors import MethodError
 
 
 def test_a_function_is_told_each_record():
@@ -28,6 +29,12 @@ def test_lines_are_written_where_there_is_no_terminal(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert re.fullmatch(r"nuts: 100/4000, -31.25, \d+ s\n", err)
+
+
+@pytest.mark.parametrize("progress", ["yes", 1, lambda step: None])
+def test_what_cannot_be_told_is_refused(progress):
+    with pytest.raises(MethodError, match=r"progress: expected True, False, or a function .*\(step, value, metrics\)"):
+        Monitor("em", 5, show=progress)
 
 
 def test_short_runs_write_nothing(capsys):
