@@ -9,6 +9,7 @@ such row; a tenth of the draws stay with the prior, which bounds the weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -48,11 +49,11 @@ def proposals(
     return values, local[1].clone().index_copy_(1, rows, log_q.to(local[1]))
 
 
-def incomplete(program: Program) -> Tensor:
-    """Numbers of the rows with missing cells."""
+def incomplete(program: Program, but: Collection[str] = ()) -> Tensor:
+    """Numbers of the rows with missing cells, `but` for those of some fields."""
     data = program.data
     gaps = torch.zeros(len(data), dtype=torch.bool, device=program.device)
-    for missing in (m for n, m in data.missing.items() if n in data.row_fields):
+    for missing in (m for n, m in data.missing.items() if n in data.row_fields and n not in but):
         gaps |= missing.reshape(len(data), -1).any(1)
     return gaps.nonzero()[:, 0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site
 
 SAMPLED = 2000  # draws behind moments that q does not know in closed form: means to 0.02 of a standard deviation
+SPREAD = 500  # fitted rows that say how far codes spread: a standard deviation to 3 %
 SD = "_sd"  # after the name of a latent, its standard deviations
 
 
@@ -53,12 +54,22 @@ def encode(answer: Answer, new: Source | Data | None = None, draws: int = 0, see
     FitError
         If q says nothing of these rows.
     """
+    return _of_rows(answer, answer.on(new), draws, seed, lambda some: _coded(answer, some, draws))
+
+
+def spread_codes(answer: Answer) -> xr.Dataset:
+    """Moments of q itself of some fitted rows, whatever they lack: where codes are and how far they spread."""
+    return _of_rows(answer, answer.on(some_rows(answer, SPREAD)), 0, None, lambda some: _moments(answer, some))
+
+
+def _of_rows(
+    answer: Answer, program: Program, draws: int, seed: int | None, said: Callable[[Program], Values]
+) -> xr.Dataset:
+    """What is `said` of the program's rows, some at a time."""
     sites = coded(answer)
-    program = answer.on(new)
     whole = not answer.approximation.covers_new_rows
     with answer.running(Stream.ENCODE, seed):
-        chunks = row_chunks(program, whole=whole, draws=max(1, draws) * program.view.local_size)
-        parts = [_coded(answer, c, draws) for c in chunks]
+        parts = [said(c) for c in row_chunks(program, whole=whole, draws=max(1, draws) * program.view.local_size)]
     lead = 1 if draws else 0
     made: dict[str, tuple[list[str], np.ndarray]] = {}
     for site in sites:
@@ -82,9 +93,12 @@ def labels(program: Program, made: Mapping[str, tuple[Sequence[str], np.ndarray]
 
 
 def _coded(answer: Answer, program: Program, draws: int) -> Values:
-    """Draws of q, or moments; of rows with missing cells those of their posterior, which an encoder does not know."""
+    """Draws of q, or moments; of rows with missing cells those of their posterior, which an encoder does not know.
+
+    Labels that some fitted rows lack are none of these: the encoder was trained on rows without them.
+    """
     found = _drawn(answer, program, draws) if draws else _moments(answer, program)
-    q, rows = answer.approximation, incomplete(program)
+    q, rows = answer.approximation, incomplete(program, answer.program.structure.completed.values())
     if not len(rows) or not q.covers_new_rows or isinstance(q, Conjugate) or len(coded(answer)) < len(program.locals):
         return found
     chunks = row_chunks(program.rebind(program.data.take(rows)), whole=False, draws=SAMPLED)

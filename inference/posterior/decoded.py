@@ -14,9 +14,9 @@ from torch import Tensor
 from inference.approximations.corrected_rows import back
 from inference.diagnostics.coordinates import category_labels, dimension_names, event_names
 from inference.posterior.answer import Answer, Stream
-from inference.posterior.codes import SD, coded, encode, labels, row_axis, some_rows
+from inference.posterior.codes import SD, coded, encode, labels, row_axis, spread_codes
 from inference.posterior.rows import row_chunks
-from inference.posterior.simulate import conditioned
+from inference.posterior.simulate import as_dict, as_given, check_condition, conditioned, conditions
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.errors import DataError, FitError
@@ -197,16 +197,58 @@ def reconstruct(answer: Answer, new: Source | Data | None = None) -> xr.Dataset:
 
 
 def interpolate(answer: Answer, a: Any, b: Any, steps: int, condition: Condition = None) -> xr.Dataset:
-    """E[x | z] along the straight lines z = (1 - t) z_a + t z_b between codes, `steps` of them from t = 0 to 1."""
+    """E[x | z] along the straight lines z = (1 - t) z_a + t z_b between codes, `steps` of them from t = 0 to 1.
+
+    Covariates and labels that `condition` says nothing of are those of the rows, if both ends agree.
+    """
+    given = as_dict(answer.program, condition)
+    if not (isinstance(a, xr.Dataset) or isinstance(b, xr.Dataset)):
+        own = _agreed(answer, a, b, [f for f in conditions(answer.program) if f not in given])
+        given = {**{f: np.concatenate([v] * steps) for f, v in own.items()}, **given}
+    check_condition(answer.program, given, "interpolate")
     ends = [_as_codes(answer, rows) for rows in (a, b)]
     row = answer.program.row
-    lengths = [e.sizes.get(row, 1) for e in ends]
-    if lengths[0] != lengths[1]:
-        raise DataError(f"interpolate: there are {lengths[0]} rows on one side and {lengths[1]} on the other")
+    _check_lengths(*(e.sizes.get(row, 1) for e in ends))
     first, last = ({str(n): v.variable for n, v in e.items()} for e in ends)  # by place, whatever the labels
     t = xr.Variable("t", np.linspace(0.0, 1.0, steps))
     path = {s.name: (1 - t) * first[s.name] + t * last[s.name] for s in coded(answer)}
-    return decode(answer, xr.Dataset(path, {"t": t}), condition)
+    return decode(answer, xr.Dataset(path, {"t": t}), given)
+
+
+def _check_lengths(first: int, last: int) -> None:
+    if first != last:
+        raise DataError(f"interpolate: there are {first} rows on one side and {last} on the other")
+
+
+def _agreed(answer: Answer, a: Source, b: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Covariates and labels of rows that are the same at both ends of each line.
+
+    Raises
+    ------
+    DataError
+        If they are not, or a label is missing.
+    """
+    found: dict[str, np.ndarray] = {}
+    if not names:
+        return found
+    first, last = (answer.on(rows).data for rows in (a, b))
+    _check_lengths(len(first), len(last))
+    for name in names:
+        sides = [as_given(data, name) for data in (first, last)]
+        for data in (first, last):
+            gone = data.missing[name].cpu().numpy() if name in data.missing else np.zeros(len(data), bool)
+            if gone.any():
+                where = data.coords[data.row][int(gone.argmax())]
+                raise DataError(f"interpolate: row {where} has no {name!r}; say which: condition={{{name!r}: ...}}")
+        apart = (sides[0] != sides[1]).reshape(len(first), -1).any(1)
+        if apart.any():
+            i = int(apart.argmax())
+            raise DataError(
+                f"interpolate: {name!r} is {sides[0][i]} at one end of line {i} and {sides[1][i]} at the other; say "
+                f"which along all of it: condition={{{name!r}: ...}}"
+            )
+        found[name] = sides[0]
+    return found
 
 
 def _as_codes(answer: Answer, given: Any) -> xr.Dataset:
@@ -223,7 +265,8 @@ def traverse(
         raise DataError(f"traverse: {site!r} is no continuous latent of rows; there are {', '.join(names)}")
     name = names[0] if site is None else site
     program = answer.program
-    fitted = encode(answer, some_rows(answer))
+    check_condition(program, condition, "traverse")
+    fitted = spread_codes(answer)
     row = program.row
     base = (fitted if at is None else _as_codes(answer, at)).mean(row, keep_attrs=True)
     dims = [d for d in fitted[name].dims if d != row]

@@ -105,7 +105,7 @@ def _generate(answer: Answer, n: int, condition: Mapping[str, Any] | None) -> pd
     donor = program.data.take(torch.arange(n) % size if program.chained else torch.randint(size, (n,)))
     told: dict[str, Tensor] = {}  # states of sites that some fitted rows lack
     if condition is not None:
-        known = {**{f: _entries(donor, f) for f in _conditions(program)}, **condition}
+        known = {**{f: as_given(donor, f) for f in conditions(program)}, **as_dict(program, condition)}
         asked = conditioned(answer, n, known, "generate").data.values
         donor = replace(donor, values={**donor.values, **{f: asked[f] for f in condition}})
         told = {site: asked[f] for site, f in program.structure.completed.items() if f in condition}
@@ -136,7 +136,7 @@ def covariates(program: Program) -> list[str]:
     return [f for f in program.data.row_fields if f not in explained]
 
 
-def _conditions(program: Program) -> list[str]:
+def conditions(program: Program) -> list[str]:
     """Names of the fields that rows can be made for: covariates, and labels that some fitted rows lack."""
     return [*covariates(program), *program.structure.completed.values()]
 
@@ -149,8 +149,24 @@ def conditioned(answer: Answer, n: int, condition: Mapping[str, Any] | None, que
     DataError
         If one of them has no value, has another shape, or is none of the model's.
     """
-    program, given = answer.program, dict(condition or {})
-    data, names = program.data, _conditions(program)
+    program, data, names = answer.program, answer.program.data, conditions(answer.program)
+    given = check_condition(program, condition, question)
+    if not names:
+        return program.rebind(data.take(torch.zeros(n, dtype=torch.long)))
+    arrays = {f: _each(f, given[f], n, len(data.dims[f]), question) for f in names}
+    rest = {f: as_given(data, f) for f in data.values if f not in data.row_fields}
+    return answer.on(_with_observed_fields(answer, {**arrays, **rest}))
+
+
+def check_condition(program: Program, condition: Mapping[str, Any] | None, question: str) -> dict[str, Any]:
+    """Return the value of each covariate and label that rows can be made for.
+
+    Raises
+    ------
+    DataError
+        If one of them has no value, or is none of the model's.
+    """
+    given, names = as_dict(program, condition), conditions(program)
     for name in given:
         if name not in names:
             raise unknown("covariate or label field" if program.structure.completed else "covariate field", name, names)
@@ -158,11 +174,18 @@ def conditioned(answer: Answer, n: int, condition: Mapping[str, Any] | None, que
     if missing:
         word = "covariate" if missing[0] in covariates(program) else "label"
         raise DataError(f"{question} needs the {word} {missing[0]!r} of each row: condition={{{missing[0]!r}: ...}}")
+    return given
+
+
+def as_dict(program: Program, condition: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is asked for; DataError if that is no mapping."""
+    if condition is None or hasattr(condition, "keys"):
+        return dict({} if condition is None else condition)
+    found, names = type(condition).__name__, conditions(program)
     if not names:
-        return program.rebind(data.take(torch.zeros(n, dtype=torch.long)))
-    arrays = {f: _each(f, given[f], n, len(data.dims[f]), question) for f in names}
-    rest = {f: _entries(data, f) for f in data.values if f not in data.row_fields}
-    return answer.on(_with_observed_fields(answer, {**arrays, **rest}))
+        raise DataError(f"condition: expected none, as the model has no covariates or labels, found {found}")
+    example = repr(condition) if np.isscalar(condition) else "..."
+    raise DataError(f"condition: expected a dict such as {{{names[0]!r}: {example}}}, found {found}")
 
 
 def _each(name: str, value: Any, n: int, ndim: int, question: str) -> np.ndarray:
@@ -184,19 +207,19 @@ def _with_observed_fields(answer: Answer, new: Any) -> Any:
     new = opened(new)
     if isinstance(new, pd.DataFrame):
         columns = {n: fitted.columns.get(n, (n,))[0] for n in observed if len(fields[n].dims) == 1}
-        left_out = {c: _entries(fitted, n).flat[0] for n, c in columns.items() if c not in new.columns}
+        left_out = {c: as_given(fitted, n).flat[0] for n, c in columns.items() if c not in new.columns}
         new = new.copy(deep=False)
         for column, value in left_out.items():
             new[column] = value
         return new
     if isinstance(new, dict) and new:
         rows = np.zeros(len(next(iter(new.values()))), dtype=np.int64)
-        filled = {n: _entries(fitted, n)[rows] for n in observed if n not in new}
+        filled = {n: as_given(fitted, n)[rows] for n in observed if n not in new}
         return {**new, **filled}
     return new
 
 
-def _entries(data: Data, name: str) -> np.ndarray:
+def as_given(data: Data, name: str) -> np.ndarray:
     """Entries of a field as a user gives them: labels of categories, not their codes."""
     values: np.ndarray = data.values[name].cpu().numpy()
     if name not in data.levels:

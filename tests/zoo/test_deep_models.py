@@ -65,29 +65,69 @@ def test_labels_of_rows_without_one_are_found():
     assert (said[~known].argmax(1) == KINDS[~known]).mean() > 0.75  # a third by chance
 
 
-def test_rows_are_encoded_decoded_and_drawn_with_the_labels_that_they_have_or_may_have():
-    """E[x | z] of a row without a label is over p(y | x, z), worked out by hand."""
+@pytest.fixture(scope="module")
+def labelled():
+    """A fit to rows of which some have labels."""
     model, data, _ = CASES["SemiSupervisedVAE"]
-    found = fit(model, data, method=SVI(guide=Encoder(), steps=30), seed=0, dtype=torch.float64)
+    return fit(model, data, method=SVI(guide=Encoder(), steps=30), seed=0, dtype=torch.float64)
+
+
+def test_rows_are_encoded_decoded_and_drawn_with_the_labels_that_they_have_or_may_have(labelled):
+    """E[x | z] of a row without a label is over p(y | x, z), worked out by hand."""
     new = {"x": ROWS[:6], "label": np.array([-1, 0, -1, 2, -1, -1])}
-    codes = found.encode(new)
+    codes = labelled.encode(new)
     one_hot = torch.eye(3, dtype=torch.float64)[:, None].expand(3, 6, 3)
     z = torch.tensor(codes["z"].to_numpy()).expand(3, 6, 1)
     with torch.no_grad():
-        means = found.model.decoder(torch.cat([z, one_hot], -1)).sigmoid()  # (labels, rows, columns)
+        means = labelled.model.decoder(torch.cat([z, one_hot], -1)).sigmoid()  # (labels, rows, columns)
         x = torch.tensor(new["x"])
-        joint = torch.distributions.Bernoulli(means).log_prob(x).sum(-1) + found.points["shares"].log()[:, None]
+        joint = torch.distributions.Bernoulli(means).log_prob(x).sum(-1) + labelled.points["shares"].log()[:, None]
     shares = joint.softmax(0)
     for i, known in enumerate(new["label"]):
         shares[:, i] = torch.eye(3)[known] if known >= 0 else shares[:, i]
-    np.testing.assert_allclose(found.reconstruct(new)["x"], (shares[..., None] * means).sum(0), atol=1e-9)
-    np.testing.assert_allclose(found.decode(codes, condition={"label": 1})["x"], means[1], atol=1e-9)
+    np.testing.assert_allclose(labelled.reconstruct(new)["x"], (shares[..., None] * means).sum(0), atol=1e-9)
+    np.testing.assert_allclose(labelled.decode(codes, condition={"label": 1})["x"], means[1], atol=1e-9)
     with pytest.raises(DataError, match=r"needs the label 'label' of each row: condition=\{'label': ...\}"):
-        found.decode(codes)
-    drawn = found.generate(300, condition={"label": [0, 1, 2] * 100})
+        labelled.decode(codes)
+    drawn = labelled.generate(300, condition={"label": [0, 1, 2] * 100})
     assert np.bincount(drawn["label"].astype(int)).tolist() == [100, 100, 100]
-    bare = found.assign({"x": ROWS[:6]})  # no label is as good as a missing one
-    np.testing.assert_allclose(bare, found.assign({"x": ROWS[:6], "label": np.full(6, -1)}))
+    by_q, _ = labelled.approximation.row_moments(labelled.on(new), labelled.points)
+    np.testing.assert_array_equal(codes["z"], by_q["z"])  # the encoder was trained on rows without a label
+    ends = {"x": ROWS[6:8], "label": np.array([0, 2])}
+    line = labelled.interpolate({"x": ROWS[:2], "label": np.array([0, 2])}, ends, steps=3)["x"]
+    np.testing.assert_allclose(line[-1], labelled.reconstruct(ends)["x"], atol=1e-9)
+    with pytest.raises(DataError, match=r"'label' is 0 at one end of line 1 and 2 at the other; .*condition="):
+        labelled.interpolate({"x": ROWS[:2], "label": np.array([0, 0])}, ends)
+    with pytest.raises(DataError, match="row 0 has no 'label'"):
+        labelled.interpolate(new, new)
+    assert labelled.traverse(0, condition={"label": 1}, steps=3)["x"].shape == (3, ROWS.shape[1])
+    with pytest.raises(DataError, match="traverse needs the label 'label'"):
+        labelled.traverse(0)
+    wrong = r"condition: expected a dict such as \{'label': 3\}, found int"
+    for ask in (
+        lambda: labelled.generate(3, condition=3),
+        lambda: labelled.decode(codes, condition=3),
+        lambda: labelled.interpolate(ends, ends, condition=3),
+        lambda: labelled.traverse(0, condition=3),
+    ):
+        with pytest.raises(DataError, match=wrong):
+            ask()
+    bare = labelled.assign({"x": ROWS[:6]})  # no label is as good as a missing one
+    np.testing.assert_allclose(bare, labelled.assign({"x": ROWS[:6], "label": np.full(6, -1)}))
+
+
+def test_codes_of_rows_without_label_and_pixel_are_their_posterior(labelled):
+    x = ROWS[:2].astype(float)
+    x[1, :2] = np.nan
+    program = labelled.on({"x": x, "label": np.array([-1, -1])})
+    grid = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    with torch.no_grad():
+        joint = torch.stack([program.log_joint({**labelled.points, "z": z.expand(2, 1)}).rows[1] for z in grid])
+    share = joint.softmax(0)
+    mean = float(share @ grid)
+    sd = float((share @ (grid - mean).square()).sqrt())
+    codes = labelled.encode({"x": x, "label": np.array([-1, -1])})
+    assert abs(float(codes["z"][1, 0]) - mean) < 5 * sd / np.sqrt(400)  # effective, of 2000 draws
 
 
 @pytest.mark.long

@@ -28,7 +28,8 @@ class CodeQuestions(Result):
         """Return q(z_i | x_i), the codes of rows: mean and standard deviation of each continuous latent, or draws.
 
         It is q itself, one pass through an encoder, not corrected by importance weights; `assign` gives moments that
-        are. Of rows with missing cells, for which an encoder has no words, it is their posterior by weighted draws.
+        are. Of rows with missing cells, for which an encoder has no words, it is their posterior by weighted draws;
+        a missing label is no gap where some fitted rows lack theirs, as the encoder was trained on such rows.
 
         Parameters
         ----------
@@ -97,7 +98,7 @@ class CodeQuestions(Result):
         steps
             How many values of t, the ends included.
         condition
-            Covariate -> its value.
+            Covariate or label -> its value; of what is left out, the rows' own, if both ends have the same.
         """
         return interpolate(self, a, b, positive("interpolate(steps)", steps), condition)
 
@@ -121,7 +122,7 @@ class CodeQuestions(Result):
         at
             Row, or its code, where the others stay; None for the mean code of the fitted rows.
         span
-            How far on both sides, in standard deviations of the codes of all fitted rows.
+            How far on both sides, in standard deviations of the codes by q of fitted rows, 500 at most.
         steps
             How many values.
         condition
