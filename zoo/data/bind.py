@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
-from zoo.data.identifiers import identifiers
+from zoo.data.identifiers import identifiers, many_levels
 from zoo.data.indexed import Indexed, as_stream
 from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
 from zoo.data.match import Columns, Matched, from_arrays, from_frame, named_columns
@@ -96,6 +96,8 @@ def bind(
     if isinstance(weights, str) and isinstance(source, pd.DataFrame) and weights in source.columns:
         rows = source.drop(columns=weights)
     data = replace(_checked(model, _matched(model, rows, chosen, like), like), columns=chosen)
+    if formula is not None and like is None:
+        data = replace(data, notes=(*data.notes, *many_levels(formula.design.coded)))
     if weights is None:
         return data
     data = as_weights(data, weights, source)

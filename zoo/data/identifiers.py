@@ -39,6 +39,18 @@ def identifiers(
     return tuple(notes)
 
 
+def many_levels(coded: pd.DataFrame) -> tuple[str, ...]:
+    """Say which predictors of a formula, of words, have more levels than half of the rows."""
+    counts = coded.nunique() if len(coded) >= FEWEST else pd.Series(dtype=int)
+    return tuple(
+        f"column {name!r} of the formula: {count} levels in {len(coded)} rows, a coefficient for each, from which "
+        "little can be learned; is it an identifier, or a number? Then leave it out, or cut it into classes "
+        "(pandas.cut)"
+        for name, count in counts.items()
+        if 2 * count > len(coded)
+    )
+
+
 def _all_differ(codes: Tensor) -> bool:
     """Whether each row has a code of its own; the largest tells of most columns that they cannot."""
     count = len(codes)

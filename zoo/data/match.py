@@ -11,10 +11,10 @@ import pandas as pd
 from torch import Tensor
 
 from zoo.data.data import Data
-from zoo.data.dates import are_dates, as_words
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, unknown
+from zoo.frames.dates import are_dates, as_words
 from zoo.frames.read import INDEX_NAMES, NOTES
 from zoo.frames.table import as_table
 

@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from zoo.data.dates import as_words
 from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
 from zoo.declare.fields import Field
 from zoo.errors import DataError, UnseenLevelError
+from zoo.frames.dates import as_words
 from zoo.frames.table import check_dense
 
 AT_ONCE = 10_000  # rows that are checked at a time, so that what is made of them on the way stays small

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.errors import DataError, unknown
+from zoo.frames.dates import are_dates
 
 INTERCEPT = "Intercept"
 # All that a formula can call besides formulae's own transforms, so that it means the same wherever a fit is loaded.
@@ -33,6 +34,8 @@ FUNCTIONS = [
     "tanh",
 ]
 NAMES = {name: getattr(np, name) for name in FUNCTIONS}
+UNSEEN = re.compile(r"The levels \((.*)\) in '(.*)' are not present", re.DOTALL)  # as formulae says it
+NAMED = 8  # levels that an error names, at most
 INSIDE = re.compile(r"\.\s*_")  # attributes of Python's own, which no formula needs
 
 
@@ -53,7 +56,7 @@ class Design:
     Raises
     ------
     DataError
-        If the formula cannot be read, or a column is not there or has missing values.
+        If the formula cannot be read, or a column is not there, has missing values or holds dates.
     """
 
     def __init__(self, formula: str, table: pd.DataFrame) -> None:
@@ -74,6 +77,7 @@ class Design:
         if len(factors) > 1 or any(len(names) > 1 for names in factors.values()):
             raise DataError(f"formula {formula!r}: expected one grouping variable, found {', '.join(factors)}")
         self.group = next((next(iter(names)) for names in factors.values()), None)
+        self._check(table)
         self.slopes = [t.expr.name for t in described.group_terms if t.expr.name != INTERCEPT]
         self.terms = [name for name in self._common.terms if name != INTERCEPT]
         offsets = [name for name, term in self._common.terms.items() if getattr(term, "kind", "") == "offset"]
@@ -107,14 +111,17 @@ class Design:
         Raises
         ------
         DataError
-            If a column is not there or has missing values, or a level is new.
+            If a column is not there, has missing values or text in place of numbers, or a level is new.
         """
-        table = table.copy(deep=False)
         if not set(self.predictors) <= set(table.columns):  # which rows that were generated have
             with self._told():
-                coded = self._common.evaluate_new_data(self._complete(table)).as_dataframe()
-            for name in self.predictors:
-                table[name] = coded[name].to_numpy(dtype=float)
+                coded = self._common.evaluate_new_data(self._numbers(self._complete(table), table.index)).as_dataframe()
+            columns = coded[list(self.predictors)].astype(float).set_axis(table.index)
+            others = table.drop(columns=[c for c in self.predictors if c in table.columns])
+            table, notes = pd.concat([others, columns], axis=1), table.attrs
+            table.attrs = notes
+        else:
+            table = table.copy(deep=False)
         if self.response not in table.columns and set(self._explained) <= set(table.columns):
             table[self.response] = self._explain(table)
         return table
@@ -161,6 +168,49 @@ class Design:
                 )
         return found
 
+    @property
+    def coded(self) -> pd.DataFrame:
+        """Predictors that are words, each of whose levels but the first has a coefficient."""
+        return self.frame[[n for n in self._predicting if not _is_numeric(self.frame[n])]]
+
+    @property
+    def _predicting(self) -> list[str]:
+        return [name for name in self.variables if name != self.group]
+
+    def _check(self, table: pd.DataFrame) -> None:
+        """Refuse missing values, dates, and columns of words and numbers; read numbers that come as objects."""
+        self._complete(table)
+        for name in self._predicting:
+            column = self.frame[name]
+            if are_dates(column):
+                raise DataError(
+                    f"formula {self.formula!r}, column {name!r}: expected numbers or words, found dates such as "
+                    f"{str(column.iloc[0])!r}; give a number, as days since the first, or for a coefficient of each "
+                    "day a column of pandas' dtype 'category'"
+                )
+            if column.dtype == object and not all(isinstance(v, str) for v in column):
+                self.frame[name] = self._as_numbers(column, table.index)
+
+    def _numbers(self, rows: pd.DataFrame, labels: pd.Index) -> pd.DataFrame:
+        """Return new rows whose columns are numbers where those of the data that it was made with are."""
+        for name in self._predicting:
+            if _is_numeric(self.frame[name]) and not _is_numeric(rows[name]):
+                rows[name] = self._as_numbers(rows[name], labels)
+        return rows
+
+    def _as_numbers(self, column: pd.Series, labels: pd.Index) -> pd.Series:
+        dated = are_dates(column)
+        numbers = pd.Series(np.nan, column.index) if dated else pd.to_numeric(column.astype(object), errors="coerce")
+        bad = numbers.isna().to_numpy()
+        if bad.any():
+            more = f" and {int(bad.sum()) - 1} more" if bad.sum() > 1 else ""
+            found, label = column.iloc[int(bad.argmax())], labels[int(bad.argmax())]
+            raise DataError(
+                f"formula {self.formula!r}, column {column.name!r}: expected numbers, found "
+                f"{str(found) if dated else found!r} at row {label!r}{more}; clean or drop these rows"
+            )
+        return numbers
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Turn what goes wrong in formulae into an error that names the formula."""
@@ -171,7 +221,25 @@ class Design:
         except KeyError as error:
             raise unknown(f"function in the formula {self.formula!r}", str(error.args[0]), FUNCTIONS) from None
         except Exception as error:  # of a parser, a transform or NumPy
-            raise DataError(f"formula {self.formula!r}: {str(error).strip().partition(chr(10))[0]}") from error
+            raise DataError(f"formula {self.formula!r}: {_reason(error)}") from error
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column)  # or bool
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what an error says, in our words where formulae's are long or tell nothing."""
+    if found := UNSEEN.search(str(error)):
+        levels = sorted(found[1].split(", "))
+        more = f" and {len(levels) - NAMED} more" if len(levels) > NAMED else ""
+        return (
+            f"column {found[2]!r} has levels that the data it was made of have not: {', '.join(levels[:NAMED])}{more}; "
+            "drop these rows, or make the formula of a table that has them"
+        )
+    if str(error) == "Don't know how to parse ''":
+        return "it ends where a term is expected, as in 'y ~ x1 + x2'"
+    return str(error).strip().partition("\n")[0]
 
 
 def _variables(described: Any) -> list[str]:

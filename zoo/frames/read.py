@@ -80,6 +80,8 @@ def _read(file: File, kind: str, name: str, separator: str | None) -> Table:
         raise DataError(f"{name}: only text files have a separator, and this is {kind[1:].upper()}; leave it out")
     try:
         found: Table = READERS[kind](file, separator)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
     except ImportError:
         raise DataError(f"{name}: openpyxl, which reads .xlsx, is not installed: pip install openpyxl") from None
     except Exception as error:
@@ -119,16 +121,36 @@ def separator_of(text: str) -> str:
 
 def _text(file: File, separator: str | None) -> pd.DataFrame:
     if isinstance(file, Path):
-        return tidied(pd.read_csv(file, **text_options(file, separator)))
+        return _csv(file, **text_options(file, separator))
     content = file.read()
     text = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig")
     separator = separator_of(text[:SAMPLE]) if separator is None else WRITTEN.get(separator, separator)
-    return tidied(pd.read_csv(io.StringIO(text), sep=separator))
+    return _csv(io.StringIO(text), sep=separator)
+
+
+def _csv(file: Path | io.StringIO, **options: Any) -> pd.DataFrame:
+    table = pd.read_csv(file, **options)
+    if isinstance(file, io.StringIO):
+        file.seek(0)
+    _check_names(pd.read_csv(file, header=None, nrows=1, dtype=str, **options))
+    return tidied(table)
+
+
+def _check_names(head: pd.DataFrame) -> None:
+    """Refuse a first line that names several columns the same, which pandas renames without a word."""
+    names = head.iloc[0].dropna()
+    twice = list(dict.fromkeys(map(str, names[names.duplicated()])))
+    if twice:
+        raise DataError(
+            f"its first line names several columns {', '.join(map(repr, twice[:8]))}{', ...' if twice[8:] else ''}; "
+            "rename all but one, or, if it has no names at all, put a line of names first"
+        )
 
 
 def _excel(file: File, separator: str | None) -> pd.DataFrame:
     with pd.ExcelFile(file) as book:
         table = tidied(pd.read_excel(book))
+        _check_names(pd.read_excel(book, header=None, nrows=1, dtype=str))
         if len(book.sheet_names) > 1:
             note = f"read sheet {book.sheet_names[0]!r}, the first of {len(book.sheet_names)}"
             table.attrs[NOTES] = (*table.attrs.get(NOTES, ()), note)

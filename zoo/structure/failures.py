@@ -103,8 +103,11 @@ def line_of(model: Model, error: BaseException) -> str:
     """Say in which line of the model's own code an error came up: ", in FILE, line 12, `y = pyro.sample(...)`".
 
     That is the innermost line on the way to the error that is in no installed library but the file of the model itself;
-    empty if there is none.
+    empty if there is none. Of a model that is written as text it is the line that was noted on the error.
     """
+    notes = getattr(error.__cause__ or error, "__notes__", ()) or getattr(error, "__notes__", ())
+    if hasattr(model, "__toml__") and notes:
+        return f", in {notes[0]}"
     found = None
     classes = type(model).__mro__[: type(model).__mro__.index(Model)]
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}

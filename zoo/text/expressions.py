@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from torch import Tensor
 from zoo.errors import ModelError, unknown
 from zoo.replay.chain import MarkovChain
 from zoo.replay.multinomial import Multinomial
+from zoo.text.arguments import check_arguments
 
 LONGEST = 2000  # characters
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -35,9 +37,9 @@ def _of_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda value: function(_tensor(value))
 
 
-def _full(*arguments: Any) -> Tensor:
-    *shape, value = arguments
-    return torch.full(tuple(map(int, shape)), float(value))
+def _full(size: Any, size_or_value: Any, *more: Any) -> Tensor:
+    given = [size, size_or_value, *more]
+    return torch.full(tuple(map(int, given[:-1])), float(given[-1]))
 
 
 def _along(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -50,10 +52,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "softplus": lambda v: torch.nn.functional.softplus(_tensor(v)),
     "softmax": lambda v: torch.softmax(_tensor(v), -1),
     "cumsum": lambda v: torch.cumsum(_tensor(v), -1),
-    "stack": lambda *parts: torch.stack([_tensor(part) for part in parts], -1),
+    "stack": lambda part, *parts: torch.stack([_tensor(p) for p in (part, *parts)], -1),
     "full": _full,
-    "zeros": lambda *shape: _full(*shape, 0.0),
-    "ones": lambda *shape: _full(*shape, 1.0),
+    "zeros": lambda size, *sizes: _full(size, *sizes, 0.0),
+    "ones": lambda size, *sizes: _full(size, *sizes, 1.0),
     "eye": lambda n: torch.eye(int(n)),
     "sum": _along(torch.sum),
     "mean": _along(torch.mean),
@@ -86,6 +88,8 @@ class Expression:
         What it may name.
     dims
         Dimensions that `size` may name.
+    place
+        The file, the line and the key that it is from, for errors.
     distribution
         Whether it is a distribution of such arguments, with ``.to_event(n)`` or without.
 
@@ -95,12 +99,14 @@ class Expression:
         If it is anything else, or names what is not there.
     """
 
-    def __init__(self, text: str, names: Collection[str], dims: Collection[str], *, distribution: bool = False) -> None:
+    def __init__(
+        self, text: str, names: Collection[str], dims: Collection[str], place: str = "", *, distribution: bool = False
+    ) -> None:
         if not isinstance(text, str) or len(text) > LONGEST:
             raise ModelError(
                 f"expected an expression of at most {LONGEST} characters as text, found {str(text)[:40]!r}"
             )
-        self.text, self._names, self._dims = text, names, dims
+        self.text, self._names, self._dims, self.place = text, names, dims, place
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -122,6 +128,7 @@ class Expression:
                     raise unknown("distribution", name, DISTRIBUTIONS)
                 if any(keyword.arg is None for keyword in keywords):
                     raise ModelError(f"{self.text!r}: arguments have names or none, and no stars")
+                check_arguments(node, name, DISTRIBUTIONS[name])
                 for argument in (*args, *(keyword.value for keyword in keywords)):
                     self._check(argument)
             case _:
@@ -145,6 +152,7 @@ class Expression:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
                 if name not in FUNCTIONS:
                     raise unknown("function", name, (*FUNCTIONS, SIZE))
+                check_arguments(node, name, FUNCTIONS[name])
                 for argument in args:
                     self._check(argument)
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
@@ -161,7 +169,17 @@ class Expression:
 
     def value(self, values: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
         """Work it out: a number, a tensor or a distribution."""
-        return _value(self._tree, values, sizes)
+        with self.located():
+            return _value(self._tree, values, sizes)
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Note on what is raised inside where the expression stands."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"{self.place}, `{self.text}`")
+            raise
 
 
 def _value(node: Any, values: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:

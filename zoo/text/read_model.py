@@ -74,17 +74,20 @@ class _Reader:
         self.path, self.text, self.described = path, text, described
         self.known: dict[str, str] = {}
         self.dims: set[str] = set()
+        self.place = str(path)  # of what is read now
 
     @contextmanager
     def at(self, *keys: str) -> Iterator[None]:
         """Name the line and the key of what is wrong inside."""
+        outer, self.place = self.place, f"{self.path}:{line_of(self.text, keys)}: {'.'.join(keys)}"
         try:
             yield
         except ZooError as error:
             if str(error).startswith(f"{self.path}:"):
                 raise
-            place = f"{self.path}:{line_of(self.text, keys)}: {'.'.join(keys)}"
-            raise type(error)(f"{place}: {error}") from None
+            raise type(error)(f"{self.place}: {error}") from None
+        finally:
+            self.place = outer
 
     def model(self) -> type[Model]:
         """Make the class."""
@@ -105,7 +108,7 @@ class _Reader:
                 if name in {*self.known, *drawn}:
                     raise ModelError(f"{name!r} is a name already; rename one")
         later = {*self.known, *self.table("definitions"), *drawn}
-        definitions = self.each("definitions", lambda text: Expression(text, later, self.dims), known=False)
+        definitions = self.each("definitions", lambda text: Expression(text, later, self.dims, self.place), known=False)
         for above, (name, definition) in enumerate(definitions.items()):
             with self.at("definitions", name):
                 below = sorted(set([*definitions][above:]) & definition.named)
@@ -174,7 +177,7 @@ class _Reader:
 
     def expression(self, text: Any) -> Expression:
         """Read arithmetic over what is known so far."""
-        return Expression(str(text) if isinstance(text, int) else text, self.known, self.dims)
+        return Expression(str(text) if isinstance(text, int) else text, self.known, self.dims, self.place)
 
     def parameter(self, given: Any) -> tuple[Expression, constraints.Constraint]:
         """Read the start and the constraint of a parameter."""
@@ -197,7 +200,7 @@ class _Reader:
                         raise unknown("plate", name, self.dims, "A size of its own stands in [plates].")
                     found[name] = self.sites(entry, (*keys, name), definitions)
                     continue
-                drawn = Expression(entry, {*self.known, *definitions}, self.dims, distribution=True)
+                drawn = Expression(entry, {*self.known, *definitions}, self.dims, self.place, distribution=True)
                 early = sorted(_needed(drawn, definitions) - set(self.known))
                 if early:
                     raise ModelError(f"{entry!r} needs {early[0]!r}, which is drawn further down; move it up")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn import Buffer
 
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
+from zoo.errors import ModelError, ZooError
 from zoo.text.expressions import Expression
 
 KEPT = "constant_"  # what the attributes of constants begin with
@@ -47,11 +48,26 @@ class Story:
     sites: Mapping[str, Any]
 
     def set_up(self, model: Model, data: Mapping[str, Tensor]) -> None:
-        """Work out the constants, which the model keeps."""
+        """Work out the constants, which the model keeps, and check the starts of parameters.
+
+        Raises
+        ------
+        ModelError
+            With the line and the key of what cannot be worked out, or of a start that its constraint does not allow.
+        """
         values, sizes = {**data, **model.settings}, self._dimensions(data)
         for name, constant in self.constants.items():
-            values[name] = value = constant.value(values, sizes)
+            values[name] = value = _checked(constant, values, sizes)
             setattr(model, KEPT + name, Buffer(value) if isinstance(value, Tensor) else value)
+        sizes |= {name: _checked(size, values, sizes, int) for name, size in self.plates.items()}
+        for name, (start, constraint) in self.parameters.items():
+            values[name] = value = _checked(start, values, sizes, torch.as_tensor)
+            if value.dim() < constraint.event_dim or not bool(constraint.check(value.double()).all()):
+                within = str(constraint).removesuffix("()")
+                raise ModelError(
+                    f"{start.place}: the start {start.text!r} is {_shown(value)}, which is not in {within}; "
+                    "give another start, or another constraint"
+                )
 
     def tell(self, model: Model, data: Mapping[str, Tensor]) -> None:
         """Run parameters and sites."""
@@ -66,13 +82,37 @@ class Story:
     def _run(self, sites: Mapping[str, Any], data: Mapping[str, Tensor], values: _Values) -> None:
         for name, entry in sites.items():
             if isinstance(entry, Expression):
-                values[name] = pyro.sample(name, entry.value(values, values.sizes), obs=data.get(name))
+                drawn = entry.value(values, values.sizes)
+                with entry.located():
+                    values[name] = pyro.sample(name, drawn, obs=data.get(name))
             else:
                 with pyro.plate(name, values.sizes[name]):
                     self._run(entry, data, values)
 
     def _dimensions(self, data: Mapping[str, Tensor]) -> dict[str, int]:
         return {d: n for name in self.fields for d, n in zip(self.fields[name].dims, data[name].shape, strict=True)}
+
+
+def _checked(
+    expression: Expression,
+    values: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    made: Callable[[Any], Any] = lambda value: value,
+) -> Any:
+    """Work out an expression and what is made of it; say where it stands if that fails."""
+    try:
+        return made(expression.value(values, sizes))
+    except ZooError:
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{expression.place}: {expression.text!r} failed: {type(error).__name__}: {first}") from error
+
+
+def _shown(value: Tensor) -> str:
+    """Write a tensor, a long one by its first entries."""
+    first = ", ".join(f"{v:.4g}" for v in value.flatten()[:4].tolist())
+    return f"[{first}{', ...' if value.numel() > 4 else ''}] of shape {tuple(value.shape)}"
 
 
 class _Values(dict[str, Any]):

@@ -104,6 +104,7 @@ def test_group_terms_are_groups():
         ("BayesianRegression", "sbp ~ age + weight", DataError, "there is no column 'weight'; the table has 'age'"),
         ("BayesianRegression", "sbp ~ lag(age)", UnknownNameError, "unknown function in the formula 'sbp ~ lag"),
         ("BayesianRegression", "sbp", DataError, "expected a response and its predictors"),
+        ("BayesianRegression", "sbp ~ age +", DataError, r"'sbp ~ age \+': it ends where a term is expected"),
         ("BayesianRegression", "sbp ~ ~ age", DataError, "formula 'sbp ~ ~ age': "),
         ("BayesianRegression", "sbp ~ 1", DataError, "no predictors"),
         ("BayesianRegression", "sbp ~ age + (1 | site)", DataError, "has no groups; fit HierarchicalRegression"),
@@ -126,10 +127,34 @@ def test_rows_that_do_not_fit_a_formula_are_told():
     with pytest.raises(DataError, match=r"column 'age' has 1 missing values, the first at row 3"):
         fit(model, ROWS.assign(age=ROWS["age"].where(ROWS.index != 3)), method="exact", seed=0)
     result = fit(model, ROWS, method="exact", seed=0)
-    with pytest.raises(DataError, match=r"The levels \(z\) in 'site' are not present"):
+    with pytest.raises(DataError, match=r"column 'site' has levels .* have not: z; drop these rows"):
         result.predict(NEW.assign(site="z"), draws=2)
+    many = pd.DataFrame({"age": 1.0, "site": [f"z{i:02}" for i in range(30)]})
+    with pytest.raises(DataError, match=r"z06, z07 and 22 more; drop"):
+        result.predict(many, draws=2)
+    for age, found in (("x", "'x'"), (pd.Timestamp("2020-01-01"), "'2020-01-01 00:00:00'")):
+        with pytest.raises(
+            DataError, match=rf"column 'age': expected numbers, found {found} at row 'p' and 1 more; clean"
+        ):
+            result.predict(NEW.assign(age=age), draws=2)
+    assert result.model.formula.design(NEW.assign(age=["50", "60"]))["age"].tolist() == [50.0, 60.0]
     with pytest.raises(DataError, match="says intercept=True, not False"):
         zoo.BayesianRegression.from_formula("sbp ~ age", ROWS, intercept=False)
+
+
+def test_dates_are_no_predictors_and_identifiers_are_told():
+    days = pd.Series(pd.date_range("2020-01-01", periods=120))
+    for day in (days, days.astype(str)):
+        with pytest.raises(
+            DataError, match=r"column 'day': expected numbers or words, found dates such as '2020-01-01"
+        ):
+            Design("sbp ~ age + day", ROWS.assign(day=day))
+    rows = ROWS.assign(day=days.astype(str).astype("category"))
+    notes = bind(zoo.BayesianRegression.from_formula("sbp ~ age + site + day", rows), rows).notes
+    assert [note.partition(",")[0] for note in notes] == ["column 'day' of the formula: 120 levels in 120 rows"]
+    labelled = ROWS.assign(age=ROWS["age"].where(ROWS.index != 3)).set_axis([f"r{i}" for i in range(120)])
+    with pytest.raises(DataError, match="the first at row 'r3'"):
+        Design("sbp ~ age", labelled)
 
 
 def test_models_of_two_formulas_are_told_apart_and_pickle():

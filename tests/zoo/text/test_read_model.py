@@ -168,6 +168,20 @@ def test_a_text_is_fitted_saved_and_read_again(written, tmp_path):
             r":13: definitions\.a: it names 'b', which is not above",
         ),
         ("[sites]", "[definitions]\nloc = 'theta'\n[sites]\nx = 'Normal(loc, 1)'", r":15: sites\.x: .*needs 'theta'"),
+        ("HalfCauchy(scale)", "HalfCauchy(scale, 3)", r":14: sites\.tau: HalfCauchy takes scale; found .*too many"),
+        ("HalfCauchy(scale)", "HalfCauchy(scales=1)", r":14: sites\.tau: HalfCauchy takes scale; found "),
+        (
+            "HalfCauchy(scale)",
+            "HalfCauchy(exp(scale, 2))",
+            r":14: sites\.tau: exp takes value; found 'exp\(scale, 2\)'",
+        ),
+        ("HalfCauchy(scale)", "HalfCauchy(full(scale))", r":14: sites\.tau: full takes size, size_or_value"),
+        ("HalfCauchy(scale)", "Bernoulli()", r":14: sites\.tau: Bernoulli takes .* expected one of probs, logits"),
+        (
+            "HalfCauchy(scale)",
+            "Normal(loc=0, loc=1, scale=1)",
+            r":14: sites\.tau: .*multiple values for argument 'loc'",
+        ),
         ("[sites]", "[dims]\nnu = ['school']\n[sites]", r":13: dims\.nu: unknown site or parameter 'nu'"),
     ],
 )
@@ -199,6 +213,33 @@ def test_a_mistake_is_told_with_its_line_and_key(old, new, said, written):
 def test_nothing_but_arithmetic_is_read(text, written):
     with pytest.raises(zoo.ZooError, match=r":17: sites\.school\.theta: "):
         zoo.read_model(written(TREATMENTS.replace("Normal(mu, tau)", text)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "rates[z]",
+            "rates[z + 1]",
+            r"in .*model\.toml:9: sites\.row\.counts, .Poisson\(rates\[z \+ 1\]\).: IndexError",
+        ),
+        ("Poisson(rates[z])", "Poisson(rates)", r"in .*model\.toml:9: sites\.row\.counts, .*: ValueError"),
+        (
+            "full(components, 1 / components)",
+            "ones(components)",
+            r":5: parameters\.weights: .*which is not in Simplex;",
+        ),
+        (
+            "full(components, 1 / components)",
+            "full(components, 1 / 0)",
+            r":5: parameters\.weights: .*ZeroDivisionError",
+        ),
+    ],
+)
+def test_a_mistake_that_shows_with_data_is_told_with_its_line_and_key(old, new, said, written):
+    model = zoo.read_model(written(EVENTS.replace(old, new)))
+    with pytest.raises(zoo.ModelError, match=said):
+        prepare(model(), [1, 2, 9, 8])
 
 
 def test_whole_numbers_do_not_grow_without_end(written):
