@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data.data import Data
-from zoo.errors import DataError, MethodError
+from zoo.errors import DataError, MethodError, ZooError, unknown
 from zoo.networks import MLP, ConvEncoder
 
 Built = Literal["mlp", "conv", "resnet"]
@@ -64,7 +64,7 @@ class RowsIn(nn.Module):
         training = self.network.training
         with torch.no_grad():
             self.network.eval()
-            self.outputs = int(self(some).shape[1])
+            self.outputs = int(self._tried(some).shape[1])
         self.network.train(training)
 
     def _standardize(self, features: Tensor) -> None:
@@ -111,9 +111,34 @@ class RowsIn(nn.Module):
 
     def _asked(self, data: Data) -> tuple[str, ...]:
         """Which fields a network of the user's own is called with, by the names in its `forward`."""
-        taken = list(inspect.signature(self.network.forward).parameters)
+        taken = inspect.signature(self.network.forward).parameters
         named = tuple(n for n in taken if n in data.row_fields)
+        needed = [n for n, p in taken.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        others = [n for n in needed if n not in data.row_fields]
+        if others and len(needed) > 1:
+            wrong = unknown("data field", others[0], data.row_fields)
+            raise MethodError(f"Encoder(network={type(self.network).__name__}): its `forward` asks for an {wrong}")
         return named or (data.row_fields[0],)
+
+    def _tried(self, data: Data) -> Tensor:
+        """Features of some rows; what goes wrong in a network of the user's own is told with what it was given."""
+        given = ", ".join(f"{n} of shape {tuple(data.values[n].shape)}" for n in self.fields)
+        name = f"Encoder(network={type(self.network).__name__})"
+        try:
+            found: Tensor = self(data)
+        except ZooError:
+            raise
+        except Exception as error:
+            if not self.fields:
+                raise
+            first = str(error).partition("\n")[0]
+            raise MethodError(f"{name} failed on {given}: {type(error).__name__}: {first}") from error
+        if self.fields and not bool(found.isfinite().all()):
+            raise MethodError(
+                f"{name} gave {found.flatten()[~found.isfinite().flatten()][0].item()} on {given}; features must be "
+                "finite: look for a log or root of zero, or a division by it, in its `forward`"
+            )
+        return found
 
     def forward(self, data: Data) -> Tensor:
         """Features of the rows of `data`, shape (rows, outputs)."""

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import zoo
 from inference import SVI, fit
 from zoo import Binary, Real
+from zoo.networks import MaskedConv2d
+from zoo.program.prepare import prepare
 
 ENTRIES = list(product([0, 1], repeat=4))
 WEIGHTS = {  # rows as often as these say, so that entries depend on each other
@@ -122,7 +124,63 @@ def test_continuous_entries_follow_the_process_that_they_are_declared_as():
     assert np.abs(np.corrcoef(noise.T) - np.eye(6)).max() < 5 / np.sqrt(5000)
 
 
-def test_entries_in_a_circle_are_not_drawn():
-    found = fit(Whole(), np.random.default_rng(0).normal(size=(20, 3)), method="map", seed=0)
-    with pytest.raises(zoo.FitError, match="reads field 'x'"):
-        found.generate(3)
+class Leaking(zoo.Model):
+    """A first convolution whose mask lets each pixel see itself."""
+
+    x = Binary("row", "channel", "height", "width")
+
+    def __init__(self, centre: bool) -> None:
+        super().__init__()
+        self.centre = centre
+
+    def setup(self, x: Tensor) -> None:
+        self.first, self.last = MaskedConv2d(1, 8, 3, centre=self.centre), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("row", len(x)):
+            logits = self.last(self.first(x).relu())
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+
+class Weighted(zoo.Model):
+    """Each entry sees those that a matrix of zeros and ones says, [reader, read]."""
+
+    x = Binary("row", "pixel")
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def setup(self, x: Tensor) -> None:
+        self.layer = nn.Linear(len(self.mask), len(self.mask))
+
+    def forward(self, x: Tensor) -> None:
+        weight = self.layer.weight * self.mask.to(self.layer.weight)
+        with pyro.plate("row", len(x)):
+            logits = nn.functional.linear(x, weight, self.layer.bias)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+BITS = (np.random.default_rng(0).random((40, 64)) < 0.4).astype(float)
+LEAKS = {
+    "mean": (Whole(), BITS[:, :3], r"its entry x\[time 0\] depends on its own value"),
+    "convolution": (Leaking(True), BITS.reshape(-1, 1, 8, 8), r"x\[channel 0, height 0, width 0\] depends on its own"),
+    "layer": (Weighted(torch.ones(64, 64)), BITS, r"x\[pixel 0\] depends on its own value"),
+    "others": (Weighted(1 - torch.eye(64)), BITS, r"x\[pixel 0\] and x\[pixel 1\] depend on each other's values, so"),
+    "ring": (Weighted(torch.eye(9).roll(1, 0)), BITS[:, :9], r"each other's values, by way of others"),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_entries_that_read_themselves_are_no_density(name):
+    model, x, words = LEAKS[name]
+    with pytest.raises(zoo.ModelError, match=rf"site 'x' is no density.*{words}.*centre=False"):
+        fit(model, x, method="map", seed=0)
+
+
+def test_masked_entries_have_an_order():
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(64, 64).tril(-1)[order][:, order]
+    assert prepare(Weighted(mask), BITS).structure.in_turn == ("x",)
+    assert prepare(Leaking(False), BITS.reshape(-1, 1, 8, 8)).structure.in_turn == ("x",)
+    assert "✗ enumeration site 'x' is no density" in str(zoo.check(Leaking(True), BITS.reshape(-1, 1, 8, 8)))

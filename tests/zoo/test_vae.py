@@ -184,17 +184,30 @@ def test_networks_of_ones_own_are_trained_and_saved(tmp_path):
     np.testing.assert_allclose(again.log_prob(BITS[:3]), found.log_prob(BITS[:3]), rtol=1e-6)
 
 
+class Misspelt(nn.Module):
+    def forward(self, x: Tensor, xs: Tensor) -> Tensor:
+        return x + xs
+
+
+class Infinite(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 / (0 * x.flatten(1))
+
+
 @pytest.mark.parametrize(
     ("model", "x", "guide", "words"),
     [
         (zoo.VAE(latent=2, decoder=Made(3)), BITS, None, ["decoder gives", "(4, 6)"]),
         (zoo.VAE(latent=2, decoder=lambda: 3), BITS, None, ["int", "Module"]),
         (zoo.VAE(latent=2), BITS, Encoder(network=nn.Flatten(0)), ["Flatten", "(48,)", "2 rows"]),
+        (zoo.VAE(latent=2), BITS, Encoder(network=nn.Linear(7, 4)), ["Linear", "x of shape (2, ", "mat1 and mat2"]),
+        (zoo.VAE(latent=2), BITS, Encoder(network=Misspelt), ["Misspelt", "'xs'", "did you mean 'x'"]),
+        (zoo.VAE(latent=2), BITS, Encoder(network=Infinite), ["Infinite", "gave inf", "x of shape (2, "]),
         (zoo.VAE(latent=2), BITS.reshape(12, -1), Encoder(network="conv"), ["(24,)", "mlp"]),
         (zoo.VAE(latent=2, decoder="conv"), BITS.reshape(12, -1), None, ["24", "reshape"]),
         (zoo.VAE(likelihood="logistic"), BITS + 0.5, None, [".5", "gaussian"]),
     ],
-    ids=["decoder", "no module", "encoder", "vectors", "images", "levels"],
+    ids=["decoder", "no module", "encoder", "sizes", "misspelt", "infinite", "vectors", "images", "levels"],
 )
 def test_networks_that_do_not_fit_are_named(model, x, guide, words):
     with pytest.raises(zoo.ZooError) as error:
