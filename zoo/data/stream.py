@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from zoo.errors import DataError
-from zoo.frames.read import TEXT, suffix_of, text_options, tidied
+from zoo.frames.read import TEXT, check_names, suffix_of, text_options, tidied
 
 CHUNK = 250_000  # rows read at a time unless told otherwise
 SAMPLE = 20_000  # rows, drawn evenly from the file, on which a model is set up and started
@@ -115,7 +115,12 @@ class File(Stream):
                 yield batch.to_pandas()
 
     def _text(self) -> Iterator[pd.DataFrame]:
-        with pd.read_csv(self.path, chunksize=self.chunk, **text_options(self.path)) as reader:
+        options = text_options(self.path)
+        try:
+            check_names(pd.read_csv(self.path, header=None, nrows=1, dtype=str, **options))
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+        with pd.read_csv(self.path, chunksize=self.chunk, **options) as reader:
             yield from map(tidied, reader)
 
     def _npy(self) -> Iterator[np.ndarray]:

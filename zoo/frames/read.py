@@ -132,12 +132,18 @@ def _csv(file: Path | io.StringIO, **options: Any) -> pd.DataFrame:
     table = pd.read_csv(file, **options)
     if isinstance(file, io.StringIO):
         file.seek(0)
-    _check_names(pd.read_csv(file, header=None, nrows=1, dtype=str, **options))
+    check_names(pd.read_csv(file, header=None, nrows=1, dtype=str, **options))
     return tidied(table)
 
 
-def _check_names(head: pd.DataFrame) -> None:
-    """Refuse a first line that names several columns the same, which pandas renames without a word."""
+def check_names(head: pd.DataFrame) -> None:
+    """Refuse a first line that names several columns the same, which pandas renames without a word.
+
+    Raises
+    ------
+    DataError
+        With the names.
+    """
     names = head.iloc[0].dropna()
     twice = list(dict.fromkeys(map(str, names[names.duplicated()])))
     if twice:
@@ -150,7 +156,7 @@ def _check_names(head: pd.DataFrame) -> None:
 def _excel(file: File, separator: str | None) -> pd.DataFrame:
     with pd.ExcelFile(file) as book:
         table = tidied(pd.read_excel(book))
-        _check_names(pd.read_excel(book, header=None, nrows=1, dtype=str))
+        check_names(pd.read_excel(book, header=None, nrows=1, dtype=str))
         if len(book.sheet_names) > 1:
             note = f"read sheet {book.sheet_names[0]!r}, the first of {len(book.sheet_names)}"
             table.attrs[NOTES] = (*table.attrs.get(NOTES, ()), note)

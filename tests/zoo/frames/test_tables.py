@@ -150,12 +150,13 @@ def test_separators_and_decimal_commas(tmp_path):
         read(tmp_path / "rows.parquet", separator=";")
 
 
-@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
-def test_doubled_names_of_columns_are_refused(suffix, tmp_path):
-    path, table = tmp_path / f"twice.{suffix}", pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"])
-    table.to_csv(path, index=False) if suffix == "csv" else table.to_excel(path, index=False)
-    with pytest.raises(DataError, match=r"twice\.\w+: its first line names several columns 'a'; rename"):
-        read(path)
+def test_doubled_names_of_columns_are_refused(tmp_path):
+    table, (text, sheet) = pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"]), (tmp_path / "t.csv", tmp_path / "t.xlsx")
+    table.to_csv(text, index=False)
+    table.to_excel(sheet, index=False)
+    for found in (lambda: read(text), lambda: read(sheet), lambda: list(zoo.stream(text).frames())):
+        with pytest.raises(DataError, match=r"t\.\w+: its first line names several columns 'a'; rename"):
+            found()
 
 
 def test_arrays_of_several_names_fill_fields(tmp_path):
