@@ -35,10 +35,12 @@ def check_new_rows(program: Program, data: Data) -> None:
         at = [int(i) for i in outside.nonzero()[0]]
         coords = {dim: index for dim, index in data.coords.items() if dim != program.row}
         place = entry(data.dims[site.field], coords, at)
+        grey = "total_count" in type(program.model).hyperparameters and float(value.max()) > 1
+        remedy = f", or fit with total_count={float(value.max()):g}" if grey else ""
         raise DataError(
             f"field {site.field!r}: its site is {site.family}, which gives {_words(_base(site.support))}, and new rows "
             f"hold {float(value[tuple(at)]):g} at {place} ({int(outside.sum())} such entries); give rows like "
-            "those fitted"
+            f"those fitted{remedy}"
         )
 
 
