@@ -642,14 +642,19 @@ def scaled_prior():
         return pyro.sample("mu", dist.Normal(0.0, 1.0))
 
 
+def by_row(x):
+    """A covariate that differs from row to row."""
+    return torch.linspace(-1, 1, len(x))
+
+
 NOT_CONJUGATE = {
     "masked by a handler": {"wrap": masked_by_handler},
     "masked": {"wrap": lambda fn, x, rare: pyro.sample("x", fn.mask(rare < 0.5), obs=x)},
     "scaled in a row": {"wrap": scaled_by_handler},
     "scaled": {"wrap": halved},
     "square in a row": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu)},
-    "square in a row, times data": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu * (2 + x))},
-    "square in a row, plus data": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu + x)},
+    "square in a row, times data": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu * (2 + by_row(x)))},
+    "square in a row, plus data": {"loc": lambda mu, x, rare: torch.where(rare > 0.5, mu**2, mu + by_row(x))},
     "its size": {"loc": lambda mu, x, rare: mu.abs()},
     "bent": {"loc": lambda mu, x, rare: torch.where(mu > 1, 2 * mu - 1, mu)},
     "scaled prior": {"prior": scaled_prior},
@@ -673,7 +678,7 @@ def test_its_honest_twin_is_claimed():
     assert closed_form(prepared(normal_rows(), LONG)).rest == []
     assert closed_form(prepared(normal_rows(also=student_elsewhere), LONG)).rest == []
     assert closed_form(prepared(normal_rows(loc=lambda mu, x, rare: mu * (2 + rare)), LONG)).rest == []
-    assert closed_form(prepared(normal_rows(loc=lambda mu, x, rare: mu * (1 + rare) + x), LONG)).rest == []
+    assert closed_form(prepared(normal_rows(loc=lambda mu, x, rare: mu * (1 + rare) + by_row(x)), LONG)).rest == []
 
 
 def student_elsewhere(mu):
