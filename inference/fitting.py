@@ -64,7 +64,8 @@ def fit(
     Returns
     -------
     Fit
-        At Ctrl-C, while a method climbs or draws, of the best so far, with ``converged=False``; a second one raises.
+        At Ctrl-C, while `EM`, `CAVI` or `SVI` climb or nutpie draws for `NUTS`, of the best so far, with
+        ``converged=False``; a second one raises, and so does the first in other methods.
 
     Raises
     ------

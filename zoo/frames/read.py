@@ -133,7 +133,7 @@ def _csv(file: Path | io.StringIO, **options: Any) -> pd.DataFrame:
     if isinstance(file, io.StringIO):
         file.seek(0)
     check_names(pd.read_csv(file, header=None, nrows=1, dtype=str, **options))
-    return tidied(table)
+    return tidied(table, decimal_commas=options.get("sep") != ",")
 
 
 def check_names(head: pd.DataFrame) -> None:
@@ -182,21 +182,26 @@ READERS: dict[str, Callable[[Any, str | None], Any]] = {
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".feather", b"\x93NUMPY": ".npy", b"PK": ".npz"}
 
 
-def tidied(table: pd.DataFrame) -> pd.DataFrame:
+def tidied(table: pd.DataFrame, *, decimal_commas: bool = True) -> pd.DataFrame:
     """Read numbers with a decimal comma; take a first column without a name as the labels of the rows.
 
-    So pandas writes the index of a table. The note that says so goes with the table, in its attributes.
+    So pandas writes the index of a table. Notes that say so go with the table, in its attributes. Where commas separate
+    columns one within a number groups its thousands, if anything, and the column stays text.
     """
-    for name in table.columns:
+    read = []
+    for name in table.columns if decimal_commas else ():
         column = table[name]
         if pd.api.types.is_numeric_dtype(column) or not _with_comma(column.dropna()):
             continue
         table[name] = pd.to_numeric(column.str.replace(",", ".", regex=False))
+        read.append(repr(name))
+    notes = (f"commas in numbers are read as decimal points: column {', '.join(read)}",) if read else ()
     first = table.columns[0] if len(table.columns) > 1 else None
-    if first != NAMELESS:
-        return table
-    table = table.set_index(first).rename_axis(None)
-    table.attrs[NOTES] = ("the first column has no name: taken as the labels of the rows",)
+    if first == NAMELESS:
+        table = table.set_index(first).rename_axis(None)
+        notes = (*notes, "the first column has no name: taken as the labels of the rows")
+    if notes:
+        table.attrs[NOTES] = notes
     return table
 
 

@@ -185,3 +185,13 @@ def test_only_the_first_sheet_is_read_and_a_note_says_so(tmp_path):
         ROWS.to_excel(book, sheet_name="now", index=False)
         ROWS.to_excel(book, sheet_name="then")
     assert bind(zoo.GMM(), tmp_path / "rows.xlsx").notes == ("read sheet 'now', the first of 2",)
+
+
+def test_thousands_are_no_decimals(tmp_path):
+    grouped, decimal = tmp_path / "grouped.csv", tmp_path / "decimal.csv"
+    grouped.write_text('price,size\n"1,234",2\n"5,678",3\n')
+    decimal.write_text("price;size\n1,234;2\n5,678;3\n")
+    assert list(read(grouped)["price"]) == ["1,234", "5,678"]
+    table = read(decimal)
+    assert list(table["price"]) == [1.234, 5.678]
+    assert table.attrs["zoo.notes"] == ("commas in numbers are read as decimal points: column 'price'",)
