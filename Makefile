@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 EXAMPLES := $(wildcard examples/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow demo lint examples clean $(EXAMPLES)
+.PHONY: help setup test slow demo lint examples docs clean $(EXAMPLES)
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 		exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch "$@"
 
 test: $(STAMP)  ## run the tests (one torch thread per worker)
@@ -55,6 +55,9 @@ examples: $(EXAMPLES)  ## run every example
 $(EXAMPLES): $(STAMP)
 	@echo "== $@"; MPLBACKEND=Agg "$(BIN)/python" "$@"
 
+docs: $(STAMP)  ## build the site in docs/_build/html: pages are executed, warnings are errors
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m sphinx -W --keep-going -q docs docs/_build/html
+
 clean:  ## remove the environment, caches and outputs
-	rm -rf "$(VENV)" runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf "$(VENV)" runs build dist docs/_build docs/generated *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,92 @@
+"""Pages that are written from the packages when the site is built: a new model, guide or method needs no edit here.
+
+The API reference lists what `zoo`, `guides` and `inference` export; the notebooks are copied to where Sphinx reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import zoo
+from zoo import catalogue
+
+DOCS = Path(__file__).parent.parent
+ROOT = DOCS.parent
+OUT = DOCS / "generated"
+
+Group = tuple[str, Callable[[Any], bool]]
+
+GROUPS: dict[str, tuple[Group, ...]] = {
+    "zoo": (
+        ("Functions", inspect.isroutine),
+        ("Errors", lambda value: inspect.isclass(value) and issubclass(value, Exception)),
+        ("Classes", inspect.isclass),
+    ),
+    "guides": (("Guides", inspect.isclass),),
+    "inference": (
+        ("Functions", inspect.isroutine),
+        ("Methods", lambda value: inspect.isclass(value) and value.__name__ in catalogue.entries("method")),
+        ("Results and bases", inspect.isclass),
+    ),
+    "inference.estimators": (("Estimators", inspect.isclass),),
+    "zoo.datasets": (("Functions", inspect.isroutine), ("Classes", inspect.isclass)),
+    "zoo.testing": (("Checks", inspect.isroutine), ("Errors", inspect.isclass)),
+}
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    """Return what a module exports, without the models of the zoo, which have pages of their own, and modules."""
+    own = [n for n, value in vars(module).items() if getattr(value, "__module__", "").startswith(module.__name__)]
+    names = getattr(module, "__all__", [n for n in own if not n.startswith("_")])
+    found = {name: getattr(module, name) for name in names if module is not zoo or name not in zoo.models()}
+    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
+
+
+def listed(title: str, names: Iterable[str]) -> str:
+    """Return a section with a table of objects, each with a page."""
+    rows = "\n".join(f"   {name}" for name in names)
+    return f"{title}\n{'-' * len(title)}\n\n.. autosummary::\n   :toctree: api\n\n{rows}\n"
+
+
+def reference(name: str) -> str:
+    """Return the page of a module: its docstring's first line, and its names in groups."""
+    module, sections = importlib.import_module(name), []
+    left = public(module)
+    for title, belongs in GROUPS[name]:
+        members = [n for n, value in left.items() if belongs(value)]
+        left = {n: value for n, value in left.items() if n not in members}
+        sections.append(listed(title, members))
+    if left:
+        raise ValueError(f"{name} exports {sorted(left)}, of which no group in {__file__} says where they belong")
+    head = f"{name}\n{'=' * len(name)}\n\n{(module.__doc__ or '').strip().partition(chr(10))[0]}\n"
+    return "\n".join([head, f".. currentmodule:: {name}\n", *sections])
+
+
+def write(app: Sphinx, config: Any) -> None:
+    """Write all pages of `generated`, those of names that are gone removed."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir()
+    for name in GROUPS:
+        (OUT / f"{name}.rst").write_text(reference(name), encoding="utf-8")
+
+
+def inherited(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what classes inherit from other libraries; None leaves it to Sphinx."""
+    module = getattr(inspect.unwrap(obj) if callable(obj) else obj, "__module__", None) or ""
+    return None if module.partition(".")[0] in ("", "zoo", "guides", "inference") else True
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write before Sphinx looks for pages."""
+    app.setup_extension("sphinx.ext.autodoc")  # which has the second event
+    app.connect("config-inited", write)
+    app.connect("autodoc-skip-member", inherited)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
