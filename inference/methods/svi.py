@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -29,6 +29,7 @@ from inference.variational.ends import Ends
 from inference.variational.gathered import Gathered
 from inference.variational.held_out import HeldOut, parted
 from inference.variational.optimize import Climb
+from inference.variational.other_rows import OtherRows, held_of
 from inference.variational.per_step import FULL_ROWS, PARTICLES, covering_draws, draws_per_step, rows_per_step
 from inference.variational.sampled import standing_for_all, with_sampling_error
 from inference.variational.schedule import Kind, Schedule
@@ -107,9 +108,10 @@ class SVI(Method):
     clip
         Largest norm of the gradient per row.
     validation
-        Rows held back, a share of all or, from 1 on, how many: after every pass their bound is evaluated, at the same
-        draws each time. When it has not risen for `patience` passes the rate falls ("plateau") or the climb ends, and
-        the weights with the highest are kept. For rows without latents of their own, or with an `Encoder`.
+        Rows that no step sees: a data set like the one that is fitted, or a share of that or, from 1 on, how many:
+        after every pass their bound is evaluated, at the same draws each time. When it has not risen for `patience`
+        passes the rate falls ("plateau") or the climb ends, and the weights with the highest are kept. For rows without
+        latents of their own, or with an `Encoder`.
     restarts
         Number of starts, all climbed in one tensor program; the best end is kept, and R-hat of the log joint over
         all of them says whether they agree.
@@ -158,7 +160,7 @@ class SVI(Method):
     collapse: Collapse = "auto"
     epochs: PositiveInt | None = None
     accumulate: PositiveInt = 1
-    validation: PositiveFloat | None = None
+    validation: Any = None
     patience: PositiveInt = PATIENCE
     distributed: bool = False
 
@@ -168,10 +170,7 @@ class SVI(Method):
         name = type(self).__name__.lower()
         if self.epochs is not None and self.steps != STEPS:
             raise MethodError(f"{name}: give steps={self.steps} or epochs={self.epochs}, not both")
-        if self.validation is not None and self.validation >= 1 and self.validation != int(self.validation):
-            raise MethodError(
-                f"{name}: validation={self.validation:g} is neither a share of the rows, below 1, nor a number of rows"
-            )
+        object.__setattr__(self, "validation", held_of(self.validation, name))
         if self.validation is None and self.patience != PATIENCE:
             raise MethodError(f"{name}: patience={self.patience} counts passes without a gain; give validation, too")
         if self.objective != "elbo" and (self.beta != 1 or self.free_bits):
@@ -227,7 +226,7 @@ class SVI(Method):
         if self.objective != "elbo" and self._still(program):
             return f"objective={self.objective!r} weighs draws of a distribution, and what climbs here is only a point"
         if not program.latents:
-            return None
+            return self._needless(program)
         if self.guide.still and (self.particles or 1) > 1:
             return f"{self.guide!r} is a point while it climbs, whose particles={self.particles} draws are all the same"
         if (reason := self.guide.why_not(program)) is not None:
@@ -240,12 +239,21 @@ class SVI(Method):
             return f"objective={self.objective!r} with global latents needs all rows at once: leave out batch_size"
         return None
 
+    def _needless(self, program: Program) -> str | None:
+        """Why a guide that was given has nothing to do, where there are no latents for it."""
+        if self.guide == type(self)().guide:
+            return None
+        gone = [s.name for s in (*program.enumerated, *(program.integrated.chains if program.integrated else ()))]
+        summed = f"what is unknown of {', '.join(map(repr, gone))} is summed or integrated out exactly"
+        why = summed if gone else "the model has only parameters and networks, which climb without one"
+        return f"guide={self.guide!r} has no latent to cover: {why}; leave guide out"
+
     def _unread(self, program: Program) -> str | None:
         """Why the rows of a stream cannot be taken in mini-batches, if they cannot."""
         stream = program.data.stream
         if stream is None or stream.count is None:
             return f"mini-batches take rows by their numbers, and {stream} has them in order only; give an NPY file"
-        if self.validation is not None or self.distributed:
+        if not isinstance(self.validation, OtherRows | None) or self.distributed:
             return "rows held back, and shares of processes, are parts of the rows in memory, and a stream is read anew"
         if program.tied:
             return f"a stream is read in parts, and {program.tied}"
@@ -302,9 +310,14 @@ class SVI(Method):
         if self.optimizer == MATCH:
             return self._matched(program, judged=True, progress=progress)
         group = Processes.running() if self.distributed else ALONE
-        which = "" if self.checkpoint is None and group is ALONE else identity(self, program, apart=("steps", "epochs"))
+        held = self.validation.bound(program) if isinstance(self.validation, OtherRows) else None
+        data = [program.data, *([] if held is None else [held.data])]
+        alone = self.checkpoint is None and group is ALONE
+        which = "" if alone else identity(self, program.model, data, apart=("steps", "epochs"))
         group.agree(which, "the model, the data, the settings or the seed", program.device)
-        train, held = (program, None) if self.validation is None else parted(program, self.validation)
+        train = program
+        if held is None and self.validation is not None:
+            train, held = parted(program, self.validation)
         starts = several_starts(train, self.restarts)
         if self.covering:
             starts = [widened(train, start) for start in starts]

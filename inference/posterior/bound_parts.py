@@ -14,6 +14,7 @@ from inference.approximations.rows import FEW_AT_ONCE, NUMBERS, chunk_for
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.codes import SD, coded, encode, some_rows
 from inference.posterior.local_moments import entry_names
+from inference.posterior.log_prob import log_prob
 from inference.posterior.rows import row_chunks
 from zoo.data.bind import Source
 from zoo.data.data import Data
@@ -104,7 +105,15 @@ def _of_rows(answer: Answer, program: Program, globals_: Values, samples: int) -
 
 
 def anomaly(answer: Answer, new: Source | Data | None, samples: int) -> pd.DataFrame:
-    """Columns log_prob, kl and reconstruction of each row; attrs hold their Monte Carlo errors."""
+    """Columns log_prob, kl and reconstruction of each row; attrs hold their Monte Carlo errors.
+
+    Without codes there is log_prob alone.
+    """
+    if all(s.countable for s in answer.program.locals):
+        series = log_prob(answer, new, samples)
+        frame = series.to_frame()
+        frame.attrs["mcse"] = {"log_prob": series.attrs["mcse"]}
+        return frame
     program = answer.on(new)
     found = bound_parts(answer, program, samples)
     columns = {"log_prob": found.log_prob, "kl": found.kl, "reconstruction": found.reconstruction}

@@ -234,12 +234,7 @@ def _agreed(answer: Answer, a: Source, b: Source, names: Sequence[str]) -> dict[
     first, last = (answer.on(rows).data for rows in (a, b))
     _check_lengths(len(first), len(last))
     for name in names:
-        sides = [as_given(data, name) for data in (first, last)]
-        for data in (first, last):
-            gone = data.missing[name].cpu().numpy() if name in data.missing else np.zeros(len(data), bool)
-            if gone.any():
-                where = data.coords[data.row][int(gone.argmax())]
-                raise DataError(f"interpolate: row {where} has no {name!r}; say which: condition={{{name!r}: ...}}")
+        sides = [_told(data, name, "interpolate") for data in (first, last)]
         apart = (sides[0] != sides[1]).reshape(len(first), -1).any(1)
         if apart.any():
             i = int(apart.argmax())
@@ -251,6 +246,36 @@ def _agreed(answer: Answer, a: Source, b: Source, names: Sequence[str]) -> dict[
     return found
 
 
+def _told(data: Data, name: str, question: str) -> np.ndarray:
+    """A covariate or label of each row; DataError if one has none."""
+    gone = data.missing[name].cpu().numpy() if name in data.missing else np.zeros(len(data), bool)
+    if gone.any():
+        where = data.coords[data.row][int(gone.argmax())]
+        raise DataError(f"{question}: row {where} has no {name!r}; say which: condition={{{name!r}: ...}}")
+    return as_given(data, name)
+
+
+def _shared(answer: Answer, at: Source, names: Sequence[str]) -> dict[str, Any]:
+    """The value of covariates and labels that all of these rows have.
+
+    Raises
+    ------
+    DataError
+        If they differ, or one is missing.
+    """
+    data, found = answer.on(at).data, {}
+    for name in names:
+        values = _told(data, name, "traverse")
+        if (values != values[:1]).any():
+            kinds = len(np.unique(values, axis=0))
+            raise DataError(
+                f"traverse: {name!r} has {kinds} values in the rows of `at`; give rows that have the same, or say "
+                f"which: condition={{{name!r}: ...}}"
+            )
+        found[name] = values[0]
+    return found
+
+
 def _as_codes(answer: Answer, given: Any) -> xr.Dataset:
     return given if isinstance(given, xr.Dataset) else encode(answer, given)
 
@@ -258,14 +283,19 @@ def _as_codes(answer: Answer, given: Any) -> xr.Dataset:
 def traverse(
     answer: Answer, coordinate: Any, site: str | None, at: Any, span: float, steps: int, condition: Condition
 ) -> xr.Dataset:
-    """E[x | z] while one coordinate of z goes through `steps` values, the others where they are."""
+    """E[x | z] while one coordinate of z goes through `steps` values, the others where they are.
+
+    Covariates and labels that `condition` says nothing of are those of the rows `at`, if all have the same.
+    """
     sites = coded(answer)
     names = [s.name for s in sites]
     if site is not None and site not in names:
         raise DataError(f"traverse: {site!r} is no continuous latent of rows; there are {', '.join(names)}")
     name = names[0] if site is None else site
-    program = answer.program
-    check_condition(program, condition, "traverse")
+    program, given = answer.program, as_dict(answer.program, condition)
+    if not (at is None or isinstance(at, xr.Dataset)):
+        given = {**_shared(answer, at, [f for f in conditions(program) if f not in given]), **given}
+    check_condition(program, given, "traverse")
     fitted = spread_codes(answer)
     row = program.row
     base = (fitted if at is None else _as_codes(answer, at)).mean(row, keep_attrs=True)
@@ -283,4 +313,4 @@ def traverse(
     values = centre + spread * np.linspace(-span, span, steps)
     path = {n: base[n].expand_dims(value=values).copy(deep=True) for n in names}
     path[name].data.reshape(steps, -1)[:, place] = values
-    return decode(answer, xr.Dataset(path), condition)
+    return decode(answer, xr.Dataset(path), given)

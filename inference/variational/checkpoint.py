@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from inference.method import Method
 from inference.runtime.settings import settings_of
 from inference.runtime.tensor_folder import TensorFolder
+from zoo.data.data import Data
+from zoo.declare.model import Model
 from zoo.errors import FitError
-from zoo.program.program import Program
 
 FORMAT = 2
 
@@ -97,11 +98,11 @@ class Checkpoint:
         return State(tensors, told["numbers"])
 
 
-def identity(method: Method, program: Program, apart: Collection[str] = ()) -> str:
+def identity(method: Method, model: Model, data: Sequence[Data], apart: Collection[str] = ()) -> str:
     """Digest of all that makes a fit what it is: model, data, settings but those `apart`, and the state of the RNG."""
     settings = {n: repr(v) for n, v in settings_of(method).items() if not n.startswith("checkpoint") and n not in apart}
-    told = hashlib.sha256(json.dumps([repr(program.model), settings], sort_keys=True).encode())
-    weights = program.data.weights
-    for value in [*program.data.values.values(), *([] if weights is None else [weights]), torch.get_rng_state()]:
+    told = hashlib.sha256(json.dumps([repr(model), settings], sort_keys=True).encode())
+    weights = [d.weights for d in data if d.weights is not None]
+    for value in [*(v for d in data for v in d.values.values()), *weights, torch.get_rng_state()]:
         told.update(value.detach().cpu().contiguous().numpy().tobytes())
     return told.hexdigest()

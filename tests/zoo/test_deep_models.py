@@ -103,6 +103,10 @@ def test_rows_are_encoded_decoded_and_drawn_with_the_labels_that_they_have_or_ma
     assert labelled.traverse(0, condition={"label": 1}, steps=3)["x"].shape == (3, ROWS.shape[1])
     with pytest.raises(DataError, match="traverse needs the label 'label'"):
         labelled.traverse(0)
+    own = {"x": ROWS[6:7], "label": np.array([2])}
+    assert labelled.traverse(0, at=own).equals(labelled.traverse(0, at=own, condition={"label": 2}))
+    with pytest.raises(DataError, match=r"'label' has 2 values in the rows of `at`; .*condition="):
+        labelled.traverse(0, at=ends)
     wrong = r"condition: expected a dict such as \{'label': 3\}, found int"
     for ask in (
         lambda: labelled.generate(3, condition=3),

@@ -120,13 +120,13 @@ class CodeQuestions(Result):
         site
             Which latent; None for the first.
         at
-            Row, or its code, where the others stay; None for the mean code of the fitted rows.
+            Rows, or their codes, at whose mean code the others stay; None for that of the fitted rows.
         span
             How far on both sides, in standard deviations of the codes by q of fitted rows, 500 at most.
         steps
             How many values.
         condition
-            Covariate -> its value.
+            Covariate or label -> its value; of what is left out, that of the rows `at`, if all have the same.
         """
         return traverse(self, coordinate, site, at, span, positive("traverse(steps)", steps), condition)
 
@@ -134,7 +134,8 @@ class CodeQuestions(Result):
         """Return how unusual rows are, in three ways: columns log_prob, kl and reconstruction, in nats.
 
         log p(x_i); KL(q(z_i) || p(z_i)), how far the code is from the prior; and E_q[log p(x_i | z_i)], how well the
-        code explains the row. A row is unusual where the first or the last is low, or the second high.
+        code explains the row. A row is unusual where the first or the last is low, or the second high. Of a model
+        without codes, a density of rows alone, there is the first column only.
 
         Parameters
         ----------

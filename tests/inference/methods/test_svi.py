@@ -36,6 +36,7 @@ from tests.cases.models import (
     coin,
 )
 from tests.conftest import nothing_global_changes
+from zoo import MethodError
 from zoo.program import collapsed
 from zoo.program.find_sufficient import sufficient
 from zoo.program.prepare import prepare
@@ -154,6 +155,13 @@ def test_map_is_svi_with_a_point_guide():
     ends = [fit(coin, FLIPS, method=m, seed=0) for m in (MAP(**settings), SVI(guide=Point(), **settings))]
     assert ends[0].objective == ends[1].objective
     assert ends[0].trace["value"].equals(ends[1].trace["value"])
+
+
+@pytest.mark.parametrize("model", [zoo.GMM(components=2), zoo.MADE(hidden=(3,))], ids=["summed out", "networks"])
+def test_a_guide_without_a_latent_to_cover_is_refused(model):
+    rows = np.tile([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], (4, 1))
+    with pytest.raises(MethodError, match=r"no latent to cover: .*; leave guide out"):
+        fit(model, rows, method=SVI(guide=Encoder()), seed=0)
 
 
 @pytest.mark.slow

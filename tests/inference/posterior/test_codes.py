@@ -177,6 +177,9 @@ def test_what_has_no_codes_says_so() -> None:
     found = fit(zoo.GMM(components=2), "faithful", method=EM(), seed=0, progress=False)
     with pytest.raises(FitError, match="no continuous latent of each row"):
         found.encode()
+    unusual = found.anomaly([[3.0, 70.0], [30.0, 7.0]])  # by its density alone
+    np.testing.assert_array_equal(unusual["log_prob"], found.log_prob([[3.0, 70.0], [30.0, 7.0]]))
+    assert list(unusual) == list(unusual.attrs["mcse"]) == ["log_prob"]
 
 
 class Conditional(zoo.Model):

@@ -21,7 +21,7 @@ from inference.variational.held_out import HeldOut, parted
 from inference.variational.optimize import Climb
 from inference.variational.schedule import Schedule
 from tests.cases.models import FLIPS, LinearFactors, coin
-from zoo import MethodError
+from zoo import DataError, MethodError
 from zoo.program.prepare import prepare
 from zoo.program.rows import rows_of
 
@@ -125,6 +125,21 @@ def test_weights_with_the_highest_bound_on_rows_held_back_are_kept():
     assert len(found.posterior["posterior"]["row"]) == 90  # all rows are in the answer
 
 
+@pytest.mark.slow
+def test_weights_with_the_highest_bound_on_other_rows_are_kept():
+    new = 1 - BITS[:40]  # of which the rows that are trained on say little
+    settings = {"epochs": 400, "batch_size": 30, "patience": 3, "learning_rate": 0.3, "schedule": "constant"}
+    found = trained(validation=new, particles=1, corrected=False, **settings)
+    held = found.trace["validation"]
+    assert "has not risen" in found.reason
+    assert len(held) - 1 - held.idxmax() == 3
+    assert len(found.posterior["posterior"]["row"]) == 90  # none was taken away
+    bound = found.rate_distortion(new, samples=100).loc["elbo"]
+    assert abs(held.max() / 90 - bound["nats"]) < 4 * bound["mcse"] * math.sqrt(100 + 1)  # of one draw of each row
+    with pytest.raises(DataError, match="validation: field 'x': expected 6 along 'feature'"):
+        trained(validation=BITS[:, :5], steps=2)
+
+
 def test_the_rate_falls_from_the_best_place():
     schedule = Schedule(10_000, 0.05, patience=2)
     falls = []
@@ -143,6 +158,8 @@ def test_what_cannot_be_held_back_is_refused():
         fit(LinearFactors(), ROWS, method=SVI(validation=0.2, steps=10), seed=0)
     with pytest.raises(MethodError, match="holds 60 of 90 rows back"):
         trained(validation=60, steps=10)
+    with pytest.raises(MethodError, match=r"validation=2\.5 is neither a share of the rows"):
+        SVI(validation=2.5)
 
 
 # -- weights of the latents --------------------------------------------------------------------------------------------
