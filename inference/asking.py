@@ -115,6 +115,8 @@ def _fit(folder: Path, out: Path | None) -> Any:
 
     if out is not None and out.suffix not in WRITERS:
         raise DataError(f"--out {out}: tables are written as {', '.join(WRITERS)} files")
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"--out {out}: there is no folder {out.parent}; make it first")
     return Fit.load(folder)
 
 
@@ -145,8 +147,8 @@ def _write(table: Any, out: Path | None) -> None:
     if out is None:
         typer.echo(table.to_csv(), nl=False)
         return
-    try:
-        WRITERS[out.suffix](table, out)
-    except OSError as error:
-        raise DataError(f"--out {out}: {error.strerror or error}") from None
+    from inference.runtime.whole import whole_file
+
+    with whole_file(out) as new:
+        WRITERS[out.suffix](table, new)
     typer.echo(f"saved to {out}")

@@ -20,8 +20,10 @@ from inference.diagnostics.coordinates import event_names, labels_of
 from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
+from inference.posterior.folder import read
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
+from inference.runtime.whole import as_path, whole_file
 from inference.simulated.quantities import Function, Quantities
 from inference.simulated.ranks import Refit
 from inference.simulated.refits import Refits, cores
@@ -165,14 +167,16 @@ class Calibration:
 
     def save(self, folder: str | Path) -> Path:
         """Write the ranks as NetCDF, the table as CSV and what was calibrated as JSON; return the folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tree.to_netcdf(folder / "calibration.nc", engine="h5netcdf")
+        place = as_path(folder, "save(folder)")
         table = self.table
-        table.to_csv(folder / "table.csv", index_label="quantity")
         told = {**self.about, "failures": list(self.failures), "verdict": self._verdict(table)}
-        (folder / "calibration.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        return folder
+        with whole_file(place / "calibration.nc") as new:
+            self.tree.to_netcdf(new, engine="h5netcdf")
+        with whole_file(place / "table.csv") as new:
+            table.to_csv(new, index_label="quantity")
+        with whole_file(place / "calibration.json") as new:
+            new.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        return place
 
     @classmethod
     def load(cls, folder: str | Path) -> Calibration:
@@ -183,14 +187,15 @@ class Calibration:
         DataError
             If the folder holds no calibration.
         """
-        folder = Path(folder)
-        for name in ("calibration.json", "calibration.nc"):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder / name}: no such file; {folder} does not hold a saved calibration")
-        about = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-        failures = tuple(about.pop("failures"))
-        about.pop("verdict")
-        return cls(read_tree(folder / "calibration.nc"), failures, about)
+        place = as_path(folder, "Calibration.load(folder)")
+        about = read(place / "calibration.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
+        tree = read(place / "calibration.nc", read_tree)
+        try:
+            failures = tuple(about.pop("failures"))
+            about.pop("verdict")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{place / 'calibration.json'} is damaged: it lacks {error}") from error
+        return cls(tree, failures, about)
 
 
 def calibrate(
@@ -279,7 +284,7 @@ def calibrate(
         method.check(program)
         truths = Truths(program, posterior)
         chosen = Quantities(truths.program, quantities)
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else as_path(folder, "calibrate(..., folder=...)")
     refits = Refits(truths, method, chosen, seed)
     results = refits.run(simulations, processes=processes or cores(), folder=place, progress=progress)
     failures = tuple(r.failure for r in results if r.failure)

@@ -166,7 +166,7 @@ def fit(
         typer.echo("")
         typer.echo(_text(fitted.summary()))
     if out is not None:
-        typer.echo(f"\nsaved to {fitted.save(out)}", err=json)
+        _save(fitted, out, quiet=json)
 
 
 @app.command()
@@ -220,7 +220,7 @@ def compare(
     )
     typer.echo(machine.comparison_text(result) if json else str(result))
     if out is not None:
-        typer.echo(f"\nsaved to {result.save(out)}", err=json)
+        _save(result, out, quiet=json)
 
 
 @app.command()
@@ -344,6 +344,18 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
     from inference.report import report as report_on
 
     typer.echo(f"saved to {report_on(folder)}")
+
+
+def _save(result: Any, folder: Path, *, quiet: bool) -> None:
+    """Save a fit or comparison, and say so, and what it took the place of."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result.save(folder)
+    typer.echo(f"\nsaved to {folder}", err=quiet)
+    for warning in said:
+        typer.echo(str(warning.message), err=True)
 
 
 def _text(table: Any) -> str:

@@ -23,6 +23,7 @@ from inference.posterior.fit import Fit
 from inference.report import forest, page, write
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
+from inference.runtime.whole import as_path
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
@@ -104,7 +105,7 @@ class Comparison:
 
         The table, verdicts, all fits in one picture, and for each fit what its own `report` says.
         """
-        return page(str(self), self.fits, {n: str(e) for n, e in self.errors.items()}, Path(path))
+        return page(str(self), self.fits, {n: str(e) for n, e in self.errors.items()}, as_path(path, "report(path)"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the table, each fit in a folder of its own, the figures and report.html; return the folder.
@@ -112,7 +113,13 @@ class Comparison:
         A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
         refused with a `DataError`.
         """
-        return write(self.table, self.fits, str(self), {n: str(e) for n, e in self.errors.items()}, Path(folder))
+        return write(
+            self.table,
+            self.fits,
+            str(self),
+            {n: str(e) for n, e in self.errors.items()},
+            as_path(folder, "save(folder)"),
+        )
 
 
 def compare(

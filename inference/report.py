@@ -16,7 +16,8 @@ from inference.posterior.pictures import globals_of, mixture, small
 from inference.posterior.store import Record
 from inference.reporting.figures import as_png, mixtures, traces
 from inference.reporting.page import Section, write_page
-from inference.runtime.output_folder import COMPARISON, claim
+from inference.runtime.output_folder import COMPARISON, FIT, replacing
+from inference.runtime.sums import SUMS, check
 from zoo.errors import DataError, FitError
 
 
@@ -40,22 +41,26 @@ def write(table: pd.DataFrame, fits: dict[str, Fit], text: str, errors: dict[str
     """Write table.csv, a folder per fit, report.html, traces.png and, for mixtures of Normals, mixtures.png.
 
     A comparison or a fit that was saved there before is replaced as a whole; anything else is refused.
+
+    Raises
+    ------
+    DataError
+        If the folder is a file, holds anything else or cannot be written; what was there is as it was then.
     """
-    claim(folder)
     taken, places = set(COMPARISON), {}
     for number, label in enumerate(fits, start=1):
         plain = re.sub(r"[^\w .=-]+", "_", label).strip(" ._")
         places[label] = plain if plain and plain not in taken else f"{plain or 'fit'}_{number}"
         taken.add(places[label])
-    (folder / "comparison.json").write_text(
-        json.dumps({"fits": places, "errors": errors, "text": text}, indent=2) + "\n", encoding="utf-8"
-    )
-    table.to_csv(folder / "table.csv", index_label=[n or "method" for n in table.index.names])
-    for label, fitted in fits.items():
-        fitted.save(folder / places[label])
-    for name, png in pictures(fits).items():
-        (folder / name).write_bytes(png)
-    page(text, fits, errors, folder / "report.html")
+    told = {"fits": places, "errors": errors, "text": text}
+    with replacing(folder) as new:
+        (new / "comparison.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        table.to_csv(new / "table.csv", index_label=[n or "method" for n in table.index.names])
+        for label, fitted in fits.items():
+            fitted.save(new / places[label])
+        for name, png in pictures(fits).items():
+            (new / name).write_bytes(png)
+        page(text, fits, errors, new / "report.html")
     return folder
 
 
@@ -98,6 +103,8 @@ def report(folder: Path) -> Path:
     DataError
         If it holds neither, or a file in it is damaged.
     """
+    if (folder / SUMS).is_file():
+        check(folder, [], COMPARISON if (folder / "comparison.json").is_file() else FIT)
     if (folder / "fit.json").is_file():
         return Fit.load(folder).report(folder / "report.html")
     manifest = folder / "comparison.json"

@@ -30,6 +30,7 @@ from inference.runtime.gradients import differentiable
 from inference.runtime.monitor import Told
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
+from inference.runtime.whole import as_path
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.errors import FitError
@@ -128,14 +129,16 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         call = f"fit({self.model!r}, data, method={self.method!r}, seed={self.seed})"
         own = fit_sections(self, self._record, self.posterior, self.summary(), name)
         pages = [*model_sections(self.program), *own, reproduction(call)]
-        return write_page(Path(path), f"{type(self.model).__name__} by {name}", pages)
+        return write_page(as_path(path, "report(path)"), f"{type(self.model).__name__} by {name}", pages)
 
     def save(self, folder: str | Path, *, local: bool = False) -> Path:
         """Write the fit to a folder: safetensors, JSON, CSV and NetCDF, no pickle. Return the folder.
 
         What is simulated (predictive and prior groups) is not among the files; a loaded fit simulates the same again.
 
-        A fit or comparison saved there before is replaced as a whole; a folder with anything else is refused.
+        A fit or comparison saved there before is replaced as a whole, with a warning if it was another; a folder with
+        anything else is refused. Folders above are made. A run that is killed meanwhile leaves what was there before,
+        or the new fit, never a part. ``SHA256SUMS`` has the sum of every file, which loading checks.
 
         Parameters
         ----------
@@ -148,13 +151,14 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         kept = {n: g.to_dataset() for n, g in groups.children.items() if n not in SIMULATED}
         kept |= {"standard_error": self._errors} if self.is_point else {}
         posterior = xr.DataTree.from_dict({"/": xr.Dataset(attrs=groups.attrs), **kept})
-        return store.save(self._record, repr(self), posterior, Path(folder))
+        place = as_path(folder, "save(folder)")
+        return store.save(self._record, repr(self), posterior, place)
 
     @staticmethod
     def load(
         folder: str | Path, model: ModelLike | None = None, networks: Mapping[str, nn.Module] = MappingProxyType({})
     ) -> Fit:
-        """Read a fit written by `save`.
+        """Read a fit written by `save`, whose files are checked against their sums and whose model against what it was.
 
         Parameters
         ----------
@@ -166,7 +170,7 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
             Where the model or its guide were given a module (not a class or a function): one like it, by the name of
             the setting, as in ``{"decoder": Mine(), "network": Yours()}``. It gets the weights of the fit.
         """
-        return Fit(*store.load(Path(folder), model, networks))
+        return Fit(*store.load(as_path(folder, "Fit.load(folder)"), model, networks))
 
 
 def as_fit(given: Any, usage: str) -> Fit:

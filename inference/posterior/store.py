@@ -10,7 +10,8 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,9 +19,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 import xarray as xr
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from inference.approximations import approximation
 from inference.approximations.conjugate import describe_posteriors, read_posteriors, tensors_of
@@ -31,9 +31,10 @@ from inference.coordinate.memory import Memory
 from inference.diagnostics.arviz import read_tree_summary
 from inference.method import Method, Objective, Outcome
 from inference.posterior.fingerprint import Fingerprint
+from inference.posterior.folder import DESCRIBED, DRAWS, FORMAT, TABLE, TENSORS, TRACE, opened, read
 from inference.posterior.former import renamed
 from inference.posterior.labels import describe_labels, read_labels
-from inference.runtime.output_folder import claim
+from inference.runtime.output_folder import replacing
 from inference.runtime.settings import (
     describe,
     describe_settings,
@@ -57,8 +58,6 @@ from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.random import reseed
 
-FORMAT = 4
-
 
 class Record(NamedTuple):
     """All that a fit is made of, in the order in which `Fit` takes it."""
@@ -73,14 +72,30 @@ class Record(NamedTuple):
 def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Path:
     """Write a fit to a folder, made if need be, with what it says of itself and its ArviZ groups.
 
-    A fit or comparison that was saved there before is replaced as a whole.
+    A fit or comparison that was saved there before is replaced as a whole, and a warning says so if it is another.
 
     Raises
     ------
     DataError
-        If the folder is a file, or holds anything else.
+        If the folder is a file, holds anything else or cannot be written; what was there is as it was then.
     """
-    claim(folder)
+    tensors, described = _described(record, text)
+    before = _before(folder, described)
+    with replacing(folder) as new:
+        save_file(tensors, new / TENSORS)
+        record.outcome.trace.to_csv(new / TRACE, index=False)
+        model = record.program.model
+        if isinstance(model, Regression) and model.formula is not None:
+            model.formula.design.frame.to_parquet(new / TABLE)
+        (new / DESCRIBED).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        posterior.to_netcdf(new / DRAWS, engine="h5netcdf")
+    if before is not None:
+        warnings.warn(f"{folder}: took the place of {before}", stacklevel=3)
+    return folder
+
+
+def _described(record: Record, text: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a fit as tensors and JSON."""
     program, method, outcome, seed, seconds = record
     data, model = program.data, program.model
     formula = model.formula if isinstance(model, Regression) else None
@@ -88,12 +103,16 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
     tensors = TensorFolder()
     tensors.add("data", data.values)
     tensors.add("missing", data.missing)
+    if data.weights is not None:
+        tensors["weights"] = data.weights
+    of_data = hashlib.sha256()
+    for name, tensor in tensors.items():
+        of_data.update(name.encode())
+        of_data.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     tensors.add("buffer", dict(model.named_buffers()))
     tensors.add("point", outcome.points)
     tensors.add("q", outcome.approximation.tensors())
     tensors.add("prior", tensors_of(priors))
-    if data.weights is not None:
-        tensors["weights"] = data.weights
     if outcome.memory is not None:
         tensors.add("memory", _sums(outcome.memory))
     for statistic, by_site in outcome.shifts.items():
@@ -102,8 +121,6 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
     tensors.add("fingerprint", fingerprint.values)
     frame = closed_form(program).frame() if outcome.memory is None else outcome.memory.frame
     tensors.add("frame", frame.tensors())
-    save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "tensors.safetensors")
-    outcome.trace.to_csv(folder / "trace.csv", index=False)
     described = {
         "format": FORMAT,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__.partition("+")[0]},
@@ -122,6 +139,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
             "coords": {n: describe_labels(index) for n, index in data.coords.items()},
             "columns": {n: [plain(c) for c in listed] for n, listed in data.columns.items()},
             "dtype": str(data.dtype).removeprefix("torch."),
+            "sha256": of_data.hexdigest(),
         },
         "method": describe("method", method),
         "approximation": approximation.describe(outcome.approximation),
@@ -136,13 +154,30 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
         "seed": seed,
         "seconds": seconds,
         "text": text,
-        "trace_sha256": _digest(folder / "trace.csv"),
     }
-    if formula is not None:
-        formula.design.frame.to_parquet(folder / "formula.parquet")
-    (folder / "fit.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    posterior.to_netcdf(folder / "posterior.nc", engine="h5netcdf")
-    return folder
+    return {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, described
+
+
+def _before(folder: Path, described: dict[str, Any]) -> str | None:
+    """Say which run a folder holds; None if none, or a fit of the same model, data, method and seed."""
+    if (folder / "comparison.json").is_file():
+        return "a saved comparison"
+    try:
+        saved = json.loads((folder / DESCRIBED).read_bytes())
+        then, now = _identity(saved), _identity(json.loads(json.dumps(described)))
+        differ = [f"its {name}" for name, value in now.items() if then[name] != value]
+        first = str(saved["text"]).partition("\n")[0]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "a saved fit that could not be read"
+    return f"another saved fit, which differed in {' and '.join(differ)}: {first}" if differ else None
+
+
+def _identity(described: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes two fits the same: what was fitted to what, how, and from which seed."""
+    model = {n: v for n, v in described["model"].items() if n not in ("sites", "densities")}
+    return {"model": model, **{n: described[n] for n in ("data", "method", "seed")}}
 
 
 def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
@@ -153,12 +188,12 @@ def read_summary(folder: Path) -> tuple[str, pd.DataFrame]:
     DataError
         If the folder does not hold a saved fit, or a file in it is damaged.
     """
-    described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
-    table = _read(folder / "posterior.nc", read_tree_summary)
+    described = opened(folder, [DRAWS])
+    table = read(folder / DRAWS, read_tree_summary)
     try:
         return described["text"], table
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'fit.json'} is damaged: it lacks {error}") from error
+        raise DataError(f"{folder / DESCRIBED} is damaged: it lacks {error}") from error
 
 
 def load(folder: Path, model: ModelLike | None, networks: Mapping[str, nn.Module] = MappingProxyType({})) -> Record:
@@ -169,17 +204,13 @@ def load(folder: Path, model: ModelLike | None, networks: Mapping[str, nn.Module
     DataError
         If the folder or a file in it is missing or damaged.
     ModelError
-        If the model's class cannot be found.
+        If the model's class cannot be found, or is not what it was.
     """
-    described = _read(folder / "fit.json", lambda p: json.loads(p.read_text(encoding="utf-8")))
-    stored = _read(folder / "tensors.safetensors", load_file)
+    described = opened(folder, [TENSORS, TRACE])
+    stored = read(folder / TENSORS, load_file)
     # As text first: not every version of pandas reads the last digit of a number right.
-    trace = _read(folder / "trace.csv", lambda p: pd.read_csv(p, dtype=str))
+    trace = read(folder / TRACE, lambda p: pd.read_csv(p, dtype=str))
     try:
-        if described["format"] != FORMAT:
-            raise DataError(f"{folder} was saved in format {described['format']}, this version reads {FORMAT}")
-        if _digest(folder / "trace.csv") != described["trace_sha256"]:
-            raise DataError(f"{folder / 'trace.csv'} is not what was saved; is it truncated?")
         trace = trace.astype({"step": int, "seconds": float, "value": float})
         # Copied, so that they are laid out in memory as those of a fit are: how sums round depends on it.
         tensors = TensorFolder({n: v.clone() for n, v in renamed(described, stored).items()})
@@ -274,20 +305,6 @@ def _shifts(tensors: TensorFolder) -> dict[str, Values]:
     return {statistic: saved.folder(statistic) for statistic in dict.fromkeys(n.partition(".")[0] for n in saved)}
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {path.parent} does not hold a saved fit")
-    try:
-        return reader(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).partition("\n")[0]
-        raise DataError(f"{path}: cannot be read ({first}); is it truncated?") from error
-
-
 def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Model:
     if isinstance(given, Model):
         return copy.deepcopy(given)
@@ -301,6 +318,6 @@ def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Mode
         )
     made: Model = cls(**read_settings(saved["settings"]))
     if isinstance(made, Regression) and saved.get("formula") is not None:  # which version 0.1.0 did not write
-        frame = _read(folder / "formula.parquet", pd.read_parquet)
+        frame = read(folder / TABLE, pd.read_parquet)
         made.formula = Formula(cls.__name__, cls.fields, Design(saved["formula"], frame))
     return made

@@ -10,6 +10,8 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from inference.runtime.whole import whole_file
+
 LONGEST = 200  # rows of a table that are shown
 
 _TEMPLATE = """<!DOCTYPE html>
@@ -75,10 +77,16 @@ def html(title: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write a page to a file, and make the folders above it."""
+    """Write a page to a file, and make the folders above it.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written, naming the path and why.
+    """
     text = html(title, sections)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8")
     return path
 
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from inference.runtime.sums import SUMS, seal
+from inference.runtime.whole import is_passing, whole_folder
 from zoo.errors import DataError
 
-FIT = ("fit.json", "formula.parquet", "tensors.safetensors", "trace.csv", "posterior.nc", "report.html")
-COMPARISON = ("comparison.json", "table.csv", "traces.png", "mixtures.png", "report.html")
+FIT = ("fit.json", "formula.parquet", "tensors.safetensors", "trace.csv", "posterior.nc", "report.html", SUMS)
+COMPARISON = ("comparison.json", "table.csv", "traces.png", "mixtures.png", "report.html", SUMS)
 
 
-def claim(folder: Path) -> None:
-    """Make a folder ready for a run: made if need be, what an earlier run wrote there removed.
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Hand out an empty folder that takes the place of another, with what an earlier run wrote there, as a whole.
 
     Raises
     ------
     DataError
-        As `check_free`. Nothing is removed then.
+        As `check_free`, or if it cannot be written. What was there before is as it was then.
     """
     check_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in _files(folder):
-        path.unlink()
-    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-        path.rmdir()
+    with whole_folder(folder) as new:
+        yield new
+        seal(new)
 
 
 def check_free(folder: Path) -> None:
@@ -63,12 +66,13 @@ def check_writable(folder: Path) -> None:
     if not nearest.is_dir():
         raise DataError(f"{nearest} is a file; give a folder to save to")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise DataError(f"{nearest} cannot be written to: permission denied; give another folder")
+        raise DataError(f"{nearest} cannot be written to: permission denied, or read-only; give another folder")
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all that is in a folder but for folders."""
-    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    """Return all that is in a folder but for folders, and for what a killed run was writing."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path for path in found if not any(is_passing(folder / part) for part in path.relative_to(folder).parts)]
 
 
 def _written(folder: Path) -> set[Path]:

@@ -22,6 +22,7 @@ from inference.runtime.monitor import Monitor, Told
 from inference.runtime.random import seeded
 from inference.runtime.settings import describe, settings_of
 from inference.runtime.threads import threads_for
+from inference.runtime.whole import whole_file
 from inference.simulated.quantities import Quantities
 from inference.simulated.ranks import Ranks, Refit, ranked
 from inference.simulated.truths import Truth, Truths
@@ -198,9 +199,8 @@ def _lists(ranks: Ranks) -> dict[str, Any]:
 
 def _write(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as new:
+        new.write_text(json.dumps(content), encoding="utf-8")
 
 
 _INHERITED: dict[int, Refits] = {}  # what a child process finds when it begins

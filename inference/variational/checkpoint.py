@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from inference.method import Method
 from inference.runtime.settings import settings_of
 from inference.runtime.tensor_folder import TensorFolder
+from inference.runtime.whole import whole_file
 from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import FitError
@@ -65,11 +65,9 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Write a state: all at once or not at all, so that a fit may be killed while it writes."""
         told = {"format": FORMAT, "identity": self.identity, "numbers": state.numbers}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         tensors = {n: t.detach().contiguous().cpu() for n, t in state.tensors.items()}
-        save_file(tensors, temporary, {"state": json.dumps(told)})
-        os.replace(temporary, self.path)
+        with whole_file(self.path) as new:
+            save_file(tensors, new, {"state": json.dumps(told)})
 
     def load(self) -> State | None:
         """Read the state that was written, None if there is no file.

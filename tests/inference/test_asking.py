@@ -60,7 +60,7 @@ def test_what_cannot_be_says_why(run, folder, tmp_path):
     for arguments, text in {
         ("assign", tmp_path / "nothing"): "does not hold a saved fit",
         ("assign", folder, "--out", "states.doc"): "tables are written as .csv, .tsv, .parquet, .json files",
-        ("assign", folder, "--out", tmp_path / "no" / "states.csv"): "non-existent",
+        ("assign", folder, "--out", tmp_path / "no" / "states.csv"): "there is no folder",
         ("encode", folder): "no continuous latent of each row",
         ("generate", folder, 0): "Input should be greater than or equal to 1",
     }.items():

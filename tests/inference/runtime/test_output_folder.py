@@ -11,7 +11,7 @@ from inference import compare, fit
 from inference.posterior.fit import Fit
 
 FLIPS = [1, 0, 1, 1]
-FIT = ["fit.json", "posterior.nc", "tensors.safetensors", "trace.csv"]
+FIT = ["SHA256SUMS", "fit.json", "posterior.nc", "tensors.safetensors", "trace.csv"]
 
 
 def files(folder):
@@ -34,6 +34,7 @@ def test_a_comparison_replaces_another(tmp_path):
     compared("exact").save(tmp_path)
     assert {p.parent.name for p in tmp_path.glob("*/fit.json")} == {"exact"}
     assert files(tmp_path) == [
+        "SHA256SUMS",
         "comparison.json",
         *(f"exact/{n}" for n in FIT),
         "report.html",
@@ -45,7 +46,8 @@ def test_a_comparison_replaces_another(tmp_path):
 @pytest.mark.slow
 def test_a_fit_replaces_a_comparison_and_the_other_way_round(tmp_path):
     compared("exact").save(tmp_path)
-    fitted(3).save(tmp_path)
+    with pytest.warns(UserWarning, match="took the place of a saved comparison"):
+        fitted(3).save(tmp_path)
     assert files(tmp_path) == FIT
     assert Fit.load(tmp_path).seed == 3
     compared("exact").save(tmp_path)
