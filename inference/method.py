@@ -287,7 +287,11 @@ class Method(ABC):
 
 def able_methods(test: Callable[[Method], bool]) -> list[str]:
     """Return the names of the methods that, with their default settings, pass a test."""
-    return [entry.name.lower() for entry in catalogue.entries("method").values() if test(entry.load()())]
+    able = []
+    for entry in catalogue.entries("method").values():
+        with entry.guarded():
+            able += [entry.name.lower()] if test(entry.load()()) else []
+    return able
 
 
 def as_method(method: Method | type[Method] | str) -> Method:

@@ -1,6 +1,7 @@
 """A model zoo on Pyro: declare a generative latent-variable model once, get every inference method legal for it."""
 
 from zoo import catalogue as _catalogue
+from zoo import shadowed as _shadowed
 
 __version__ = "0.1.0"
 
@@ -34,4 +35,6 @@ _EXPORTS = {
     "dequantized": "zoo.data.grey",
     "scaled": "zoo.data.grey",
 }
+for _name in ("guides", "inference"):
+    _shadowed.check_found(_name)
 __getattr__, __dir__ = _catalogue.exports(__name__, "model", _EXPORTS)

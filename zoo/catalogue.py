@@ -1,4 +1,4 @@
-"""What a package offers, read from its files without importing them.
+"""What there is: classes read from the files of the packages without importing them, and entry points of other packages.
 
 A model, guide or method is one file. This module finds the classes by parsing the sources, so a new file is picked
 up by the Python API, the tests and the command line with no edit elsewhere, and listing names never imports torch.
@@ -10,13 +10,17 @@ import ast
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, unknown
+
+if TYPE_CHECKING:
+    from zoo.plugins import Plugin
 
 KINDS = {"model": ("zoo", "Model"), "guide": ("guides", "Guide"), "method": ("inference.methods", "Method")}
 BASES = "zoo.declare"  # where models also have base classes, which are none themselves
@@ -35,6 +39,10 @@ class Entry:
         """Import the module and return the class; annotate what takes it: ``method: type[Method] = entry.load()``."""
         cls: type[Any] = getattr(importlib.import_module(self.module), self.name)
         return cls
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Do nothing: what fails in the library is an error, and in a `Plugin` a warning."""
+        return nullcontext()
 
 
 def _names(node: ast.expr) -> str:
@@ -68,7 +76,7 @@ def _classes(package: str) -> tuple[Entry, ...]:
 
 
 @cache
-def entries(kind: str) -> dict[str, Entry]:
+def shipped(kind: str) -> dict[str, Entry]:
     """Return the models, guides or methods that ship, by class name: `kind` is "model", "guide" or "method"."""
     package, root = KINDS[kind]
     classes = _classes(package)
@@ -91,6 +99,15 @@ def entries(kind: str) -> dict[str, Entry]:
     return offered
 
 
+@cache
+def entries(kind: str) -> dict[str, Entry | Plugin]:
+    """Return the models, guides or methods that ship, then those of other packages, by name."""
+    from zoo.plugins import plugins  # which takes longer to import than all else that names need
+
+    package, root = KINDS[kind]
+    return {**shipped(kind), **plugins(kind, (package.partition(".")[0], root), shipped(kind))}
+
+
 def _key(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
@@ -103,11 +120,11 @@ def find(kind: str, name: str) -> type[Any]:
     UnknownNameError
         If there is none; the message lists the names there are.
     """
-    known = entries(kind)
-    for entry in known.values():
-        if _key(entry.name) == _key(name):
-            return entry.load()
-    raise unknown(kind, name, known)
+    for known in (shipped, entries):  # packages that are installed are looked through only if need be
+        for entry in known(kind).values():
+            if _key(entry.name) == _key(name):
+                return entry.load()
+    raise unknown(kind, name, entries(kind))
 
 
 def models() -> list[str]:
@@ -130,12 +147,13 @@ def exports(package: str, kind: str, named: Mapping[str, str]) -> tuple[Callable
 
     def __getattr__(name: str) -> Any:
         if name == "__all__":
-            return sorted({*named, *entries(kind)})
+            return sorted({*named, *shipped(kind)})
         if name in named:
             module = importlib.import_module(named[name])
             return getattr(module, name, module)
-        if name in entries(kind):
-            return entries(kind)[name].load()
+        for known in () if name.startswith("_") else (shipped, entries):
+            if name in known(kind):
+                return known(kind)[name].load()
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

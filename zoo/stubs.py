@@ -18,7 +18,7 @@ def stub(kind: str) -> tuple[Path, str]:
     name = catalogue.KINDS[kind][0].partition(".")[0]
     package = importlib.import_module(name)
     lines = [f'"""{(package.__doc__ or "").strip()}"""', ""]
-    homes = {**package._EXPORTS, **{entry.name: entry.module for entry in catalogue.entries(kind).values()}}
+    homes = {**package._EXPORTS, **{entry.name: entry.module for entry in catalogue.shipped(kind).values()}}
     imports = []
     for public, home in homes.items():
         module = home.rpartition(".")[0] if home == f"{name}.{public}" else home  # the name is that of the module

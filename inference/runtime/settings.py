@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 def describe(kind: str, instance: Any) -> dict[str, Any]:
     """Return a "method" or "guide" as JSON: its name and settings, and where its class is if the library lacks it."""
     cls = type(instance)
-    entry = catalogue.entries(kind).get(cls.__name__)
+    entry = catalogue.shipped(kind).get(cls.__name__)
     own = entry is None or entry.module != cls.__module__
     settings = describe_settings(settings_of(instance))
     return {"name": cls.__name__, "settings": settings, **({"import": location(cls)} if own else {})}

@@ -468,7 +468,7 @@ def test_the_console_command_is_this_one():
         points = importlib.metadata.distribution("latentzoo").entry_points
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("latentzoo is not installed, only on the path")
-    assert {p.name: p.value for p in points}["zoo"] == "inference.cli:main"
+    assert {p.name: p.value for p in points}["zoo"] == "zoo.__main__:main"
 
 
 def test_no_command_shows_the_help(run):

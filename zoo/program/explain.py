@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,8 @@ from zoo.replay.masked import OBSERVED
 from zoo.replay.random import reseed
 from zoo.replay.sites import primary
 
+Answer = TypeVar("Answer")
+
 
 def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
@@ -30,14 +33,24 @@ def _count(missing: torch.Tensor | None) -> str:
 
 def legality(program: Program) -> dict[str, str | None]:
     """For each method, None if it is legal for this program with its default settings, else the reason why not."""
-    return {entry.name: entry.load()().why_not(program) for entry in catalogue.entries("method").values()}
+    return _of_methods(lambda method: method.why_not(program))
 
 
-def _verdict(program: Program, name: str, why_not: str | None) -> str:
+def _of_methods(ask: Callable[[Any], Answer]) -> dict[str, Answer]:
+    """Ask every method with its default settings, by name."""
+    answers: dict[str, Answer] = {}
+    for entry in catalogue.entries("method").values():
+        with entry.guarded():
+            answers[entry.name] = ask(entry.load()())
+    return answers
+
+
+def _verdict(method: Any, program: Program) -> str:
     """Say "yes", and how the method goes about it, or "no" and why."""
+    why_not = method.why_not(program)
     if why_not is not None:
         return f"no: {why_not}"
-    how = catalogue.find("method", name)().how(program)
+    how = method.how(program)
     return f"yes ({how})" if how else "yes"
 
 
@@ -99,7 +112,7 @@ def describe(program: Program) -> str:
     lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
     lines += [""]
     try:
-        verdicts = [(n.lower(), _verdict(program, n, why)) for n, why in legality(program).items()]
+        verdicts = [(n.lower(), said) for n, said in _of_methods(lambda method: _verdict(method, program)).items()]
     except ZooError as error:  # a model no method can start on
         verdicts = [("", str(error))]
     lines += _table(verdicts, ("method", "legal"))

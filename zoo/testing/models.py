@@ -17,6 +17,7 @@ from inference.method import Method
 from zoo import catalogue
 from zoo.data.bind import Source
 from zoo.declare.model import Model
+from zoo.program.explain import legality
 from zoo.program.prepare import prepare
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -45,8 +46,9 @@ def quick_methods() -> dict[str, Method]:
     """
     found = {}
     for name, entry in catalogue.entries("method").items():
-        method: Any = entry.load()
-        found[name.lower()] = method(**{f.name: QUICK[f.name] for f in fields(method) if f.name in QUICK})
+        with entry.guarded():
+            method: Any = entry.load()
+            found[name.lower()] = method(**{f.name: QUICK[f.name] for f in fields(method) if f.name in QUICK})
     return found
 
 
@@ -340,7 +342,7 @@ class ModelChecks:
 
     def legality(self) -> str | None:
         """Some method is legal, and every other says why it is not."""
-        said = {n: entry.load()().why_not(self.program) for n, entry in catalogue.entries("method").items()}
+        said = legality(self.program)
         require(None in said.values(), f"no method is legal: {said}")
         for name, why in said.items():
             require(why is None or len(why) > 10, f"{name} is not legal, and says no more than {why!r}")
