@@ -1,4 +1,4 @@
-"""What there is: classes read from the files of the packages without importing them, and entry points of other packages.
+"""What a package offers, read from its files without importing them, and what other packages add to it.
 
 A model, guide or method is one file. This module finds the classes by parsing the sources, so a new file is picked
 up by the Python API, the tests and the command line with no edit elsewhere, and listing names never imports torch.

@@ -5,8 +5,8 @@ A package says in its ``pyproject.toml`` what it adds::
     [project.entry-points."latentzoo.models"]
     Tides = "tides.models:Tides"
 
-and likewise ``latentzoo.guides`` and ``latentzoo.methods``. Nothing of it is imported before it is used; what fails then is
-left out of lists with a warning that names the package, and is an error where it was asked for by name.
+and likewise ``latentzoo.guides`` and ``latentzoo.methods``. Nothing of it is imported before it is used; what fails
+then is left out with a warning that names the package, and is an error where it was asked for by name.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Plugin:
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
             raise ZooError(
-                f"{self._what} cannot be imported from {self.point.value!r} ({type(error).__name__}: {first}); install a "
-                "version of that package that fits, or remove it"
+                f"{self._what} cannot be imported from {self.point.value!r} ({type(error).__name__}: {first}); "
+                "install a version of that package that fits, or remove it"
             ) from error
         package, name = self.root
         if not (isinstance(found, type) and issubclass(found, getattr(importlib.import_module(package), name))):
@@ -101,14 +101,15 @@ class Plugin:
 
 
 def plugins(kind: str, root: tuple[str, str], taken: Collection[str]) -> dict[str, Plugin]:
-    """Return the classes of a kind that other packages add, by name; names that are taken are left out with a warning."""
+    """Return the classes of a kind that other packages add, by name; a warning tells of names that are taken."""
     found: dict[str, Plugin] = {}
     for point in entry_points(group=f"latentzoo.{kind}s"):
         plugin = Plugin(kind, point.name, point, root)
         if point.name in found or point.name in taken:
             owner = found[point.name].package if point.name in found else "latentzoo"
             warnings.warn(
-                f"left out: {plugin._what}, for {owner} has one of that name; ask for another in that package", stacklevel=3
+                f"left out: {plugin._what}, for {owner} has one of that name; ask for another in that package",
+                stacklevel=3,
             )
         else:
             found[point.name] = plugin

@@ -35,8 +35,8 @@ def check_found(name: str) -> None:
         others = ", ".join(sorted({n for n in packages_distributions().get(name, ()) if n != "latentzoo"}))
         raise ImportError(
             f"latentzoo's package {name!r} was overwritten by a distribution with a package of the same name"
-            f"{f' ({others})' if others else ''}, in {wanted.parent}; the two cannot be installed together: uninstall the "
-            "other one, then pip install --force-reinstall --no-deps latentzoo, from where you had it"
+            f"{f' ({others})' if others else ''}, in {wanted.parent}; the two cannot be installed together: uninstall "
+            "the other one, then pip install --force-reinstall --no-deps latentzoo, from where you had it"
         )
 
 

@@ -53,11 +53,12 @@ class NUTS(Method):
     """Draws from the posterior by Hamiltonian Monte Carlo: asymptotically exact, and its checks say when it is not.
 
     Chains follow the gradient of log p(x, z), enumerated sites summed out, and stop where they turn back (Hoffman and
-    Gelman 2014; Betancourt 2017). The sampler is nutpie, or Pyro's NUTS where nutpie is
-    not installed; the reason says which. Enumerated sites get exact draws given each draw of the others. The objective is the posterior mean of log p(x, z) with its Monte Carlo error, a number that only other runs
-    of chains can be compared with. The fit counts as converged where no check complains: divergences, trees that reach
-    the maximal depth, energies that mix badly, R-hat above 1.01 (Vehtari et al. 2021), effective sample sizes below
-    100 per chain, and modes that no chain has come to, though climbs from afar do.
+    Gelman 2014; Betancourt 2017). The sampler is nutpie, or Pyro's NUTS where nutpie is not installed; the reason says
+    which. Enumerated sites get exact draws given each draw of the others. The objective is the posterior mean of log
+    p(x, z) with its Monte Carlo error, a number that only other runs of chains can be compared with. The fit counts as
+    converged where no check complains: divergences, trees that reach the maximal depth, energies that mix badly, R-hat
+    above 1.01 (Vehtari et al. 2021), effective sample sizes below 100 per chain, and modes that no chain has come to,
+    though climbs from afar do.
 
     Parameters
     ----------
