@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 MODEL = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin or coin.toml")
+    str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin, coin.toml or coin.yaml")
 ]
 MODELS = Annotated[
     str,

@@ -18,6 +18,7 @@ from guides.guide import Guide
 from inference.runtime.model_files import import_file
 from zoo import catalogue
 from zoo.errors import ModelError
+from zoo.text import SUFFIXES
 from zoo.text.read_model import read_model
 
 OURS = ("zoo", "guides", "inference")  # by name alone: a fit may have been saved by an installation elsewhere
@@ -65,14 +66,14 @@ def make(kind: str, saved: Mapping[str, Any]) -> Any:
 def location(definition: type | FunctionType) -> dict[str, Any]:
     """Where a class or function can be imported from: its module, its name there, and the module's file."""
     module, name = definition.__module__, definition.__qualname__
-    path = getattr(definition, "__toml__", None) or getattr(sys.modules.get(module), "__file__", None)
+    path = getattr(definition, "__text__", None) or getattr(sys.modules.get(module), "__file__", None)
     return {"module": module, "name": name, "file": str(Path(path).resolve()) if path else None}
 
 
 def find(saved: Mapping[str, Any]) -> Any:
     """Import a class or function by its `location`; None if it is not there any more."""
     path = Path(saved["file"]) if saved["file"] else None
-    if path is not None and path.suffix == ".toml":
+    if path is not None and path.suffix in SUFFIXES:
         return read_model(path) if path.is_file() else None
     module: Any = None
     with contextlib.suppress(ImportError):

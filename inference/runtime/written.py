@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import catalogue
 from zoo.errors import UnknownNameError, unknown
+from zoo.text import SUFFIXES
 
 if TYPE_CHECKING:
     from zoo.declare.model import Model
 
 
 def model_class(text: str) -> type[Model]:
-    """Return the class named in the zoo, or FILE.py:NAME, or what FILE.toml describes."""
-    if text.endswith(".toml"):
+    """Return the class named in the zoo, or FILE.py:NAME, or what a TOML or YAML file describes."""
+    if text.endswith(SUFFIXES):
         from zoo.text.read_model import read_model
 
         return read_model(text)

@@ -21,12 +21,13 @@ from zoo.errors import DataError, UnknownNameError
 from zoo.program.program import Program
 from zoo.program.shared_labels import with_shared_labels
 from zoo.structure.observed import blank_rows, flat_priors
+from zoo.text import SUFFIXES
 from zoo.text.read_model import read_model
 
 
 def as_model(model: ModelLike | str) -> Model:
-    """Return a model instance for an instance, a class with defaults, a name of the zoo's, or a path to a TOML file."""
-    if isinstance(model, str) and model.endswith(".toml"):
+    """Return a model instance for an instance, a class with defaults, a name of the zoo's, or a path to a TOML or YAML file."""
+    if isinstance(model, str) and model.endswith(SUFFIXES):
         model = read_model(model)
     if isinstance(model, str):
         model = catalogue.find("model", model)

@@ -106,7 +106,7 @@ def line_of(model: Model, error: BaseException) -> str:
     empty if there is none. Of a model that is written as text it is the line that was noted on the error.
     """
     notes = getattr(error.__cause__ or error, "__notes__", ()) or getattr(error, "__notes__", ())
-    if hasattr(model, "__toml__") and notes:
+    if hasattr(model, "__text__") and notes:
         return f", in {notes[0]}"
     found = None
     classes = type(model).__mro__[: type(model).__mro__.index(Model)]

@@ -1,4 +1,4 @@
-"""Models in TOML files: fields, hyperparameters, plates and sites, whose distributions are read as arithmetic."""
+"""Models in TOML or YAML files: fields, hyperparameters, plates and sites, whose distributions are read as arithmetic."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from zoo.errors import ModelError, UnknownNameError, ZooError, unknown
 from zoo.text.expressions import Expression
 from zoo.text.lines import line_of
 from zoo.text.story import Story
+from zoo.text.yaml_tree import tree_of
 
 KINDS = {kind.__name__: kind for kind in (Real, Positive, UnitInterval, Count, Binary, Category)}
 CONSTRAINTS = {name: getattr(constraints, name) for name in ("real", "positive", "unit_interval", "simplex")}
@@ -27,12 +29,12 @@ KEYS = ("name", "doc", *TABLES)
 
 
 def read_model(path: str | Path) -> type[Model]:
-    """Read a model from a TOML file; no code in it is run.
+    """Read a model from a TOML or YAML file; no code in it is run.
 
     Parameters
     ----------
     path
-        Of the file. It has a ``name``, a ``doc``, and tables:
+        Of the file, whose suffix says which of the two it is. It has a ``name``, a ``doc``, and tables:
 
         * ``fields``: ``x = "Real(row, feature)"``;
         * ``hyperparameters``: their defaults;
@@ -42,6 +44,8 @@ def read_model(path: str | Path) -> type[Model]:
         * ``definitions``: worked out wherever they are named, ``loc = "x @ coefficients"``;
         * ``sites``: ``mu = "Normal(0, scale)"``; a table in it, ``[sites.row]``, is a plate;
         * ``dims``: names of event dimensions, ``weights = ["component"]``.
+
+        So TOML writes it; in YAML tables are indented, ``x: Real(row, feature)``. Its tags and references are refused.
 
         Arguments are arithmetic (``+ - * / ** @``, indices, functions such as ``exp`` and ``size(row)``) over the names
         above them. A site with the name of a field observes it.
@@ -61,17 +65,22 @@ def read_model(path: str | Path) -> type[Model]:
         raise UnknownNameError(f"{path}: no such file")
     try:
         text = path.read_text(encoding="utf-8")
-        described = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is no text: {error}") from None
+    try:
+        described, place = (tomllib.loads(text), partial(line_of, text)) if path.suffix == ".toml" else tree_of(text)
+    except tomllib.TOMLDecodeError as error:
         raise ModelError(f"{path} is no TOML file: {error}") from None
-    return _Reader(path, text, described).model()
+    except ModelError as error:
+        raise ModelError(f"{path}:{error}") from None
+    return _Reader(path, described, place).model()
 
 
 class _Reader:
     """What a file says, and where; names that are known so far, by the table they are from."""
 
-    def __init__(self, path: Path, text: str, described: dict[str, Any]) -> None:
-        self.path, self.text, self.described = path, text, described
+    def __init__(self, path: Path, described: dict[str, Any], line_of: Callable[[tuple[str, ...]], int]) -> None:
+        self.path, self.described, self.line_of = path, described, line_of
         self.known: dict[str, str] = {}
         self.dims: set[str] = set()
         self.place = str(path)  # of what is read now
@@ -79,7 +88,7 @@ class _Reader:
     @contextmanager
     def at(self, *keys: str) -> Iterator[None]:
         """Name the line and the key of what is wrong inside."""
-        outer, self.place = self.place, f"{self.path}:{line_of(self.text, keys)}: {'.'.join(keys)}"
+        outer, self.place = self.place, f"{self.path}:{self.line_of(keys)}: {'.'.join(keys)}"
         try:
             yield
         except ZooError as error:
@@ -125,7 +134,7 @@ class _Reader:
             if not isinstance(name, str) or not name.isidentifier():
                 raise ModelError(f"expected a name, found {name!r}")
         if not sites:
-            raise ModelError(f"{self.path}: a model needs sites: [sites]")
+            raise ModelError(f"{self.path}: a model needs sites")
         story = Story(fields, constants, plates, parameters, definitions, sites)
 
         def setup(model: Model, **data: Tensor) -> None:
@@ -137,7 +146,7 @@ class _Reader:
         body = {
             "__doc__": str(self.described.get("doc", f"{name}, read from {self.path.name}.")),
             "__module__": __name__,
-            "__toml__": str(self.path.resolve()),
+            "__text__": str(self.path.resolve()),
             "__annotations__": {n: type(value) for n, value in settings.items()},
             "dims": dims,
             "setup": setup,
@@ -153,7 +162,7 @@ class _Reader:
         found = self.described.get(key, {})
         with self.at(key):
             if not isinstance(found, dict):
-                raise ModelError(f"expected a table, [{key}], found {found!r}")
+                raise ModelError(f"expected a table, found {found!r}")
         return found
 
     def each(self, key: str, read: Callable[[Any], Any], *, known: bool = True) -> dict[str, Any]:
@@ -177,12 +186,12 @@ class _Reader:
 
     def expression(self, text: Any) -> Expression:
         """Read arithmetic over what is known so far."""
-        return Expression(str(text) if isinstance(text, int) else text, self.known, self.dims, self.place)
+        return Expression(repr(text) if isinstance(text, int | float) else text, self.known, self.dims, self.place)
 
     def parameter(self, given: Any) -> tuple[Expression, constraints.Constraint]:
         """Read the start and the constraint of a parameter."""
         if not isinstance(given, dict) or not {"start"} <= set(given) <= {"start", "constraint"}:
-            raise ModelError(f"expected {{ start = ..., constraint = ... }}, found {given!r}")
+            raise ModelError(f"expected a table of start and constraint, found {given!r}")
         constraint = given.get("constraint", "real")
         if constraint not in CONSTRAINTS:
             raise unknown("constraint", constraint, CONSTRAINTS)
@@ -197,7 +206,7 @@ class _Reader:
             with self.at(*keys, name):
                 if isinstance(entry, dict):
                     if name not in self.dims:
-                        raise unknown("plate", name, self.dims, "A size of its own stands in [plates].")
+                        raise unknown("plate", name, self.dims, "A size of its own stands in plates.")
                     found[name] = self.sites(entry, (*keys, name), definitions)
                     continue
                 drawn = Expression(entry, {*self.known, *definitions}, self.dims, self.place, distribution=True)

@@ -1,10 +1,13 @@
-"""Models in TOML files: the same programs as their Python twins, mistakes by line and key, and no code that runs."""
+"""Models in TOML and YAML files: the same programs as their Python twins, mistakes by line and key, and no code that runs."""
 
 from __future__ import annotations
+
+import tomllib
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import zoo
 from inference import Fit, fit
@@ -132,6 +135,51 @@ def test_a_text_is_the_same_program_as_its_twin(name, written):
     # Sites, what feeds what, plates, shapes, and the methods that are legal and why others are not.
     said, expected = (zoo.explain(m, data).splitlines()[1:] for m in (model, twin))
     assert said == expected
+    again = prepare(zoo.read_model(written(as_yaml(text), "model.yaml"))(), data)
+    assert torch.equal(again.log_joint(values).total(), mine.log_joint(values).total())
+
+
+def as_yaml(text: str) -> str:
+    return yaml.safe_dump(tomllib.loads(text), sort_keys=False)
+
+
+YAML = """
+name: Coin
+fields:
+  x: Binary(row)
+hyperparameters: {a: 1e0, b: 1}  # a number, though YAML 1.1 has it as text
+sites:
+  p: Beta(a, b)
+  row:
+    x: Bernoulli(p)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("Beta(a, b)", "Beta(a, c)", r":7: sites\.p: unknown name 'c'"),
+        ("  row:", "  rov:", r":8: sites\.rov: unknown plate 'rov'; did you mean 'row'"),
+        ("sites:", "site:", r":6: site: unknown key 'site'; did you mean 'sites'"),
+        ("{a: 1e0,", "{a: wide,", r":5: hyperparameters\.a: expected a number, found 'wide'"),
+        ("{a: 1e0,", "{a: yes,", r":5: hyperparameters\.a: expected a number, found 'yes'"),
+        ("  x: Binary(row)", "  x: Binary(row)\n  x: Real(row)", r":5: fields\.x is there twice"),
+        ("Beta(a, b)", "!!python/object/apply:os.system ['true']", r":7: sites\.p: .*os\.system makes an object"),
+        ("Beta(a, b)", "&p Beta(a, b)\n  q: *p", r":7: sites\.q: references \(&, \*\) are not read"),
+        ("Beta(a, b)", "[" * 2000, r":1: is no YAML: "),
+        ("Beta(a, b)", "{a", r":\d+: is no YAML: "),
+        ("{a: 1e0,", "{[a]: 1,", r":5: expected a name, found seq"),
+    ],
+)
+def test_a_mistake_in_yaml_is_told_with_its_line_and_key(old, new, said, written):
+    with pytest.raises(zoo.ZooError, match=r"model\.yml" + said):
+        prepare(zoo.read_model(written(YAML.replace(old, new), "model.yml")), [1, 0])
+
+
+def test_yaml_is_fitted_by_its_path_saved_and_read_again(written, tmp_path):
+    found = fit(str(written(YAML, "coin.yaml")), [1, 0, 1, 1], method="exact", seed=0)
+    assert found.objective.value == fit("beta_bernoulli", [1, 0, 1, 1], method="exact", seed=0).objective.value
+    assert repr(Fit.load(found.save(tmp_path / "fit")).model) == "Coin(a=1.0, b=1)"
 
 
 def test_a_text_is_fitted_saved_and_read_again(written, tmp_path):
