@@ -1,4 +1,4 @@
-"""The command line: zoo list, show, explain, fit, compare, evidence, calibrate, check, summary, report."""
+"""The command line: zoo list, show, explain, fit, compare, summary, report; the rest is in files of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ from typing import Annotated, Any
 import typer
 
 from inference.asking import app as asking
-from inference.runtime.output_folder import check_free, check_writable
-from inference.runtime.written import columns_of, method_of, methods_of, model_class, model_of, models_of, names_of
+from inference.judging import app as judging
+from inference.options import (
+    COLUMNS,
+    DATA,
+    DEVICE,
+    FORMULA,
+    JSON,
+    MODEL,
+    MODELS,
+    OPTION,
+    OUT,
+    SEED,
+    SEPARATOR,
+    SET,
+    WEIGHTS,
+    subject,
+    subjects,
+    text_of,
+)
+from inference.runtime.output_folder import check_free
+from inference.runtime.written import columns_of, method_of, methods_of, model_class
 from zoo import catalogue, datasets
 from zoo.errors import DataError, UnknownNameError, ZooError
 
@@ -24,39 +43,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model of the zoo, or one of yours: my_models.py:Coin, coin.toml or coin.yaml")
-]
-MODELS = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="A model, or several with commas: 'GMM(components=2),GMM(components=3)'"),
-]
-DATA = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="A dataset's name; a .csv, .tsv, .xlsx, .parquet, .feather, .npy or .npz file; - for stdin"
-    ),
-]
-SET = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter of the model; may be repeated")
-]
-OPTION = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="NAME=VALUE", help="A setting of the method; may be repeated"),
-]
-SEED = Annotated[int | None, typer.Option(min=0, help="Fixes all randomness; drawn and reported if left out")]
-OUT = Annotated[Path | None, typer.Option(help="Folder to write to")]
-DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-COLUMNS = Annotated[
-    list[str] | None,
-    typer.Option("--columns", metavar="FIELD=COLUMN,COLUMN", help="Columns that fill a field; may be repeated"),
-]
-SEPARATOR = Annotated[str | None, typer.Option(help="Between the columns of a text file, if not what it shows itself")]
-WEIGHTS = Annotated[str | None, typer.Option(help="Column that holds a weight per row")]
-
-
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
-
 
 @app.callback()
 def options(
@@ -66,8 +52,11 @@ def options(
 ) -> None:
     """Declare a latent-variable model once; get every inference method legal for it.
 
-    Exit codes: 0 done; 1 `check` found something wrong; 2 a mistake in what was asked, said in one line on standard
-    error; 130 interrupted.
+    Exit codes: 0 done, whatever the verdict on a fit; 1 `check MODEL DATA` found something wrong; 2 a mistake in what
+    was asked, said in one line on standard error; 130 interrupted.
+
+    With --json commands print an object whose "schema" is 1 until a key changes its meaning or goes; numbers that are
+    none (NaN, infinity) are null, and warnings go to standard error.
     """
     if version:
         from importlib.metadata import version as version_of
@@ -78,12 +67,18 @@ def options(
         typer.echo(context.get_help())
 
 
+app.add_typer(judging)
 app.add_typer(asking)
 
 
 @app.command("list")
-def list_() -> None:
+def list_(json: JSON = False) -> None:
     """List models, guides, methods and datasets."""
+    if json:
+        from inference.reporting import machine
+
+        typer.echo(machine.list_text())
+        return
     for kind in ("model", "guide", "method"):
         typer.echo(f"{kind}s")
         for entry in catalogue.entries(kind).values():
@@ -95,10 +90,15 @@ def list_() -> None:
 
 
 @app.command()
-def show(model: MODEL) -> None:
+def show(model: MODEL, json: JSON = False) -> None:
     """Show a model's card (story, sites, hyperparameters, methods, limits), or a guide's or method's settings."""
     import inspect
 
+    if json:
+        from inference.reporting import machine
+
+        typer.echo(machine.show_text(model))
+        return
     cards = []
     for kind in ("guide", "method"):  # a guide and a method may have the same name
         if any(entry.name.lower() == model.replace("_", "").lower() for entry in catalogue.entries(kind).values()):
@@ -120,11 +120,22 @@ def show(model: MODEL) -> None:
 
 
 @app.command()
-def explain(model: MODEL, data: DATA, set_: SET = None, columns: COLUMNS = None, separator: SEPARATOR = None) -> None:
+def explain(
+    model: MODEL,
+    data: DATA,
+    set_: SET = None,
+    formula: FORMULA = None,
+    columns: COLUMNS = None,
+    separator: SEPARATOR = None,
+    json: JSON = False,
+) -> None:
     """Show sites, plates, what feeds what, and which methods are legal and why not."""
+    made, table = subject(model, set_, formula, data, separator)
+    from inference.reporting import machine
     from zoo.program.explain import explain as explain_model
 
-    typer.echo(explain_model(model_of(model, set_), _data(data, separator), columns=columns_of(columns)))
+    found = explain_model(made, table, columns=columns_of(columns))
+    typer.echo(machine.explain_text(found) if json else found)
 
 
 @app.command()
@@ -134,6 +145,7 @@ def fit(
     method: Annotated[str, typer.Option("--method", "-m", help="em, svi, map, exact, ...")],
     guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, point, encoder, ...")] = None,
     set_: SET = None,
+    formula: FORMULA = None,
     option: OPTION = None,
     seed: SEED = None,
     device: DEVICE = "auto",
@@ -144,15 +156,16 @@ def fit(
     out: OUT = None,
 ) -> None:
     """Fit a model to data by one method; print the fit and its summary, and save it with --out."""
-    made, chosen = model_of(model, set_), method_of(method, guide, option)
+    chosen = method_of(method, guide, option)
     if out is not None:
         check_free(out)
+    made, table = subject(model, set_, formula, data, separator)
     from inference.fitting import fit as fit_model
     from inference.reporting import machine
 
     fitted = fit_model(
         made,
-        _data(data, separator),
+        table,
         method=chosen,
         seed=seed,
         device=device,
@@ -164,7 +177,7 @@ def fit(
     else:
         typer.echo(repr(fitted))
         typer.echo("")
-        typer.echo(_text(fitted.summary()))
+        typer.echo(text_of(fitted.summary()))
     if out is not None:
         _save(fitted, out, quiet=json)
 
@@ -182,6 +195,7 @@ def compare(
         typer.Option("--option", metavar="METHOD.NAME=VALUE", help="A setting of a method; may be repeated"),
     ] = None,
     set_: SET = None,
+    formula: FORMULA = None,
     holdout: Annotated[str | None, typer.Option(help="Fraction of the rows to leave out, or their positions")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Leave out every row once, so many at a time")] = None,
     reference: Annotated[
@@ -199,16 +213,17 @@ def compare(
     chosen = methods_of(methods, guide, option)
     if holdout is not None and folds is not None:
         raise DataError("--holdout and --folds both say which rows are left out; give one of them")
-    made, left_out = models_of(model, set_), None if holdout is None else _rows(holdout)
+    left_out = None if holdout is None else _rows(holdout)
     if out is not None:
         check_free(out)
+    made, table = subjects(model, set_, formula, data, separator)
     from inference.comparing.reference import read
     from inference.comparison import compare as compare_methods
     from inference.reporting import machine
 
     result = compare_methods(
         made[0] if len(made) == 1 else made,
-        _data(data, separator),
+        table,
         methods=chosen,
         holdout=left_out,
         folds=folds,
@@ -224,118 +239,28 @@ def compare(
 
 
 @app.command()
-def calibrate(
-    model: MODEL,
-    data: DATA,
-    method: Annotated[str, typer.Option("--method", "-m", help="exact, cavi, svi, laplace, nuts, ...")],
-    simulations: Annotated[int, typer.Option("--simulations", "-n", min=2, help="How many data sets")] = 200,
-    guide: Annotated[str | None, typer.Option("--guide", "-g", help="mean_field, full_rank, ...")] = None,
-    set_: SET = None,
-    option: OPTION = None,
-    seed: SEED = None,
-    weights: WEIGHTS = None,
-    columns: COLUMNS = None,
-    separator: SEPARATOR = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for refits and result; goes on from what is there")] = None,
+def summary(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")],
+    json: JSON = False,
 ) -> None:
-    """Refit data simulated like DATA; say whether true values rank among the draws as they should."""
-    made, chosen = model_of(model, set_), method_of(method, guide, option)
-    if out is not None:
-        check_writable(out)
-    from inference.calibration import calibrate as calibrate_method
-
-    result = calibrate_method(
-        made,
-        chosen,
-        like=_data(data, separator),
-        simulations=simulations,
-        seed=seed,
-        weights=weights,
-        columns=columns_of(columns),
-        folder=out,
-    )
-    typer.echo(str(result))
-    if out is not None:
-        typer.echo(f"\nsaved to {out}")
-
-
-@app.command()
-def evidence(
-    model: MODEL,
-    data: DATA,
-    methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Names with commas between")
-    ] = "exact,laplace,smc,nuts",
-    set_: SET = None,
-    seed: SEED = None,
-    device: DEVICE = "auto",
-    weights: WEIGHTS = None,
-    columns: COLUMNS = None,
-    separator: SEPARATOR = None,
-) -> None:
-    """Print the log evidence of a model by several methods, what kind each number is, and its error."""
-    names = names_of(methods)
-    made = model_of(model, set_)
-    from inference.evidences import evidence as evidence_of
-
-    options: dict[str, Any] = {"device": device, "weights": weights, "columns": columns_of(columns)}
-    typer.echo(str(evidence_of(made, _data(data, separator), methods=names, seed=seed, **options)))
-
-
-@app.command("check")
-def check_(
-    subject: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="A model, or a folder written by fit")],
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="What the model is to be checked on")] = None,
-    set_: SET = None,
-    seed: SEED = None,
-    columns: COLUMNS = None,
-    separator: SEPARATOR = None,
-) -> None:
-    """Find what is wrong in a model on DATA; or say which aspects of its data a saved fit does not reproduce."""
-    if data is None:
-        if not Path(subject).is_dir():
-            raise DataError(
-                f"{subject!r} is no folder of a saved fit; a model is checked on data: zoo check MODEL DATA"
-            )
-        if columns:
-            raise UnknownNameError("--columns is for data, and a saved fit knows its own; leave it out")
-        _check_fit(Path(subject), seed)
-        return
-    if seed is not None:
-        raise UnknownNameError("--seed is for the replicates of a saved fit; leave it out when a model is checked")
-    from zoo.program.check import check as check_model
-
-    found = check_model(model_of(subject, set_), _data(data, separator), columns=columns_of(columns))
-    typer.echo(str(found))
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-def _check_fit(folder: Path, seed: int | None) -> None:
-    from inference.checking import check as check_fit
-    from inference.posterior.fit import Fit
-
-    found = check_fit(Fit.load(folder), seed=seed)
-    typer.echo(str(found))
-    typer.echo("")
-    typer.echo(_text(found.table))
-
-
-@app.command()
-def summary(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder written by fit or compare")]) -> None:
     """Summarize a saved fit, or every fit of a saved comparison."""
     from inference.posterior.store import read_summary
 
     folders = [folder] if (folder / "fit.json").exists() else sorted(p.parent for p in folder.glob("*/fit.json"))
     if not folders:
         raise UnknownNameError(f"{folder} holds no saved fit: there is no fit.json in it")
+    if json:
+        from inference.reporting import machine
+
+        typer.echo(machine.summary_text({place.name: read_summary(place) for place in folders}))
+        return
     for place in folders:
         text, table = read_summary(place)
         if len(folders) > 1:
             typer.echo(f"== {place.name}")
         typer.echo(text)
         typer.echo("")
-        typer.echo(_text(table))
+        typer.echo(text_of(table))
 
 
 @app.command()
@@ -356,14 +281,6 @@ def _save(result: Any, folder: Path, *, quiet: bool) -> None:
     typer.echo(f"\nsaved to {folder}", err=quiet)
     for warning in said:
         typer.echo(str(warning.message), err=True)
-
-
-def _text(table: Any) -> str:
-    import pandas as pd
-
-    whole = {"display.max_rows": None, "display.max_columns": None, "display.width": 80}
-    with pd.option_context({**whole, "display.float_format": lambda v: f"{v:.6g}"}):
-        return repr(table)
 
 
 def _rows(text: str) -> Any:
@@ -388,13 +305,6 @@ def _hint(hint: Any) -> str:
     for long, short in {"typing.": "", **bounds}.items():
         text = text.replace(long, short)
     return text
-
-
-def _data(text: str, separator: str | None) -> Any:
-    """Read a file or dataset here, so that a column of weights can be named."""
-    from zoo.frames.read import read
-
-    return read(text, separator=separator)
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from inference.runtime.sums import SUMS, seal
 from inference.runtime.whole import is_passing, whole_folder
@@ -54,7 +55,7 @@ def check_free(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that files can be written to a folder, or that it can be made.
+    """Check that files can be written to a folder, or that it can be made, by doing so and undoing it.
 
     Raises
     ------
@@ -67,6 +68,18 @@ def check_writable(folder: Path) -> None:
         raise DataError(f"{nearest} is a file; give a folder to save to")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise DataError(f"{nearest} cannot be written to: permission denied, or read-only; give another folder")
+    lacking = [path for path in (folder.absolute(), *folder.absolute().parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{folder} cannot be written to: {reason}; give another folder") from None
+    finally:
+        for path in lacking:
+            with suppress(OSError, ValueError):
+                path.rmdir()
 
 
 def _files(folder: Path) -> list[Path]:

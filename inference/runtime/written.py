@@ -36,12 +36,26 @@ def model_class(text: str) -> type[Model]:
     return models[name]
 
 
-def model_of(text: str, settings: list[str] | None) -> Model:
-    """Return the model of a name, with hyperparameters NAME=VALUE."""
-    return model_class(text)(**pairs(settings, "--set"))
+def model_of(text: str, settings: list[str] | None, formula: str | None = None, table: Any = None) -> Model:
+    """Return the model of a name, with hyperparameters NAME=VALUE; a regression of a formula over a table."""
+    return _made(text, pairs(settings, "--set"), formula, table)
 
 
-def models_of(text: str, settings: list[str] | None) -> list[Model]:
+def _made(text: str, settings: dict[str, Any], formula: str | None, table: Any) -> Model:
+    cls = model_class(text)
+    if formula is None:
+        return cls(**settings)
+    from zoo.declare.regression import Regression
+
+    if not issubclass(cls, Regression):
+        raise UnknownNameError(
+            f"--formula is for regressions, such as BayesianRegression, and {cls.__name__} is none; say which columns "
+            "fill its fields: --columns FIELD=COLUMN,COLUMN"
+        )
+    return cls.from_formula(formula, table, **settings)
+
+
+def models_of(text: str, settings: list[str] | None, formula: str | None = None, table: Any = None) -> list[Model]:
     """Return models with commas between, such as ``GMM(components=2),GMM(components=3)``.
 
     Each may have hyperparameters of its own in brackets, which go before those that all of them are given.
@@ -56,7 +70,7 @@ def models_of(text: str, settings: list[str] | None) -> list[Model]:
                 f"'GMM(components=2),GMM(components=3)', not {text!r}"
             )
         own = pairs(_apart(rest[:-1]) if rest[:-1].strip() else [], f"{name.strip()}(...)")
-        found.append(model_class(name.strip())(**{**shared, **own}))
+        found.append(_made(name.strip(), {**shared, **own}, formula, table))
     return found
 
 

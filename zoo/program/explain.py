@@ -55,9 +55,18 @@ def _verdict(method: Any, program: Program) -> str:
 
 
 class Explanation(str):
-    """Text to print, laid out in columns; a notebook shows it as it is printed."""
+    """Text to print, laid out in columns; a notebook shows it as it is printed.
 
-    __slots__ = ()
+    Attributes
+    ----------
+    model
+        As it would be written.
+    tables
+        The same as rows: of "sites", "data" and "methods".
+    """
+
+    model: str
+    tables: dict[str, list[dict[str, str]]]
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self)}</pre>"
@@ -73,18 +82,28 @@ def explain(model: ModelLike | str, data: Source, *, columns: Columns | None = N
 
     Returns
     -------
-    str
+    Explanation
         Text to print.
     """
     with torch.random.fork_rng(devices=[]):
         reseed(0)
-        return Explanation(describe(prepare(model, data, device="cpu", columns=columns)))
+        return describe(prepare(model, data, device="cpu", columns=columns))
 
 
-def describe(program: Program) -> str:
+def describe(program: Program) -> Explanation:
     """Describe a program as `explain` does a model on data."""
-    lines = [repr(program.model), ""]
-    rows = []
+    model, tables = repr(program.model), _tables(program)
+    lines = [model]
+    for table in tables.values():
+        lines += ["", *_table([tuple(row.values()) for row in table], tuple(table[0]))]
+    made = Explanation("\n".join(lines))
+    made.model, made.tables = model, tables
+    return made
+
+
+def _tables(program: Program) -> dict[str, list[dict[str, str]]]:
+    """Return what `describe` says as rows: of sites, of data and of methods."""
+    sites = []
     completed = program.structure.completed
     for site in program.sites.values():
         if site.family == "Evidence" and site.name.removesuffix(OBSERVED) in completed:
@@ -93,27 +112,27 @@ def describe(program: Program) -> str:
         args = ", ".join(f"{k}={v}" for k, v in primary(site.args).items())
         role = site.role + (f" ({site.cardinality})" if site.role == "enumerated" else "")
         role += ", partly observed" if site.name in completed else ""
-        rows.append(
-            (
-                site.name,
-                role,
-                f"{site.family}({args})" if site.family else str(site.support),
-                ", ".join(site.plates) or "-",
-                shape,
-            )
+        sites.append(
+            {
+                "site": site.name,
+                "role": role,
+                "distribution": f"{site.family}({args})" if site.family else str(site.support),
+                "plates": ", ".join(site.plates) or "-",
+                "shape": shape,
+            }
         )
-    lines += _table(rows, ("site", "role", "distribution", "plates", "shape"))
-    lines += [""]
     gone = program.data.missing
-    data_rows = [
-        (n, repr(program.model.fields[n]), str(tuple(v.shape)).replace(",)", ")"), _count(gone.get(n)))
+    data = [
+        {
+            "data": n,
+            "field": repr(program.model.fields[n]),
+            "shape": str(tuple(v.shape)).replace(",)", ")"),
+            **({"missing": _count(gone.get(n))} if gone else {}),
+        }
         for n, v in program.data.values.items()
     ]
-    lines += _table(data_rows, ("data", "field", "shape", "missing" if gone else ""))
-    lines += [""]
     try:
         verdicts = [(n.lower(), said) for n, said in _of_methods(lambda method: _verdict(method, program)).items()]
     except ZooError as error:  # a model no method can start on
         verdicts = [("", str(error))]
-    lines += _table(verdicts, ("method", "legal"))
-    return "\n".join(lines)
+    return {"sites": sites, "data": data, "methods": [{"method": n, "legal": said} for n, said in verdicts]}

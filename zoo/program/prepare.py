@@ -26,7 +26,7 @@ from zoo.text.read_model import read_model
 
 
 def as_model(model: ModelLike | str) -> Model:
-    """Return a model instance for an instance, a class with defaults, a name of the zoo's, or a path to a TOML or YAML file."""
+    """Return a model for an instance, a class with defaults, a name of the zoo's, or a path to a TOML or YAML file."""
     if isinstance(model, str) and model.endswith(SUFFIXES):
         model = read_model(model)
     if isinstance(model, str):

@@ -1,4 +1,4 @@
-"""Models in TOML or YAML files: fields, hyperparameters, plates and sites, whose distributions are read as arithmetic."""
+"""Models in TOML or YAML files: fields, settings, plates and sites, whose distributions are read as arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in TOML and YAML files: the same programs as their Python twins, mistakes by line and key, and no code that runs."""
+"""Models in TOML and YAML: the same programs as their Python twins, mistakes by line and key, no code that runs."""
 
 from __future__ import annotations
 
