@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +69,77 @@ def test_what_cannot_be_says_why(run, folder, tmp_path):
         ran = run(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert text in ran.err
+
+
+COIN = ("BetaBernoulli", "-")
+# Every command that answers with numbers -> the keys of its answer, and of a row of each table in it.
+SCHEMA = {
+    ("list",): {"models": "name summary", "guides": "name summary", "methods": "name summary", "datasets": "name summary"},
+    ("show", "GMM"): {"cards": "kind name text fields settings"},
+    ("show", "laplace"): {"cards": "kind name text settings"},
+    ("explain", *COIN): {
+        "model": "",
+        "sites": "site role distribution plates shape",
+        "data": "data field shape",
+        "methods": "method legal text",
+    },
+    ("summary", "FIT"): {"fits": ""},
+    ("assign", "FIT"): {"rows": "row 0 1"},
+    ("log-prob", "FIT"): {"rows": "row log_prob"},
+    ("generate", "FIT", 3): {"rows": "row eruptions waiting"},
+    ("impute", "FIT"): {"rows": "row eruptions waiting"},
+    ("predict", "FIT", "--draws", 5): {
+        "rows": " ".join(["row", *(f"x[{j}]{what}" for j in (0, 1) for what in ("", "_sd", "_5%", "_95%"))])
+    },
+    ("check", *COIN): {"model": "", "ok": "", "checks": "what passed text site"},
+    ("evidence", *COIN, "-m", "exact"): {
+        "table": "name model method kind log_evidence error khat note",
+        "bayes_factors": "",
+        "explained": "",
+    },
+    ("calibrate", *COIN, "-m", "exact", "-n", 5): {
+        "about": "",
+        "verdict": "",
+        "alarm": "",
+        "failures": "",
+        "table": "name p_value adjusted holds_50 holds_90 reading",
+    },
+}
+LONG = {
+    ("encode", "CODES"): {"rows": "row z_mean[0] z_sd[0]"},
+    ("check", "FIT"): {"misfits": "", "conflicts": "", "notes": "", "table": "", "prior": "", "sensitivity": ""},
+}
+
+
+def keys_of(run, monkeypatch, command, folders):
+    """The keys of a command's answer as JSON, and of the rows of the tables in it."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"flips\n1\n0\n1\n1\n")))
+    ran = run(*(folders.get(part, part) for part in command), "--json")
+    assert (ran.code, ran.err) == (0, "")
+    said = json.loads(ran.out)
+    assert said.pop("schema") == 1
+    return {k: " ".join(v[0]) if isinstance(v, list) and v and isinstance(v[0], dict) else "" for k, v in said.items()}
+
+
+@pytest.mark.parametrize("command", SCHEMA, ids=lambda c: " ".join(map(str, c)))
+def test_every_command_answers_as_json(run, monkeypatch, command, folder):
+    found = keys_of(run, monkeypatch, command, {"FIT": folder})
+    assert list(found) == list(SCHEMA[command])
+    assert {k: found[k] for k, v in SCHEMA[command].items() if v} == {k: v for k, v in SCHEMA[command].items() if v}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LONG, ids=lambda c: " ".join(map(str, c)))
+def test_every_long_command_answers_as_json(run, monkeypatch, command, folder, tmp_path):
+    codes = fit(zoo.PPCA(latent=1), zoo.datasets.load("faithful"), method="em", seed=0, progress=False)
+    found = keys_of(run, monkeypatch, command, {"FIT": folder, "CODES": codes.save(tmp_path / "codes")})
+    assert list(found) == list(LONG[command])
+    assert {k: found[k] for k, v in LONG[command].items() if v} == {k: v for k, v in LONG[command].items() if v}
+
+
+def test_standard_output_is_a_place_and_json_goes_nowhere_else(run, folder, tmp_path):
+    assert run("assign", folder, "--out", "-").out == run("assign", folder).out
+    assert "--json is for standard output" in run("assign", folder, "--json", "--out", tmp_path / "a.json").err
 
 
 @pytest.mark.slow
