@@ -111,6 +111,7 @@ DISTRIBUTIONS = {
     "arviz_base": "arviz-base",
     "arviz_stats": "arviz-stats",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 

@@ -74,7 +74,12 @@ def test_what_cannot_be_says_why(run, folder, tmp_path):
 COIN = ("BetaBernoulli", "-")
 # Every command that answers with numbers -> the keys of its answer, and of a row of each table in it.
 SCHEMA = {
-    ("list",): {"models": "name summary", "guides": "name summary", "methods": "name summary", "datasets": "name summary"},
+    ("list",): {
+        "models": "name summary",
+        "guides": "name summary",
+        "methods": "name summary",
+        "datasets": "name summary",
+    },
     ("show", "GMM"): {"cards": "kind name text fields settings"},
     ("show", "laplace"): {"cards": "kind name text settings"},
     ("explain", *COIN): {
