@@ -33,6 +33,26 @@ class ByState(Guide):
     ----------
     globals
         Guide for the global latents, where there are any.
+
+    Examples
+    --------
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> import zoo
+    >>> from guides import ByState
+    >>> from inference import SVI, fit
+    >>> @zoo.model(x=zoo.Real("row"))
+    ... def gates(x):
+    ...     with pyro.plate("row", len(x)):
+    ...         z = pyro.sample("z", dist.Bernoulli(0.4))
+    ...         t = pyro.sample("t", dist.Normal(4 * z, 1.0))
+    ...         pyro.sample("x", dist.Normal(t, 1.0), obs=x)
+    >>> result = fit(gates, [-1.0, 2.0, 5.0], method=SVI(guide=ByState(), steps=100), seed=0)
+    >>> result.assign().round(1)
+    z    0    1
+    0  1.0  0.0
+    1  0.6  0.4
+    2  0.0  1.0
     """
 
     globals: Guide = field(default_factory=MeanField)

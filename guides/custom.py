@@ -49,6 +49,23 @@ class Custom(Guide):
     ----------
     function
         The guide. A saved fit finds it again by where it can be imported from.
+
+    Examples
+    --------
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> import zoo
+    >>> import torch
+    >>> from torch.distributions import constraints
+    >>> from guides import Custom
+    >>> from inference import SVI, fit
+    >>> def q(x):
+    ...     a = pyro.param("a", torch.tensor(1.0), constraint=constraints.positive)
+    ...     b = pyro.param("b", torch.tensor(1.0), constraint=constraints.positive)
+    ...     pyro.sample("p", dist.Beta(a, b))
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=SVI(guide=Custom(q), steps=100), seed=0)
+    >>> round(float(result.posterior["posterior"]["p"].mean()), 1)
+    0.6
     """
 
     function: Callable[..., Any]

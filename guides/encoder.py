@@ -47,6 +47,17 @@ class Encoder(Guide):
     Examples
     --------
     ``SVI(guide=Encoder(network="conv"))``; ``Encoder(network=MyNetwork, family="flow")``.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(100) >= 8).astype(int)
+    >>> guide = Encoder(hidden=(16,))
+    >>> result = fit(zoo.VAE(latent=2, hidden=(16,)), digits, method=SVI(guide=guide, steps=50), seed=0)
+    >>> result.encode(digits.head(3))["z"].shape
+    (3, 2)
     """
 
     hidden: tuple[PositiveInt, ...] = (128,)

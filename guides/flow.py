@@ -44,6 +44,16 @@ class Flow(Guide):
         Number K of layers.
     hidden
         Widths of the networks' hidden layers.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Flow
+    >>> from inference import SVI, fit
+    >>> line = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0.1, 0.9, 2.2, 2.9]}
+    >>> result = fit(zoo.BayesianRegression(), line, method=SVI(guide=Flow(), steps=50), seed=0)
+    >>> dict(result.sample(10, seed=0).sizes)
+    {'chain': 1, 'draw': 10, 'feature': 1}
     """
 
     sites: tuple[str, ...] = ()

@@ -28,6 +28,16 @@ class FullRank(Guide):
     ----------
     names
         Sites it covers, where another guide covers the others.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import FullRank
+    >>> from inference import SVI, fit
+    >>> line = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0.1, 0.9, 2.2, 2.9]}
+    >>> result = fit(zoo.BayesianRegression(), line, method=SVI(guide=FullRank(), steps=100), seed=0)
+    >>> list(result.posterior["posterior"].data_vars)
+    ['precision', 'coefficients', 'intercept']
     """
 
     sites: tuple[str, ...] = ()

@@ -43,6 +43,15 @@ class Guide(ABC):
         Whether it has a family for counts: discrete latents with infinitely many states.
     sites
         Names of the sites it covers; empty for all that no other guide covers.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Guide, MeanField
+    >>> isinstance(MeanField(), Guide)
+    True
+    >>> zoo.catalogue.find("guide", "mean_field") is MeanField  # by its name, as on the command line
+    True
     """
 
     point = False
@@ -141,6 +150,19 @@ class Guides(Guide):
     ----------
     members
         From name of a site, or tuple of names, to its guide.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import FullRank, Guides, MeanField
+    >>> from inference import SVI, fit
+    >>> line = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0.1, 0.9, 2.2, 2.9]}
+    >>> guide = MeanField("precision") & FullRank("coefficients", "intercept")
+    >>> isinstance(guide, Guides)
+    True
+    >>> result = fit(zoo.BayesianRegression(), line, method=SVI(guide=guide, steps=100), seed=0)
+    >>> list(result.posterior["posterior"].data_vars)
+    ['precision', 'coefficients', 'intercept']
     """
 
     members: tuple[tuple[Names, Guide], ...]

@@ -33,6 +33,15 @@ class Laplace(FullRank):
     ----------
     names
         Sites it covers, where another guide covers the others.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Laplace
+    >>> from inference import SVI, fit
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=SVI(guide=Laplace(), steps=100), seed=0)
+    >>> round(float(result.posterior["posterior"]["p"].mean()), 1)  # exactly: (1 + 4) / (2 + 6)
+    0.6
     """
 
     @property

@@ -34,6 +34,16 @@ class LowRank(Guide):
         Columns of U. None: the square root of the number of coordinates, rounded.
     names
         Sites it covers, where another guide covers the others.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import LowRank
+    >>> from inference import SVI, fit
+    >>> line = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0.1, 0.9, 2.2, 2.9]}
+    >>> result = fit(zoo.BayesianRegression(), line, method=SVI(guide=LowRank(rank=1), steps=100), seed=0)
+    >>> dict(result.sample(10, seed=0).sizes)
+    {'chain': 1, 'draw': 10, 'feature': 1}
     """
 
     rank: PositiveInt | None = None

@@ -55,6 +55,18 @@ class Check:
         How many data sets were simulated.
     notes
         What was not looked at.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import check, fit
+    >>> found = check(fit(zoo.GammaPoisson(a=2.0, b=1.0), [0, 1, 0, 9, 0, 8, 0, 1], method="exact", seed=0))
+    >>> print(found)
+    the model does not reproduce 1 of 6 aspects of the data that were looked at:
+      counts: variance over mean is 5.36, where the model makes 0.212 to 1.97 (p = 0.002, adjusted 0.012)
+    the data are such as the prior expected
+    sensitive to the prior, which pulls against the data: rate
+    (1000 replicated data sets; at most 0.05 of right models are accused)
     """
 
     table: pd.DataFrame

@@ -50,6 +50,27 @@ class Evidence:
         that explain other data than the first (other rows, or log y in place of y) there is none, but NaN.
     explained
         Model -> what it explains.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import evidence
+    >>> found = evidence(
+    ...     {"flat": zoo.BetaBernoulli(), "fair": zoo.BetaBernoulli(a=20.0, b=20.0)},
+    ...     [1, 0, 1, 1, 0, 1],
+    ...     methods=["exact"],
+    ...     seed=0,
+    ... )
+    >>> print(found)
+    estimates of log p(x)
+    model method  kind  log_evidence  error
+     flat  exact exact       -4.6540 0.0000
+     fair  exact exact       -4.1851 0.0000
+    <BLANKLINE>
+    log Bayes factors
+    model            by  log_evidence  error  log_bayes_factor  its_error
+     flat exact (exact)       -4.6540 0.0000            0.0000     0.0000
+     fair exact (exact)       -4.1851 0.0000            0.4688     0.0000
     """
 
     table: pd.DataFrame
@@ -128,6 +149,21 @@ def evidence(
     Examples
     --------
     ``evidence({"one": zoo.BayesianGMM(1), "two": zoo.BayesianGMM(2)}, geyser)``
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import evidence
+    >>> found = evidence(
+    ...     {"flat": zoo.BetaBernoulli(), "fair": zoo.BetaBernoulli(a=20.0, b=20.0)},
+    ...     [1, 0, 1, 1, 0, 1],
+    ...     methods=["exact"],
+    ...     seed=0,
+    ... )
+    >>> found.table[["model", "kind", "log_evidence"]].round(3)
+      model   kind  log_evidence
+    0  flat  exact        -4.654
+    1  fair  exact        -4.185
     """
     seed, rows, explained = as_seed(seed), [], {}
     for label, item in _labelled(of):

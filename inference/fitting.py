@@ -73,6 +73,17 @@ def fit(
         For what is wrong with the data, the model, the pair of model and method, or a name.
     FitError
         If the method breaks down on these data.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> result = fit(zoo.GMM(components=2), geyser, method="em", seed=0)
+    >>> result.assign(geyser.head(2)).round(2)
+    z    0    1
+    0  1.0  0.0
+    1  0.0  1.0
     """
     model, method, seed = as_model(model), as_method(method), as_seed(seed)
     began = time.perf_counter()
@@ -120,6 +131,17 @@ def update(
         If the method cannot go on from this fit, or one of its settings would be ignored.
     FitError
         If `fit` is none.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit, update
+    >>> monday = fit(zoo.BetaBernoulli(), [1, 0, 1], method="exact", seed=0)
+    >>> tuesday = update(monday, [1, 0, 1])
+    >>> both = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+    >>> result = tuesday.log_prob([1.0]), both.log_prob([1.0])
+    >>> [round(float(answer.iloc[0]), 4) for answer in result]
+    [-0.4778, -0.4778]
     """
     fit = as_fit(fit, "update(fit(model, data, method=...), new_data)")
     if method is None:

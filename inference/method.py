@@ -145,6 +145,16 @@ class Method(ABC):
         Whether it can read rows in chunks from a file.
     of_starts
         Settings of how a first fit is found, which mean nothing when a fit is continued.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import Exact, Method
+    >>> from zoo.program.prepare import prepare
+    >>> isinstance(Exact(), Method), zoo.catalogue.find("method", "exact") is Exact  # names work too
+    (True, True)
+    >>> Exact().why_not(prepare(zoo.GMM(), "faithful"))
+    "'weights' is a parameter without prior"
     """
 
     streams: ClassVar[bool] = False

@@ -49,6 +49,16 @@ class Autoencoder(Model):
         As of `VAE`.
     noise
         Standard deviation, in units of each column's, of images in that of all pixels.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> result = fit(zoo.Autoencoder(latent=4, hidden=(32,)), digits, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> result.encode(digits.head(5))["z"].shape
+    (5, 4)
     """
 
     x = Real("row", "feature", ...)

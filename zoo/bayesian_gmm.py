@@ -62,6 +62,14 @@ class BayesianGMM(Model):
         Rows that the prior on a mean counts for.
     df
         Degrees of freedom, above d - 1 (diag: above 0); None for d + 2 (diag: 3).
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> result = fit(zoo.BayesianGMM(components=2), zoo.datasets.load("faithful"), method="cavi", seed=0)
+    >>> result.posterior["posterior"]["weights"].mean(["chain", "draw"]).round(1).values
+    array([0.6, 0.4])
     """
 
     x = Real("row", "feature")

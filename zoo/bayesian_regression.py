@@ -66,6 +66,18 @@ class BayesianRegression(Regression):
     prior_scale
         Prior guess of the noise's standard deviation; None for that of the least-squares residuals, or of y where
         there are no more rows than unknowns.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> model = zoo.BayesianRegression.from_formula("waiting ~ eruptions", geyser)
+    >>> result = fit(model, geyser, method="exact", seed=0)
+    >>> result.summary().loc["coefficients[eruptions]", ["mean", "sd"]].round(1)
+    mean    10.7
+    sd       0.3
+    Name: coefficients[eruptions], dtype: float64
     """
 
     x = Real("row", "feature")

@@ -35,6 +35,14 @@ class BetaBernoulli(Model):
     ----------
     a, b
         Positive; prior pseudo-counts of ones and of zeros.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> result = fit(zoo.BetaBernoulli(), zoo.datasets.load("coin"), method="exact", columns={"x": ["flips"]}, seed=0)
+    >>> round(result.objective.value, 4)  # log evidence of these tosses
+    -7.9273
     """
 
     x = Binary("row")

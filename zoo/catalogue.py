@@ -128,7 +128,14 @@ def find(kind: str, name: str) -> type[Any]:
 
 
 def models() -> list[str]:
-    """Names of the models in the zoo. A model of your own needs no registration: pass it to `fit`."""
+    """Names of the models in the zoo. A model of your own needs no registration: pass it to `fit`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.models()[:3]
+    ['Autoencoder', 'BayesianGMM', 'BayesianRegression']
+    """
     return sorted(entries("model"))
 
 

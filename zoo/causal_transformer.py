@@ -43,6 +43,16 @@ class CausalTransformer(Model):
         Of the sequence inside, an even multiple of `heads`.
     heads, layers
         Of the attention; how many layers, one above the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import SVI, fit
+    >>> words = np.array([[0, 1, 2, 3] * 4, [1, 2, 3, 0] * 4] * 10)
+    >>> result = fit(zoo.CausalTransformer(width=16, heads=2, layers=1), words, method=SVI(steps=100), seed=0)
+    >>> bool(result.log_prob(words[:1]).iloc[0] > result.log_prob(words[:1, ::-1].copy()).iloc[0])
+    True
     """
 
     x = Category("row", "time", ...)

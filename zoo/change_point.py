@@ -57,6 +57,15 @@ class ChangePoint(Model):
         Positive; shape and rate of the Gamma prior of a count's levels.
     center, width
         Mean and standard deviation of the Normal prior of a measurement's levels; `width` is that of the noise, too.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> finds = zoo.datasets.load("discoveries").reset_index()
+    >>> result = fit(zoo.ChangePoint(), finds, method="exact", columns={"x": "discoveries", "time": "year"}, seed=0)
+    >>> int(result.posterior["posterior"]["change_1"].median())
+    73
     """
 
     x = Real("row")

@@ -41,6 +41,19 @@ class ConditionalVAE(Model):
     ----------
     latent, hidden, likelihood, total_count, decoder, noise
         As of `VAE`; a decoder of your own takes (..., latent + labels) numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> half = np.where(digits.iloc[:, :32].sum(axis=1) > digits.iloc[:, 32:].sum(axis=1), "upper", "lower")
+    >>> data = {"x": digits, "label": half}
+    >>> result = fit(zoo.ConditionalVAE(latent=2, hidden=(32,)), data, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> result.generate(3, condition={"label": "upper"}, seed=0).shape
+    (3, 65)
     """
 
     x = Real("row", "feature", ...)

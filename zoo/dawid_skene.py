@@ -55,6 +55,20 @@ class DawidSkene(Model):
     ----------
     concentration
         Dirichlet concentration of weights and of each row of confusion; None for no prior.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import fit
+    >>> said = np.array([[[2, 1], [1, 0]], [[0, 3], [0, 1]], [[1, 0], [0, 2]], [[0, 1], [1, 1]]])
+    >>> result = fit(zoo.DawidSkene(concentration=1.5), {"counts": said}, method="em", seed=0)
+    >>> result.assign().round(1)
+    z    0    1
+    0  0.8  0.2
+    1  0.1  0.9
+    2  0.6  0.4
+    3  0.4  0.6
     """
 
     counts = Count("item", "annotator", "level")

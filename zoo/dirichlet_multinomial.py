@@ -41,6 +41,18 @@ class DirichletMultinomial(Model):
     ----------
     concentration
         Positive; prior count of each category.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> votes = [[12, 5, 3], [9, 8, 3]]
+    >>> result = fit(zoo.DirichletMultinomial(), votes, method="exact", seed=0)
+    >>> result.summary()["mean"].round(1)
+    probs[0]    0.5
+    probs[1]    0.3
+    probs[2]    0.2
+    Name: mean, dtype: float64
     """
 
     counts = Count("row", "category")

@@ -64,6 +64,15 @@ class DirichletProcessMixture(BayesianGMM):
         Degrees of freedom, above d - 1 (diag: above 0); None for d + 2 (diag: 3).
     kinds
         Components that the prior on covariances expects.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import CAVI, fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> result = fit(zoo.DirichletProcessMixture(components=5), geyser, method=CAVI(max_steps=200), seed=0)
+    >>> int((result.assign().mean() > 0.05).sum())  # components that hold rows
+    2
     """
 
     components: PositiveInt = 10

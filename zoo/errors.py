@@ -7,11 +7,33 @@ from difflib import get_close_matches
 
 
 class ZooError(ValueError):
-    """Base of every error that input can cause; a `ValueError`."""
+    """Base of every error that input can cause; a `ValueError`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> try:
+    ...     fit(zoo.GMM(), "nowhere.csv", method="em")
+    ... except zoo.ZooError as error:
+    ...     print(type(error).__name__, isinstance(error, ValueError))
+    DataError True
+    """
 
 
 class DataError(ZooError):
-    """Data that a model cannot take: shape, support, type, missing values, or an unreadable file."""
+    """Data that a model cannot take: shape, support, type, missing values, or an unreadable file.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> try:
+    ...     fit(zoo.BetaBernoulli(), [0, 1, 2], method="exact")
+    ... except zoo.DataError as error:
+    ...     print(str(error).partition(";")[0])
+    field 'x' (Binary): expected 0 or 1, found 2 at row 2 (1 such entries)
+    """
 
 
 class UnseenLevelError(DataError):
@@ -31,19 +53,68 @@ class UnseenLevelError(DataError):
 
 
 class ModelError(ZooError):
-    """A model that is declared wrongly: plates, fields, hyperparameters, or a log density that is not a number."""
+    """A model that is declared wrongly: plates, fields, hyperparameters, or a log density that is not a number.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> class Empty(zoo.Model):
+    ...     x = zoo.Real("row")
+    ...
+    ...     def forward(self, x): ...
+    >>> try:
+    ...     fit(Empty(), [0.1, 0.2], method="svi")
+    ... except zoo.ModelError as error:
+    ...     print(error)
+    the model observes nothing: give the data to a site with obs=...
+    """
 
 
 class MethodError(ZooError):
-    """A method, or a method with this guide, that is not legal for this model and data."""
+    """A method, or a method with this guide, that is not legal for this model and data.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> try:
+    ...     fit(zoo.GMM(), "faithful", method="exact")
+    ... except zoo.MethodError as error:
+    ...     print(error)  # the reason, and what would work
+    exact is not legal for GMM: 'weights' is a parameter without prior. Legal here: em, map, svi.
+    """
 
 
 class FitError(ZooError):
-    """A fit that cannot do what is asked of it, or that broke down numerically."""
+    """A fit that cannot do what is asked of it, or that broke down numerically.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> result = fit(zoo.BetaBernoulli(), [0, 1, 1], method="exact", seed=0)
+    >>> try:
+    ...     result.encode()
+    ... except zoo.FitError as error:
+    ...     print(str(error).partition(";")[0])
+    BetaBernoulli has no continuous latent of each row, so rows have no codes
+    """
 
 
 class UnknownNameError(ZooError):
-    """A name that is not known: of a model, guide, method, dataset, hyperparameter or setting."""
+    """A name that is not known: of a model, guide, method, dataset, hyperparameter or setting.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> try:
+    ...     fit("gmn", "faithful", method="em")
+    ... except zoo.UnknownNameError as error:
+    ...     print(str(error).partition("?")[0])
+    unknown model 'gmn'; did you mean 'GMM'
+    """
 
 
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownNameError:

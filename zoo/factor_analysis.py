@@ -45,6 +45,15 @@ class FactorAnalysis(Model):
     ----------
     factors
         Number of coordinates per row, at least 1 and fewer than columns.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> iris = zoo.datasets.load("iris").iloc[:, :4]
+    >>> result = fit(zoo.FactorAnalysis(factors=1), iris, method="em", seed=0)
+    >>> round(result.objective.value, 1)
+    -422.4
     """
 
     x = Real("row", "feature")

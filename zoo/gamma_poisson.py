@@ -41,6 +41,16 @@ class GammaPoisson(Model):
     b
         Positive; prior exposure, in rows. None for a / mean count, so that the prior's mean is the data's; where all
         counts are 0, for a * n, the mean of one event in all rows.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> finds = zoo.datasets.load("discoveries")
+    >>> result = fit(zoo.GammaPoisson(a=2.0, b=1.0), finds, method="exact", columns={"counts": "discoveries"}, seed=0)
+    >>> result.summary()["mean"].round(1)  # (2 + 310) / (1 + 100)
+    rate    3.1
+    Name: mean, dtype: float64
     """
 
     counts = Count("row")

@@ -57,6 +57,19 @@ class GMM(Model):
     covariance
         "full": a matrix per component; "tied": one matrix for all; "diag": variances per component and feature;
         "spherical": one variance per component.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> result = fit(zoo.GMM(components=2), geyser, method="em", seed=0)
+    >>> print(f"{result.objective.kind} {result.objective.value:.2f}")
+    log_likelihood -1130.26
+    >>> result.assign(geyser.head(2)).round(2)
+    z    0    1
+    0  1.0  0.0
+    1  0.0  1.0
     """
 
     x = Real("row", "feature")

@@ -84,6 +84,15 @@ class HiddenMarkov(Model):
         Lengths of the sequences that stand below each other in the rows; None for one sequence.
     levels
         For "categorical", how many categories there can be; None for as many as the data that are fitted have.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> finds = zoo.datasets.load("discoveries")
+    >>> result = fit(zoo.HiddenMarkov(components=2, emission="poisson"), finds, method="em", seed=0)
+    >>> round(result.objective.value, 2)
+    -206.18
     """
 
     x = Real("time", "feature")

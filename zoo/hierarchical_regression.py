@@ -68,6 +68,16 @@ class HierarchicalRegression(Regression):
         Whether slopes differ from group to group.
     scale
         Prior standard deviation of the intercept, and of a coefficient per unit of its column, in those of y.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> gas = zoo.datasets.load("whiteside")
+    >>> columns = {"x": ["temperature"], "group": "insulated", "y": "gas"}
+    >>> result = fit(zoo.HierarchicalRegression(), gas, method="laplace", columns=columns, seed=0)
+    >>> dict(result.predict(gas.head(3))["posterior_predictive"]["y"].sizes)
+    {'chain': 1, 'draw': 200, 'row': 3}
     """
 
     x = Real("row", "feature")

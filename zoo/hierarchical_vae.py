@@ -48,6 +48,17 @@ class HierarchicalVAE(Model):
         Widths of the hidden layers of the networks between layers, and of ``decoder="mlp"``.
     likelihood, total_count, decoder, noise
         As of `VAE`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(20) >= 8).astype(int)
+    >>> model = zoo.HierarchicalVAE(latents=(4, 2), hidden=(32,))
+    >>> result = fit(model, digits, method=SVI(guide=Encoder(family="flow"), steps=50), seed=0)
+    >>> result.generate(2, seed=0).shape
+    (2, 64)
     """
 
     x = Real("row", "feature", ...)

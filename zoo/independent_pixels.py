@@ -37,6 +37,18 @@ class IndependentPixels(Model):
     smoothing
         Rows on, and rows off, that the prior counts for at the mode. Without any, a pixel that is never on has
         probability 0 at the mode, and a new row in which it is on an infinite surprise.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> digits = (zoo.datasets.load("digits").to_numpy().reshape(-1, 8, 8) >= 8).astype(int)
+    >>> result = fit(zoo.IndependentPixels(), digits[:200], method="exact", seed=0)
+    >>> result.log_prob(digits[200:203]).round(0)
+    0   -23.0
+    1   -29.0
+    2   -26.0
+    Name: log_prob, dtype: float64
     """
 
     x = Binary("row", "feature", ...)

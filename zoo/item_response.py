@@ -63,6 +63,15 @@ class ItemResponse(Model):
         Prior standard deviation of difficulties; None for no prior.
     spread
         Prior standard deviation of the logarithms of discriminations; None for no prior.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> answers = [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 1], [0, 1, 0, 0], [1, 0, 1, 0]] * 5
+    >>> result = fit(zoo.ItemResponse("one", nodes=9), answers, method="em", seed=0)
+    >>> result.posterior["point_estimate"]["difficulty"].argsort().values  # from easy to hard
+    array([0, 1, 2, 3])
     """
 
     x = Binary("person", "item")

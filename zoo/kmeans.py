@@ -46,6 +46,15 @@ class KMeans(Model):
     ----------
     clusters
         Number of clusters, at least 1.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> result = fit(zoo.KMeans(clusters=2), zoo.datasets.load("faithful"), method=EM(hard=True), seed=0)
+    >>> result.posterior["point_estimate"]["centers"].round(1).values
+    array([[ 4.3, 80.3],
+           [ 2.1, 54.8]])
     """
 
     x = Real("row", "feature")

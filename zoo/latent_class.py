@@ -49,6 +49,19 @@ class LatentClass(Model):
     ----------
     components
         Number of classes, at least 1.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> wards = pd.DataFrame({"cough": [1, 1, 0, 0, 1] * 8, "fever": [1, 1, 0, 0, 0] * 8, "rash": [0, 0, 1, 1, 1] * 8})
+    >>> result = fit(zoo.LatentClass(components=2), wards, method=EM(restarts=5), seed=0)
+    >>> result.assign(wards.drop_duplicates()).round(1)
+    z    0    1
+    0  1.0  0.0
+    2  0.0  1.0
+    4  0.0  1.0
     """
 
     x = Category("row", "item")

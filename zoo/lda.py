@@ -57,6 +57,16 @@ class LDA(Model):
         Dirichlet concentration of each topic's share of a document; None for 1 / topics.
     word_concentration
         Dirichlet concentration of each word's share of a topic; None for 1 / topics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import fit
+    >>> counts = np.array([[5, 4, 0, 0], [4, 6, 1, 0], [0, 0, 7, 5], [0, 1, 4, 6]])
+    >>> result = fit(zoo.LDA(topics=2), {"counts": counts}, method="cavi", seed=0)
+    >>> dict(result.posterior["posterior"]["words"].sizes)
+    {'chain': 1, 'draw': 1000, 'topic': 2, 'word': 4}
     """
 
     counts = Count("document", "word")

@@ -59,6 +59,15 @@ class LinearDynamicalSystem(Model):
         Number of continuous states, at least 1 and fewer than columns.
     lengths
         Lengths of the sequences that stand below each other in the rows; None for one sequence.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful").head(50)
+    >>> result = fit(zoo.LinearDynamicalSystem(states=1), geyser, method="em", seed=0)
+    >>> round(result.objective.value, 1)
+    -229.6
     """
 
     x = Real("time", "feature")

@@ -55,6 +55,19 @@ class LogisticRegression(Regression):
         Scale of the intercept.
     df
         Degrees of freedom of the priors: 1 for Cauchy, larger for lighter tails; None for Normal.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> geyser["long"] = (geyser["eruptions"] > 3).astype(int)
+    >>> model = zoo.LogisticRegression.from_formula("long ~ waiting", geyser)
+    >>> result = fit(model, geyser, method="laplace", seed=0)
+    >>> result.summary()["mean"].round(1)
+    intercept                3.3
+    coefficients[waiting]    0.7
+    Name: mean, dtype: float64
     """
 
     x = Real("row", "feature")

@@ -38,6 +38,15 @@ class MADE(Model):
     ----------
     hidden
         Widths of the hidden layers.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").to_numpy()[:300] >= 8).astype(int)
+    >>> result = fit(zoo.MADE(hidden=(32,)), digits, method=SVI(steps=150), seed=0)
+    >>> result.generate(2, seed=0).shape
+    (2, 64)
     """
 
     x = Binary("row", "feature", ...)

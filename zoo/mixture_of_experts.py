@@ -56,6 +56,18 @@ class MixtureOfExperts(MixtureOfRegressions):
         Whether lines have a level of their own.
     gate_scale
         Prior standard deviation of the gate's coefficients and levels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> x = np.linspace(-2, 2, 80)
+    >>> y = np.where(x < 0, -x, 2 * x) + 0.1 * np.sin(50 * x)
+    >>> result = fit(zoo.MixtureOfExperts(components=2), {"x": x[:, None], "y": y}, method="em", seed=0)
+    >>> result.posterior["point_estimate"]["coefficients"].round(1).values
+    array([[-1.],
+           [ 2.]])
     """
 
     components: PositiveInt = 2

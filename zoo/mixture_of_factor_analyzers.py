@@ -58,6 +58,18 @@ class MixtureOfFactorAnalyzers(Model):
         Number of coordinates per row, at least 1 and fewer than columns.
     noise
         "shared": one variance per column; "own": one per component and column.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> iris = zoo.datasets.load("iris").iloc[:, :4]
+    >>> result = fit(zoo.MixtureOfFactorAnalyzers(components=2), iris, method=EM(max_steps=200), seed=0)
+    >>> result.assign().mean().round(1)
+    z
+    0    0.7
+    1    0.3
+    dtype: float64
     """
 
     x = Real("row", "feature")

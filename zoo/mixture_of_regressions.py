@@ -56,6 +56,17 @@ class MixtureOfRegressions(Regression):
         Number of lines, at least 1.
     intercept
         Whether lines have a level of their own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> x = np.linspace(-2, 2, 60)
+    >>> y = np.where(np.arange(60) % 2, 2 * x, 1 - x) + 0.1 * np.sin(50 * x)
+    >>> result = fit(zoo.MixtureOfRegressions(components=2), {"x": x[:, None], "y": y}, method=EM(restarts=5), seed=0)
+    >>> sorted(result.posterior["point_estimate"]["coefficients"].values.ravel().round(1).tolist())
+    [-1.0, 2.0]
     """
 
     x = Real("row", "feature")

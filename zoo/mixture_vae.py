@@ -52,6 +52,17 @@ class MixtureVAE(Model):
         Of the prior, at least 1.
     latent, hidden, likelihood, total_count, decoder, noise
         As of `VAE`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> model = zoo.MixtureVAE(components=3, latent=2, hidden=(32,))
+    >>> result = fit(model, digits, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> result.assign(digits.head(5)).shape
+    (5, 3)
     """
 
     x = Real("row", "feature", ...)

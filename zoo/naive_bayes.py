@@ -70,6 +70,21 @@ class NaiveBayes(Model):
         "normal" for real numbers, "counts" for counts of words or events, "categories" for codes 0, 1, 2, ...
     smoothing
         Rows with the column's variance, or counts of each kind, that the prior adds; None for no prior.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> geyser["kind"] = np.where(geyser["eruptions"] > 3, "long", "short")
+    >>> columns = {"x": ["waiting"], "y": "kind"}
+    >>> result = fit(zoo.NaiveBayes(), geyser, method="exact", columns=columns, seed=0)
+    >>> result.assign(geyser.head(3).assign(kind=None)).round(2)
+    y  long  short
+    0   1.0    0.0
+    1   0.0    1.0
+    2   1.0    0.0
     """
 
     x = Real("row", "feature")

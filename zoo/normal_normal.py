@@ -53,6 +53,17 @@ class NormalNormal(Model):
         Rows that the prior on the precision counts for.
     prior_scale
         Prior guess of the noise's standard deviation; None for the data's own.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> waits = zoo.datasets.load("faithful")[["waiting"]]
+    >>> result = fit(zoo.NormalNormal(), waits, method="exact", columns={"x": "waiting"}, seed=0)
+    >>> result.summary()["mean"].round(0)
+    precision     0.0
+    mean         71.0
+    Name: mean, dtype: float64
     """
 
     x = Real("row")

@@ -42,6 +42,15 @@ class PixelCNN(Model):
         How many a pixel has, at least 2: its values are 0, 1, ..., levels - 1.
     channels, blocks
         Of the network: channels between its layers, an even number; how many residual blocks.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").to_numpy().reshape(-1, 8, 8)[:100] >= 8).astype(int)
+    >>> result = fit(zoo.PixelCNN(channels=8, blocks=1), digits, method=SVI(steps=60, batch_size=50), seed=0)
+    >>> result.generate(2, seed=0)["x"].shape
+    (2, 8, 8)
     """
 
     x = Count("row", "feature", ...)

@@ -52,6 +52,15 @@ class PoissonMixture(Model):
         Dirichlet concentration of each weight; None for no prior.
     shape
         Shape of the Gamma prior on each rate, whose mean is the mean count; None for no prior.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> finds = zoo.datasets.load("discoveries")
+    >>> result = fit(zoo.PoissonMixture(components=2), finds, method="em", columns={"counts": "discoveries"}, seed=0)
+    >>> round(result.objective.value, 2)
+    -210.22
     """
 
     counts = Count("row")

@@ -52,6 +52,19 @@ class PoissonRegression(Regression):
         Standard deviation of a coefficient per unit of its column.
     intercept_scale
         Standard deviation of the intercept.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> finds = zoo.datasets.load("discoveries").reset_index()
+    >>> finds["century"] = (finds["year"] - 1900) / 100
+    >>> model = zoo.PoissonRegression.from_formula("discoveries ~ century", finds)
+    >>> result = fit(model, finds, method="laplace", seed=0)
+    >>> result.summary()["mean"].round(1)
+    intercept                1.1
+    coefficients[century]   -0.5
+    Name: mean, dtype: float64
     """
 
     x = Real("row", "feature")

@@ -47,6 +47,15 @@ class PPCA(Model):
     ----------
     factors
         Number of coordinates per row, at least 1 and fewer than columns.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> iris = zoo.datasets.load("iris").iloc[:, :4]
+    >>> result = fit(zoo.PPCA(factors=2), iris, method="em", seed=0)
+    >>> round(result.objective.value, 2)
+    -404.96
     """
 
     x = Real("row", "feature")

@@ -46,6 +46,16 @@ class RecurrentDensity(Model):
         How many cells, one above the other.
     cell
         "gru" (Cho et al. 2014) or "lstm" (Hochreiter and Schmidhuber 1997).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from inference import SVI, fit
+    >>> words = np.array([[0, 1, 2, 3] * 4, [1, 2, 3, 0] * 4] * 10)
+    >>> result = fit(zoo.RecurrentDensity(hidden=8), words, method=SVI(steps=60), seed=0)
+    >>> bool(result.log_prob(words[:1]).iloc[0] > result.log_prob(words[:1, ::-1].copy()).iloc[0])
+    True
     """
 
     x = Category("row", "time", ...)

@@ -47,6 +47,22 @@ class SemiSupervisedVAE(Model):
     ----------
     latent, hidden, likelihood, total_count, decoder, noise
         As of `VAE`; a decoder of your own takes (..., latent + labels) numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> half = np.where(digits.iloc[:, :32].sum(axis=1) > digits.iloc[:, 32:].sum(axis=1), "upper", "lower").astype(
+    ...     object
+    ... )
+    >>> half[20:] = None  # most rows have no label
+    >>> model = zoo.SemiSupervisedVAE(latent=2, hidden=(32,))
+    >>> result = fit(model, {"x": digits, "label": half}, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> list(result.assign({"x": digits[50:52], "label": [None, None]}).columns)
+    ['lower', 'upper']
     """
 
     x = Real("row", "feature", ...)

@@ -64,6 +64,14 @@ class StudentTMixture(Model):
         "full", or "diag" for columns with outliers of their own.
     df
         Degrees of freedom of all components, 1 or above for tails lighter than Cauchy's; None to estimate each.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> result = fit(zoo.StudentTMixture(components=2), zoo.datasets.load("faithful"), method="em", seed=0)
+    >>> result.posterior["point_estimate"]["weights"].round(2).values
+    array([0.65, 0.35])
     """
 
     x = Real("row", "feature")

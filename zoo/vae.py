@@ -63,6 +63,16 @@ class VAE(Model):
     noise
         Of "gaussian": "pixel", a standard deviation for each column or pixel; "shared", one for all, in units; or a
         number that it is fixed to, in units.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> result = fit(zoo.VAE(latent=2, hidden=(32,)), digits, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> result.encode(digits.head(5))["z"].shape
+    (5, 2)
     """
 
     x = Real("row", "feature", ...)

@@ -52,6 +52,17 @@ class VampPriorVAE(MixtureVAE):
         Widths of the hidden layers of the network of the prior, and of ``decoder="mlp"``.
     latent, likelihood, total_count, decoder, noise
         As of `VAE`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Encoder
+    >>> from inference import SVI, fit
+    >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+    >>> model = zoo.VampPriorVAE(components=3, latent=2, hidden=(32,))
+    >>> result = fit(model, digits, method=SVI(guide=Encoder(), steps=100), seed=0)
+    >>> result.generate(2, seed=0).shape
+    (2, 64)
     """
 
     def setup(self, x: Tensor) -> None:

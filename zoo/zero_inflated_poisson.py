@@ -52,6 +52,16 @@ class ZeroInflatedPoisson(Model):
         Concentration of the Beta prior on the gate; None for no prior.
     shape
         Shape of the Gamma prior on the rate, whose mean is the mean positive count; None for no prior.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import fit
+    >>> result = fit(zoo.ZeroInflatedPoisson(), [0, 0, 0, 0, 3, 2, 0, 4, 1, 0, 0, 2, 3, 0], method="em", seed=0)
+    >>> result.summary().round(2)
+          value    se
+    gate   0.52  0.15
+    rate   2.23  0.67
     """
 
     counts = Count("row")

@@ -70,6 +70,15 @@ class CAVI(Method):
     distributed
         Each process of a `torch.distributed` group works on its share of the rows, and statistics are summed; as for
         `EM`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import CAVI, fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> result = fit(zoo.BayesianGMM(components=2), geyser, method=CAVI(restarts=2), seed=0)
+    >>> print(result.objective.kind, round(result.objective.value))
+    elbo -1165
     """
 
     restarts: PositiveInt = 1

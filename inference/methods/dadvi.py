@@ -95,6 +95,14 @@ class DADVI(Method):
     collapse
         "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards, jointly for
         each draw of the others (`explain` says which); q is Normal in those that are left. False: q is of all of them.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import DADVI, fit
+    >>> result = fit(zoo.GammaPoisson(a=2.0, b=1.0), [3, 1, 4, 1, 5], method=DADVI(), seed=0)
+    >>> print(result.objective.kind, result.converged)
+    elbo True
     """
 
     draws: PositiveInt = 20

@@ -86,6 +86,17 @@ class EM(Method):
     acceleration
         "auto" extrapolates steps by Anderson's method where many are left to the limit, and never to a lower place;
         None takes plain steps. Not with `hard`, `batch_size` or tolerance 0.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import EM, fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> result = fit(zoo.GMM(components=2), geyser, method=EM(restarts=3, tolerance=1e-8), seed=0)
+    >>> print(result.objective.kind, round(result.objective.value, 3))
+    log_likelihood -1130.264
+    >>> result.converged, result.trace["value"].is_monotonic_increasing
+    (True, True)
     """
 
     restarts: PositiveInt = 1

@@ -41,6 +41,14 @@ class Exact(Method):
     model shows that every latent has the conjugate prior of its likelihood; or where all latents are discrete with
     states that can be listed (a Bayesian network with known tables): then log p(x) = log sum_z p(x, z), site after
     site, and `assign`, `most_probable` and draws of the states are of p(z | x) (Koller and Friedman 2009, chapter 9).
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import Exact, fit
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=Exact(), seed=0)
+    >>> print(result.objective.kind, round(result.objective.value, 4))  # log 4! 2! / 7!
+    log_evidence -4.654
     """
 
     streams: ClassVar[bool] = True

@@ -77,6 +77,17 @@ class Laplace(Method):
     collapse
         "auto": latents that can be integrated out given the others are, so that the Normal is one of the others only;
         they are drawn exactly given these. False: the Normal is one of all.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import Laplace, fit
+    >>> geyser = zoo.datasets.load("faithful")
+    >>> geyser["long"] = (geyser["eruptions"] > 3).astype(int)
+    >>> model = zoo.LogisticRegression.from_formula("long ~ waiting", geyser)
+    >>> result = fit(model, geyser, method=Laplace(), seed=0)
+    >>> list(result.summary().index)
+    ['intercept', 'coefficients[waiting]']
     """
 
     restarts: PositiveInt = 1

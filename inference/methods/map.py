@@ -43,6 +43,15 @@ class MAP(SVI):
     ------
     MethodError
         If the guide is not a point.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import MAP, fit
+    >>> result = fit(zoo.BetaBernoulli(a=2.0, b=2.0), [1, 0, 1, 1, 0, 1], method=MAP(), seed=0)
+    >>> result.summary()["value"].round(3)  # (2 + 4 - 1) / (4 + 6 - 2)
+    p    0.625
+    Name: value, dtype: float64
     """
 
     guide: Guide = field(default_factory=Point)

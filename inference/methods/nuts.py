@@ -84,6 +84,15 @@ class NUTS(Method):
         "learned": chains move location-scale latents in coordinates between value and noise, as far centred as the data
         say (`inference.starts.centring`), so that scales make no funnels of them; draws are values as declared.
         "declared": chains move the values themselves.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import NUTS, fit
+    >>> method = NUTS(chains=2, warmup=200, draws=200)
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=method, seed=0)
+    >>> dict(result.posterior["posterior"]["p"].sizes)
+    {'chain': 2, 'draw': 200}
     """
 
     chains: PositiveInt = 4

@@ -61,6 +61,14 @@ class Pathfinder(Method):
     collapse
         "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards. False: paths
         are of all latents.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import Pathfinder, fit
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=Pathfinder(), seed=0)
+    >>> round(float(result.posterior["posterior"]["p"].mean()), 1)  # exactly: (1 + 4) / (2 + 6)
+    0.6
     """
 
     paths: PositiveInt = PATHS

@@ -70,6 +70,14 @@ class SMC(Method):
     collapse
         "auto": latents that can be integrated out given the others are, and are drawn exactly afterwards. False: all
         latents are carried along.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from inference import SMC, fit
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=SMC(), seed=0)
+    >>> print(result.objective.kind, round(result.objective.value))  # exactly: -4.654
+    log_evidence -5
     """
 
     populations: Annotated[int, Field(ge=2)] = 32

@@ -134,6 +134,16 @@ class SVI(Method):
         "auto": latents that can be integrated out given the others are, and are drawn exactly given these afterwards,
         so that q is one of the others only; but not those that the guide names, nor where rows come in mini-batches,
         q is a point, or `warm_up` or "wake_sleep" treat latents and data apart. False: q is one of all latents.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> from guides import Conjugate
+    >>> from inference import SVI, fit
+    >>> method = SVI(guide=Conjugate(), steps=100, learning_rate=0.05)
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method=method, seed=0)
+    >>> print(result.objective.kind, round(result.objective.value))  # at most the log evidence, -4.654
+    elbo -5
     """
 
     streams: ClassVar[bool] = True

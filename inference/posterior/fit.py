@@ -59,6 +59,19 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         Values of parameters and network weights.
     memory
         Expected statistics of all rows so far, where `EM.update` has gone on from another fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import zoo
+    >>> from inference import Fit, fit
+    >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+    >>> result.converged, result.reason
+    (True, 'closed form')
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = Fit.load(result.save(folder))
+    >>> again.objective == result.objective
+    True
     """
 
     def summary(self) -> pd.DataFrame:

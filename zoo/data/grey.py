@@ -191,6 +191,13 @@ def binarised(x: Any, how: How = "static", *, seed: int | None = None, levels: i
     ------
     DataError
         If there is no seed for a static draw, or x is no grey value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> zoo.binarised(np.array([[0, 128, 255]]), seed=0)[:, [0, 2]]  # 0 and 255 are sure
+    array([[0, 1]], dtype=uint8)
     """
     _check(how, seed, "binarised")
     return _made(Binarised(_rows(x), levels, how, seed), x)
@@ -211,6 +218,13 @@ def dequantized(x: Any, how: How = "static", *, seed: int | None = None, levels:
     ------
     DataError
         If there is no seed for a static draw, or x are no levels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> np.floor(zoo.dequantized(np.array([[0, 128, 255]]), seed=0) * 256)  # where they were, and a uniform part
+    array([[  0., 128., 255.]], dtype=float32)
     """
     _check(how, seed, "dequantized")
     return _made(Dequantized(_rows(x), levels, how, seed), x)
@@ -228,5 +242,12 @@ def scaled(x: Any, *, levels: int = LEVELS) -> Any:
     ------
     DataError
         If x is no grey value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import zoo
+    >>> zoo.scaled(np.array([[0, 51, 255]]))  # in units of the largest level
+    array([[0. , 0.2, 1. ]], dtype=float32)
     """
     return _made(Scaled(_rows(x), levels), x)

@@ -190,6 +190,17 @@ def image_files(folder: str | Path, *, grey: bool = False, size: tuple[int, int]
     ------
     DataError
         If there is no such folder, no image in it, or no Pillow.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> import zoo
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.fromarray(np.full((4, 4), 255, dtype=np.uint8)).save(f"{folder}/white.png")
+    ...     len(zoo.image_files(folder))
+    1
     """
     folder = Path(folder)
     if not folder.is_dir():

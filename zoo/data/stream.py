@@ -180,6 +180,17 @@ def stream(path: str | Path, *, chunk: int = CHUNK, weights: str | None = None) 
     ------
     DataError
         If there is no such file, or it is of another kind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import zoo
+    >>> from inference import fit
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     zoo.datasets.load("faithful").to_csv(f"{folder}/geyser.csv", index=False)
+    ...     result = fit(zoo.GMM(components=2), zoo.stream(f"{folder}/geyser.csv", chunk=100), method="em", seed=0)
+    >>> round(result.objective.value, 2)
+    -1130.26
     """
     path = Path(path)
     if suffix_of(path) not in (".parquet", ".npy", *TEXT):

@@ -172,6 +172,12 @@ def names() -> list[str]:
     -------
     list of str
         Each is an argument for `info` and `load`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> len(zoo.datasets.names())
+    8
     """
     return sorted(_DATASETS)
 
@@ -193,6 +199,12 @@ def info(name: str) -> Dataset:
     ------
     UnknownNameError
         If there is no data set of that name.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.datasets.info("faithful").columns
+    ('eruptions', 'waiting')
     """
     if name not in _DATASETS:
         raise unknown("dataset", name, names())
@@ -216,6 +228,14 @@ def load(name: str) -> pd.DataFrame:
     ------
     UnknownNameError
         If there is no data set of that name.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.datasets.load("faithful").head(2)
+       eruptions  waiting
+    0        3.6       79
+    1        1.8       54
     """
     dataset = info(name)
     import pandas as pd  # here, so that listing names stays fast

@@ -90,32 +90,69 @@ class Field:
 
 
 class Real(Field):
-    """Real numbers, in (-inf, inf)."""
+    """Real numbers, in (-inf, inf).
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.Real("row", "feature")
+    Real('row', 'feature')
+    """
 
 
 class Positive(Field):
-    """Numbers above zero."""
+    """Numbers above zero.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> @zoo.model(wait=zoo.Positive("bus"))
+    ... def waits(wait): ...
+    >>> waits().fields
+    {'wait': Positive('bus')}
+    """
 
     support = constraints.positive
     describes = "a number above 0"
 
 
 class UnitInterval(Field):
-    """Numbers in [0, 1]."""
+    """Numbers in [0, 1].
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.UnitInterval("row").support
+    Interval(lower_bound=0.0, upper_bound=1.0)
+    """
 
     support = constraints.unit_interval
     describes = "a number from 0 to 1"
 
 
 class Count(Field):
-    """Counts: 0, 1, 2, ..."""
+    """Counts: 0, 1, 2, ...
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.Count("row").support
+    IntegerGreaterThan(lower_bound=0)
+    """
 
     support = constraints.nonnegative_integer
     describes = "a whole number, 0 or above"
 
 
 class Binary(Field):
-    """Zeros and ones (or False and True)."""
+    """Zeros and ones (or False and True).
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.Binary("toss").support
+    Boolean()
+    """
 
     support = constraints.boolean
     describes = "0 or 1"
@@ -130,6 +167,13 @@ class Category(Field):
         Names of the dimensions.
     levels
         How many categories there can be; None for as many as the data that are fitted have.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> model = zoo.LatentClass()
+    >>> model.fields["x"]
+    Category('row', 'item')
     """
 
     support = constraints.nonnegative_integer

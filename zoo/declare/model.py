@@ -116,6 +116,23 @@ class Model(PyroModule, metaclass=_ModelType):
         For a hyperparameter the model does not have.
     ModelError
         For a hyperparameter of the wrong type, or one that is required and missing.
+
+    Examples
+    --------
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> import zoo
+    >>> class Waits(zoo.Model):
+    ...     wait = zoo.Positive("bus")
+    ...     a: float = 2.0
+    ...
+    ...     def forward(self, wait):
+    ...         rate = pyro.sample("rate", dist.Gamma(self.a, 1.0))
+    ...         with pyro.plate("bus", len(wait)):
+    ...             pyro.sample("wait", dist.Exponential(rate), obs=wait)
+    >>> from inference import fit
+    >>> round(fit(Waits(a=1.0), [2.0, 1.0, 3.0], method="exact", seed=0).objective.value, 3)  # log 3! / 7^4
+    -5.992
     """
 
     dims: Mapping[str, tuple[str, ...]] = {}

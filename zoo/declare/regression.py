@@ -19,6 +19,13 @@ class Regression(Model):
     The response is called ``y`` if there are several vectors; a `Category` field beside it holds the groups of
     ``(1 | group)``. A formula without an intercept is for models with a hyperparameter `intercept`, slopes of groups
     are for those with `slopes`.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> model = zoo.BayesianRegression.from_formula("gas ~ temperature * insulated", "whiteside")
+    >>> isinstance(model, zoo.Regression)
+    True
     """
 
     formula = cast("Formula | None", None)  # without an annotation, which would make it a hyperparameter

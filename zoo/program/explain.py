@@ -84,6 +84,14 @@ def explain(model: ModelLike | str, data: Source, *, columns: Columns | None = N
     -------
     Explanation
         Text to print.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> print(*zoo.explain(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1]).splitlines()[2:5], sep=chr(10))
+    site  role      distribution                                            plates  shape
+    p     global    Beta(concentration1=constant, concentration0=constant)  -       ()
+    x     observed  Bernoulli(probs=p)                                      row     (6)
     """
     with torch.random.fork_rng(devices=[]):
         reseed(0)

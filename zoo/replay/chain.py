@@ -41,6 +41,28 @@ class MarkovChain(TorchDistribution):
     ------
     ModelError
         If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> import torch
+    >>> from torch.distributions import constraints
+    >>> import zoo
+    >>> from inference import fit
+    >>> stay = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    >>> @zoo.model(x=zoo.Count("time"))
+    ... def calm_and_busy(x):
+    ...     rate = pyro.param("rate", torch.tensor([1.0, 5.0]), constraint=constraints.positive)
+    ...     with pyro.plate("time", len(x)):
+    ...         z = pyro.sample("z", zoo.MarkovChain(torch.tensor([0.5, 0.5]), stay))
+    ...         pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+    >>> result = fit(calm_and_busy, [0, 1, 0, 2, 7, 6, 8, 5, 1, 0], method="em", seed=0)
+    >>> result.assign().round(0).T
+         0    1    2    3    4    5    6    7    8    9
+    z
+    0  0.0  0.0  0.0  0.0  1.0  1.0  1.0  1.0  0.0  0.0
+    1  1.0  1.0  1.0  1.0  0.0  0.0  0.0  0.0  1.0  1.0
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"initial": constraints.simplex, "transition": constraints.simplex}

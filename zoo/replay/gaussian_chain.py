@@ -57,6 +57,24 @@ class LinearGaussianChain(TorchDistribution):
     Notes
     -----
     Durbin and Koopman (2012), "Time Series Analysis by State Space Methods", chapters 3 and 4.
+
+    Examples
+    --------
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> import torch
+    >>> import zoo
+    >>> from inference import fit
+    >>> @zoo.model(x=zoo.Real("time"))
+    ... def level(x):
+    ...     scale = pyro.sample("scale", dist.Exponential(1.0))
+    ...     one = torch.eye(1)
+    ...     with pyro.plate("time", len(x)):
+    ...         h = pyro.sample("h", zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.1 * one))
+    ...         pyro.sample("x", dist.Normal(h[..., 0], scale), obs=x)
+    >>> result = fit(level, [1.0, 1.4, 0.9, 2.1], method="laplace", seed=0)
+    >>> result.objective.kind
+    'elbo'
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {

@@ -42,7 +42,7 @@ def quick_methods() -> dict[str, Method]:
     Examples
     --------
     >>> quick_methods()["em"].max_steps
-    30
+    20
     """
     found = {}
     for name, entry in catalogue.entries("method").items():

@@ -59,6 +59,30 @@ def read_model(path: str | Path) -> type[Model]:
     ------
     ModelError, UnknownNameError
         With the line and the key of what is wrong.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import zoo
+    >>> from inference import fit
+    >>> text = '''
+    ... name = "Waits"
+    ... doc = "Waits with one unknown rate."
+    ... [fields]
+    ... wait = "Positive(bus)"
+    ... [hyperparameters]
+    ... a = 1.0
+    ... [sites]
+    ... rate = "Gamma(a, 1)"
+    ... [sites.bus]
+    ... wait = "Exponential(rate)"
+    ... '''
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "waits.toml").write_text(text)
+    ...     Waits = zoo.read_model(Path(folder, "waits.toml"))
+    >>> round(fit(Waits(a=1.0), [2.0, 1.0, 3.0], method="exact", seed=0).objective.value, 3)  # log 3! / 7^4
+    -5.992
     """
     path = Path(path)
     if not path.is_file():
