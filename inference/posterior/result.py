@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import html
 from functools import cached_property
+from inspect import isfunction
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,6 +21,7 @@ from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
 from zoo.declare.model import Model
 from zoo.program.program import Program
+from zoo.replay.surroundings import undisturbed
 
 
 class Result(Answer):
@@ -35,6 +38,13 @@ class Result(Answer):
     seed, seconds
         What all randomness follows from; the time the fit took.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep what a caller has switched on, a default device say, out of every question to a fit."""
+        super().__init_subclass__(**kwargs)
+        for name, member in list(vars(cls).items()):
+            if isfunction(member) and not name.startswith("_"):
+                setattr(cls, name, undisturbed()(member))
 
     def __init__(self, program: Program, method: Method, outcome: Outcome, seed: int, seconds: float) -> None:
         points = {n: v.contiguous() for n, v in outcome.points.items()}  # as they are read from a file

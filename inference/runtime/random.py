@@ -11,6 +11,7 @@ import torch
 
 from zoo.errors import ModelError
 from zoo.replay.random import reseed
+from zoo.replay.surroundings import undisturbed
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -22,7 +23,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     The RNG, Pyro's handlers and its parameter store belong to the process, so threads take turns.
     """
     devices = [device] if device is not None and device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices), undisturbed():
         reseed(seed)
         yield
 

@@ -88,6 +88,11 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
     if isinstance(array, Tensor):
         if array.layout is not torch.strided:
             raise DataError(f"field {name!r}: expected a dense tensor, found a sparse one; call .to_dense() on it")
+        if array.is_meta or array.is_quantized:
+            kind_of = (
+                "one without values, on the meta device" if array.is_meta else "a quantized one; call .dequantize()"
+            )
+            raise DataError(f"field {name!r}: expected a tensor of numbers, found {kind_of}")
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # which NumPy has no type for
     masked = isinstance(array, np.ma.MaskedArray)

@@ -18,6 +18,7 @@ from zoo.program.program import Program
 from zoo.replay.masked import OBSERVED
 from zoo.replay.random import reseed
 from zoo.replay.sites import primary
+from zoo.replay.surroundings import undisturbed
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +73,7 @@ class Explanation(str):
         return f"<pre>{html.escape(self)}</pre>"
 
 
+@undisturbed()
 def explain(model: ModelLike | str, data: Source, *, columns: Columns | None = None) -> Explanation:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 
