@@ -13,7 +13,7 @@ from torch.func import functional_call
 from zuko.transforms import MonotonicRQSTransform
 
 from guides.full_rank import FullNormal
-from guides.guide import Guide
+from guides.guide import Guide, names_of
 from guides.joint import joint, joint_size
 from guides.start import Start
 from guides.variational import LOG_2PI, Variational
@@ -67,7 +67,7 @@ class Flow(Guide):
         hidden: tuple[PositiveInt, ...] = (32,),
         sites: Sequence[str] = (),
     ) -> None:
-        self.set_fields(sites=(*names, *sites), layers=layers, hidden=hidden)
+        self.set_fields(sites=names_of("Flow", names, sites), layers=layers, hidden=hidden)
 
     def why_not(self, program: Program) -> str | None:
         """Refuse long vectors."""

@@ -16,7 +16,7 @@ from guides.start import Start
 from guides.variational import Variational
 from zoo import catalogue
 from zoo.declare.model import validate, written
-from zoo.errors import MethodError, unknown
+from zoo.errors import MethodError, short, unknown
 from zoo.program.program import Program
 from zoo.replay.sites import Site
 
@@ -60,7 +60,7 @@ class Guide(ABC):
 
     def __init__(self, *names: str, sites: Sequence[str] = ()) -> None:
         """Take names of sites one by one: all there is to tell a guide without other settings."""
-        self.set_fields(sites=(*names, *sites))
+        self.set_fields(sites=names_of(type(self).__name__, names, sites))
 
     @property
     def still(self) -> bool:
@@ -73,7 +73,18 @@ class Guide(ABC):
 
     def __and__(self, other: Guide) -> Guides:
         """Combine with a guide for other sites."""
-        return Guides((*Guides.of(self), *Guides.of(other))) if isinstance(other, Guide) else NotImplemented
+        second = as_guide(other)
+        if not isinstance(second, Guide):
+            raise MethodError(
+                f"{self!r} & {type(other).__name__}: a guide is combined with a guide for other sites, such as "
+                "MeanField() & FullRank('loc')"
+            )
+        return Guides((*Guides.of(self), *Guides.of(second)))
+
+    def __rand__(self, other: object) -> Guides:
+        """Combine with the name or class of a guide, and refuse anything else, as on the right of ``&``."""
+        first = as_guide(other)
+        return first & self if isinstance(first, Guide) else self.__and__(cast(Guide, other))
 
     def why_not(self, program: Program) -> str | None:
         """Return None if this guide fits the program, else the reason why not."""
@@ -168,8 +179,13 @@ class Guides(Guide):
     members: tuple[tuple[Names, Guide], ...]
 
     def __init__(self, members: Mapping[str | Names, Guide] | Iterable[tuple[Names, Guide]]) -> None:
-        pairs = list(members.items()) if isinstance(members, Mapping) else list(members)
-        given: list[tuple[Names, Any]] = [((n,) if isinstance(n, str) else tuple(n), as_guide(g)) for n, g in pairs]
+        try:
+            pairs = list(members.items()) if isinstance(members, Mapping) else [(n, g) for n, g in members]
+            given: list[tuple[Names, Any]] = [((n,) if isinstance(n, str) else tuple(n), as_guide(g)) for n, g in pairs]
+        except (TypeError, ValueError):
+            raise MethodError(
+                f"Guides takes a guide for each site, such as Guides({{'loc': MeanField()}}), not {short(members)}"
+            ) from None
         for names, guide in given:
             if not isinstance(guide, Guide):
                 raise MethodError(
@@ -284,6 +300,27 @@ class Guides(Guide):
             if guide is not None:
                 terms.append(repr(guide))
         return " & ".join(terms)
+
+
+def names_of(owner: str, names: Sequence[str], sites: Sequence[str]) -> Names:
+    """Return names of sites that were given one by one, or together.
+
+    Raises
+    ------
+    MethodError
+        If what was given together is no sequence of names.
+    """
+    together = (sites,) if isinstance(sites, str) else sites
+    try:
+        found = (*names, *together)
+    except TypeError:
+        raise MethodError(
+            f"{owner}: sites={short(sites)} is not valid: it takes names of sites, ('loc', 'scale')"
+        ) from None
+    for name in found:
+        if not isinstance(name, str):
+            raise MethodError(f"{owner}: {type(name).__name__} is no name of a site; write {owner}('loc', 'scale')")
+    return found
 
 
 def as_guide(guide: object) -> object:

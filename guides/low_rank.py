@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from guides.guide import Guide
+from guides.guide import Guide, names_of
 from guides.joint import joint, joint_size
 from guides.start import Start
 from guides.variational import LOG_2PI, LocationScale, Variational
@@ -50,7 +50,7 @@ class LowRank(Guide):
     sites: tuple[str, ...] = ()
 
     def __init__(self, rank: PositiveInt | None = None, *names: str, sites: Sequence[str] = ()) -> None:
-        self.set_fields(rank=rank, sites=(*names, *sites))
+        self.set_fields(rank=rank, sites=names_of("LowRank", names, sites))
 
     def why_not(self, program: Program) -> str | None:
         """Refuse factors that do not fit in memory."""

@@ -21,6 +21,7 @@ from inference.diagnostics.uniformity import coverage, holm, p_value, shape_of
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
 from inference.posterior.folder import read
+from inference.posterior.questions.arguments import positive
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.whole import as_path, whole_file
@@ -283,10 +284,10 @@ def calibrate(
     False
     """
     method, seed, began = as_method(method), as_seed(seed), time.perf_counter()
-    if simulations < 2 or (processes is not None and processes < 1):
-        raise MethodError(
-            f"calibrate needs simulations=2 or more and processes=1 or more, not {simulations} and {processes}"
-        )
+    simulations = positive("calibrate(simulations)", simulations)
+    processes = None if processes is None else positive("calibrate(processes)", processes)
+    if simulations < 2:
+        raise MethodError(f"calibrate needs simulations=2 or more, not {simulations}")
     with seeded(seed):
         program = _program(model, like, posterior, dtype, {"weights": weights, "columns": columns})
         method.check(program)

@@ -18,7 +18,7 @@ from inference.runtime.monitor import Told
 from inference.runtime.settings import settings_of
 from zoo import catalogue
 from zoo.data.bind import Source
-from zoo.errors import FitError, MethodError, UnknownNameError, ZooError
+from zoo.errors import FitError, MethodError, UnknownNameError, ZooError, short
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 from zoo.replay.vectors import MOST_VECTORS
@@ -246,7 +246,14 @@ class Method(ABC):
         ------
         MethodError
             If the method cannot go on from this fit, or a setting means nothing there.
+        FitError
+            If `fit` is none.
         """
+        if isinstance(fit, type) or not callable(getattr(fit, "updated", None)):
+            name = type(self).__name__
+            raise FitError(
+                f"expected a fit, found {short(fit)}: {name}().update(fit(model, data, method=...), new_data)"
+            )
         self.check_continuing()
         return fit.updated(self, new_data)
 

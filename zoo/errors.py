@@ -117,6 +117,12 @@ class UnknownNameError(ZooError):
     """
 
 
+def short(value: object, most: int = 80) -> str:
+    """Say a value in one line: what it is written as, cut where that is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownNameError:
     """Make the error for `name` not being one of the `known` names of this `kind`, with the nearest one suggested."""
     known = sorted(known)

@@ -14,10 +14,25 @@ from safetensors import SafetensorError
 from inference.runtime.output_folder import FIT
 from inference.runtime.sums import SUMS, check
 from inference.runtime.whole import restore
-from zoo.errors import DataError
+from zoo.errors import DataError, short
 
 FORMAT = 5
 UNSEALED = 4  # of version 0.1.0, whose files have no sums but that of the trace
+KINDS = {
+    "converged": bool,
+    "reason": str,
+    "verdict": str,
+    "text": str,
+    "steps": int,
+    "seed": int,
+    "warnings": list,
+    "diagnostics": dict,
+    "objective": dict,
+    "model": dict,
+    "data": dict,
+    "method": dict,
+    "approximation": dict,
+}
 DESCRIBED, TABLE, TENSORS, TRACE, DRAWS = FIT[:5]
 
 
@@ -51,6 +66,11 @@ def opened(folder: Path, needed: Collection[str]) -> dict[str, Any]:
         raise DataError(
             f"{folder / DESCRIBED} is of format {known!r}; this version reads {FORMAT}, and {UNSEALED} of 0.1.0"
         )
+    for name, kind in KINDS.items():
+        if not isinstance(described.get(name), kind) or (kind is not bool and isinstance(described.get(name), bool)):
+            raise DataError(
+                f"{folder / DESCRIBED} is damaged: {name!r} is {short(described.get(name))}, no {kind.__name__}"
+            )
     return dict(described)
 
 

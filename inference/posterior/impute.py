@@ -19,7 +19,7 @@ from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
 from zoo.data.bind import Source
 from zoo.data.patterns import MissingCells
-from zoo.errors import FitError
+from zoo.errors import DataError, FitError
 from zoo.program.configurations import state_draws
 from zoo.program.program import Program
 from zoo.program.smoothing import chain_moments, draw_chains
@@ -119,7 +119,16 @@ def _latents(answer: Answer, program: Program, count: int, *, known: bool) -> tu
     rows = pointwise(program, answer.points, globals_, local)
     latents = {**globals_, **(local[0] if local is not None else {})}
     rows = rows.sum(1, keepdim=True).expand(rows.shape) if program.chained else rows
-    return latents, torch.softmax(rows, 0).expand(even.shape)
+    share = torch.softmax(rows, 0).expand(even.shape)
+    lost = ~share.isfinite().all(0)
+    gone = [v.reshape(len(v), -1).any(1).to(lost.device) for v in program.data.missing.values()]
+    if bool((hopeless := lost & torch.stack(gone).any(0)).any()) if gone else False:
+        row = program.data.coords[program.row][int(hopeless.nonzero()[0])]
+        raise DataError(
+            f"row {row!r} cannot be completed: what is observed of it is so far from all that was fitted that its "
+            f"density is zero ({int(hopeless.sum())} such rows); leave it out or correct it"
+        )
+    return latents, torch.where(lost, even, share)
 
 
 def _completed(

@@ -19,7 +19,7 @@ from inference.diagnostics.labelling import reflection_costs
 from inference.diagnostics.relabelling import Relabelling, assignments, relabel, relabelled, rows_for
 from inference.posterior.answer import Answer
 from inference.runtime.threads import threads_for
-from zoo.errors import FitError
+from zoo.errors import FitError, short
 from zoo.program.exchangeable import exchangeable
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -54,6 +54,10 @@ def with_labels(answer: Answer, shifts: Mapping[str, Values], reference: Answer 
     groups = exchangeable(program)
     if not groups:
         raise FitError(why_not(program))
+    if not (reference is None or isinstance(reference, Answer | Mapping)):
+        raise FitError(
+            f"relabelled(reference) takes a fit, or a point as a dict of values by name, not {type(reference).__name__}"
+        )
     with torch.no_grad(), threads_for(program):
         count = max(_count(answer), _count(reference) if isinstance(reference, Answer) else 1)
         rows = rows_for(program, count)
@@ -163,9 +167,11 @@ def _values(program: Program, reference: Mapping[str, Any]) -> Values:
             raise FitError(
                 f"the reference point has {name!r}, which is no latent or parameter; there are {', '.join(sites)}"
             )
-        value = (given if isinstance(given, Tensor) else torch.tensor(np.array(given))).to(
-            program.device, program.dtype
-        )
+        try:
+            value = given if isinstance(given, Tensor) else torch.tensor(np.array(given, dtype=float))
+        except (TypeError, ValueError) as error:
+            raise FitError(f"the reference point's {name!r} is not made of numbers: {short(given)}") from error
+        value = value.to(program.device, program.dtype)
         shape = program.site_shape(sites[name])
         if tuple(value.shape) != tuple(shape):
             raise FitError(

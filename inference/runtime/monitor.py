@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from zoo.errors import MethodError
+from zoo.errors import MethodError, short
 
 Told = Callable[[int, float, Mapping[str, str | int | float]], None]  # step, value, further numbers
 SECONDS = 10.0  # between lines where a bar cannot be drawn
@@ -98,7 +98,7 @@ def check_progress(show: Any) -> None:
     """Raise `MethodError` for what progress can neither be shown by nor told to."""
     wanted = "progress: expected True, False, or a function that is called as progress(step, value, metrics)"
     if not (isinstance(show, bool) or callable(show)):
-        raise MethodError(f"{wanted}; found {show!r}")
+        raise MethodError(f"{wanted}; found {short(show)}")
     if callable(show):
         try:
             signature = inspect.signature(show)
@@ -107,4 +107,4 @@ def check_progress(show: Any) -> None:
         try:
             signature.bind(0, 0.0, {})
         except TypeError as error:
-            raise MethodError(f"{wanted}; found {show!r}: {error}") from None
+            raise MethodError(f"{wanted}; found {short(show)}: {error}") from None

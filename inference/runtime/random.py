@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from zoo.errors import ModelError
+from zoo.errors import ModelError, short
 from zoo.replay.random import reseed
 from zoo.replay.surroundings import undisturbed
 
@@ -38,6 +39,10 @@ def as_seed(seed: int | None) -> int:
     """
     if seed is None:
         return int.from_bytes(os.urandom(4), "little")
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**63:
-        raise ModelError(f"seed must be a whole number, 0 or above, not {seed!r}")
-    return int(seed)
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except (TypeError, RuntimeError):  # as tensors of no integer, or of several, say it
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ModelError(f"seed must be a whole number, 0 or above, not {short(seed)}")
+    return number

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, dataclass_transform, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -13,17 +14,19 @@ from pyro.nn.module import _PyroModuleMeta
 from torch import Tensor
 
 from zoo.declare.fields import RESERVED, Field
-from zoo.errors import ModelError, unknown
+from zoo.errors import ModelError, short, unknown
 
 REQUIRED = inspect.Parameter.empty
 
 
 def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
     """Return `value` as the type `hint`, or raise a `ModelError` that names the setting and what it must be."""
-    if isinstance(value, Tensor) or hint is Any:
+    if hint is Any or (isinstance(value, Tensor) and _takes(hint, Tensor)):
         return value
+    if isinstance(value, Tensor) and value.ndim:
+        value = value.tolist()
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # NumPy scalars
+        value = value.item()  # scalars of NumPy and torch
     try:
         found = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except (ValidationError, ValueError) as error:
@@ -32,15 +35,26 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
         raise ModelError(f"{owner}: {name}={_short(value)} is not valid: {reason}") from None
     if isinstance(value, bool) and not isinstance(found, bool):
         raise ModelError(f"{owner}: {name}={value!r} is not valid: True and False are not numbers")
+    # Bounds without an end are infinite, but not what has to be positive; nothing is NaN.
+    if isinstance(found, float) and (math.isnan(found) or (math.isinf(found) and _takes(hint, Annotated))):
+        raise ModelError(f"{owner}: {name}={found!r} is not valid: input should be a finite number")
     return found
+
+
+def _takes(hint: Any, kind: Any) -> bool:
+    """Tell whether an annotation, or one in a union, is of a kind: a class, or Annotated for numbers in a range."""
+    if kind is Annotated and hasattr(hint, "__metadata__"):
+        return True
+    if isinstance(hint, type) and isinstance(kind, type) and issubclass(kind, hint):
+        return True
+    return any(_takes(part, kind) for part in get_args(hint))
 
 
 def _short(value: Any) -> str:
     """Say a value in a line; of an array its shape."""
     if getattr(value, "ndim", 0):
         return f"({type(value).__name__} of shape {tuple(value.shape)})"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return short(value, 200)
 
 
 def written(value: Any) -> str:

@@ -79,12 +79,23 @@ class Discover(Messenger):
         self.params: dict[str, tuple[Tensor, Any]] = {}
         self.supports: dict[str, Any] = {}
         self.values: Values = {}
+        self.written: dict[str, int] = {}
         self.now = ""
 
     def _value(self, name: str, support: Any, shape: tuple[int, ...]) -> Tensor:
         self.supports[name] = support
         self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name, self.spread)
+        self.written[name] = self.values[name]._version
         return self.values[name]
+
+    def check_untouched(self) -> None:
+        """Raise if the model has written into a value: its prior would be taken at another one than its likelihood."""
+        for name, before in self.written.items():
+            if self.values[name]._version != before:
+                raise ModelError(
+                    f"the model changes {name!r} in place (+=, x[i] = ..., .add_()), so that its prior would see "
+                    f"another value; make a new tensor: y = x + 1, torch.where(...), or write into {name}.clone()"
+                )
 
     def _shape(self, name: str, fn: Any) -> tuple[int, ...]:
         """Shape of a latent's value: that of its distribution, without the dimensions of states on its left."""
@@ -96,6 +107,11 @@ class Discover(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self.now = f"at {'plate' if is_plate(msg) else 'site'} {msg['name']!r}"
+        if not hasattr(msg["fn"], "log_prob") and not is_plate(msg):
+            raise ModelError(
+                f"site {msg['name']!r} is given {type(msg['fn']).__name__} {msg['fn']!r:.60}, which is no "
+                "distribution; give one, such as pyro.distributions.Normal(0.0, 1.0)"
+            )
         if is_deterministic(msg):
             states = picked(msg["name"], self.labelled, self.seen)
             if states is not None:
@@ -211,13 +227,19 @@ def run(model: Model, data: Data, networks: Values, messenger: Discover, enumera
         program: Any = messenger(story)
         if enumerate_from is not None:
             program = poutine.enum(program, first_available_dim=enumerate_from)
-        return poutine.trace(program).get_trace()
+        trace = poutine.trace(program).get_trace()
+        messenger.check_untouched()
+        for name, before in versions.items():
+            if data.values[name]._version != before:
+                raise ModelError(f"the model changes the data field {name!r} in place; make a new tensor, {name} + 1")
+        return trace
 
+    versions = {n: v._version for n, v in data.values.items() if not v.is_inference()}
     try:
         return traced(data)
     except ZooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         place = messenger.now or "before its first site"
         side_by_side = () if enumerate_from is None else tuple(messenger.enumerated)
         raise failure(model, data, place, error, traced, side_by_side) from error

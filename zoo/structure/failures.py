@@ -48,7 +48,7 @@ def failure(
     model: Model,
     data: Data,
     place: str,
-    error: Exception,
+    error: BaseException,
     again: Callable[[Data], Any],
     side_by_side: tuple[str, ...] = (),
 ) -> ModelError:

@@ -33,6 +33,7 @@ from zoo.structure.parents import find_parents
 from zoo.structure.partly import check_raw, sites_to_complete, sites_to_part, with_evidence
 from zoo.structure.plates import check_chain, check_plates, frames_of
 from zoo.structure.probes import Probes, probe
+from zoo.structure.repeatable import check_names, check_repeatable
 from zoo.structure.runner import Runner
 from zoo.structure.side_by_side import check_states
 from zoo.structure.ties import find_ties, not_drawn
@@ -59,6 +60,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     first = Discover(priors, completed=completed)
     plain = run(model, data, networks, first, None)
     depth = 0
+    check_names(plain, data.row)
     for name, node in sample_sites(plain):
         depth = max([depth, *(-f.dim for f in frames_of(node))])
         check_plates(model, data, name, node)
@@ -85,6 +87,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
                 raise
             probes = probe(runner, data, data)
         _check_dimensions(probes.base)
+        with _own_randomness(data):
+            check_repeatable(runner, probes.data, probes.values)
         check_scales(probes.base)
         sites, plates = _describe(data, plain, first, probes)
         check_linear_gaussian(runner, probes, sites)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from zoo.errors import FitError
+from zoo.errors import FitError, short
 
 
 def positive(what: str, value: Any) -> int:
@@ -23,6 +23,10 @@ def positive(what: str, value: Any) -> int:
     FitError
         If it is anything else.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
-        raise FitError(f"{what} must be a whole number above 0, not {value!r}")
-    return operator.index(value)
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):  # as tensors of no integer, or of several, say it
+        number = 0
+    if number < 1:
+        raise FitError(f"{what} must be a whole number above 0, not {short(value)}")
+    return number
