@@ -36,7 +36,6 @@ from zoo.errors import DataError, UnknownNameError, ZooError
 
 app = typer.Typer(
     name="zoo",
-    help="Declare a latent-variable model once; get every inference method legal for it.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -181,4 +181,5 @@ def test_without_a_command_help_is_shown(run):
     ran = run()
     assert (ran.code, ran.err) == (0, "")
     assert "Usage: zoo" in ran.out
+    assert "Exit codes: 0 done" in ran.out
     assert run("--version").out.startswith("latentzoo ")

@@ -117,8 +117,9 @@ def _matched(model: Model, source: Any, columns: Mapping[str, tuple[Any, ...]], 
     """Find the entries of each field in a table, a dict or an array."""
     if isinstance(source, pd.Series):
         source = source.to_frame(source.name if source.name is not None else next(iter(model.fields)))
+    source = of_xarray(source, model.fields)
     if not isinstance(source, pd.DataFrame):
-        return Matched(from_arrays(model, of_xarray(source, model.fields)))
+        return Matched(from_arrays(model, source))
     counted = None if columns else tally(model, source, like)
     if counted is not None:
         return Matched({counted.field: counted.counts}, counted.coords)

@@ -17,13 +17,19 @@ Labels = dict[str, pd.Index]
 
 
 def of_xarray(source: Any, fields: Mapping[str, Field]) -> Any:
-    """Return a source as it is, but a `Dataset` (or a node of a `DataTree`) as a dict of the arrays that are fields."""
+    """Return a source as it is, but a `Dataset` (or a node of a `DataTree`) as a dict of the arrays that are fields.
+
+    One of columns, all along the same dimension and none of them a field, is a table.
+    """
     xarray = sys.modules.get("xarray")  # who has an array of it has imported it
     if xarray is None:
         return source
     if isinstance(source, xarray.DataTree):
         source = source.to_dataset()
     if isinstance(source, xarray.Dataset):
+        if not any(name in source for name in fields) and len({v.dims for v in source.data_vars.values()}) == 1:
+            columns = source.reset_coords(drop=True)
+            return columns.to_dataframe() if len(columns.sizes) == 1 else {}
         return {name: source[name] for name in fields if name in source}
     return {next(iter(fields)): source} if isinstance(source, xarray.DataArray) and len(fields) == 1 else source
 

@@ -18,6 +18,8 @@ from zoo.frames.dates import are_dates, as_words
 from zoo.frames.read import INDEX_NAMES, NOTES
 from zoo.frames.table import as_table
 
+NUMBERED = ("index", "rownames", "row_nr")  # what polars, R and others call the numbers of rows
+
 Columns: TypeAlias = "Mapping[str, str | int | Sequence[str] | Sequence[int]]"
 
 
@@ -103,7 +105,8 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
     vectors = [n for n, f in fields.items() if len(f.dims) == 1]
     rest_of = [n for n in matrices if n not in columns]  # the one matrix that takes what is left
     expected = like.coords[fields[rest_of[0]].dims[1]] if like is not None and rest_of else None
-    frame, notes = _without_index(frame, {*sum(columns.values(), ()), *(() if expected is None else expected)})
+    named = {*fields, *sum(columns.values(), ()), *(() if expected is None else expected)}
+    frame, notes = _without_index(frame, named)
     if len(matrices) + len(vectors) < len(fields) or len(rest_of) > 1:
         raise DataError(
             f"{name_of_model}: a table fills vector fields and matrix fields, and of these one at most without its "
@@ -177,6 +180,12 @@ def _without_index(frame: pd.DataFrame, expected: Collection[Any]) -> tuple[pd.D
     name = next((c for c in INDEX_NAMES if c in frame.columns), None)
     if name == "column0" and "column1" in frame.columns:  # as DuckDB calls all columns of a file without names
         return frame, notes
+    numbered = next((c for c in NUMBERED if c in frame.columns and c not in expected), None)
+    if name is None and numbered is not None and len(frame.columns) > 1 and _counts_rows(frame[numbered]):
+        return frame.drop(columns=numbered), (
+            *notes,
+            f"left out the column {numbered!r}: it holds the numbers of the rows; columns=... takes it in",
+        )
     if name is None or len(frame.columns) == 1 or name in expected:
         return frame, notes
     labels, rest = pd.Index(frame[name], name=None), frame.drop(columns=name)
@@ -189,6 +198,13 @@ def _without_index(frame: pd.DataFrame, expected: Collection[Any]) -> tuple[pd.D
         *notes,
         f"the column {name!r} has no name of its own: taken as the labels of the rows",
     )
+
+
+def _counts_rows(column: pd.Series) -> bool:
+    """Whether a column counts the rows from 0 or 1 on."""
+    if not pd.api.types.is_integer_dtype(column) or not len(column):
+        return False
+    return bool((column.to_numpy() - np.arange(len(column)) == min(max(int(column.iloc[0]), 0), 1)).all())
 
 
 def _parsed(column: pd.Series) -> pd.Series:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pandas as pd
 
+MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+# Besides ISO 8601: 31.12.2024, 12/31/24, 2024/12/31, 31 Dec 2024, Dec 31, 2024; a time of day may follow.
+OTHER = re.compile(
+    rf"\s*(?:\d{{1,2}}([./-])\d{{1,2}}\1(?:\d{{4}}|\d{{2}})|\d{{4}}([./])\d{{1,2}}\2\d{{1,2}}"
+    rf"|\d{{1,2}}[ -]{MONTH}[ ,-]+\d{{2,4}}|{MONTH} \d{{1,2}},? \d{{4}})(?:[ T,]+\d{{1,2}}:\d\d.*)?\s*",
+    re.IGNORECASE,
+)
 FEW = 100  # entries that tell of nearly all columns of words that they hold no dates
 
 
@@ -25,6 +33,8 @@ def _say_dates(entries: pd.Series) -> bool:
     if not all(isinstance(v, str | datetime.date | datetime.time | datetime.timedelta) for v in entries):
         return False
     words = entries[[isinstance(v, str) for v in entries]]
+    if all(OTHER.fullmatch(v) for v in words):
+        return True
     parsed = pd.to_datetime(words, errors="coerce", format="ISO8601", utc=True)
     return bool(parsed.notna().all() and pd.to_numeric(words, errors="coerce").isna().all())
 

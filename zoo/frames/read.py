@@ -170,12 +170,25 @@ def _arrays(file: File, separator: str | None) -> np.ndarray | dict[str, np.ndar
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
+def _arrow(file: File, separator: str | None) -> pd.DataFrame:
+    """Arrow's format for files, or its format for streams, which has no magic bytes."""
+    from pyarrow import ArrowInvalid, ipc
+
+    try:
+        return pd.read_feather(file)
+    except ArrowInvalid:
+        if not isinstance(file, Path):
+            file.seek(0)
+        with ipc.open_stream(file) as reader:
+            return reader.read_all().to_pandas()
+
+
 READERS: dict[str, Callable[[Any, str | None], Any]] = {
     **dict.fromkeys(TEXT, _text),
     ".xlsx": _excel,
     ".parquet": lambda file, _: pd.read_parquet(file),
     ".feather": lambda file, _: pd.read_feather(file),
-    ".arrow": lambda file, _: pd.read_feather(file),
+    ".arrow": _arrow,
     ".npy": lambda file, _: np.load(file),
     ".npz": _arrays,
 }

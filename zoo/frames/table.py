@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from zoo.errors import DataError
@@ -16,7 +17,7 @@ OWN = frozenset({"builtins", "guides", "inference", "numpy", "pandas", "pathlib"
 
 
 def as_table(source: Any) -> Any:
-    """Return a table or column of any library as a DataFrame or Series of pandas; anything else as it is.
+    """Return a table or column of any library, or records, as a DataFrame or Series of pandas; anything else as it is.
 
     Queries that have not run (of polars, DuckDB, Ibis) are run.
 
@@ -26,11 +27,16 @@ def as_table(source: Any) -> Any:
         If it is a sparse matrix.
     """
     check_dense(source, "the data")
+    records = isinstance(source, list) and bool(source) and all(isinstance(row, Mapping) for row in source)
+    if records or (isinstance(source, np.ndarray) and source.dtype.names):
+        return pd.DataFrame(source)
     if type(source).__module__.partition(".")[0] in OWN or isinstance(source, Mapping | Path):
         return source
     import narwhals as nw
 
     found = nw.from_native(source, pass_through=True, allow_series=True)
+    if found is source and hasattr(source, "__arrow_c_stream__"):  # batches, and readers of them
+        found = nw.from_arrow(source, backend="pyarrow")
     if isinstance(found, nw.LazyFrame):
         found = found.collect("pyarrow")
     return found.to_pandas() if isinstance(found, nw.DataFrame | nw.Series) else source

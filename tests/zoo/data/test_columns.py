@@ -107,6 +107,27 @@ def test_an_index_among_the_columns_becomes_the_labels_of_the_rows(labels, tmp_p
     assert data.notes == ("the column 'Unnamed: 0' has no name of its own: taken as the labels of the rows",)
 
 
+@pytest.mark.parametrize(("name", "first"), [("index", 0), ("rownames", 1)])
+def test_a_column_that_counts_the_rows_is_left_out(name, first):
+    """As polars names it in `with_row_index`, pandas in `reset_index`, and R's collections of data."""
+    rows = GEYSER.reset_index(drop=True)
+    counted = rows.assign(**{name: range(first, first + len(rows))})
+    data = bind(zoo.GMM(), counted)
+    assert list(data.coords["feature"]) == ["eruptions", "waiting"]
+    assert data.notes == (f"left out the column {name!r}: it holds the numbers of the rows; columns=... takes it in",)
+    assert list(bind(zoo.GMM(), counted.assign(**{name: 7})).coords["feature"])[-1] == name
+    assert bind(zoo.GMM(), counted, columns={"x": [name, "waiting"]}).values["x"].shape == (len(rows), 2)
+    assert len(bind(zoo.GMM(), counted.tail(3), like=data)) == 3
+
+
+def test_a_dataset_of_xarray_with_a_variable_for_each_column_is_a_table():
+    columns = xr.Dataset.from_dataframe(GEYSER.rename_axis("day"))
+    data = bind(zoo.GMM(), columns)
+    assert data.values["x"].tolist() == GEYSER.to_numpy().tolist()
+    assert list(data.coords["feature"]) == ["eruptions", "waiting"]
+    assert len(bind(zoo.GMM(), columns.isel(day=slice(3)), like=data)) == 3
+
+
 def test_identifiers_among_categories_are_named_and_continuous_columns_refused():
     rows = pd.DataFrame({"item": ["a", "b"] * 20, "patient": [f"P{i:03}" for i in range(40)]})
     found = bind(zoo.LatentClass(), rows).notes
@@ -131,6 +152,9 @@ def test_dates_are_alike_as_text_and_parsed():
         assert bind(zoo.GMM(), rows, columns={"x": ["waiting"]}).values["x"].shape == (40, 1)
         model, roles = zoo.HierarchicalRegression(), {"x": "waiting", "y": "eruptions", "group": "day"}
         assert bind(model, rows, columns=roles).levels["group"][:2] == ("2024-03-01", "2024-03-02")
+    for form in ("%d.%m.%Y", "%m/%d/%y", "%Y/%m/%d %H:%M", "%d %b %Y", "%B %d, %Y"):
+        with pytest.raises(DataError, match="column 'day': expected numbers, found dates such as"):
+            bind(zoo.GMM(), text.assign(day=parsed["day"].dt.strftime(form)))
 
 
 # -- weights with labels ----------------------------------------------------------------------------------------------

@@ -46,10 +46,12 @@ class Groups(zoo.Model):
         POLARS.lazy(),
         POLARS.with_columns(pl.col("group").cast(pl.Enum(["u", "v", "w"]))),
         POLARS.to_arrow(),
+        POLARS.to_arrow().to_batches()[0],
+        MIXED.to_dict("records"),
         duckdb.sql("select * from MIXED"),
         duckdb.sql('select y::decimal(4, 1) as y, "group", age::hugeint as age from MIXED'),
     ],
-    ids=["polars", "lazy", "enum", "arrow", "duckdb", "decimal"],
+    ids=["polars", "lazy", "enum", "arrow", "batch", "records", "duckdb", "decimal"],
 )
 def test_a_table_of_any_library_is_that_of_pandas(table):
     data, expected = bind(Groups(), table), bind(Groups(), MIXED)
@@ -121,6 +123,14 @@ def test_files_of_many_kinds_are_read(suffix, tmp_path):
     if suffix in (".tsv", ".csv.gz"):
         streamed = next(zoo.stream(path, chunk=7).frames())
         assert streamed.equals(ROWS.head(7))
+
+
+def test_streams_of_arrow_and_records_of_numpy_are_tables(tmp_path):
+    table = pa.Table.from_pandas(ROWS)
+    with pa.ipc.new_stream(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for source in (tmp_path / "rows.arrow", ROWS.to_records(index=False)):
+        assert bind(zoo.GMM(), source).values["x"].tolist() == ROWS.to_numpy().tolist()
 
 
 @pytest.mark.parametrize(
