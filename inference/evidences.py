@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,9 @@ class Evidence:
     table: pd.DataFrame
     bayes_factors: pd.DataFrame
     explained: dict[str, str]
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         """Estimates, then approximations without an error, then lower bounds; Bayes factors of several models below."""

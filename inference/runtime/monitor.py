@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from inference.runtime.notebook import Line
 from zoo.errors import MethodError, short
 
 Told = Callable[[int, float, Mapping[str, str | int | float]], None]  # step, value, further numbers
@@ -21,8 +21,7 @@ SECONDS = 10.0  # between lines where a bar cannot be drawn
 class Monitor:
     """Keeps the trace of a run and shows its progress.
 
-    On a terminal and in a notebook (which needs ipywidgets for it) as a bar; elsewhere, as in log files, as a line to
-    standard error each ten seconds.
+    On a terminal and in a notebook as a bar; elsewhere, as in log files, as a line to standard error each ten seconds.
 
     Parameters
     ----------
@@ -41,7 +40,8 @@ class Monitor:
         self.title, self.total = title, total
         self.began = self._said = time.perf_counter()
         console = Console(stderr=True)
-        drawn = console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
+        self._line = Line(title, total) if show is True and console.is_jupyter else None
+        drawn = console.is_terminal and self._line is None
         self._tell = show if callable(show) else self._say if show and not drawn else None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -65,6 +65,8 @@ class Monitor:
         """Stop the bar."""
         if not self._bar.disable:
             self._bar.stop()
+        if self._line is not None:
+            self._line.end()
 
     def record(self, step: int, value: float) -> None:
         """Note the objective after `step` steps."""
@@ -77,6 +79,9 @@ class Monitor:
 
     def _say(self, step: int, value: float, metrics: Mapping[str, str | int | float]) -> None:
         """Write a line, unless the last one is fresh."""
+        if self._line is not None:
+            self._line.tell(step, value, float(metrics["seconds"]))
+            return
         now = time.perf_counter()
         if now - self._said >= SECONDS:
             self._said = now

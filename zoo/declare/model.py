@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -254,6 +255,11 @@ class Model(PyroModule, metaclass=_ModelType):
     def __repr__(self) -> str:
         """Show the model with its hyperparameters, as it would be written."""
         return f"{type(self).__name__}({', '.join(f'{k}={written(v)}' for k, v in self.settings.items())})"
+
+    def _repr_html_(self) -> str:
+        said = (inspect.getdoc(type(self)) or "").partition("\n")[0]
+        fields = "".join(f"<li>{html.escape(f'{name}: {field!r}')}</li>" for name, field in self.fields.items())
+        return f"<h4>{html.escape(repr(self))}</h4>\n<p>{html.escape(said)}</p>\n<ul>{fields}</ul>"
 
 
 def has_networks(instance: Model) -> bool:

@@ -11,7 +11,10 @@ from html import escape, unescape
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
 import zoo
 from inference import compare, fit
@@ -122,3 +125,28 @@ def test_notebooks_show_what_is_printed():
     assert all(line.strip() in shown for line in repr(found).splitlines())
     said = zoo.explain(zoo.GMM(components=2), GEYSER)
     assert unescape(said._repr_html_()) == f"<pre>{said}</pre>"
+    card = zoo.GMM(components=2)._repr_html_()
+    assert unescape(card).startswith("<h4>GMM(components=2, covariance='full')</h4>\n<p>Gaussian mixture")
+    assert "<li>x: Real(" in unescape(card)
+
+
+class Hostile(zoo.Model):
+    """Its <b>card</b>."""
+
+    x = zoo.Category("row", "item")
+    mark: str = "<u>"
+
+    def forward(self, x):
+        """Draw categories with names from the data."""
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(4)))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Categorical(p.expand(2, 4)).to_event(1), obs=x)
+
+
+def test_nothing_of_data_or_names_is_markup_in_a_notebook():
+    rows = pd.DataFrame({"<b>a": ["<s>u", "v", "v"], "c": ["w", "<s>z", "w"]})
+    fitted = fit(Hostile(), rows, method="map", seed=0, progress=False)
+    checked = zoo.check(Hostile(), rows)
+    compared = compare(Hostile(), rows, methods={"<s>label": "map"}, seed=0, progress=False)
+    for shown in (fitted, fitted.model, zoo.explain(Hostile(), rows), checked, compared):
+        assert not re.search(r"<(b|i|s|u)>", shown._repr_html_()), shown

@@ -1,12 +1,16 @@
 """Progress: a function of the user's, lines where there is no terminal, and nothing where none is asked for."""
 
 import re
+import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 import zoo
 from inference import SVI, fit
 from inference.runtime import monitor as module
+from inference.runtime import notebook
 from inference.runtime.monitor import Monitor
 from zoo.errors import MethodError
 
@@ -35,6 +39,29 @@ def test_lines_are_written_where_there_is_no_terminal(capsys, monkeypatch):
 def test_what_cannot_be_told_is_refused(progress):
     with pytest.raises(MethodError, match=r"progress: expected True, False, or a function .*\(step, value, metrics\)"):
         Monitor("em", 5, show=progress)
+
+
+def test_in_a_notebook_a_line_is_written_anew_and_stays_as_it_ends(capsys, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, *, raw):
+            shown.append(data)
+
+    def display(data, *, raw, display_id):
+        shown.append(data)
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
+    monkeypatch.setattr(module, "Console", partial(module.Console, force_jupyter=True))
+    monkeypatch.setattr(notebook, "SOONEST", 0.0)
+    with Monitor("<em>", 500, show=True) as monitor:
+        monitor.record(7, -31.25)
+        monitor.record(8, -31.125)  # too soon after the one before
+    assert [d["text/plain"] for d in shown] == ["<em>: 7/500, -31.25, 0 s", "<em>: 8/500, -31.125, 0 s, ended"]
+    assert 'value="500" max="500"' in shown[-1]["text/html"]
+    assert "&lt;em&gt;" in shown[-1]["text/html"]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_short_runs_write_nothing(capsys):
