@@ -24,6 +24,7 @@ from inference.posterior.folder import read
 from inference.posterior.questions.arguments import positive
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
+from inference.runtime.warned import warned_once
 from inference.runtime.whole import as_path, whole_file
 from inference.simulated.quantities import Function, Quantities
 from inference.simulated.ranks import Refit
@@ -35,6 +36,7 @@ from zoo.declare.function import ModelLike
 from zoo.errors import DataError, FitError, MethodError
 from zoo.program.prepare import as_model, prepare
 from zoo.program.program import Program
+from zoo.structure.failures import naming_lines
 
 DOUBT = 0.05  # p-value below which more simulations are worth their time
 LEVEL = 0.002  # at which departures are alarms: of 100 clean runs more than one then has one in 2 % of cases
@@ -207,6 +209,8 @@ class Calibration:
         return cls(tree, failures, about)
 
 
+@naming_lines()
+@warned_once()
 def calibrate(
     model: ModelLike | str | None = None,
     method: Method | type[Method] | str = "exact",

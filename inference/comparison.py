@@ -23,6 +23,7 @@ from inference.posterior.fit import Fit
 from inference.report import forest, page, write
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
+from inference.runtime.warned import warned_once
 from inference.runtime.whole import as_path
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
@@ -130,6 +131,7 @@ class Comparison:
         )
 
 
+@warned_once()
 def compare(
     model: Models | None = None,
     data: Source | None = None,

@@ -14,13 +14,17 @@ from inference.runtime.interruption import interruptible
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
+from inference.runtime.warned import warned_once
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
 from zoo.program.prepare import as_model, prepare
+from zoo.structure.failures import naming_lines
 
 
+@naming_lines()
+@warned_once()
 def fit(
     model: ModelLike | str,
     data: Source | Data,
@@ -98,6 +102,8 @@ def fit(
     return Fit(program, method, outcome, seed, time.perf_counter() - began)
 
 
+@naming_lines()
+@warned_once()
 def update(
     fit: Fit, new_data: Source, *, method: Method | type[Method] | str | None = None, progress: Told | bool = True
 ) -> Fit:

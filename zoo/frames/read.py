@@ -180,7 +180,8 @@ def _arrow(file: File, separator: str | None) -> pd.DataFrame:
         if not isinstance(file, Path):
             file.seek(0)
         with ipc.open_stream(file) as reader:
-            return reader.read_all().to_pandas()
+            table: pd.DataFrame = reader.read_all().to_pandas()
+            return table
 
 
 READERS: dict[str, Callable[[Any, str | None], Any]] = {

@@ -19,6 +19,7 @@ from zoo.replay.masked import OBSERVED
 from zoo.replay.random import reseed
 from zoo.replay.sites import primary
 from zoo.replay.surroundings import undisturbed
+from zoo.structure.failures import naming_lines
 
 Answer = TypeVar("Answer")
 
@@ -74,6 +75,7 @@ class Explanation(str):
 
 
 @undisturbed()
+@naming_lines()
 def explain(model: ModelLike | str, data: Source, *, columns: Columns | None = None) -> Explanation:
     """Describe a model on data: sites, plates, what feeds each argument, and for each method "yes" or why not.
 

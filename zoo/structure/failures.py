@@ -8,14 +8,15 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.data.data import Data
 from zoo.declare.model import Model
-from zoo.errors import ModelError
+from zoo.errors import ModelError, ZooError
 
 OUT_OF_BOUNDS = re.compile(r"index \d+ is out of bounds for dimension \d+ with size (\d+)|index out of range in self")
 CHECK = "Check that every data plate has the length of its data and that sites inside it have that shape"
@@ -40,6 +41,7 @@ CHOOSE = (
     "A discrete latent holds all its states at once while they are summed out: choose by torch.where(z == 1, a, b) in "
     "place of if, and by indexing a tensor, rates[z], in place of a list or .item()"
 )
+BESIDE = ("setup", "check", "initial")  # what models have beside `forward`
 INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 OURS = tuple(str(Path(__file__).parents[2] / name) for name in ("zoo", "guides", "inference"))
 
@@ -119,6 +121,31 @@ def line_of(model: Model, error: BaseException) -> str:
         return ""
     source = linecache.getline(*found).strip()
     return f", in {found[0]}, line {found[1]}" + (f", `{source}`" if source else "")
+
+
+@contextmanager
+def naming_lines() -> Iterator[None]:
+    """Turn what a model's own code raises inside, after it was traced or beside `forward`, into an error with its line.
+
+    Raises
+    ------
+    ModelError
+        In place of what was raised, which is its cause.
+    """
+    try:
+        yield
+    except ZooError:
+        raise
+    except Exception as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            model = frame.f_locals.get("self")
+            line = line_of(model, error) if isinstance(model, Model) else ""
+            if line and not line.startswith(tuple(f", in {home}" for home in OURS)):
+                first = str(error).strip().partition("\n")[0]
+                called = frame.f_code.co_name
+                where = f"{type(model).__name__}: {called if called in BESIDE else 'forward'} failed{line}"
+                raise ModelError(f"{where}: {type(error).__name__}: {first}") from error
+        raise
 
 
 def _takes_fields(model: Model) -> bool:
