@@ -72,13 +72,16 @@ def test_a_function_for_progress_raises_what_it_raises():
         fit(Mine(), ROWS, method="svi", seed=0, progress=stop)
 
 
-@pytest.mark.parametrize("call", ["fit", "compare"])
+CALLS = {
+    "fit": lambda: fit(Mine(), ROWS, method="exact", seed=0, progress=False),
+    "compare": lambda: compare(Mine(), ROWS, methods=["exact", "map"], seed=0, progress=False),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_a_warning_is_shown_once(call):
     before = warnings.showwarning
     with pytest.warns(UserWarning, match="take tau") as shown:
-        if call == "fit":
-            fit(Mine(), ROWS, method="exact", seed=0, progress=False)
-        else:
-            compare(Mine(), ROWS, methods=["exact", "map"], seed=0, progress=False)
+        CALLS[call]()
     assert len(shown) == 1
     assert warnings.showwarning is before
