@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "images.md")
+PAGES = (README, ROOT / "docs" / "images.md", ROOT / "docs" / "progress.md")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 
 
@@ -46,6 +48,23 @@ def test_blocks_can_be_pasted_at_a_prompt() -> None:
         if codeop.compile_command("\n".join(pending)) is not None:  # a SyntaxError names the line
             pending = []
     assert not any(pending)
+
+
+def test_recipes_for_progress_log_what_a_fit_tells() -> None:
+    """With stand-ins that take the calls of TensorBoard's SummaryWriter and of MLflow."""
+    space: dict[str, Any] = {}
+    text = program((ROOT / "docs" / "progress.md").read_text(encoding="utf-8"))
+    exec(
+        "\n".join(text[text.index(f"def {n}") :].partition("\n\n\n")[0] for n in ("to_tensorboard", "to_mlflow")), space
+    )
+    logged: list[tuple[Any, ...]] = []
+    writer = SimpleNamespace(add_scalar=lambda tag, value, step: logged.append((tag, value, step)))
+    server = SimpleNamespace(log_metric=lambda key, value, *, step: logged.append((key, value, step)))
+    for tell in (space["to_tensorboard"](writer), space["to_mlflow"](server)):
+        for step in (3, 10, 25):
+            tell(step, -float(step), {"title": "svi", "total": 25, "seconds": 0.1})
+    assert [s for _, _, s in logged] == [3, 10, 25, 10, 25]
+    assert [n for n, _, _ in logged] == ["svi/objective"] * 3 + ["svi_objective"] * 2
 
 
 @pytest.mark.long

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from inference.approximations.rows import chunk_for
@@ -209,6 +208,8 @@ def among(cost: Tensor, group: StateGroup) -> Tensor:
         orders = torch.tensor(list(itertools.permutations(range(size))), device=cost.device)  # (K!, K), as it is first
         chosen = orders[cost[:, torch.arange(size), orders].sum(-1).argmin(1)]
     else:
+        from scipy.optimize import linear_sum_assignment  # it takes long to import
+
         chosen = torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in cost.double().cpu().numpy()]))
     states = torch.tensor(group.states, device=cost.device)
     permutations = torch.arange(group.count, device=cost.device).repeat(len(cost), 1)

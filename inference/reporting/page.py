@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
 from inference.runtime.whole import whole_file
@@ -60,6 +59,8 @@ class Section:
 
 def html(title: str, sections: Sequence[Section]) -> str:
     """Render a page. Whatever text comes from a user, names of columns included, is escaped."""
+    import jinja2  # it takes long to import
+
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
     return page.render(
         title=title,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from zoo.program.flat_density import Density
@@ -72,6 +71,8 @@ def climb(
     origin = np.zeros_like(start)
     points = [origin]
     fall(origin)
+    from scipy.optimize import minimize  # it takes long to import
+
     done = minimize(
         fall,
         origin,

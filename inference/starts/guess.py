@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from inference.conjugate import EStep, closed_form
@@ -162,6 +161,8 @@ def _named(labels: Tensor, log_evidence: Tensor) -> Tensor:
     states = len(log_evidence)
     pairs = labels[seen] * states + possible[:, seen].to(torch.uint8).argmax(0)
     counts = pairs.bincount(minlength=states * states).reshape(states, states)
+    from scipy.optimize import linear_sum_assignment  # it takes long to import
+
     _, names = linear_sum_assignment(counts.cpu().numpy(), maximize=True)
     return torch.as_tensor(names, device=labels.device)[labels]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -161,6 +160,8 @@ def _interpolated(vectors: Tensor, others: Tensor) -> tuple[Tensor, Tensor] | No
     table, again = (t / torch.where((size := t.norm(dim=1, keepdim=True)) > 0, size, 1.0) for t in (vectors, others))
     if not bool(table.isfinite().all() and again.isfinite().all()):
         return None
+    import scipy.linalg  # it takes long to import
+
     _, upper, order = scipy.linalg.qr(table.cpu().numpy(), mode="economic", pivoting=True)
     diagonal = abs(upper.diagonal())
     rank = max(1, int((diagonal > SAME * diagonal[0]).sum()))

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from zoo.data.data import Data
@@ -60,6 +59,8 @@ def drawn_in_turn(runner: Runner, probes: Probes, fields: Sequence[str], names: 
 
 def _circular(reads: Tensor) -> Tensor:
     """Which entries read which and are read by them in turn, themselves included, (entries, entries)."""
+    from scipy.sparse.csgraph import connected_components  # it takes long to import
+
     _, label = connected_components(reads.cpu().numpy(), directed=True, connection="strong")
     group = torch.as_tensor(label)
     same = group[:, None] == group
