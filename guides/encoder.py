@@ -48,8 +48,6 @@ class Encoder(Guide):
     --------
     ``SVI(guide=Encoder(network="conv"))``; ``Encoder(network=MyNetwork, family="flow")``.
 
-    Examples
-    --------
     >>> import zoo
     >>> from guides import Encoder
     >>> from inference import SVI, fit

@@ -154,8 +154,6 @@ def evidence(
     --------
     ``evidence({"one": zoo.BayesianGMM(1), "two": zoo.BayesianGMM(2)}, geyser)``
 
-    Examples
-    --------
     >>> import zoo
     >>> from inference import evidence
     >>> found = evidence(

@@ -198,9 +198,7 @@ def is_card(text: list[str], what: object) -> bool:
 def test_help_shows_the_card_and_no_torch(name):
     text = shown(getattr(zoo, name))
     assert is_card(text, getattr(zoo, name))
-    most = 145 + 30 * issubclass(
-        getattr(zoo, name), zoo.Regression
-    )  # which have from_formula, too; cards end in an example
+    most = 145 + 30 * issubclass(getattr(zoo, name), zoo.Regression)  # from_formula, too
     assert len(text) < most  # 1172 with all that modules have
     assert not [line for line in text if "inherited from torch" in line or "inherited from pyro" in line]
 

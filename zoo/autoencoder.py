@@ -30,7 +30,7 @@ class Autoencoder(Model):
     symbol       site         shape
     ===========  ===========  ===============================
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
+    x_i          ``x``        (row, feature), or (row, image ...)
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  ===============================
 

@@ -32,9 +32,9 @@ class BernoulliMixture(Model):
     symbol       site         shape
     ===========  ===========  =================================================
     weights      ``weights``  (component)
-    p            ``probs``    (component, feature), or (component, *image)
+    p            ``probs``    (component, feature), or (component, image ...)
     z_i          ``z``        (row), enumerated
-    x_i          ``x``        (row, feature), or (row, *image)
+    x_i          ``x``        (row, feature), or (row, image ...)
     ===========  ===========  =================================================
 
     Methods: ``em`` (the posterior mode, in closed form), ``cavi``; also ``map``, ``svi``, ``dadvi``, ``laplace``,

@@ -28,7 +28,7 @@ class CausalTransformer(Model):
     ===========  ===========  =============================================
     symbol       site         shape
     ===========  ===========  =============================================
-    x_i          ``x``        (row, time), or (row, *image)
+    x_i          ``x``        (row, time), or (row, image ...)
     f            ``network``  network weights, maximum likelihood
     ===========  ===========  =============================================
 

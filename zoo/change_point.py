@@ -28,15 +28,15 @@ class ChangePoint(Model):
         noise        ~ HalfNormal(width)                            likelihood="normal"
         x_i | level  ~ Poisson(level_k)  or  Normal(level_k, noise)    change_{k-1} <= time_i < change_k
 
-    ===========  ===============  ===================================================
-    symbol       site             shape
-    ===========  ===============  ===================================================
-    change_k     ``change_1``,    (), enumerated: the first time of segment k + 1, by its place
-                 ``change_2``, .. among the times that occur, from 0
-    level        ``level``        (segment)
-    noise        ``noise``        (), "normal"
-    x_i          ``x``            (row)
-    ===========  ===============  ===================================================
+    ===========  ================  ===================================================
+    symbol       site              shape
+    ===========  ================  ===================================================
+    change_k     ``change_1``,     (), enumerated: the first time of segment k + 1, by its place
+                 ``change_2``, ..  among the times that occur, from 0
+    level        ``level``         (segment)
+    noise        ``noise``         (), "normal"
+    x_i          ``x``             (row)
+    ===========  ================  ===================================================
 
     Each row comes with its time, in any order; several rows may have the same. `assign` gives the posterior of each
     change, `most_probable` of all of them jointly.

@@ -28,8 +28,8 @@ class ConditionalVAE(Model):
     symbol       site         shape
     ===========  ===========  =======================================================
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
-    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``        (row, feature), or (row, image ...)
+    noise        ``noise``    (feature), (image ...) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =======================================================
 

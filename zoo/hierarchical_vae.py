@@ -30,8 +30,8 @@ class HierarchicalVAE(Model):
     symbol       site               shape
     ===========  =================  =======================================================
     z1_i, z2_i   ``z1``, ``z2``     (row, latent of that layer); a third is ``z3``, and so on
-    x_i          ``x``              (row, feature), or (row, *image)
-    noise        ``noise``          (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``              (row, feature), or (row, image ...)
+    noise        ``noise``          (feature), (image ...) or (), "gaussian" only, in units
     m, s         ``above``          network weights, maximum likelihood
     f            ``decoder``        network weights, maximum likelihood
     ===========  =================  =======================================================

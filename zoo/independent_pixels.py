@@ -24,7 +24,7 @@ class IndependentPixels(Model):
     symbol       site        shape
     ===========  ==========  =====================================
     p            ``probs``   (feature), or the shape of an image
-    x_i          ``x``       (row, feature), or (row, *image)
+    x_i          ``x``       (row, feature), or (row, image ...)
     ===========  ==========  =====================================
 
     Methods: ``exact`` (a Beta for each pixel); ``map`` (its mode, (on + smoothing) / (n + 2 smoothing), from which

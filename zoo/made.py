@@ -25,7 +25,7 @@ class MADE(Model):
     ===========  ===========  =======================================
     symbol       site         shape
     ===========  ===========  =======================================
-    x_i          ``x``        (row, feature), or (row, *image)
+    x_i          ``x``        (row, feature), or (row, image ...)
     f            ``network``  network weights, maximum likelihood
     ===========  ===========  =======================================
 

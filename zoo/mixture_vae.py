@@ -36,8 +36,8 @@ class MixtureVAE(Model):
     scales       ``scales``   (component, latent)
     y_i          ``y``        (row), enumerated
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
-    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``        (row, feature), or (row, image ...)
+    noise        ``noise``    (feature), (image ...) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =======================================================
 

@@ -28,7 +28,7 @@ class RecurrentDensity(Model):
     ===========  ===========  =============================================
     symbol       site         shape
     ===========  ===========  =============================================
-    x_i          ``x``        (row, time), or (row, *image)
+    x_i          ``x``        (row, time), or (row, image ...)
     f, cell      ``network``  network weights, maximum likelihood
     ===========  ===========  =============================================
 

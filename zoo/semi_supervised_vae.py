@@ -33,8 +33,8 @@ class SemiSupervisedVAE(Model):
     shares       ``shares``   (category)
     y_i          ``label``    (row), enumerated where it is missing, else ``label_observed``
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
-    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``        (row, feature), or (row, image ...)
+    noise        ``noise``    (feature), (image ...) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =========================================================
 

@@ -32,8 +32,8 @@ class VAE(Model):
     symbol       site         shape
     ===========  ===========  =======================================================
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
-    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``        (row, feature), or (row, image ...)
+    noise        ``noise``    (feature), (image ...) or (), "gaussian" only, in units
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =======================================================
 

@@ -29,11 +29,11 @@ class VampPriorVAE(MixtureVAE):
     ===========  ===========  =======================================================
     symbol       site         shape
     ===========  ===========  =======================================================
-    u_k          ``inputs``   (component, feature), or (component, *image)
+    u_k          ``inputs``   (component, feature), or (component, image ...)
     y_i          ``y``        (row), enumerated
     z_i          ``z``        (row, latent)
-    x_i          ``x``        (row, feature), or (row, *image)
-    noise        ``noise``    (feature), (*image) or (), "gaussian" only, in units
+    x_i          ``x``        (row, feature), or (row, image ...)
+    noise        ``noise``    (feature), (image ...) or (), "gaussian" only, in units
     m, s         ``prior``    network weights, maximum likelihood
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =======================================================
