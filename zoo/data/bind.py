@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # xarray takes long to import, and who has an array of it has
 Arrays: TypeAlias = "np.ndarray | Tensor | Sequence[Any] | xr.DataArray"
 Tables: TypeAlias = "pd.DataFrame | pd.Series | Mapping[str, Any] | xr.Dataset | xr.DataTree | IntoFrame | IntoSeries"
 OfTorch: TypeAlias = "of_torch.Dataset[Any] | of_torch.DataLoader[Any]"
+MOST_LEVELS = 1_000_000  # of codes whose number nobody declared: beyond it they are identifiers, and not counted up to
+
 Source: TypeAlias = "Arrays | Tables | OfTorch | str | Path | Stream"
 
 
@@ -227,6 +229,11 @@ def _check_sizes(
 def _levels(name: str, value: Tensor, kind: Field, like: Data | None) -> tuple[Any, ...]:
     """Return the levels of a field of codes: those of the fitted data, else as many as declared or as occur."""
     codes = int(value.max()) + 1
+    if like is None and not kind.levels and codes > MOST_LEVELS:
+        raise DataError(
+            f"field {name!r}: expected codes 0, 1, 2, ... of at most {MOST_LEVELS} levels, found {codes - 1}; if "
+            "these are labels, give them as text (.astype(str)) or recode them (pandas.factorize); else drop them"
+        )
     levels = like.levels[name] if like is not None else tuple(range(kind.levels or codes))
     if codes > len(levels):
         raise UnseenLevelError(

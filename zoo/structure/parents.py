@@ -88,9 +88,11 @@ def _placements(
             if not codes.is_floating_point() and value.ndim and codes.numel() and int(codes.max()) < value.shape[0]:
                 yield Parent("indexed", sites, (), fields, by=name), value[codes]
         return
+    if len(index) > value.ndim:
+        return  # before there are as many orders as the factorial of dozens of sites
     for order in permutations(index):
         by = [states[n].long() for n in order]
-        if value.ndim >= len(by) and all(int(c.max()) < value.shape[i] for i, c in enumerate(by)):
+        if all(int(c.max()) < value.shape[i] for i, c in enumerate(by)):
             yield Parent("indexed", sites, order, fields), value[tuple(by)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distributi
 from zoo.structure.differentiable import check_torch
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
 from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
+from zoo.structure.many_states import Bounded, many_states
 from zoo.structure.masks import check_masks, check_scales, without_parts
 from zoo.structure.parents import find_parents
 from zoo.structure.partly import check_raw, sites_to_complete, sites_to_part, with_evidence
@@ -149,9 +150,10 @@ def _own_randomness(data: Data) -> AbstractContextManager[None]:
 
 @contextmanager
 def _within_dimensions(plain: Any, depth: int) -> Iterator[None]:
-    """Say of a run that fails whether it has more sites to sum out than a tensor has dimensions."""
+    """End a run whose states would fill the memory; say of one that fails whether it has too many sites to sum out."""
     try:
-        yield
+        with Bounded() if many_states(plain) else nullcontext():
+            yield
     except (ModelError, RuntimeError) as error:
         summed = sum(is_enumerated(node["infer"]) for _, node in sample_sites(plain))
         if summed + depth <= MOST_DIMENSIONS:

@@ -939,3 +939,32 @@ def test_bent_rates_and_shares_are_not_taken_for_themselves(seed):
     program = prepare(bent(), {"k": [1, 0, 3], "flips": [1, 0, 1]}, device="cpu")
     assert program.sites["k"].args["rate"].kind == "function"
     assert program.sites["flips"].args["probs"].kind == "function"
+
+
+def test_an_expression_of_too_many_states_is_refused_by_its_line_before_it_fills_the_memory():
+    @zoo.model(y=Binary("item"))
+    def sums(y):
+        z = [pyro.sample(f"z{i}", dist.Bernoulli(0.5)) for i in range(40)]
+        pyro.sample("y", dist.Bernoulli(0.25 + 0.5 * sum(z).unsqueeze(-1) / 40).to_event(1), obs=y)
+
+    with pytest.raises(ModelError, match=r"sum\(z\).*134,217,728 states.*pyro.markov"):
+        prepare(sums, [0.0, 1.0, 1.0])
+
+
+def test_one_density_may_read_a_dozen_discrete_latents():
+    @zoo.model(y=Binary("item"))
+    def sums(y):
+        p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        z = [pyro.sample(f"z{i}", dist.Bernoulli(p)) for i in range(12)]
+        pyro.sample("y", dist.Bernoulli(0.25 + 0.5 * sum(z).unsqueeze(-1) / 12).to_event(1), obs=y)
+
+    program = prepare(sums, [0.0, 1.0, 1.0])
+    count = torch.arange(13.0, dtype=torch.float64)
+    given = 0.25 + 0.5 * count / 12  # z1 + ... + z12 is binomial
+    expected = (
+        (dist.Binomial(12, torch.tensor(0.3, dtype=torch.float64)).log_prob(count).exp() * (1 - given) * given**2)
+        .sum()
+        .log()
+    )
+    found = program.log_joint({"p": torch.tensor(0.3, dtype=torch.float64)}).total()
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
