@@ -1,6 +1,7 @@
 """Guides: families for q over the latents that are not enumerated, one per file."""
 
 from guides.by_state import ByState as ByState
+from guides.classifying_encoder import ClassifyingEncoder as ClassifyingEncoder
 from guides.conjugate import Conjugate as Conjugate
 from guides.custom import Custom as Custom
 from guides.encoder import Encoder as Encoder

@@ -29,6 +29,9 @@ class Draw:
     score, score_rows
         The part of log q that is about what is drawn without a gradient (counts), as a function of the parameters
         whose gradient is the score; None where everything is reparameterized.
+    share
+        log q of the states of each row's discrete latent, (states, rows), where q has one; `locals` are then drawn in
+        every state, (states, rows, L), and so is log q, (states, rows).
     """
 
     globals: Tensor
@@ -37,6 +40,7 @@ class Draw:
     log_q_rows: Tensor
     score: Tensor | None = None
     score_rows: Tensor | None = None
+    share: Tensor | None = None
 
 
 class Pushforward(nn.Module):
@@ -161,6 +165,10 @@ class Variational(nn.Module):
     def log_prob_rows(self, data: Data, locals_: Tensor) -> Tensor:
         """Log density (rows,) of given locals (rows, L) of these rows, whose gradient goes to the parameters."""
         return self.over_locals.log_prob(data, locals_)
+
+    def log_share(self, data: Data) -> Tensor | None:
+        """log q of the states of each row's discrete latent, (states, rows); None if q has none."""
+        return None
 
     def forward(self, verb: str, *args: Any) -> Any:
         """Call one of the methods by name, for `torch.func.functional_call`."""

@@ -24,8 +24,9 @@ class SemiSupervisedVAE(Model):
         z_i               ~ Normal(0, I)                    z_i in R^latent
         x_i | z_i, y_i    ~ likelihood(f(z_i, y_i))         as in `VAE`
 
-    A label that is missing (NaN, None; -1 for codes) is enumerated, so that no network has to guess it: where Kingma et
-    al. have a classifier q(y | x), the labels have their exact posterior given the code, p(y_i | x_i, z_i).
+    A label that is missing (NaN, None; -1 for codes) is enumerated. With `ClassifyingEncoder` as guide q(y_i | x_i) is
+    a classifier and q(z_i | x_i, y_i) is told the label, as in Kingma et al.: few labels are then enough. With
+    `Encoder` no network guesses labels: they have their exact posterior given the code, p(y_i | x_i, z_i).
 
     ===========  ===========  =========================================================
     symbol       site         shape
@@ -38,10 +39,11 @@ class SemiSupervisedVAE(Model):
     f            ``decoder``  network weights, maximum likelihood
     ===========  ===========  =========================================================
 
-    Methods: ``svi`` with ``Encoder()``; also ``map``. `assign` has the labels of rows without one.
+    Methods: ``svi`` with ``ClassifyingEncoder()`` or ``Encoder()``; also ``map``. `assign` has the labels of rows
+    without one.
 
-    Limits: as of `VAE`; every row is decoded once for each label. With few labels several labels may be learned as one,
-    and the other way around.
+    Limits: as of `VAE`; every row is decoded once for each label. With few labels and `Encoder` several labels may be
+    learned as one, and the other way around.
 
     Parameters
     ----------

@@ -47,6 +47,10 @@ class CorrectedRows(Approximation):
         """Whether q also says what the locals of rows never seen are."""
         return self.uncorrected.covers_new_rows
 
+    def responsibilities(self, program: Program, points: Values) -> Values | None:
+        """Those of q: weights are about continuous latents."""
+        return self.uncorrected.responsibilities(program, points)
+
     def at(self, points: Values) -> CorrectedRows:
         """Return it with these values of parameters and network weights, which its files leave out."""
         return replace(self, points=points)

@@ -124,6 +124,21 @@ class Trained(Approximation):
                 square = {n: v + (moved[n] - mean[n]).square() for n, v in square.items()}
         return mean, {n: v.sqrt() for n, v in square.items()}
 
+    def responsibilities(self, program: Program, points: Values) -> Values | None:
+        """q(y_i = k) of the discrete latent of each row, where the guide has a classifier; of a known label, 0 or 1."""
+        with torch.no_grad():
+            share = self.q.log_share(program.data)
+            if share is None:
+                return None
+            site = program.enumerated[0]
+            told = program.structure.completed.get(site.name)
+            if told is not None:
+                codes, gone = program.data.values[told], program.data.missing.get(told)
+                states = torch.arange(len(share), device=share.device)[:, None]
+                possible = codes == states if gone is None else gone | (codes == states)
+                share = share.masked_fill(~possible, -math.inf)
+            return {site.name: share.softmax(0).mT}
+
     def fixed(self, program: Program) -> Values | None:
         """Return the globals where the guide has all of them at a point, drawn with one row where rows are apart."""
         names = [s.name for s in program.globals]

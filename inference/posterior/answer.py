@@ -30,6 +30,8 @@ from zoo.replay.evaluate import Values, many
 
 DRAWS = 1000  # the Monte Carlo error of a mean is then 3 % of the posterior's standard deviation
 FEWEST_DRAWS = 200  # kept however large one draw is: with fewer, Pareto shapes and 90 % intervals say little
+QUICK = 1e10  # products in networks for an answer of which fewer draws are enough
+LONGEST = 5e10  # products in networks that weighing the kept draws of all rows may take: some seconds
 LARGEST = 20_000_000  # numbers of all kept draws, or draws times rows, beyond which fewer are kept: 160 MB
 
 
@@ -130,11 +132,19 @@ class Answer:
         size += len(self.program.data) * sum(self.program.integrated.sizes) if self.program.integrated else 0
         return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
+    def quick_count(self, program: Program) -> int:
+        """The same, but fewer where networks would take long for as many of each row of a program."""
+        quick = int(QUICK // max(1, program.structure.products * len(program.data)))
+        return min(self.draw_count, max(FEWEST_DRAWS, quick))
+
     @cached_property
     def many_locals(self) -> bool:
-        """Whether the fewest draws of all locals would be too many numbers to keep, and can be made again."""
+        """Whether draws of all locals would be too many numbers to keep or too long to weigh, and can be made again."""
+        if self.is_point or self.approximation.kept is not None:
+            return False
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.locals)
-        return not self.is_point and self.approximation.kept is None and size * FEWEST_DRAWS > LARGEST
+        work = self.program.structure.products * len(self.program.data) * self.draw_count if size else 0
+        return size * FEWEST_DRAWS > LARGEST or work > LONGEST
 
     @property
     def apart(self) -> bool:

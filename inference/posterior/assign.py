@@ -168,7 +168,7 @@ def _responsibilities(answer: Answer, program: Program, sites: Sequence[Site], *
                 )
             if program.coupled:
                 raise FitError(f"rows cannot be assigned one by one: {program.coupled}; fit with nuts, and they can")
-            count = answer.draw_count
+            count = answer.quick_count(program)
             draws = answer.globals(count, program)
             local, log_q = proposals(program, answer.approximation, answer.points, draws, count)
             draws = {**draws, **local}

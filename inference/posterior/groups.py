@@ -40,7 +40,8 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any], *, whole: bool =
     attributes
         Noted on the tree.
     whole
-        Whether draws of locals are there however many numbers they are; else they are left out beyond 20 million.
+        Whether draws of locals are there however many numbers they are; else they are left out beyond 20 million, or
+        where networks take long to weigh them.
     """
     program = answer.program
     without = answer.many_locals and not whole
@@ -53,7 +54,8 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any], *, whole: bool =
     if without:
         names = ", ".join(s.name for s in program.locals)
         left_out.append(
-            f"draws of {names}: they would be more than {LARGEST_LOCALS} numbers; encode() has their moments, "
+            f"draws of {names}: they would be more than {LARGEST_LOCALS} numbers, or take long to weigh; encode() has "
+            "their moments, "
             "sample(n) draws them, and save(folder, local=True) keeps them"
         )
     for site in program.integrated.chains if program.integrated else ():

@@ -18,11 +18,24 @@ from zoo.program.rows import Batch, rows_of
 Pick = tuple[Tensor, int]  # numbers of rows, and of the pass over all rows that they are fetched in
 
 
-class RowDataset(Dataset[Batch]):
-    """The rows of a data set, fetched many at a time."""
+UNEVEN = 5.0  # largest weight over the mean one, from which on rows come as often as their weights say
 
-    def __init__(self, data: Data, scale: float) -> None:
-        self.data, self.scale = data, scale
+
+class RowDataset(Dataset[Batch]):
+    """The rows of a data set, fetched many at a time.
+
+    Parameters
+    ----------
+    data
+        The rows.
+    scale
+        What a row in a batch counts for, times its weight.
+    even
+        Whether its weight counts, and not only how often it comes.
+    """
+
+    def __init__(self, data: Data, scale: float, *, even: bool) -> None:
+        self.data, self.scale, self.even = data, scale, even
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -32,7 +45,7 @@ class RowDataset(Dataset[Batch]):
         """Return these rows, weighted so that they stand for all."""
         at = pick[0].to(next(iter(self.data.values.values())).device)
         weights = torch.ones(len(at), dtype=self.data.dtype, device=at.device)
-        if self.data.weights is not None:
+        if self.data.weights is not None and self.even:
             weights = self.data.weights[at]
         return rows_of(self.data, at, weights * self.scale)
 
@@ -84,16 +97,23 @@ class StreamDataset(Dataset[Batch]):
 class Shuffled(Sampler[Pick]):
     """Batches of rows without replacement, each pass over them in a new order; rows left over wait for the next pass.
 
+    Rows with very uneven weights come as often as these say, all with the same say in a batch: a few rows with large
+    ones, such as those that have labels, would else be seen rarely, and then make a step of their own. In a pass a row
+    comes rows * weight / sum of weights times, rounded up or down at random (systematic sampling).
+
     Parameters
     ----------
     rows, size
         How many rows there are, and go into a batch.
     seed
         Of the orders: that of one pass depends on this and the number of the pass only.
+    weights
+        A weight for each row, by which they come; None if each comes once.
     """
 
-    def __init__(self, rows: int, size: int, seed: int) -> None:
+    def __init__(self, rows: int, size: int, seed: int, weights: Tensor | None = None) -> None:
         self.rows, self.size, self.seed, self.epoch = rows, size, seed, 0
+        self.weights = None if weights is None else weights.detach().double().cpu()
 
     def __len__(self) -> int:
         """Return the number of batches in a pass."""
@@ -101,7 +121,13 @@ class Shuffled(Sampler[Pick]):
 
     def __iter__(self) -> Iterator[Pick]:
         """Yield the batches of one pass."""
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.rows, generator=generator)
+        if self.weights is not None:
+            ends = self.weights[order].cumsum(0)
+            first = torch.rand((), dtype=ends.dtype, generator=generator)
+            at = torch.searchsorted(ends, (first + torch.arange(self.rows)) * (ends[-1] / self.rows), right=True)
+            order = order[at.clamp_max(self.rows - 1)][torch.randperm(self.rows, generator=generator)]
         epoch = self.epoch
         self.epoch += 1
         for start in range(0, self.rows - self.size + 1, self.size):
@@ -135,11 +161,13 @@ class Batches:
         count = data.stream.count if data.stream is not None and data.stream.count is not None else len(data)
         self.data, self.whole, self.bound = data, size >= count and not streamed, bound or bool(data.missing)
         self.rows = min(size, count)
-        self.sampler = Shuffled(count, self.rows, seed)
+        uneven = not streamed and data.weights is not None and bool(data.weights.max() > UNEVEN * data.weights.mean())
+        self.sampler = Shuffled(count, self.rows, seed, data.weights if uneven else None)
         self.epoch = 1 if self.whole else len(self.sampler)
         there = self.device.type == "cpu"
         near = data if there or not workers else data.to(data.dtype, torch.device("cpu"))
-        self.source: Dataset[Batch] = RowDataset(near, count / max(1, self.rows))
+        total = float(data.weights.sum()) if uneven and data.weights is not None else count
+        self.source: Dataset[Batch] = RowDataset(near, total / max(1, self.rows), even=not uneven)
         if streamed:
             assert model is not None
             self.source = StreamDataset(model, data, self.rows)

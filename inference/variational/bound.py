@@ -36,9 +36,12 @@ from inference.variational.position import Fixed, Named, Position
 from inference.variational.renyi import Shares, shares
 from inference.variational.score import advantages
 from inference.variational.vectorize import Vectorizer
+from zoo.program.marginals import averaged_terms
 from zoo.program.program import Program
 from zoo.program.rows import Batch, on
+from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values
+from zoo.replay.masked import OBSERVED
 
 # Of coordinates (C,), weights (W,), fixed, one draw of noise, the factor of a warm-up and a batch.
 Evaluation = Callable[[Tensor, Tensor, Fixed, Noise, Tensor, Batch], tuple[Tensor, ...]]
@@ -175,7 +178,7 @@ class Bound:
         """
         named, program = self.named(coordinates, weights), on(self.program, batch)
         factors, rest, rows, draw = self._weighed(named, fixed, program, noise, batch)
-        terms = program.eliminate(factors)
+        terms = self._summed(program, factors, draw)
         plain = terms.rest + rest, terms.rows + rows
         score = () if draw.score is None or draw.score_rows is None else (draw.score, draw.score_rows)
         if not self.warmed:
@@ -186,8 +189,25 @@ class Bound:
             kl = -rows - torch.stack([factors[n] for n in sorted(latent)]).sum(0)  # of each row, (n,)
             kl = kl.mean() if counts is None else (counts * kl).sum() / counts.sum()
             beta = torch.where(kl.detach() > self.free, beta, 0.0)
-        terms = program.eliminate({n: beta * v if n in latent else v for n, v in factors.items()})
+        terms = self._summed(program, {n: beta * v if n in latent else v for n, v in factors.items()}, draw)
         return terms.rest + beta * rest, terms.rows + beta * rows, *score, *(t.detach() for t in plain)
+
+    def _summed(self, program: Program, factors: Values, draw: Draw) -> Terms:
+        """The log joint, its discrete latents summed out; where q has one of each row, averaged over its states.
+
+        q of a state that is known is known. What is known then pulls at q's log probability of it, by the weight that q
+        gives to that, and without a change of the bound's value (Kingma et al. 2014, equation 9).
+        """
+        if draw.share is None:
+            return program.eliminate(factors)
+        inside = [n for n in factors if program.row in program.sites[n].plates]
+        evidence = factors.get(program.enumerated[0].name + OBSERVED)
+        share = draw.share if evidence is None else (draw.share + evidence.detach()).log_softmax(0)
+        terms = averaged_terms(factors, inside, len(program.data), share)
+        if evidence is None or not (alpha := getattr(self.q, "alpha", 0.0)):
+            return terms
+        known = (draw.share + evidence.detach()).logsumexp(0)
+        return Terms(terms.rest, terms.rows + alpha * (known - known.detach()))
 
     def _weighed(
         self, named: Named, fixed: Fixed, program: Program, noise: Noise, batch: Batch

@@ -66,7 +66,7 @@ def finished(bound: Bound, position: Position, index: int, draws: int) -> Variat
         if isinstance(part, Pushforward):
             new = part.finish(partial(average.along, name), steady=average.steady)
             changed |= {f"{name}.{n}": v for n, v in new.items()}
-    if q.states:
+    if q.states and not q.amortized:
         first, second = average.noise
         some = first.flatten(0, 1)[:FEWEST], second.flatten(0, 1)[:FEWEST]
         changed["over_locals.share"] = bound.shares(average.position, some)

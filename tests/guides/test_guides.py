@@ -411,7 +411,8 @@ def test_every_guide_has_defaults_and_goes_by_name(name):
     method = SVI(guide=name, steps=20)
     assert method.guide == guide
     assert repr(method.guide) == repr(guide)
-    model = gates() if name == "ByState" else RandomEffects()  # that one is for locals beside a discrete latent
+    beside = name in ("ByState", "ClassifyingEncoder")  # these are for locals beside a discrete latent
+    model = gates() if beside else RandomEffects()
     found = fit(model, ROWS, method=method, seed=0)
     assert np.isfinite(found.objective.value)
     assert found.is_point is guide.point

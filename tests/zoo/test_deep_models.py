@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from guides import Encoder
+from guides import ClassifyingEncoder, Encoder
 from inference import SVI, fit
 from zoo import DataError
 from zoo.program.prepare import prepare
@@ -31,10 +31,10 @@ CASES = {
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_densities_equal_quadrature_over_the_codes(name):
+@pytest.mark.parametrize(("name", "guide"), [*((n, Encoder) for n in CASES), ("SemiSupervisedVAE", ClassifyingEncoder)])
+def test_densities_equal_quadrature_over_the_codes(name, guide):
     model, data, codes = CASES[name]
-    found = fit(model, data, method=SVI(guide=Encoder(hidden=(16,)), steps=600), seed=0, dtype=torch.float64)
+    found = fit(model, data, method=SVI(guide=guide(hidden=(16,)), steps=600), seed=0, dtype=torch.float64)
     line = torch.linspace(-8, 8, SIDE, dtype=torch.float64)
     grid = torch.cartesian_prod(*[line] * len(codes)).reshape(-1, len(codes))
     program = found.program

@@ -86,6 +86,29 @@ def mixture_marginals(
     return Terms(sum_of(rest) if rest else normalizer.new_zeros(()), total), marginals
 
 
+def averaged_terms(log_probs: Values, inside: Collection[str], rows: int, log_share: Tensor) -> Terms:
+    """sum_k s_ik (log f_i(k) - log s_ik) in place of log sum_k f_i(k), for one enumerated site per row.
+
+    It is lower by the divergence from s_i to the posterior of the state.
+
+    Parameters
+    ----------
+    log_probs, inside, rows
+        As of `mixture_marginals`.
+    log_share
+        log s, shape (K, N).
+    """
+    share, total, rest = log_share.exp(), -(log_share.exp() * log_share).sum(0), log_share.new_zeros(())
+    for name, value in log_probs.items():
+        if name not in inside:
+            rest = rest + value.sum()
+        elif value.ndim > 1 and value.shape[-2] > 1:
+            total = total + (share * value).sum(-2)
+        else:
+            total = total + value.reshape(rows)
+    return Terms(rest, total)
+
+
 def one_state_per_row(sites: Collection[Site], row: str) -> bool:
     """Whether the only enumerated site is one per row, which needs no elimination but a log-sum-exp.
 

@@ -225,13 +225,18 @@ def test_batches_of_one_pass_average_to_all_rows(model, data, weighted):
 
 
 @pytest.mark.slow
-def test_batches_that_leave_rows_over_are_right_on_average():
+@pytest.mark.parametrize("weights", [None, [0.25, 0.5, *[1.0] * 10, 40.0]], ids=["one each", "very uneven"])
+def test_batches_that_leave_rows_over_are_right_on_average(weights):
     reseed(0)
-    program, batches = epochs(NormalMean(), normal_rows(10), 4, 500)
+    program, batches = epochs(NormalMean(), normal_rows(10 if weights is None else 13), 4, 500, weights=weights)
     values = {"mu": torch.tensor(1.0, dtype=torch.float64)}
     found = estimates(program, batches, values)
     assert {len(part.data) for _, part in batches} == {4}
-    full = float(program.log_joint(values).total())
+    full = float(program.log_joint(values).total(program.data.weights))
+    if weights is not None:  # rows come as often as their weights say, and with the same say
+        seen = torch.cat([r for r, _ in batches]).bincount(minlength=13) / len(batches) / 4
+        np.testing.assert_allclose(seen, np.array(weights) / sum(weights), atol=0.02)
+        assert {len(set(part.data.weights.tolist())) for _, part in batches} == {1}
     assert abs(found.mean() - full) < 4 * found.std() / math.sqrt(len(found))
     assert found.std() > 0
 
