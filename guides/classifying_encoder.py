@@ -51,7 +51,15 @@ class ClassifyingEncoder(Guide):
 
     Examples
     --------
-    ``SVI(guide=ClassifyingEncoder(hidden=(500,)))`` for `zoo.SemiSupervisedVAE`.
+    >>> import numpy as np
+    >>> import zoo
+    >>> from guides import ClassifyingEncoder
+    >>> from inference import SVI, fit
+    >>> rows = {"x": np.eye(4)[np.arange(40) % 4], "label": np.where(np.arange(40) < 8, np.arange(40) % 2, -1)}
+    >>> method = SVI(guide=ClassifyingEncoder(hidden=(16,)), steps=50)
+    >>> result = fit(zoo.SemiSupervisedVAE(latent=1, hidden=(8,)), rows, method=method, seed=0)
+    >>> result.assign().shape
+    (40, 2)
     """
 
     hidden: tuple[PositiveInt, ...] = (128,)
