@@ -17,7 +17,7 @@ Nats are minus the log density of a test row: exact where the model's is, else i
 encoder, on average an upper bound. Fits have seed 0, 1, ..., and nothing is chosen by test rows. Seconds are of the
 whole fit: tracing, compilation and judging included. With `--minutes` a short fit says how many epochs go into the
 budget. Anomalies are test rows of the other data set, ranked by log density, by the reconstruction and by KL to the
-prior. Labels (`--parts labels`, with 20,000 rows or more) are those of ten training rows of each kind, drawn by the
+prior. Labels (`--parts labels`, with 10,000 rows or more) are those of ten training rows of each kind, drawn by the
 seed; the error is that of all 10,000 test rows. It is M2 of Kingma et al. (2014) with a convolutional classifier:
 `rows` without labels, and a hundred copies of each labelled one, turned, stretched, sheared, moved and bent a little.
 """
@@ -147,11 +147,11 @@ def few_labels(given, train, test):
         rows = {"x": np.concatenate([train, copies]), "label": np.full(len(train) + len(copies), -1)}
         rows["label"][len(train) :] = np.tile(own[known], COPIES)
         climb = SVI(
-            guide=ClassifyingEncoder(network="conv"),
+            guide=ClassifyingEncoder(network="conv", alpha=50),
             steps=given.steps,
             batch_size=BATCH,
             particles=1,
-            learning_rate=0.015,
+            learning_rate=0.02,
             schedule="cosine",
             corrected=False,
         )
@@ -170,7 +170,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--minutes", type=float, help="of training for each model, instead of epochs")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2500, help="of the semi-supervised fit")
+    parser.add_argument("--steps", type=int, default=1000, help="of the semi-supervised fit")
     parser.add_argument("--components", type=int, nargs="*", default=[50])
     parser.add_argument("--parts", nargs="*", default=["nats", "anomalies"])
     parser.add_argument("--only", default="", help="part of the name of a model in the table of nats")
