@@ -111,7 +111,7 @@ SCHEMA = {
     },
 }
 LONG = {
-    ("encode", "CODES"): {"rows": "row z_mean[0] z_sd[0]"},
+    ("encode", "CODES"): {"rows": "row z[0] z_sd[0]"},
     ("check", "FIT"): {"misfits": "", "conflicts": "", "notes": "", "table": "", "prior": "", "sensitivity": ""},
 }
 
@@ -136,7 +136,7 @@ def test_every_command_answers_as_json(run, monkeypatch, command, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", LONG, ids=lambda c: " ".join(map(str, c)))
 def test_every_long_command_answers_as_json(run, monkeypatch, command, folder, tmp_path):
-    codes = fit(zoo.PPCA(latent=1), zoo.datasets.load("faithful"), method="em", seed=0, progress=False)
+    codes = fit(zoo.PPCA(factors=1), zoo.datasets.load("faithful"), method="em", seed=0, progress=False)
     found = keys_of(run, monkeypatch, command, {"FIT": folder, "CODES": codes.save(tmp_path / "codes")})
     assert list(found) == list(LONG[command])
     assert {k: found[k] for k, v in LONG[command].items() if v} == {k: v for k, v in LONG[command].items() if v}
