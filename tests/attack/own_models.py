@@ -224,7 +224,7 @@ MODELS: dict[str, tuple[Callable[[Any], None], tuple[str, ...], bool]] = {
             "a:b": False,
             "lp": False,
             "mu[0]": False,
-        }.items()  # fmt: skip
+        }.items()
     },
     "sequential plates": (sequential, ("plate", "x_0", r"\bx\b"), True),
     "sequential latents": (sequential_latents, ("plate", "z_0", r"\bx\b"), True),
@@ -261,7 +261,7 @@ MODELS: dict[str, tuple[Callable[[Any], None], tuple[str, ...], bool]] = {
             lambda: GeneratorExit("wrong"),
             lambda: Exception(),
             lambda: NotImplementedError("wrong"),
-        )  # fmt: skip
+        )
     },
     "an unnormalized scale": (observed(lambda mu, x: dist.Normal(mu, -1.0)), ("scale", "x"), True),
     "a scale of zero": (observed(lambda mu, x: dist.Normal(mu, 0.0 * mu.abs())), ("scale", "x"), True),
