@@ -14,6 +14,7 @@ version = release = zoo.__version__
 
 extensions = [
     "written",  # in _ext: pages that are made of the packages themselves
+    "gallery",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
@@ -35,13 +36,14 @@ numpydoc_show_class_members = False  # the template lists them
 numpydoc_class_members_toctree = False
 
 # -- pages that run
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"
-nb_execution_raise_on_error = True
+nb_execution_mode = "cache"  # of an earlier build here; none in a fresh clone
+nb_execution_raise_on_error = False  # but a warning, of which -W makes an error at the end
 nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # what libraries say of a kernel without widgets
 nb_remove_code_source = False
 
 # -- looks

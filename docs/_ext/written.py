@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,12 +71,36 @@ def reference(name: str) -> str:
     return "\n".join([head, f".. currentmodule:: {name}\n", *sections])
 
 
+CITED = re.compile(r"([A-Z][\w'-]+(?:(?:,| and|, and) [A-Z][\w'-]+)*(?: et al\.)?),? \(?((?:19|20)\d\d)(?=[),;:])")
+
+
+def cited() -> str:
+    """Return the page that lists who is cited where in the code."""
+    places: dict[str, set[str]] = {}
+    for package in ("zoo", "guides", "inference"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for name, year in CITED.findall(" ".join(path.read_text(encoding="utf-8").split())):
+                places.setdefault(f"{name} ({year})", set()).add(f"``{path.relative_to(ROOT)}``")
+    rows = "\n".join(f"   * - {name}\n     - {', '.join(sorted(places[name]))}" for name in sorted(places))
+    return (
+        "Cited in the code\n=================\n\nWhat each file follows; the title stands there.\n\n"
+        f".. list-table::\n   :header-rows: 1\n   :widths: 40 60\n\n   * - work\n     - where\n{rows}\n"
+    )
+
+
+def notebooks() -> None:
+    """Copy them from `examples/notebooks`: Sphinx reads only what is below its own folder."""
+    shutil.copytree(ROOT / "examples" / "notebooks", OUT / "notebooks", ignore=shutil.ignore_patterns(".*"))
+
+
 def write(app: Sphinx, config: Any) -> None:
     """Write all pages of `generated`, those of names that are gone removed."""
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     for name in GROUPS:
         (OUT / f"{name}.rst").write_text(reference(name), encoding="utf-8")
+    (OUT / "cited.rst").write_text(cited(), encoding="utf-8")
+    notebooks()
 
 
 def inherited(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
