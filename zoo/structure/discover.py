@@ -237,8 +237,8 @@ def run(model: Model, data: Data, networks: Values, messenger: Discover, enumera
     versions = {n: v._version for n, v in data.values.items() if not v.is_inference()}
     try:
         return traced(data)
-    except ZooError:
-        raise
+    except ZooError as error:  # Pyro adds the shapes of all sites to it; the first one is its cause
+        raise (error.__cause__ if isinstance(error.__cause__, ZooError) else error) from None
     except (Exception, SystemExit, GeneratorExit) as error:
         place = messenger.now or "before its first site"
         side_by_side = () if enumerate_from is None else tuple(messenger.enumerated)
