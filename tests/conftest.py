@@ -20,8 +20,8 @@ import zoo
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Take `--share`, by which each run of CI does a part of the longest tests, and a few runs all of them."""
-    parser.addoption("--share", metavar="K/N", help="of the cases marked long, run part K (0 to N - 1) of N only")
+    """Take `--share`, by which each run of CI does a part of the slow tests, and a few runs all of them."""
+    parser.addoption("--share", metavar="K/N", help="of the slow and compiled tests, run part K (0 to N - 1) of N only")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +29,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not (share := config.getoption("share")):
         return
     part, of = map(int, share.split("/"))
-    others = [i for i in items if i.get_closest_marker("long") and crc32(i.nodeid.encode()) % of != part]
+    slow = (i for i in items if i.get_closest_marker("slow") or i.get_closest_marker("compiled"))
+    others = [i for i in slow if crc32(i.nodeid.encode()) % of != part]
     config.hook.pytest_deselected(items=others)
     gone = set(others)
     items[:] = [i for i in items if i not in gone]

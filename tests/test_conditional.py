@@ -180,7 +180,6 @@ def test_log_prob_of_new_rows_by_draws_of_the_prior():
     np.testing.assert_allclose(share, evidence(new).softmax(0).T.numpy(), atol=0.1)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [NUTS(), SMC(), SVI(guide=FullRank()), SVI(guide=Encoder(hidden=(16,)))], ids=repr)
 def test_local_posterior(method):
@@ -201,7 +200,6 @@ def test_local_posterior(method):
     assert (gap < 4 * np.array(new.attrs["mcse"]) + 1e-6).all()
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_missing_cells_and_batches():
     """A row of which nothing is seen has its prior; rows in parts give the same bound."""
@@ -239,7 +237,6 @@ def test_states_go_with_latents(method, tmp_path):
     np.testing.assert_array_equal(again.assign(), result.assign())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scales", "product"])
 def test_spike_and_slab(kind):
@@ -617,7 +614,6 @@ def test_a_normal_for_each_state_finds_a_posterior_of_two_modes(tmp_path):
     np.testing.assert_array_equal(draws_of(Fit.load(tmp_path / "fit", model=gates()), "t"), t)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_normal_for_each_state_of_rows_in_parts_and_with_globals():
     """Mini-batches climb the same bound; effects with unknown levels come near the bound of EM's likelihood."""

@@ -85,7 +85,6 @@ def test_there_is_a_skeleton_of_each():
     assert folders == {"zoo", "guides", "inference/methods", "inference/conjugate", "tests"}
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_new_model_guide_method_or_family_is_one_new_file(house):
     """No edit elsewhere, and Python, explain, errors and the command line know it."""
@@ -95,7 +94,6 @@ def test_a_new_model_guide_method_or_family_is_one_new_file(house):
         assert any(line.split()[:1] == [name] for line in lines)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_skeletons_pass_the_suite(house):
     """The test file as it is printed, and the guide, the method and the family of the other skeletons."""

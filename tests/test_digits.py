@@ -43,7 +43,6 @@ def test_a_mixture_of_forty_profiles(digits):
     assert (np.diff(values) > -1e-6 * np.abs(values[1:])).all()
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_vae_with_an_encoder(digits):
     """One test, since its fit takes ten seconds."""

@@ -28,10 +28,7 @@ def test_every_public_name_has_an_example(package):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",  # those of models run in `make docs`, too, which draws their fits
-    [pytest.param(n, marks=pytest.mark.long) if n.rpartition(".")[0] == "zoo" else n for n in WITH_EXAMPLES],
-)
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_print_what_they_say(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what examples write
     done = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

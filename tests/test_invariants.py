@@ -75,7 +75,6 @@ def test_every_model_keeps_its_promises_with_closed_forms(case):
     assert all(len(what) > 4 for what in said.values())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @everywhere
 def test_every_model_keeps_its_promises_with_every_method(case):
@@ -130,7 +129,6 @@ GUIDE_CASES = {  # beside the suite's own: latents of a group of rows, and one l
 LONG = ("Conjugate", "Encoder", "Flow", "FullRank", "Laplace", "LowRank", "MeanField")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in GUIDES])
 def test_every_guide_keeps_its_promises(name):
     if name not in ("ByState", "ClassifyingEncoder"):  # which fit none of the suite's small models

@@ -67,7 +67,6 @@ def test_recipes_for_progress_log_what_a_fit_tells() -> None:
     assert [n for n, _, _ in logged] == ["svi/objective"] * 3 + ["svi_objective"] * 2
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_pages_run(page: Path, tmp_path: Path) -> None:

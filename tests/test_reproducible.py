@@ -73,7 +73,6 @@ def said_before(name: str, before: dict[str, Fit]) -> dict[str, str]:
     return SAID[name]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(before):
     """One that was asked for other things first: nothing that a process remembers is part of an answer."""

@@ -89,7 +89,6 @@ def checked(python: Path, file: Path, *options: str) -> str:
     return run(*command, *options, file.name, at=file.parent, check=False)
 
 
-@pytest.mark.long
 def test_mypy_refuses_what_is_wrong_in_a_users_file_and_nothing_else(installed, tmp_path):
     file = Path(shutil.copy(ROOT / "tests" / "cases" / "typed.py", tmp_path / "user.py"))
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -100,7 +99,6 @@ def test_mypy_refuses_what_is_wrong_in_a_users_file_and_nothing_else(installed, 
     assert 'Unexpected keyword argument "restart" for "EM"' in said
 
 
-@pytest.mark.long
 def test_mypy_has_nothing_to_say_of_the_readme(installed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "readme.py"

@@ -21,7 +21,6 @@ def test_a_few():
     answered(campaign(QUICK))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(SLICES))
 def test_some(part):

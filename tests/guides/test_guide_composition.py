@@ -285,7 +285,6 @@ class Banana(zoo.Model):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_flow_bends_where_a_normal_cannot():
     evidence = float(td.Normal(0.0, 1.0).log_prob(torch.tensor([0.3, -0.2])).sum())

@@ -243,7 +243,6 @@ def encoded():
     return fit(LinearFactors(), FACTOR_ROWS, method=SVI(guide=Encoder(hidden=(32,)), steps=2000), seed=0)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_encoder_bound_on_linear_factors():
     found = encoded()

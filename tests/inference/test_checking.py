@@ -204,7 +204,6 @@ def test_quantities_do_not_look_at_what_is_missing(kind):
         np.testing.assert_array_equal(q.of(other[None]), same.of(seen[~np.isnan(seen)][None]))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["poisson", "normal"])
 def test_right_models_are_rarely_accused(kind):

@@ -259,7 +259,6 @@ def test_data_may_come_from_standard_input(run, monkeypatch):
     assert f"log_likelihood {direct.objective.value:.4f}" in ran.out
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_compare_prints_and_saves(run, tmp_path):
     ran = run("compare", "BayesianGMM", "faithful", "--methods", "em, exact,map", "--seed", 0, "--out", "runs/geyser")

@@ -574,7 +574,6 @@ def test_nothing_that_ran_is_still_a_table(tmp_path):
     assert not list(place.glob("*.png"))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_fits_of_a_mixture_have_the_labels_of_one():
     """Two restarts that end under different labels; the table does not change, the parameters can be compared."""

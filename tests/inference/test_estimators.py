@@ -28,7 +28,6 @@ SPECIES = load_iris().target
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -188,7 +188,6 @@ def alike(y, x):
         pyro.sample("y", dist.Bernoulli(torch.special.ndtr(a + b * x).clamp(1e-12, 1 - 1e-12)), obs=y)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [PARTICLES, NUTS(chains=4, warmup=500, draws=1000)], ids=["smc", "nuts"])
 def test_random_intercepts_have_the_bayes_factor_of_quadrature(method):
@@ -226,7 +225,6 @@ def test_random_intercepts_have_the_bayes_factor_of_quadrature(method):
         assert abs(fits["clutches"].objective.value - exact) < 3 * fits["clutches"].objective.error
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_chains_in_one_labelling_have_the_evidence_of_all(faithful):
     """NUTS stays in one of two labelled modes; the bridge counts both."""

@@ -83,7 +83,6 @@ def test_batting_averages(reference):
     hold(estimates(batters(), {"hits": HITS}, LAPLACE, PARTICLES), exact)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_three_clusters_of_galaxies(references):
     """Neal (1999), by simulation; another run by SMC elsewhere gave -226.776 +- 0.023."""
@@ -95,7 +94,6 @@ def test_three_clusters_of_galaxies(references):
 # -- of their models, by quadrature ------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_clusters_that_share_a_probability_count_both_labellings(reference):
     """One of two modes is half of the evidence; a weight and its complement are swapped with the labels."""
@@ -104,7 +102,6 @@ def test_two_clusters_that_share_a_probability_count_both_labellings(reference):
     assert hold(table, mixture_evidence(y)) == ["importance"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_hidden_markov_chain(reference):
     """Which SMC has to do without chain when it evaluates the prior."""
@@ -138,7 +135,6 @@ def test_regressions_by_importance(reference, name):
     assert hold(estimates(model, data, LAPLACE), exact) == ["importance"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sblrc", "mesquite"])
 def test_regressions_under_wide_priors_by_particles(reference, name):
@@ -196,7 +192,6 @@ def by_allocations(x, model):
     return float(special.logsumexp(logs))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_components_have_the_evidence_of_all_allocations():
     """Of particles in both labellings, and of the bridge from one."""

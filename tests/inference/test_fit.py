@@ -884,7 +884,6 @@ def test_gradients_are_taken_where_the_caller_has_switched_them_off(switch):
     assert inside.objective == outside.objective
 
 
-@pytest.mark.long
 @spread(("switch", "method"), list(itertools.product([torch.no_grad, torch.inference_mode], ["cavi", "em"])), part=1)
 def test_a_verdict_does_not_hang_on_what_the_caller_has_switched_off(switch, method):
     outside, inside = (fit(zoo.BayesianGMM(components=2), GEYSER, method=method, seed=0) for _ in range(2))

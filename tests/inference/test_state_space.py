@@ -124,7 +124,6 @@ def quadrature():
     return mean, np.sqrt(np.array([p.sum(1) @ level**2, p.sum(0) @ noise**2]) - mean**2)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",

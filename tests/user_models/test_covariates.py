@@ -90,7 +90,6 @@ def test_a_mask_of_many_rows_leaves_them_out():
     assert found.objective.value == pytest.approx(stats.norm(x[seen].mean(), x[seen].std()).logpdf(x[seen]).sum())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_mode_is_that_with_the_missing_values_as_unknowns():
     found = fit(regression, {"age": SOME, "y": Y}, method=MAP(), seed=0)

@@ -98,7 +98,6 @@ def test_some_rows_have_the_prior_of_all_groups():
     assert float(part.rows[0]) == pytest.approx(float(whole.rows[1]), abs=1e-12)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_mini_batches_hold_some_groups_only():
     whole = fit(Intercepts(), {"g": NAMES[WHICH], "y": Y}, method=Laplace(), seed=0)

@@ -141,7 +141,6 @@ CASES = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_what_users_declare_is_fitted_scored_and_drawn_from(name):
@@ -161,7 +160,6 @@ def test_what_users_declare_is_fitted_scored_and_drawn_from(name):
         assert np.abs(seen - then).max() < 0.1 + 5 * np.sqrt(0.25 / 400 + 0.25 / 120)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_missing_labels_are_found_by_the_rows_that_have_one():
     model, data, guide, _ = CASES["PartlyLabelled"]

@@ -97,7 +97,6 @@ def test_a_latent_process_has_the_joint_density():
     assert float(value) == pytest.approx(prior + stats.norm.logpdf(Y, f, 0.3).sum(), rel=1e-8)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_draws_are_those_of_quadrature():
     found = fit(process, {"x": X, "y": Y}, method=NUTS(chains=2), seed=0)
@@ -160,7 +159,6 @@ def test_a_differential_equation_has_the_density_of_its_solution():
     assert float(value) == pytest.approx(rows + prior, abs=0.05)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_rates_are_found_again():
     model = lotka_volterra(steps=5)  # within 1e-3 of the path by ten

@@ -122,7 +122,6 @@ def test_evidence_is_that_of_quadrature():
         assert abs(draws.mean() - value) < 5 * draws.std() / np.sqrt(draws.size)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [NUTS(chains=2, warmup=500, draws=1000), SMC(), SVI(), MAP()], ids=repr)
 @pytest.mark.parametrize("way", ALL)

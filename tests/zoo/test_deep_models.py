@@ -29,7 +29,6 @@ CASES = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "guide"), [*((n, Encoder) for n in CASES), ("SemiSupervisedVAE", ClassifyingEncoder)])
 def test_densities_equal_quadrature_over_the_codes(name, guide):
@@ -55,7 +54,6 @@ def test_densities_equal_quadrature_over_the_codes(name, guide):
     assert elbo < exact.sum() + 4 * spread
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_labels_of_rows_without_one_are_found():
     found = fit(*CASES["SemiSupervisedVAE"][:2], method=SVI(guide=Encoder(), steps=1500), seed=0)
@@ -134,7 +132,6 @@ def test_codes_of_rows_without_label_and_pixel_are_their_posterior(labelled):
     assert abs(float(codes["z"][1, 0]) - mean) < 5 * sd / np.sqrt(400)  # effective, of 2000 draws
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_linear_autoencoder_finds_the_principal_subspace():
     x = RNG.normal(size=(200, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(200, 5))

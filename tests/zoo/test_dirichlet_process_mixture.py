@@ -52,7 +52,6 @@ def test_galaxies_have_three_to_six_components(concentration):
     np.testing.assert_allclose(weights.mean(0), expected, atol=0.01)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_svi_finds_the_same_evidence():
     """SVI sums the labels out, so that its bound is no lower, up to the family of its guide and noise."""

@@ -74,7 +74,6 @@ def small():
     return (rng.random((40, 2)) < expit(rng.normal(size=(40, 1)) - [0.5, -1.0])).astype(int)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [None, 15])
 def test_the_posterior_of_items_is_that_of_quadrature(nodes):

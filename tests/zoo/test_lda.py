@@ -75,7 +75,6 @@ def perplexity(counts, words, alpha, draws=40_000):
     return np.exp(-(logsumexp(logs, axis=0) - np.log(draws)).sum() / counts.sum())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_held_out_documents_are_as_likely_as_scikit_learn_has_them():
     """By the same estimate, of the topics that each has found; scikit-learn's own number is by a bound below it."""

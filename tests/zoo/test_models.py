@@ -411,7 +411,6 @@ def test_the_evidence_is_the_marginal_density(name, model, data):
     assert found.objective.value == pytest.approx(EVIDENCES[name](model, data), rel=1e-7)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("given", "shift"), [(2.0**-20, 0.0), (2.0**10, 1e9)], ids=["small", "far"])
 @pytest.mark.parametrize("method", ["em", "exact"])
 @pytest.mark.parametrize(

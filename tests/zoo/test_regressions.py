@@ -109,7 +109,6 @@ def poisson_by_grid(data):
 METHODS = [pytest.param(m, marks=pytest.mark.slow) for m in ("laplace", "nuts", "svi", "pathfinder", "smc")]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["logistic", "poisson"])
 def test_the_posterior_is_that_of_quadrature(kind, method):
@@ -240,7 +239,6 @@ def mixed_by_grid(data, scale=2.5):
     return by_grid(np.vectorize(height), np.linspace(0.5, 6.0, 40), np.linspace(0.7, 2.2, 40))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_scales_of_groups_are_those_of_quadrature():
     data = groups(rows=60)

@@ -82,7 +82,6 @@ def test_families_begin_as_one_normal(family):
     torch.testing.assert_close(q(numbers, noise)[0], loc + log_scale.exp() * noise)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_linear_autoencoder_is_ppca():
     """Its posterior is Normal with one covariance for all rows, so the bound is the likelihood (Lucas et al. 2019)."""

@@ -46,7 +46,6 @@ def test_statsmodels_says_the_same():
     assert float(found.points["rate"]) == pytest.approx(np.exp(expected.params[1]), abs=1e-3)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["laplace", "pathfinder", "nuts", "smc", "svi"])
 def test_the_posterior_is_that_of_quadrature(method):

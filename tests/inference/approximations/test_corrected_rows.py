@@ -230,7 +230,6 @@ def test_a_saved_fit_has_the_same_draws(short, tmp_path):
     assert again.shifts.equals(short.shifts)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_an_encoder_that_was_trained_for_a_while_is_corrected():
     x = data(120)

@@ -95,7 +95,6 @@ def test_a_step_of_every_model_is_the_same_recorded(name, only_recorded):
     same(*step_of(*ZOO_CASES[name][0]))
 
 
-@pytest.mark.long
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_step_is_the_same_compiled(name):
@@ -180,7 +179,6 @@ def small(name):
     return None
 
 
-@pytest.mark.long
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", sorted(catalogue.entries("guide")))
 def test_a_step_of_every_guide_is_the_same_compiled(name):
@@ -192,7 +190,6 @@ def test_a_step_of_every_guide_is_the_same_compiled(name):
     same(climb.slope, inputs, program)
 
 
-@pytest.mark.long
 @pytest.mark.compiled
 def test_mini_batches_restarts_and_a_whole_fit_are_the_same_compiled():
     program = prepared(RandomEffects(), ROWS, weights=np.arange(12) % 3 + 1.0)
@@ -236,7 +233,6 @@ class Branching(zoo.Model):
             pyro.sample("x", dist.Normal(mu, scale), obs=x)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_what_depends_on_values_falls_back_with_a_warning():
     found = fit(Branching(), ROWS, method=SVI(compile=True, steps=20), seed=0)
@@ -357,7 +353,6 @@ def test_what_is_no_covariance_gives_nan():
     assert found.isnan().any()
 
 
-@pytest.mark.long
 @pytest.mark.compiled
 def test_gradients_of_parameters_without_priors_are_the_same_compiled():
     program = prepared(StudentMixture(), ROWS)

@@ -83,7 +83,6 @@ def test_a_file_in_chunks_gives_the_answer_of_all_rows(kind, rows, files):
     assert "3000 rows were read part by part" in streamed.warnings[0]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("chunk", [*(pytest.param(c, marks=pytest.mark.slow) for c in (1, 7)), 2999, 3000, 100_000])
 def test_the_size_of_chunks_does_not_matter(chunk, files):
     settings = {"method": EM(max_steps=1 if chunk == 1 else 3), "seed": 0}
@@ -299,7 +298,6 @@ processes.destroy_process_group()
 """
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_give_the_answer_of_one(files, tmp_path):
     script = tmp_path / "script.py"

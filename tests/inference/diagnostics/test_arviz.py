@@ -120,7 +120,6 @@ def test_rank_plots_take_dimensions_that_nobody_labelled():
     mpl.pyplot.close("all")
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaps", "trees", "mixture"])
 def test_standard_plots_take_chains(name, tmp_path):

@@ -146,7 +146,6 @@ MIXTURES = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_chains_agree_when_relabelled(name):
@@ -165,7 +164,6 @@ def test_chains_agree_when_relabelled(name):
     np.testing.assert_allclose(likelihood, made.posterior["log_likelihood"]["x"].to_numpy(), rtol=1e-9)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "sizes"), [(mixture(components=2), (90, 60)), (one_share(), (20, 10))], ids=["shares", "one share"]
@@ -186,7 +184,6 @@ def test_labels_that_switch_within_chains_are_seen_and_undone(model, sizes):
     np.testing.assert_array_less(np.abs(level[:, 0] - [0.0, 2.5]), 3 * level[:, 1])
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_chains_that_start_in_different_modes_are_label_switching():
     """Well separated groups: no chain leaves the labels that it began with, and R-hat as drawn is far off."""

@@ -30,7 +30,6 @@ def test_some_rows_tell_the_evidence_of_all(monkeypatch: pytest.MonkeyPatch) -> 
     assert abs(found.objective.value - (truth - ROWS * gap)) < 4 * found.objective.error
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_errors_of_totals_of_some_rows_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     x = data(ROWS)

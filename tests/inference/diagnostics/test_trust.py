@@ -37,7 +37,6 @@ def test_importance_weighted_evidence_is_that_of_the_closed_form(model, data):
         assert found.verdict.startswith("trust")
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kidscore_momiq", "nes2000"])
 def test_full_rank_finds_the_posterior_of_a_regression(references, name):

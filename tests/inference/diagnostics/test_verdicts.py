@@ -351,7 +351,6 @@ def test_a_plateau_of_ratios_is_no_tail(loc, scale):
     assert khat(stats.norm.logpdf(narrow) - stats.norm(0, 0.4).logpdf(narrow)) > 0.7
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_chains_that_agree_on_one_of_two_modes_are_not_trusted():
     """All start near 3, where R-hat is fine; the other mode has as much mass."""

@@ -471,7 +471,6 @@ def sklearns(x, *, k: int = 6, alpha: float = 1e-3, covariance: str = "full"):
             pyro.sample("x", dist.Normal(mean[z], precision[z].rsqrt()).to_event(1), obs=x)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "alpha"), [(2, 1.0), (6, 1e-3)])
 def test_variational_mixtures_of_scikit_learn(k, alpha, faithful):
@@ -825,7 +824,6 @@ def test_mini_batches_end_next_to_the_bound_of_all_rows(name):
         assert abs(found.objective.value - whole.objective.value) < 0.05
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_mini_batches_of_many_rows():
     rng = np.random.default_rng(2)

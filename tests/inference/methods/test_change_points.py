@@ -81,7 +81,6 @@ def test_coal_disasters_exactly(tmp_path: Any) -> None:
     assert weighed.objective.value == pytest.approx(np.logaddexp.reduce(log_p), abs=1e-9)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["em", "laplace", SVI(steps=1000), NUTS(chains=2, warmup=300, draws=500)])
 def test_coal_disasters_by_other_methods(method: Any) -> None:

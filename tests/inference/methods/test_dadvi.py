@@ -147,7 +147,6 @@ def branching(x):
         pyro.sample("x", dist.Normal(a, scale), obs=x)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_branches_on_values_are_run_one_by_one():
     found = dadvi(branching(), X, draws=4)

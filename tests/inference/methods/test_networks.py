@@ -144,7 +144,6 @@ def test_too_many_cells_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         fit(declared(ASIA, cases=False), case, method="exact", seed=0)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["asia", "child", "insurance", "alarm"])
 def test_networks_by_pgmpy(name: str) -> None:

@@ -45,7 +45,6 @@ CASES = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_draws_agree_with_those_of_posteriordb(references, name):
@@ -72,7 +71,6 @@ def test_draws_agree_with_those_of_posteriordb(references, name):
         assert abs(square.mean() - row.sd**2) < 5 * error, row.parameter
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_funnel_is_reported():
     method = NUTS(chains=2, warmup=60, draws=60, max_tree_depth=6, compile=False, centring="declared", collapse=False)
@@ -125,7 +123,6 @@ def test_what_the_sampler_says_is_in_the_tree(heads):
     assert np.isnan(heads.khat)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_pyro_s_sampler_takes_over_without_nutpie(monkeypatch):
     monkeypatch.setattr(chains, "find_spec", lambda name: None)
@@ -182,7 +179,6 @@ def few():
     return fit(low_dim_gauss_mix(), X, method=BRIEF, seed=0, progress=False)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_states_are_drawn_given_each_draw(clusters):
     x, found = clusters
@@ -218,7 +214,6 @@ def effects():
     return x, fit(RandomEffects(), x, method=QUICK, seed=0, progress=False)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_locals_are_drawn_with_the_globals(effects):
     x, found = effects
@@ -260,7 +255,6 @@ def test_draws_are_drawn_from_again(few):
     assert torch.equal(every_fourth, few.approximation.values["theta"][::4])  # of both chains
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_methods_are_compared_with_it(clusters):
     x, _ = clusters
@@ -397,7 +391,6 @@ def shares(y, n):
         pyro.sample("y", dist.Binomial(n, share), obs=y)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_collapsed_and_whole_posteriors_are_the_same():
     """Beta-Binomial by both ways: the same means within Monte Carlo errors, and a log joint of all latents."""

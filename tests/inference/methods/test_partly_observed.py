@@ -93,7 +93,6 @@ def grid() -> tuple[float, float, np.ndarray]:
     return float((p.sum((0, 2)) * mu).sum()), float(evidence), np.where(KNOWN, LABEL == 0, shares)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["cavi", "svi", "nuts", "laplace", "smc"])
 def test_posteriors_with_labels_in_some_rows(method: str) -> None:
@@ -192,7 +191,6 @@ def test_what_cannot_be_summed_over_is_refused() -> None:
         prepare(events(), {"pair": [[1.0, np.nan], [2.0, 3.0]], "x": [1.0, 2.0]})
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "method", ["exact", "cavi", *(pytest.param(m, marks=pytest.mark.slow) for m in ("map", "nuts", "laplace"))]
 )

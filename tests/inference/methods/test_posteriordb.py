@@ -39,7 +39,6 @@ def test_each_is_declared_in_at_most_25_lines():
         assert node.end_lineno - node.decorator_list[0].lineno < 25, node.name
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NINE)
 def test_nuts_agrees_within_four_standard_errors(references, name):

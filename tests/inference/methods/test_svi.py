@@ -90,7 +90,6 @@ def test_mean_field_on_coin_flips_is_close_to_exact(model, site, seed):
     assert found.khat < 0.7
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_noncentred_eight_schools():
     found = fit(NonCentred, SCHOOLS, method="svi", seed=0)
@@ -104,7 +103,6 @@ def test_noncentred_eight_schools():
     )
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "settings"),
@@ -126,7 +124,6 @@ def test_a_normal_posterior_is_found_exactly(rows, settings):
     assert mu.std() == pytest.approx(sd, rel=0.1)  # exp(0.1) costs 0.01 nats
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_point_guide_map_and_em_agree_with_mean_field_on_unscaled_rows(faithful):
     model = zoo.BayesianGMM(components=2)
@@ -444,7 +441,6 @@ def alone(name):
     return fingerprint(run(name))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_seed_gives_the_same_bytes_whatever_came_before(name):
@@ -457,7 +453,6 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(name):
         assert fingerprint(run(name, seed=6)) != first
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_threads_of_another_process_give_the_same_bytes():
     """In a process of its own, so that what goes wrong there leaves nothing here."""

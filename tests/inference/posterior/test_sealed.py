@@ -172,7 +172,6 @@ KILLED = """
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_kill_at_any_moment_leaves_a_whole_fit(tmp_path):
     flips(seed=7).save(tmp_path / "fit")
     rng = np.random.default_rng(1)

@@ -174,7 +174,6 @@ def test_saved_summaries_hold_them(tmp_path):
     assert Fit.load(tmp_path / "fit").summary().equals(found.summary())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_intervals_cover():
     """95 % intervals of two components' weights and means over 120 simulated data sets: within 4 standard errors."""

@@ -122,7 +122,6 @@ def answers(found: Fit) -> dict[str, np.ndarray]:
     return said
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_answers_in_a_new_process(saved, tmp_path):
     """Bit for bit: nothing of a fit lives outside its folder."""
@@ -295,7 +294,6 @@ def python(script: str, *arguments, cwd) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_models_of_a_users_files_are_found_by_their_path(tmp_path, subtests):
     """Saved by a script, where the model's module is __main__, or by the command line; loaded elsewhere."""

@@ -274,7 +274,6 @@ def test_rates_follow_the_schedule(kind):
         np.testing.assert_allclose(rates, 0.1 * LAST_RATE ** (np.arange(100) / 100))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_wake_sleep_trains_an_encoder():
     model = LinearFactors()
@@ -290,7 +289,6 @@ def test_wake_sleep_trains_an_encoder():
     assert abs(found.diagnostics["evidence"] - exact) < 4 * found.diagnostics["evidence_error"] + 1e-6
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_evidence_of_eight_schools():
     """log p(x) = -31.311347 by quadrature."""
@@ -298,7 +296,6 @@ def test_the_evidence_of_eight_schools():
     assert abs(good.diagnostics["evidence"] + 31.311347) < 3 * good.diagnostics["evidence_error"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_rows_of_an_encoder_are_judged_one_by_one():
     rows = np.random.default_rng(0).normal(size=(40, 4))
@@ -389,7 +386,6 @@ def everything(found):
     return found.objective, found.diagnostics, numbers, found.trace[["step", "value"]].to_numpy().tobytes()
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_fit_that_is_killed_goes_on_to_the_same_end(tmp_path):
     path = tmp_path / "state"

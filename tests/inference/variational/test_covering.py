@@ -110,7 +110,6 @@ def test_the_model_climbs_the_importance_weighted_bound():
     torch.testing.assert_close(near, value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_q_has_the_mean_and_standard_deviation_of_the_posterior():
     evidence, _, mean, sd = exact()

@@ -73,7 +73,6 @@ def run(what, tmp_path):
     )
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_give_the_answer_of_one(tmp_path):
     done = run("same", tmp_path)
@@ -85,7 +84,6 @@ def test_two_processes_give_the_answer_of_one(tmp_path):
         assert float(worst) < 1e-6, (name, worst)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(tmp_path):
     done = run("killed", tmp_path)
@@ -93,7 +91,6 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path):
     assert "SIGKILL" in done.stderr or "one has ended or cannot be reached" in done.stderr
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_other_seeds_are_refused(tmp_path):
     done = run("seeds", tmp_path)

@@ -288,7 +288,6 @@ def test_counts_of_rows_beside_a_continuous_global(guide):
     assert len(found.generate(3)) == 3
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_mini_batches_come_to_the_same_answer():
     whole, parts = (fit(unknown_rate, Y, method=SVI(batch_size=b, steps=800), seed=0) for b in (None, 10))
@@ -352,7 +351,6 @@ def around(x):
     pyro.sample("angle", dist.VonMises(loc, width))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_density_that_can_only_be_sampled_climbs_too(monkeypatch):
     monkeypatch.setattr(inference.diagnostics.importance, "DRAWS", 2000)  # each by itself

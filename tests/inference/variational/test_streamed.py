@@ -171,7 +171,6 @@ def test_a_row_of_a_stream_that_lacks_values_is_named(few):
         fit(Shares(), indexed.Array(odd), method=replace(STEPS, batch_size=300), seed=0)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_an_encoder_is_trained_on_a_stream_as_on_rows_in_memory(few):
     """The same passes over the same rows; bounds agree within the error that a sample of the rows has."""

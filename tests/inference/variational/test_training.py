@@ -177,7 +177,6 @@ def closed_form(beta):
     return expected - kl
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.5, 3.0])
 def test_the_true_bound_is_reported_under_another_weight_of_the_latents(beta):

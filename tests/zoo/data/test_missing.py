@@ -450,7 +450,6 @@ def test_a_sweep_over_the_rows_gives_what_one_by_one_gives(case):
             torch.testing.assert_close(ascent.maximize(summed)[name], new, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_restarts_batches_and_gradients_reach_the_same_end():
     model, bits = zoo.GMM(components=2), LatentClass()

@@ -846,7 +846,6 @@ def evidence_over_paths(x, b=0.5):
     return logsumexp(total)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_bounds_are_below_the_evidence_over_all_paths():
     exact = evidence_over_paths(COUNTS)

@@ -103,7 +103,6 @@ def test_the_evidence_of_labelled_rows():
     assert error < 0.05
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [SVI(), NUTS()], ids=["svi", "nuts"])
 def test_draws_know_the_labels(method):

@@ -417,7 +417,6 @@ def test_a_guide_whose_settings_are_others():
     assert "differs from one with the same settings" in said["settings"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_is_wrong_with_the_guide_without_a_fault():
     assert "holds" in testing.check_guide(Wrong(), steps=20).values()
