@@ -28,7 +28,7 @@ from inference.runtime.whole import as_path
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
-from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError
+from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError, short
 from zoo.program.prepare import as_model, prepare
 from zoo.program.program import Program
 
@@ -315,7 +315,7 @@ def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
         raise UnknownNameError(
             "methods must be a list of methods or their names, or a dict from label to method, and must not be "
-            f"empty; found {methods!r}"
+            f"empty; found {short(methods)}"
         )
     if isinstance(methods, Mapping):
         return {str(label): as_method(method) for label, method in methods.items()}

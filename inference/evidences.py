@@ -26,7 +26,7 @@ from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
-from zoo.errors import DataError, FitError, MethodError
+from zoo.errors import DataError, FitError, MethodError, short
 from zoo.program.collapsed import collapsed
 
 METHODS = ("exact", "laplace", "smc", "nuts")
@@ -167,6 +167,8 @@ def evidence(
     0  flat  exact        -4.654
     1  fair  exact        -4.185
     """
+    if isinstance(methods, str) or not isinstance(methods, Sequence) or not methods:
+        raise MethodError(f"methods must be a list of methods or their names, and not empty; found {short(methods)}")
     seed, rows, explained = as_seed(seed), [], {}
     for label, item in _labelled(of):
         if isinstance(item, Fit):

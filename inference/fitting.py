@@ -19,6 +19,7 @@ from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
+from zoo.program.memory import within_memory
 from zoo.program.prepare import as_model, prepare
 from zoo.structure.failures import naming_lines
 
@@ -96,7 +97,8 @@ def fit(
             program = prepare(model, data, device=device, dtype=dtype, weights=weights, columns=columns)
         with threads_for(program), interruptible() as interruption:
             method.check(program)
-            outcome = method.run(program, progress=progress)
+            with within_memory(program.model):
+                outcome = method.run(program, progress=progress)
     if interruption.asked:
         outcome = outcome.interrupted()
     return Fit(program, method, outcome, seed, time.perf_counter() - began)

@@ -14,7 +14,7 @@ from inference.fitting import fit
 from inference.method import Method
 from inference.runtime.random import seeded
 from zoo.declare.model import Model
-from zoo.errors import DataError
+from zoo.errors import DataError, short
 from zoo.program.program import Program
 
 Rows = float | Sequence[Any] | np.ndarray | Tensor
@@ -58,7 +58,7 @@ def _positions(holdout: Any, rows: int) -> Tensor:
     if where.ndim != 1 or where.dtype.kind not in "iu" or len(np.unique(where)) != len(where):
         raise DataError(
             f"holdout must be a fraction, positions of distinct rows, or one True or False for each of {rows} rows; "
-            f"found {holdout!r}"
+            f"found {short(holdout)}"
         )
     if not 0 < len(where) < rows or where.min() < 0 or where.max() >= rows:
         raise DataError(f"holdout must hold some positions from 0 to {rows - 1}, and not all of them")

@@ -183,7 +183,9 @@ class ScaleBlock(ConjugateBlock):
         mean = sum(deviations[1:], deviations[0]) / count.clamp_min(EMPTY)[(..., *[None] * self.family.event_dim)]
         use = self.uses[0]
         likelihood = self._likelihood(expected, use)
-        found = likelihood.scales[use.argument].argument(likelihood.bounded(mean, self.spread(expected)))
+        found = likelihood.scales[use.argument].argument(
+            likelihood.bounded(mean, self.spread(expected), self.axes(expected))
+        )
         alive = (count > EMPTY)[(..., *[None] * self.family.event_dim)]
         return {self.name: torch.where(alive, found, expected.values[self.name])}
 
@@ -212,6 +214,10 @@ class ScaleBlock(ConjugateBlock):
             found.append(expected.reduce(use.parent, spread * every, shape) / shared)
         return torch.stack(found).amin(0) if len(found) > 1 else found[0]
 
+    def axes(self, expected: EStep) -> Tensor | None:
+        """Axes along which the data of one site are tight, of a covariance; None of any other scale."""
+        return expected.plan.axes.get(self.uses[0].site.name) if len(self.uses) == 1 else None
+
     def warnings(self, expected: EStep) -> list[str]:
         """Say which scales stand at their floor."""
         if self.has_prior(expected):
@@ -219,7 +225,7 @@ class ScaleBlock(ConjugateBlock):
         use = self.uses[0]
         likelihood = self._likelihood(expected, use)
         dispersion = likelihood.scales[use.argument].dispersion(expected.values[self.name])
-        low = likelihood.at_floor(dispersion, self.spread(expected, varying=True))
+        low = likelihood.at_floor(dispersion, self.spread(expected, varying=True), self.axes(expected))
         low = low.reshape(low.shape[0] if low.ndim else 1, -1).any(-1)
         return collapse_notes(self.name, low.nonzero()[:, 0].tolist(), component=bool(use.parent.index))
 

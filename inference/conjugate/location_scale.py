@@ -60,11 +60,11 @@ class LocationScale(Likelihood):
         """Smallest dispersion where data have this variance."""
         return (FLOOR * spread) ** (0.5 * self.degree)
 
-    def bounded(self, dispersion: Tensor, spread: Tensor) -> Tensor:
-        """Maximum of the likelihood over dispersions that are not below the least."""
+    def bounded(self, dispersion: Tensor, spread: Tensor, axes: Tensor | None = None) -> Tensor:
+        """Maximum of the likelihood over dispersions that are not below the least; `axes` are for matrices."""
         return torch.maximum(dispersion, self.least(spread))
 
-    def at_floor(self, dispersion: Tensor, spread: Tensor) -> Tensor:
+    def at_floor(self, dispersion: Tensor, spread: Tensor, axes: Tensor | None = None) -> Tensor:
         """Whether each dispersion is next to the least; where there is no spread, none is."""
         return dispersion <= self.least(10 * spread)
 

@@ -123,28 +123,39 @@ class MultivariateNormal(LocationScale, ConjugatePrior):
         mode: Tensor = torch.where(empty[..., None], torch.nan, found)
         return mode
 
-    def bounded(self, dispersion: Tensor, spread: Tensor) -> Tensor:
+    def bounded(self, dispersion: Tensor, spread: Tensor, axes: Tensor | None = None) -> Tensor:
         """Raise eigenvalues below FLOOR, in units of the data's standard deviations, to FLOOR.
 
         This is the maximum of the likelihood over covariances with no eigenvalue below the floor, so EM stays monotone.
+        With `axes`, the units along these are smaller where the data are tight.
         """
         scale = _outer(spread.sqrt())
         scaled = 0.5 * (dispersion + dispersion.mT) / scale
+        if axes is not None:
+            inverse = torch.linalg.inv(axes)
+            scaled = inverse @ scaled @ inverse
+            scaled = 0.5 * (scaled + scaled.mT)
         floor = FLOOR * torch.eye(spread.shape[-1], dtype=spread.dtype, device=spread.device)
         batched = torch._C._functorch.is_batchedtensor(scaled)
         if not batched and not bool(torch.linalg.cholesky_ex(scaled - floor).info.any()):
-            return scaled * scale  # all are above it; a Cholesky factorization takes a tenth of the time of eigenvalues
+            # All are above it; a Cholesky factorization takes a tenth of the time of eigenvalues.
+            return scaled * scale if axes is None else dispersion
         values, vectors = torch.linalg.eigh(scaled)
         raised = (vectors * values.clamp_min(FLOOR)[..., None, :]) @ vectors.mT
         still = (scaled == 0).all(-1)  # columns that do not vary, which rounding must not tie to others
         raised = torch.where(still[..., :, None] | still[..., None, :], floor, raised)
+        if axes is not None:
+            raised, scaled = axes @ raised @ axes, axes @ scaled @ axes
         bounded: Tensor = torch.where(values[..., :1, None] < FLOOR, raised, scaled) * scale
         return bounded
 
-    def at_floor(self, dispersion: Tensor, spread: Tensor) -> Tensor:
+    def at_floor(self, dispersion: Tensor, spread: Tensor, axes: Tensor | None = None) -> Tensor:
         """Whether the smallest eigenvalue of each covariance, without columns of no spread, is next to its floor."""
         still = spread <= 0
         scaled = dispersion / _outer(torch.where(still, 1.0, spread).sqrt())
+        if axes is not None:
+            inverse = torch.linalg.inv(axes)
+            scaled = inverse @ scaled @ inverse
         least: Tensor = torch.linalg.eigvalsh(scaled + torch.diag_embed(still.to(scaled)))[..., 0]
         return least <= 10 * FLOOR
 

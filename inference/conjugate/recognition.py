@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.conjugate.exponential_family import Likelihood
 from inference.conjugate.linear import Coordinates, LinearLikelihood
-from inference.conjugate.local_spread import local_spread
+from inference.conjugate.local_spread import local_spread, tight_axes
 from zoo.constant_columns import FLOOR, units
 from zoo.errors import MethodError
 from zoo.program.program import Program
@@ -29,18 +29,22 @@ class Frame:
         As in `Recognition`.
     coordinates
         Those of linear predictors.
+    axes
+        As in `Recognition`.
     """
 
     centers: dict[str, Tensor]
     spreads: dict[str, Tensor]
     locally: dict[str, Tensor]
     coordinates: dict[str, Coordinates]
+    axes: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers by what they are and of which site, to be saved."""
         numbers = {f"center {n}": v for n, v in self.centers.items()}
         numbers |= {f"spread {n}": v for n, v in self.spreads.items()}
         numbers |= {f"locally {n}": v for n, v in self.locally.items()}
+        numbers |= {f"axes {n}": v for n, v in self.axes.items()}
         for name, c in self.coordinates.items():
             numbers |= {f"rotate {name}": c.rotate, f"start {name}": c.start}
         return numbers
@@ -48,12 +52,15 @@ class Frame:
     @classmethod
     def read(cls, tensors: dict[str, Tensor]) -> Frame:
         """Make it again from what `tensors` gave."""
-        parts: dict[str, dict[str, Tensor]] = {n: {} for n in ("center", "spread", "locally", "rotate", "start")}
+        parts: dict[str, dict[str, Tensor]] = {
+            n: {} for n in ("center", "spread", "locally", "axes", "rotate", "start")
+        }
         for key, value in tensors.items():
             what, _, name = key.partition(" ")
             parts[what][name] = value
         coordinates = {n: Coordinates(r, parts["start"][n]) for n, r in parts["rotate"].items()}
-        return cls(parts["center"], parts["spread"], {**parts["spread"], **parts["locally"]}, coordinates)
+        locally = {**parts["spread"], **parts["locally"]}
+        return cls(parts["center"], parts["spread"], locally, coordinates, parts["axes"])
 
 
 @dataclass
@@ -93,6 +100,7 @@ class Recognition:
     centers: Values = field(default_factory=dict)
     spreads: Values = field(default_factory=dict)
     locally: Values = field(default_factory=dict)
+    axes: Values = field(default_factory=dict)
     still: Values = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)
     weighed: list[str] = field(default_factory=list)
@@ -105,13 +113,14 @@ class Recognition:
     def frame(self) -> Frame:
         """Return what these data decided."""
         linear = {n: f.coordinates for n, f in self.likelihoods.items() if isinstance(f, LinearLikelihood)}
-        return Frame(dict(self.centers), dict(self.spreads), dict(self.locally), linear)
+        return Frame(dict(self.centers), dict(self.spreads), dict(self.locally), linear, dict(self.axes))
 
     def set_frame(self, frame: Frame) -> None:
         """Take statistics about what they were taken about before, and floors relative to what they were."""
         self.centers.update(frame.centers)
         self.spreads.update(frame.spreads)
         self.locally.update(frame.locally)
+        self.axes.update(frame.axes)
         for name, coordinates in frame.coordinates.items():
             likelihood = self.likelihoods.get(name)
             if isinstance(likelihood, LinearLikelihood):
@@ -182,6 +191,10 @@ class Recognition:
         self.spreads[site.name] = spread = units(spread)
         seen_only = flat if cells is None else torch.where(cells.missing.reshape(flat.shape), torch.nan, flat)
         self.locally[site.name] = local_spread(seen_only - anchor, spread, FLOOR)
+        if cells is None and flat.ndim == 2 and not bool(self.still[site.name].any()):
+            axes = tight_axes((flat - anchor - center) / spread.sqrt(), FLOOR)
+            if axes is not None:
+                self.axes[site.name] = axes
 
     def spread(self, site: Site, *, locally: bool = False) -> Tensor:
         """Variance of a site's data, or of neighbours in it, one number per column of an event; 1 where not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -131,6 +132,13 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
                 program, outcome = method.continued(program, self, progress=progress)
         outcome = replace(outcome, trace=joined(self.trace, outcome.trace))
         return Fit(program, method, outcome, self.seed, time.perf_counter() - began)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a copy of all there is: of tensors that are sent to a process, torch takes the memory away.
+
+        It is shared from then on, and arrays of NumPy that were made of it would show whatever comes to be there.
+        """
+        return copy.deepcopy(vars(self))
 
     @property
     def _record(self) -> Record:

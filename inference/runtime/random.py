@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +13,6 @@ from zoo.errors import ModelError, short
 from zoo.replay.random import reseed
 from zoo.replay.surroundings import undisturbed
 
-_ONE_AT_A_TIME = threading.RLock()
-
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
@@ -24,7 +21,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     The RNG, Pyro's handlers and its parameter store belong to the process, so threads take turns.
     """
     devices = [device] if device is not None and device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices), undisturbed():
+    with undisturbed(), torch.random.fork_rng(devices=devices):
         reseed(seed)
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -17,11 +18,15 @@ parser.add_argument("--share", default="0/1", metavar="K/N", help="part K of N")
 parser.add_argument("--show", action="store_true", help="print each attempt that was not answered rightly")
 asked = parser.parse_args()
 
+stopped: list[int] = []
+signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
 part, of = map(int, asked.share.split("/"))
 chosen = [a for a in campaign(None if asked.all else 500) if asked.kind in (None, a.kind) and asked.name in a.name]
 counts: dict[str, Counter[str]] = {kind: Counter() for kind in ORDER}
 began = time.perf_counter()
 for number, attempt in enumerate(chosen[part::of], 1):
+    if stopped:  # the counts so far
+        break
     verdict = judge(attempt)
     counts[attempt.kind][verdict.what] += 1
     if asked.show and (verdict.what != "right" or verdict.seconds > 20):

@@ -112,7 +112,7 @@ def attempts() -> Iterator[Attempt]:
                         "data",
                         f"{model} with {label} in {field}, method {turn}",
                         lambda model=model, given=given, turn=turn: _fit(model, turn, given),
-                        (rf"\b{field}\b", "rows?", "column", "data", "field"),
+                        (rf"\b{field}s?\b", "rows?", "column", "data", "field"),
                     )
 
 

@@ -319,6 +319,6 @@ def _model(story: Callable[[Any], None]) -> type[zoo.Model]:
 
 def _told(found: Any, story: Any) -> Any:
     """A climb without bound is told of as a warning of the fit."""
-    if story in (unbounded, unbounded_mean) and any("bound" in w for w in found.warnings):
-        raise zoo.FitError(f"bound: {found.warnings}")
+    if story in (unbounded, unbounded_mean) and not found.converged:
+        raise zoo.FitError(f"without bound: {found.reason}")
     return found

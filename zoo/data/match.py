@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.data.data import Data
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
-from zoo.errors import DataError, unknown
+from zoo.errors import DataError, short, unknown
 from zoo.frames.dates import are_dates, as_words
 from zoo.frames.read import INDEX_NAMES, NOTES
 from zoo.frames.table import as_table
@@ -55,8 +55,8 @@ def named_columns(model: Model, columns: Columns) -> dict[str, tuple[Any, ...]]:
     """
     if not isinstance(columns, Mapping):
         raise DataError(
-            f"columns={columns!r}: expected a dict from fields to columns, such as {{{next(iter(model.fields))!r}: "
-            "['height', 'weight']}"
+            f"columns={short(columns)}: expected a dict from fields to columns, such as "
+            f"{{{next(iter(model.fields))!r}: ['height', 'weight']}}"
         )
     found: dict[str, tuple[Any, ...]] = {}
     owner: dict[Any, str] = {}

@@ -35,7 +35,7 @@ def as_weights(data: Data, weights: Any, source: Any) -> Data:
         own = source.index if isinstance(source, pd.DataFrame | pd.Series) and len(source) == len(data) else None
         weights = _aligned(weights, [data.coords[data.row], *([] if own is None else [own])] if data.row else [])
     if isinstance(weights, torch.Tensor):
-        weights = weights.detach().cpu().numpy()
+        weights = weights.detach().cpu().double().numpy()
     try:
         array = np.array(weights)
         if array.dtype.kind == "c":

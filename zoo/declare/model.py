@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.declare.fields import RESERVED, Field
 from zoo.errors import ModelError, short, unknown
 
+LARGEST = 2**63  # what tensors cannot hold
 REQUIRED = inspect.Parameter.empty
 
 
@@ -36,6 +37,8 @@ def validate(owner: str, name: str, value: Any, hint: Any) -> Any:
         raise ModelError(f"{owner}: {name}={_short(value)} is not valid: {reason}") from None
     if isinstance(value, bool) and not isinstance(found, bool):
         raise ModelError(f"{owner}: {name}={value!r} is not valid: True and False are not numbers")
+    if isinstance(found, int) and abs(found) >= LARGEST:
+        raise ModelError(f"{owner}: {name}={_short(value)} is not valid: input should be below 2^63 in size")
     # Bounds without an end are infinite, but not what has to be positive; nothing is NaN.
     if isinstance(found, float) and (math.isnan(found) or (math.isinf(found) and _takes(hint, Annotated))):
         raise ModelError(f"{owner}: {name}={found!r} is not valid: input should be a finite number")

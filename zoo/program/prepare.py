@@ -18,6 +18,7 @@ from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError
+from zoo.program.memory import within_memory
 from zoo.program.program import Program
 from zoo.program.shared_labels import with_shared_labels
 from zoo.structure.observed import blank_rows, flat_priors
@@ -88,14 +89,15 @@ def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.
     """Trace a copy of a model on data."""
     model = copy.deepcopy(given)
     tell(model, bound)
-    wide = bound.to(torch.float64, torch.device("cpu")).values
-    model.check(**wide)
-    model.setup(**wide)
-    del wide
-    networks = has_networks(model)
-    dtype, place = _precision(dtype, networks), _device(device, networks)
-    check_precision(bound, dtype)
-    return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    with within_memory(given):
+        wide = bound.to(torch.float64, torch.device("cpu")).values
+        model.check(**wide)
+        model.setup(**wide)
+        del wide
+        networks = has_networks(model)
+        dtype, place = _precision(dtype, networks), _device(device, networks)
+        check_precision(bound, dtype)
+        return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
 
 
 def _sampled(model: Model, stream: Stream, weights: Any, columns: Columns | None) -> Data:

@@ -107,7 +107,12 @@ class Discover(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self.now = f"at {'plate' if is_plate(msg) else 'site'} {msg['name']!r}"
-        if not hasattr(msg["fn"], "log_prob") and not is_plate(msg):
+        if not hasattr(msg["fn"], "event_dim") and not is_plate(msg):
+            if hasattr(msg["fn"], "log_prob"):
+                raise ModelError(
+                    f"site {msg['name']!r} is given a distribution of torch, which lacks what Pyro's have; take "
+                    f"pyro.distributions.{type(msg['fn']).__name__}"
+                )
             raise ModelError(
                 f"site {msg['name']!r} is given {type(msg['fn']).__name__} {msg['fn']!r:.60}, which is no "
                 "distribution; give one, such as pyro.distributions.Normal(0.0, 1.0)"
