@@ -40,7 +40,7 @@ def splits(program: Program, holdout: Rows | None, folds: int | None, seed: int)
     if holdout is None:
         return []
     if isinstance(holdout, float):
-        count = round(holdout * rows)
+        count = round(holdout * rows) if 0 < holdout < 1 else 0
         if not 0 < holdout < 1 or not 0 < count < rows:
             raise DataError(
                 f"holdout={holdout!r} of {rows} rows leaves none to fit, or none to hold out; give a fraction between "

@@ -15,7 +15,7 @@ from inference.posterior.local_moments import local_moments
 from inference.posterior.rows import row_chunks
 from inference.posterior.smoothed import smoothed
 from zoo.data.bind import Source
-from zoo.errors import DataError, FitError, unknown
+from zoo.errors import DataError, FitError, short, unknown
 from zoo.program.configurations import state_chunks, state_posteriors, state_table
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
@@ -33,6 +33,8 @@ def assign(answer: Answer, new: Source | None = None, site: str | None = None) -
     FitError
         If the model has no discrete latent.
     """
+    if not (site is None or isinstance(site, str)):
+        raise FitError(f"site takes the name of a latent, not {short(site)}")
     program = answer.on(new)
     chains = [s.name for s in program.integrated.chains] if program.integrated else []
     if chains and (site in chains or (site is None and not program.enumerated)):

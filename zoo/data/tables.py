@@ -43,7 +43,7 @@ def entries_of(
     array = array.float() if isinstance(array, Tensor) and array.dtype == torch.bfloat16 else array
     try:
         given = np.asarray(pd.unique(pd.Series(np.asarray(array).ravel()).dropna()))
-    except TypeError:  # labels that have no hash: lists, sets, dicts
+    except (TypeError, ValueError):  # labels that have no hash: lists, sets, dicts
         raise DataError(f"field {name!r}: expected words or numbers as labels, found {short(array)}") from None
     for dim, index in coords.items():
         if dim not in tables or isinstance(index, pd.RangeIndex) or not index.is_unique:

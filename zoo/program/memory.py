@@ -26,8 +26,8 @@ def within_memory(model: Model) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not REFUSED.search(str(error)):
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        if not isinstance(error, MemoryError | OverflowError) and not REFUSED.search(str(error)):
             raise
         found = BYTES.search(str(error))
         much = "" if found is None else f" ({int(found[1]) / 2**30:.1f} GiB at once)" if found[1] else f" ({found[2]})"

@@ -17,7 +17,7 @@ from zoo.data.precision import check_precision
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
-from zoo.errors import DataError, UnknownNameError
+from zoo.errors import DataError, UnknownNameError, short
 from zoo.program.memory import within_memory
 from zoo.program.program import Program
 from zoo.program.shared_labels import with_shared_labels
@@ -120,7 +120,7 @@ def _device(device: str | torch.device, networks: bool) -> torch.device:
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError):
-        raise UnknownNameError(f"unknown device {device!r}; give 'auto', 'cpu' or 'cuda'") from None
+        raise UnknownNameError(f"unknown device {short(device)}; give 'auto', 'cpu' or 'cuda'") from None
     if place.type not in ("cpu", "cuda"):
         raise UnknownNameError(f"device {str(place)!r} is not supported; give 'auto', 'cpu' or 'cuda'")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
