@@ -30,7 +30,13 @@ def within_memory(model: Model) -> Iterator[None]:
         if not isinstance(error, MemoryError | OverflowError) and not REFUSED.search(str(error)):
             raise
         found = BYTES.search(str(error))
-        much = "" if found is None else f" ({int(found[1]) / 2**30:.1f} GiB at once)" if found[1] else f" ({found[2]})"
+        much = (
+            f" ({short(str(error).partition(chr(10))[0], 120)})"
+            if found is None
+            else f" ({int(found[1]) / 2**30:.1f} GiB at once)"
+            if found[1]
+            else f" ({found[2]})"
+        )
         raise FitError(
             f"{short(model, 200)} needs more memory than there is on these data{much}; take smaller settings, "
             "batch_size=... in a method that has it, or zoo.stream for files of many rows"
