@@ -168,6 +168,7 @@ def test_invariants(model):
     check_model(model, X[:3], methods=[])
 
 
+@pytest.mark.slow
 def test_log_prob_of_new_rows_by_draws_of_the_prior():
     """Each row's density averages over its own latents, the states of which are summed out of the proposal too."""
     result = fit(gates(), X, method="map", seed=0, progress=False)
@@ -294,6 +295,7 @@ def two_groups(rows: int = 40) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 def test_em_integrates_out_what_states_give(tmp_path):
     """Objective, responsibilities, densities of new rows and draws are those of a mixture of Normals."""
     x = two_groups()
@@ -515,6 +517,7 @@ def bound_of_spike_and_slab(steps: int = 200) -> tuple[float, np.ndarray, np.nda
     return float(fit_of_data + (share * own).sum()), share[:, 1], mu
 
 
+@pytest.mark.slow
 def test_cavi_of_spike_and_slab():
     """The bound, inclusion and means of coordinate ascent as published, below the evidence of all 2^3 subsets."""
     result = fit(spike_and_slab(), regression_data(), method="cavi", seed=0, progress=False)

@@ -737,6 +737,7 @@ def prepared(name: str):
     return prepare(*CASES[name][:2])
 
 
+@pytest.mark.slow
 @spread(("name", "method"), list(itertools.product(CASES, METHODS)), part=0, of=10)
 def test_an_illegal_method_says_why_and_what_would_work(name, method):
     model, data, _ = CASES[name]

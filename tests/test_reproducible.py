@@ -93,6 +93,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(before):
         assert there[name] == said(found), name
 
 
+@pytest.mark.slow
 @spread("name", CASES, part=0)
 def test_the_number_of_threads_does_not_matter_where_data_are_few(name, before):
     """Small programs run on one thread, whatever torch is set to."""
@@ -104,6 +105,7 @@ def test_the_number_of_threads_does_not_matter_where_data_are_few(name, before):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @every
 def test_a_loaded_fit_answers_with_the_same_bytes(name, before, tmp_path):
     assert said(Fit.load(before[name].save(tmp_path))) == said_before(name, before)

@@ -61,6 +61,7 @@ def test_the_bound_is_that_of_kingma_and_others():
     torch.testing.assert_close(rows[0, 0], expected)
 
 
+@pytest.mark.slow
 def test_known_labels_pull_at_the_classifier_by_alpha_and_leave_the_value():
     slopes, values = [], []
     for alpha in (0.0, 2.0):

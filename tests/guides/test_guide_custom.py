@@ -164,6 +164,7 @@ def chained(x):
     pyro.sample("b", dist.Normal(m[1] + pyro.param("slope", torch.tensor(0.0)) * a, scales[1]))
 
 
+@pytest.mark.slow
 def test_parameters_belong_to_the_fit():
     pyro.get_param_store()["m"] = torch.full((2,), 7.0)
     one, other = (
@@ -185,6 +186,7 @@ def test_saving_and_loading(guide, tmp_path):
         torch.testing.assert_close(again.approximation.q.state_dict()[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_guide_that_is_gone_is_named(tmp_path, monkeypatch):
     file = tmp_path / "passing.py"
     file.write_text(
@@ -215,6 +217,7 @@ def test_a_delta_is_a_point_in_constrained_space():
     torch.testing.assert_close(draw.log_q - jacobian, td.Normal(4.0, 1.0).log_prob(values["mu"]).reshape(()))
 
 
+@pytest.mark.slow
 def test_it_joins_other_guides():
     guide = Custom(some) & FullRank("tau")
     assert repr(guide) == "Custom(some) & FullRank('tau')"
@@ -384,6 +387,7 @@ def test_it_is_seen_whether_rows_are_drawn_by_themselves(guide, model, apart, ne
     assert q.for_new_rows == new
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own_is_corrected_row_by_row():
     """z_i given x_i is Normal in closed form; new rows are proposed by the guide."""
     rng = np.random.default_rng(0)

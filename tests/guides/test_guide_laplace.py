@@ -257,6 +257,7 @@ def branching(x):
         pyro.sample("x", dist.Normal(a + b, scale), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [Laplace(), Laplace("a") & MeanField()], ids=repr)
 def test_models_that_branch_on_values(guide):
     program = prepare(branching(), ROWS[:3])

@@ -402,6 +402,7 @@ def test_a_guide_without_defaults_says_what_it_needs(name):
         SVI(guide=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(EVERY) - NEEDY))
 def test_every_guide_has_defaults_and_goes_by_name(name):
     guide = EVERY[name]()

@@ -33,6 +33,7 @@ def table(ran, **options):
     return pd.read_csv(io.StringIO(ran.out), index_col=0, **options)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_python(run, folder, tmp_path):
     fitted, new = Fit.load(folder), tmp_path / "new.csv"
     zoo.datasets.load("faithful").head(4).to_csv(new, index=False)

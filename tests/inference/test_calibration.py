@@ -59,6 +59,7 @@ def moved(simulations=200, **settings):
     return calibrate(zoo.BetaBernoulli(), Moved(**settings), like=FLIPS, simulations=simulations, seed=3, processes=1)
 
 
+@pytest.mark.slow
 def test_exact_method_is_calibrated_and_reports_it():
     result = calibrate(zoo.BetaBernoulli(), "exact", like=FLIPS, simulations=80, seed=1, processes=1)
     assert not result.alarm
@@ -70,10 +71,12 @@ def test_exact_method_is_calibrated_and_reports_it():
     assert (result.table["holds_90"] - 0.9).abs().max() < 4 * np.sqrt(0.09 / 80)
 
 
+@pytest.mark.slow
 def test_users_own_method_without_fault_gives_no_alarm():
     assert not moved().alarm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -90,6 +93,7 @@ def test_planted_faults_are_found_and_read(fault, words):
     assert result.verdict.startswith("not calibrated")
 
 
+@pytest.mark.slow
 def test_a_method_that_ignores_the_data_is_found_by_densities_only():
     """Prior draws rank a true value from the prior uniformly (Modrák et al. 2023): only the densities can tell."""
     table = moved(blind=True).table
@@ -98,6 +102,7 @@ def test_a_method_that_ignores_the_data_is_found_by_densities_only():
     assert table.loc["log_likelihood", "adjusted"] < 1e-6
 
 
+@pytest.mark.slow
 def test_posterior_form_simulates_beside_the_data():
     fitted = fit(zoo.BetaBernoulli(), FLIPS, method="exact", seed=1)
     truths = Truths(fitted.program, fitted)
@@ -113,6 +118,7 @@ def test_posterior_form_simulates_beside_the_data():
     assert calibrate(method=Moved(times=0.4), posterior=fitted, simulations=100, seed=2, processes=1).alarm
 
 
+@pytest.mark.slow
 def test_posterior_form_keeps_locals_of_the_rows():
     fitted = fit(NormalMean(), {"x": [0.3, 1.2, -0.4]}, method="exact", seed=1)
     truth = Truths(fitted.program, fitted).draw()
@@ -221,6 +227,7 @@ class Breaks(Method):
         return Exact().run(program)
 
 
+@pytest.mark.slow
 def test_refits_that_break_down_are_told():
     result = calibrate(zoo.BetaBernoulli(), Breaks(), like=FLIPS, simulations=60, seed=1, processes=1)
     assert len(result.failures) + len(result.ranks) == 60
@@ -272,6 +279,7 @@ def test_arviz_draws_the_ranks():
     assert shown.viz["ecdf_lines"]["p"].item() is not None
 
 
+@pytest.mark.slow
 def test_command_line(capsys, tmp_path):
     from typer.testing import CliRunner
 

@@ -90,6 +90,7 @@ def test_what_is_planted_is_named(name):
     assert "does not reproduce" in str(found)
 
 
+@pytest.mark.slow
 def test_too_few_components_are_named_and_enough_are_not():
     rng = np.random.default_rng(0)
     x = rng.permutation(np.concatenate([rng.normal(c, 0.5, 100) for c in (-4, 0, 4)]))
@@ -108,6 +109,7 @@ def test_a_prior_that_did_not_expect_the_data_is_named():
     assert checked(normal(scale=300.0), y, Laplace()).conflicts == []
 
 
+@pytest.mark.slow
 def test_the_sensitivity_to_the_prior_is_that_of_arviz():
     tight = checked(normal(scale=0.3), np.random.default_rng(0).normal(3, 1, 10), Laplace()).sensitivity
     wide = checked(normal(scale=100.0), np.random.default_rng(0).normal(3, 1, 10), Laplace()).sensitivity
@@ -138,6 +140,7 @@ def test_the_mean_of_a_poisson_has_its_predictive_distribution():
         assert (sums <= exact.ppf(q)).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000))
 
 
+@pytest.mark.slow
 def test_missing_cells_are_left_out_on_both_sides():
     y = np.random.default_rng(0).normal(3, 1, 60)
     gone = np.where(np.arange(60) % 4 == 0, np.nan, y)
@@ -157,6 +160,7 @@ def test_whole_weights_are_rows_and_others_are_refused():
         check(fit(poisson, {"n": n}, method="exact", seed=0, weights=weights / 3))
 
 
+@pytest.mark.slow
 def test_sorted_rows_say_nothing_of_their_order():
     found = checked(normal, np.sort(np.random.default_rng(0).normal(size=60)), Laplace())
     assert "correlation of neighbouring rows" not in set(found.table["quantity"])
@@ -168,6 +172,7 @@ def test_level_has_to_be_a_probability():
         checked(coin, [1, 0, 1], level=5)
 
 
+@pytest.mark.slow
 def test_it_is_drawn_and_shown(tmp_path):
     found = checked(poisson, RNG.negative_binomial(2, 0.3, 60))
     found.plot().savefig(tmp_path / "check.png")

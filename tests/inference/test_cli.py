@@ -162,6 +162,7 @@ def test_explain_takes_hyperparameters(run):
 # -- fit, compare, summary -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_prints_and_saves(run, tmp_path):
     ran = run("fit", "GMM", "faithful", "--method", "em", "--set", "components=2", "--seed", 3, "--out", "run")
     assert ran.code == 0
@@ -232,6 +233,7 @@ def test_fit_takes_weights(run, files):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+@pytest.mark.slow
 def test_fit_takes_columns_by_name(run):
     ran = run(
         "fit", "BayesianRegression", "faithful", "-m", "exact", "--columns", "x=eruptions", "--columns", "y=waiting"
@@ -251,6 +253,7 @@ def test_a_model_may_be_text(run, files):
     assert "coin.toml:2: sites.p: unknown name 'b'" in run("explain", "coin.toml", "flips.csv").err
 
 
+@pytest.mark.slow
 def test_data_may_come_from_standard_input(run, monkeypatch):
     text = zoo.datasets.load("faithful").to_csv(sep="&", index=False).encode()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
@@ -276,6 +279,7 @@ def test_compare_prints_and_saves(run, tmp_path):
     assert "== exact" not in ran.out
 
 
+@pytest.mark.slow
 def test_compare_takes_a_guide_for_svi(run):
     ran = run("compare", "BetaBernoulli", "coin", "-m", "exact,svi", "--guide", "point", "--seed", 0)
     assert ran.code == 0, ran.err
@@ -295,6 +299,7 @@ def timeless(text: str) -> list[str]:
     return [re.sub(r"\b\d+\.\d\d +(?=\d+ +(yes|no)$)", "", line).rstrip() for line in text.strip().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "options"),
     [
@@ -314,6 +319,7 @@ def test_several_models_are_compared_as_in_python(run, files, written, options):
     assert ("held-out log density" in ran.out) == bool(options)
 
 
+@pytest.mark.slow
 def test_settings_for_all_models_and_those_of_one(run, files):
     one = run("compare", "my_models.py:Coin(a=2)", "flips.csv", "-m", "exact", "--set", "b=3.5", "--seed", 0)
     other = run(
@@ -450,6 +456,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(command, tmp_path):
     assert not imported & {"torch", "pyro", "numpy", "pandas", "arviz", "matplotlib", "scipy", "xarray"}
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_process_with_code_2(tmp_path):
     done = python("-m", "inference.cli", "fit", "GMN", "faithful", "-m", "em", cwd=tmp_path)
     assert done.returncode == 2

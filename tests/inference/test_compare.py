@@ -85,6 +85,7 @@ def test_kinds_tell_objectives_apart():
     assert parameters.table["kind"].tolist() == ["log_likelihood", "log_likelihood"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [mixture, tosses])
 def test_rows_repeat_what_the_fits_say(made):
     result = made()
@@ -198,6 +199,7 @@ def numbers_of_components() -> Comparison:
     return compare(models=models, data=GEYSER, methods=["em"], seed=0, holdout=0.25)
 
 
+@pytest.mark.slow
 def test_several_models_are_one_table_by_model_and_method():
     result = numbers_of_components()
     assert list(result.table.index) == [(1, "em"), (2, "em"), (3, "em"), (200, "em")]
@@ -235,6 +237,7 @@ def test_held_out_rows_are_those_of_a_fit_to_the_others():
     assert result.table.loc["em", "held_out_se"] == pytest.approx(math.sqrt(24) * expected.std(ddof=1), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_folds_leave_every_row_out_once():
     """Of eight rows in eight folds: the Normal fitted to the other seven."""
     x = GEYSER["waiting"].to_numpy()[:8]

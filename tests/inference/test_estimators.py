@@ -53,6 +53,7 @@ def test_scikit_learn_finds_nothing_wrong(estimator):
     assert not bad
 
 
+@pytest.mark.slow
 def test_a_grid_over_components_finds_two_eruptions(faithful):
     pipeline = make_pipeline(StandardScaler(), Clusterer("GMM", random_state=0))
     search = GridSearchCV(pipeline, {"clusterer__model__components": [1, 2]}, cv=3)
@@ -105,6 +106,7 @@ def test_codes_are_a_table_with_names():
     assert np.allclose((back - IRIS.mean(0)) @ subspace.T @ subspace, back - IRIS.mean(0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_regression_predicts_as_scikit_learns():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3))
@@ -115,6 +117,7 @@ def test_a_regression_predicts_as_scikit_learns():
     assert ours.score(x, y) == pytest.approx(theirs.score(x, y), abs=0.01)
 
 
+@pytest.mark.slow
 def test_labels_are_those_given():
     names = np.array(["setosa", "versicolor", "virginica"])[SPECIES]
     fitted = Classifier("NaiveBayes", random_state=0).fit(IRIS, names)
@@ -127,6 +130,7 @@ def test_labels_are_those_given():
         Classifier("LogisticRegression").fit(IRIS, names)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_what_would():
     with pytest.raises(ModelError, match=r"Clusterer takes models whose rows have a discrete latent; PPCA has none"):
         Clusterer("PPCA").fit(IRIS)
@@ -142,6 +146,7 @@ def test_what_does_not_fit_says_what_would():
         Clusterer().set_params(components=3)
 
 
+@pytest.mark.slow
 def test_columns_keep_their_names(faithful):
     summary = Clusterer("GMM", random_state=0).fit(faithful).fit_.summary()
     assert "means[0, eruptions]" in summary.index

@@ -49,6 +49,7 @@ def test_bridge_and_smc_agree_with_quadrature_on_eight_schools(reference):
     assert (abs(table["log_evidence"] - exact) < 3 * table["error"]).all()
 
 
+@pytest.mark.slow
 def test_kinds_stand_apart_and_all_estimates_meet_the_closed_form():
     methods = ["exact", Laplace(compile=False), PARTICLES, "em"]
     found = evidence(coin, FLIPS, methods=methods, seed=0, progress=False)
@@ -64,6 +65,7 @@ def test_kinds_stand_apart_and_all_estimates_meet_the_closed_form():
     assert "smc" not in bounds.partition("\n\n")[0]
 
 
+@pytest.mark.slow
 def test_the_text_is_narrow_and_names_models_by_what_tells_them_apart():
     few = SMC(populations=2, particles=10, compile=False)
     one = evidence(zoo.BetaBernoulli(a=2.0), FLIPS, methods=["exact", "em", few], seed=0, progress=False)
@@ -105,6 +107,7 @@ def of_numbers(y):
         pyro.sample("y", dist.LogNormal(a, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_densities_of_other_data_have_no_bayes_factor():
     """The same model twice, of log y and of y: their evidences differ by -sum log y, which says nothing of them."""
     y, methods = [10.0, 20.0, 30.0, 25.0], ["exact", "laplace"]

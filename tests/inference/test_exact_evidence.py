@@ -53,6 +53,7 @@ def half_cauchy(scale):
 # -- of the references -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "count"), COINS)
 @pytest.mark.parametrize("kind", ["sequence", "binomial"])
 def test_coins(reference, heads, count, kind):
@@ -64,6 +65,7 @@ def test_coins(reference, heads, count, kind):
     assert hold(table, exact) == ["importance", "smc", "bridge"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [EightSchools(), NonCentred()], ids=lambda m: type(m).__name__)
 def test_eight_schools(reference, model):
     exact = reference("small_exact.json")["eight_schools_posteriordb"]["log_evidence"]
@@ -129,6 +131,7 @@ REGRESSIONS = {
 }
 
 
+@pytest.mark.slow
 @spread("name", ["sblrc", "kidiq", "mesquite"], part=2)
 def test_regressions_by_importance(reference, name):
     model, data, exact = regression_case(reference, name)

@@ -191,6 +191,7 @@ def test_summary_is_a_table(name):
     assert table.index.is_unique
 
 
+@pytest.mark.slow
 @every
 def test_the_users_model_is_left_alone(name):
     given = CASES[name][0]
@@ -203,6 +204,7 @@ def test_the_users_model_is_left_alone(name):
 # -- assign ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISCRETE)
 def test_assign_gives_one_probability_per_state(name):
     found = fitted(name)
@@ -215,6 +217,7 @@ def test_assign_gives_one_probability_per_state(name):
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 @spread(("rows", "name"), list(itertools.product([1, 7, 1500], DISCRETE)), part=0)
 def test_assign_takes_any_number_of_new_rows(name, rows):
     data = CASES[name][1]
@@ -325,6 +328,7 @@ def test_assign_with_draws_averages_bayes_rule_over_them(name):
     np.testing.assert_allclose(fitted(name).assign(new), expected, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in CASES if n not in DISCRETE])
 def test_nothing_to_assign_is_said(name):
     """Unless rows have continuous latents: then there are their means and standard deviations."""
@@ -367,6 +371,7 @@ def test_log_prob_at_a_point_is_the_mixture_density(name):
         assert fitted(name).log_prob().sum() == pytest.approx(fitted(name).objective.value, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in DISCRETE if n in SAMPLED])
 def test_log_prob_with_draws_averages_the_mixture_density(name):
     terms, new = terms_and_rows(name)
@@ -526,6 +531,7 @@ def test_generated_moments_are_those_of_the_mixture(name):
     assert within(products.mean(0), covariance, products.std(0) / math.sqrt(n))
 
 
+@pytest.mark.slow
 def test_generated_tosses_have_the_predictive_mean_and_spread():
     """Each row has a posterior draw of its own: 1000 draws are reused, so their spread adds to the error."""
     n, posterior = 20_000, stats.beta(7, 6)
@@ -534,6 +540,7 @@ def test_generated_tosses_have_the_predictive_mean_and_spread():
     assert within(made.mean(), HEADS, math.sqrt(HEADS * (1 - HEADS) / n + posterior.var() / 1000))
 
 
+@pytest.mark.slow
 def test_generated_counts_are_overdispersed_as_negative_binomial():
     counts = COUNTS["count"].to_numpy()
     a, b = 2.0 + counts.sum(), 0.5 + len(counts)
@@ -543,6 +550,7 @@ def test_generated_counts_are_overdispersed_as_negative_binomial():
     assert within(made.mean(), predictive.mean(), math.sqrt(predictive.var() / n + a / b**2 / 1000))
 
 
+@pytest.mark.slow
 def test_generated_labels_are_labels():
     made = fitted("labels-exact").generate(8000, seed=1)["colour"]
     assert set(made) == set("rgb")
@@ -716,6 +724,7 @@ def test_a_seed_is_drawn_and_recorded(method):
     pd.testing.assert_frame_equal(again.summary(), first.summary())
 
 
+@pytest.mark.slow
 @spread("name", CASES, part=0, of=3)
 def test_global_state_is_left_as_it_was(name):
     model, data, method = CASES[name]
@@ -764,6 +773,7 @@ def test_single_precision_on_request(name):
         np.testing.assert_allclose(found.assign().sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_double_precision_is_the_default_without_networks():
     assert fitted("gmm-em").program.dtype == torch.float64
     assert fitted("vae-svi").program.dtype == torch.float32
@@ -884,6 +894,7 @@ def test_gradients_are_taken_where_the_caller_has_switched_them_off(switch):
     assert inside.objective == outside.objective
 
 
+@pytest.mark.slow
 @spread(("switch", "method"), list(itertools.product([torch.no_grad, torch.inference_mode], ["cavi", "em"])), part=1)
 def test_a_verdict_does_not_hang_on_what_the_caller_has_switched_off(switch, method):
     outside, inside = (fit(zoo.BayesianGMM(components=2), GEYSER, method=method, seed=0) for _ in range(2))

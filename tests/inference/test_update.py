@@ -22,6 +22,7 @@ def same(one, other):
     pd.testing.assert_frame_equal(one.trace.drop(columns="seconds"), other.trace.drop(columns="seconds"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "method"),
     [
@@ -47,6 +48,7 @@ def test_the_function_is_the_method(model, data, method):
     assert (np.diff(second.trace["step"]) == 1).all()
 
 
+@pytest.mark.slow
 def test_settings_of_starts_are_left_out_by_the_function_and_refused_of_a_method():
     first = fit(zoo.GMM(2), ROWS[:200], method=EM(restarts=3, start="random", tolerance=1e-3, max_steps=40), seed=0)
     second = update(first, ROWS[200:])

@@ -163,6 +163,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("story", "method"), METHODS, ids=["laplace", "svi", "nuts"])
 def test_methods_agree_with_quadrature(story, method):
     model, data, height = STORIES[story]

@@ -106,6 +106,7 @@ def test_mini_batches_hold_some_groups_only():
     assert by == pytest.approx(at, abs=0.1)
 
 
+@pytest.mark.slow
 def test_saved_labels_come_back(fitted, tmp_path):
     fitted.save(tmp_path)
     loaded = Fit.load(tmp_path, model=Intercepts)
@@ -164,6 +165,7 @@ LABELS = {
 }
 
 
+@pytest.mark.slow
 @spread(("kind", "table"), list(itertools.product(LABELS, [True, False])), part=1, of=7)
 def test_labels_keep_their_order_and_their_meaning(kind, table):
     labels, levels = LABELS[kind]
@@ -180,6 +182,7 @@ def test_labels_keep_their_order_and_their_meaning(kind, table):
     assert predicted == pytest.approx([true[label] for label in some], abs=0.2)
 
 
+@pytest.mark.slow
 def test_new_rows_are_assigned_with_groups_of_their_own():
     @zoo.model(g=zoo.Category("row"), y=zoo.Real("row"))
     def shifted(g, y):
@@ -197,6 +200,7 @@ def test_new_rows_are_assigned_with_groups_of_their_own():
     assert found == pytest.approx(likelihood[1] / sum(likelihood), abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_plate_of_fixed_length_has_room_for_a_new_group():
     """As where `setup` has counted the groups: what a new row reads of the longer plate is drawn from its prior."""
     x = RNG.normal(size=40)

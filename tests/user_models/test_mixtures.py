@@ -97,6 +97,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_method_answers_as_for_the_latent_component(method):
     found, wanted = (fit(model, {"x": X}, method=method, seed=0) for model in (summed, enumerated))
@@ -106,6 +107,7 @@ def test_every_method_answers_as_for_the_latent_component(method):
     assert set(found.generate(4)) == {"x"}
 
 
+@pytest.mark.slow
 def test_components_that_priors_tell_apart_are_named_by_them():
     """A clustering does not know which component is meant to be low: the prior does."""
     found = fit(enumerated, {"x": X}, method="em", seed=0)
@@ -123,6 +125,7 @@ def by_likelihood(x):
         pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(w), dist.Normal(m, s)), obs=x)
 
 
+@pytest.mark.slow
 def test_em_has_closed_forms_and_missing_values_are_left_out():
     x = np.where(np.arange(60) % 7 == 0, np.nan, X)
     assert "em          yes (closed form: w, m, s)" in zoo.explain(by_likelihood, {"x": x})
@@ -141,6 +144,7 @@ def inflated(x):
         pyro.sample("x", dist.ZeroInflatedPoisson(rate, gate=gate), obs=x)
 
 
+@pytest.mark.slow
 def test_em_of_a_zero_inflated_poisson():
     """At the maximum p + (1 - p) exp(-r) is the share of zeros, and (1 - p) r the mean."""
     x = np.where(RNG.random(200) < 0.4, 0, RNG.poisson(3.0, 200)).astype(float)
@@ -201,6 +205,7 @@ def test_a_mixture_as_a_prior_is_summed_out_exactly():
     assert each.objective.value == pytest.approx(sum(moments(t, row)[0] for row in log_density), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_mixture_as_a_prior_is_climbed(name):
     """Also one of components whose values are no function of their arguments alone: its density is the mixture's."""

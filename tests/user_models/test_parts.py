@@ -76,6 +76,7 @@ def test_visits_that_were_not_made_are_left_out():
     assert found.numpy() == pytest.approx(occupied(0.7, 0.4)[0], rel=1e-10)
 
 
+@pytest.mark.slow
 def test_new_rows_have_gaps_of_their_own():
     result = fit(occupancy(), {"y": VISITS}, method=EM(), seed=0)
     psi, p = (float(result.summary().value[n]) for n in ("psi", "p"))

@@ -149,6 +149,7 @@ def lotka_volterra(prey, predators, *, steps: int = 10):
         pyro.sample("predators", dist.LogNormal(median[..., 1].log(), noise), obs=predators)
 
 
+@pytest.mark.slow
 def test_a_differential_equation_has_the_density_of_its_solution():
     program = prepare(lotka_volterra, {"prey": SEEN[0], "predators": SEEN[1]})
     value = program.log_joint(tensors(a=TRUE, start=[30.0, 10.0], noise=0.1)).total()

@@ -81,6 +81,7 @@ def test_positions_do_where_there_are_no_labels():
     assert float(value) == pytest.approx(expected + stats.norm.logpdf(EFFECT, 0.4 * AGE, 1).sum(), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_questions_are_about_rows_of_the_first_table(tmp_path):
     result = fit(Visits(), {"y": Y, "who": WHO, "age": AGE}, method=Laplace(), seed=0)
     u = result.posterior["posterior"]["u"].sel(person="ann").to_numpy()[0]

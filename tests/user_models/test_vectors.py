@@ -122,6 +122,7 @@ def test_one_vector_for_all_rows():
     np.testing.assert_allclose(table.to_numpy(), units(log_joint[None]), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EM(max_steps=3, acceleration=None), MAP(steps=20)], ids=["em", "map"])
 def test_belief_nets_have_their_likelihood(method):
     found = fit(BeliefNet(), BITS, method=method, seed=0)

@@ -97,6 +97,7 @@ def test_every_way_has_the_same_density_and_a_gradient(way):
     assert slopes == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", GATED)
 def test_em_comes_to_the_mode(way):
     mode, height = best()
@@ -106,6 +107,7 @@ def test_em_comes_to_the_mode(way):
         assert float(found.posterior["point_estimate"][name]) == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_responsibilities_of_the_gate_are_bayes_rule():
     found = fit(GATED["times"], {"y": COUNTS}, method=EM(tolerance=1e-10), seed=0)
     p, rate = (float(found.posterior["point_estimate"][n]) for n in ("p", "rate"))
@@ -113,6 +115,7 @@ def test_responsibilities_of_the_gate_are_bayes_rule():
     assert found.assign()[1].to_numpy() == pytest.approx(np.where(COUNTS == 0, closed, 0.0), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_evidence_is_that_of_quadrature():
     evidence, mean = posterior()
     found = fit(GATED["times"], {"y": COUNTS}, method=Laplace(), seed=0)

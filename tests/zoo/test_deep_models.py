@@ -118,6 +118,7 @@ def test_rows_are_encoded_decoded_and_drawn_with_the_labels_that_they_have_or_ma
     np.testing.assert_allclose(bare, labelled.assign({"x": ROWS[:6], "label": np.full(6, -1)}))
 
 
+@pytest.mark.slow
 def test_codes_of_rows_without_label_and_pixel_are_their_posterior(labelled):
     x = ROWS[:2].astype(float)
     x[1, :2] = np.nan

@@ -90,6 +90,7 @@ def log_likelihood(rows, lengths, values):
     return total
 
 
+@pytest.mark.slow
 def test_a_left_right_chain_never_goes_back():
     rows, lengths = stages()
     model = zoo.HiddenMarkov(components=3, lengths=lengths, topology="left-right")

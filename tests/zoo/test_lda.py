@@ -54,6 +54,7 @@ def by_turns(counts, shares, words, alpha, eta, rounds):
     return bound, gamma, lam
 
 
+@pytest.mark.slow
 def test_cavi_climbs_as_the_paper_has_it():
     counts, _ = documents(words=20, length=30)
     counts = counts[:30, counts[:30].sum(0) > 0]

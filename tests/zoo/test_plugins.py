@@ -71,6 +71,7 @@ def tides(installed):
     installed("tides", points + "[latentzoo.methods]\nSounding=tides:Sounding\n", tides=CODE)
 
 
+@pytest.mark.slow
 def test_what_other_packages_add_is_there_as_if_it_shipped(tides, tmp_path, capsys):
     app(["list"], standalone_mode=False)
     listed = capsys.readouterr().out

@@ -75,6 +75,7 @@ def test_columns_apart_are_at_a_maximum():
                 assert height(moved["weights"], moved["means"], moved["scales"], moved["df"]) <= top + 1e-6
 
 
+@pytest.mark.slow
 def test_outliers_hardly_move_a_robust_cluster():
     x = np.random.default_rng(0).normal(size=(100, 2))
     far = np.vstack([x, [[100.0, -100.0]]])

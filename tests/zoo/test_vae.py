@@ -101,6 +101,7 @@ def test_a_linear_autoencoder_is_ppca():
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_are_rows_with_names_for_their_pixels():
     flat = short(zoo.VAE(latent=2, hidden=(3,)), BITS.reshape(12, -1))
     for image in (BITS, BITS[:, None]):
@@ -136,6 +137,7 @@ def test_channels_of_a_decoder_may_stand_first_or_last():
     torch.testing.assert_close(pixels.laid_out(out, 1), out)
 
 
+@pytest.mark.slow
 def test_pixels_that_never_vary_are_kept():
     x = GREY.astype(float)
     x[:, 0, 0] = 7.0
@@ -166,6 +168,7 @@ def test_a_discretized_logistic_is_a_distribution(loc, scale):
 # -- networks of one's own ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_networks_of_ones_own_are_trained_and_saved(tmp_path):
     by_class = short(zoo.VAE(latent=2, decoder=Made), BITS, Encoder(network=Seen))
     again = Fit.load(by_class.save(tmp_path / "class"))

@@ -13,6 +13,7 @@ from tests.cases.linear_vae import LATENT, NOISE, Exact, Wide, data, kept, weigh
 SEEN = [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [Exact, Wide])
 def test_what_is_hidden_is_integrated_out(guide: type) -> None:
     found = kept(guide, data())
@@ -30,6 +31,7 @@ def test_what_is_hidden_is_integrated_out(guide: type) -> None:
     assert whole.attrs["mcse"][15:] == pytest.approx(said.attrs["mcse"][15:], rel=1.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_row_with_gaps_has_the_codes_of_what_is_seen() -> None:
     found = kept(Exact, data())
     half = data(8, seed=5)
@@ -45,6 +47,7 @@ def test_a_row_with_gaps_has_the_codes_of_what_is_seen() -> None:
     assert (abs(got - mean) < 6 * error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [Exact, Wide])
 def test_encode_of_a_row_with_gaps_is_its_posterior(guide: type) -> None:
     found = kept(guide, data())

@@ -143,6 +143,7 @@ def test_draws_are_taken_as_often_as_their_weights_say():
 # -- posteriors in closed form -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS, 40], ids=["at once", "in parts"])
 def test_corrected_rows_have_their_exact_posterior(monkeypatch, rows):
     """Chi-square tests over all rows: errors of means are sqrt(1 / in effect + 1 / kept) of an sd; of q far more."""
@@ -223,6 +224,7 @@ def test_nothing_is_resampled_before_draws_are_read(monkeypatch):
     assert len(made) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_fit_has_the_same_draws(short, tmp_path):
     again = Fit.load(short.save(tmp_path / "fit"), LinearFactors)
     assert torch.equal(again.draws.values["z"], short.draws.values["z"])
@@ -253,6 +255,7 @@ def shifted(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, np.tile([1.0, 2.0], 15)], ids=["plain", "weighted"])
 def test_latents_that_rows_share_may_be_at_a_point(weights):
     """Given mu, z_i is Normal((mu + x_i) / 2, sd sqrt(1/2)), whatever a row weighs; log p(x, mu) is known, too."""
@@ -275,6 +278,7 @@ def test_latents_that_rows_share_may_be_at_a_point(weights):
     assert found.draws.log_p[0] == pytest.approx(total, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_rows_that_are_corrected_are_not_weighed_again_when_one_is_left_out():
     """All draws have the same mu, so each left-out row has its density given that."""
     x = np.random.default_rng(0).normal(2.0, 1.4, 30)
@@ -286,6 +290,7 @@ def test_rows_that_are_corrected_are_not_weighed_again_when_one_is_left_out():
     assert left_out.largest < 0.5
 
 
+@pytest.mark.slow
 def test_rows_may_stand_in_any_dimension():
     @zoo.model(x=Real("row", "column"))
     def grid(x):

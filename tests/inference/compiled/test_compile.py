@@ -242,6 +242,7 @@ def test_what_depends_on_values_falls_back_with_a_warning():
     assert quiet.objective == found.objective
 
 
+@pytest.mark.slow
 def test_no_compiler_falls_back_with_a_warning(monkeypatch):
     monkeypatch.setattr(inference.compiled.compile, "COMPILERS", ("no-such-compiler",))
     monkeypatch.setenv("CXX", "")
@@ -294,6 +295,7 @@ def test_a_factorization_that_breaks_down_at_the_example_is_left_to_the_steps():
         lower(breaks, (torch.eye(2),), program, "auto", 100)(torch.eye(2))
 
 
+@pytest.mark.slow
 def test_batches_with_missing_values_are_not_compiled():
     rows = ROWS.reshape(6, 2).copy()
     rows[0, 1] = np.nan

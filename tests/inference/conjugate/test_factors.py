@@ -492,6 +492,7 @@ def test_what_feeds_nothing_keeps_its_value():
 # -- fits by EM -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_model
 def test_em_climbs_to_a_maximum_of_the_likelihood(name):
     x = table(rows=60)

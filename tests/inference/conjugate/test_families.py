@@ -332,6 +332,7 @@ def test_expected_log_densities_by_quadrature(name):
     assert float(posterior.entropy()[unknown]) == pytest.approx(entropy, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_the_expected_log_density_of_a_normal_gamma_by_quadrature():
     """Over m given t by Gauss-Hermite, exact for a square; over t by adaptive quadrature."""
     program = program_of("normal_gamma")
@@ -914,6 +915,7 @@ def test_a_state_without_rows_takes_the_mode_of_its_prior(state):
     torch.testing.assert_close(found["means"][state], bayesian.model.center)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [[0, 0, 0], [1, 1, 1]], ids=["zeros", "ones"])
 def test_modes_and_maxima_at_an_edge_stay_finite(data):
     """A flat prior and one-sided data put the mode on the edge, where the density of the next step must be finite."""

@@ -111,6 +111,7 @@ def test_a_fit_is_at_the_maximum(fitted):
     np.testing.assert_allclose(fitted.log_prob(x[:7]), exact[:7], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_missing_cells_are_imputed_and_the_fit_comes_back_from_its_files(fitted, tmp_path):
     x = holes(table(40))
     mean, covariance = of("PPCA", fitted.points)

@@ -60,6 +60,7 @@ def two_speeds(x):
         pyro.sample("x", SquaredRate(rate[z]), obs=x)
 
 
+@pytest.mark.slow
 def test_a_family_counts_from_when_it_is_defined():
     assert closed_form(prepare(speeds(), X)).rest == ["rate"]
 

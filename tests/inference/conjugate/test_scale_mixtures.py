@@ -240,6 +240,7 @@ def test_the_mode_of_coefficients_is_the_lasso():
     np.testing.assert_allclose(state.values["beta"].numpy(), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bound_of_coefficients_rises_and_stays_below_the_evidence():
     program = prepared(lasso(), {"x": COLUMNS, "y": Y})
     values, _, _ = climb(program)

@@ -144,6 +144,7 @@ def test_posteriors_are_charted_by_their_numbers():
 # -- fits --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_factor_analysis_of_iris(e_steps):
     """A Heywood case: the likelihood rises to -422.377635 (SciPy) as a column's variance goes to 0, ever slower."""
     model, iris, plain = zoo.FactorAnalysis(factors=1), zoo.datasets.load("iris").iloc[:, :4], -422.379134
@@ -158,6 +159,7 @@ def test_factor_analysis_of_iris(e_steps):
     assert e_steps[0] < 100
 
 
+@pytest.mark.slow
 def test_within_tolerance_is_so_where_steps_are_slow():
     """Dawid and Skene's model of people who are seldom right, against BFGS on its likelihood in NumPy."""
     rng = np.random.default_rng(3)
@@ -182,6 +184,7 @@ def test_within_tolerance_is_so_where_steps_are_slow():
     assert best - found.objective.value < 3e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method", "restarts"),
     [
@@ -204,6 +207,7 @@ def test_fewer_steps_to_the_same_end(model, method, restarts):
     assert (fast.trace["value"].diff().dropna() >= -1e-9).all()
 
 
+@pytest.mark.slow
 def test_plain_steps_are_those_of_plain_em():
     """Where tolerance is 0 every step is one of EM's, and so they are with few steps to go."""
     x = zoo.datasets.load("faithful")
@@ -217,6 +221,7 @@ def test_plain_steps_are_those_of_plain_em():
     assert list(fast.trace["value"]) == list(plain.trace["value"])
 
 
+@pytest.mark.slow
 def test_a_fit_that_stops_early_says_what_is_left():
     """By the ratio of its last gains; the limit is -1119.213971."""
     x = zoo.datasets.load("faithful")
@@ -264,6 +269,7 @@ class Loadings(zoo.Model):
 # -- saddles -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EM(), EM(start={"lam": [541.5, 541.5], "p": [0.5, 0.5]}), CAVI()], ids=str)
 def test_eyes_are_of_two_kinds(method):
     """BUGS has means of 536.8 and 548.9; where both are 541.5, at a saddle, the fit is 5 nats lower."""
@@ -275,6 +281,7 @@ def test_eyes_are_of_two_kinds(method):
         assert "told apart" in found.reason
 
 
+@pytest.mark.slow
 def test_loadings_of_zero_are_left():
     """Where all are 0 no step moves them; the zoo's own model starts along the principal axis."""
     rng = np.random.default_rng(0)

@@ -46,6 +46,7 @@ def with_a_hole(x):
         pyro.sample("x", dist.Normal(m + 0 * ((m - 0.4) * (m - 1.2)).sqrt(), 1.0), obs=x)
 
 
+@pytest.mark.slow
 def test_a_step_that_lowers_the_expected_log_joint_is_not_taken():
     program = prepare(with_a_hole(), torch.tensor([0.5], dtype=AT), dtype=AT)
     values = program.initial()

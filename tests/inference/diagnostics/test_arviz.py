@@ -71,6 +71,7 @@ def drawn_something(figure, path) -> bool:
 # -- ArviZ's own functions -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @sampled
 def test_summary_takes_it(name):
     table = az.summary(fitted(name).posterior)
@@ -79,6 +80,7 @@ def test_summary_takes_it(name):
     assert np.isfinite(table[["mean", "sd"]].astype(float)).all(axis=None)
 
 
+@pytest.mark.slow
 @sampled
 def test_loo_takes_it(name):
     with warnings.catch_warnings():
@@ -209,6 +211,7 @@ def test_summary_claims_nothing_of_chains(name):
     assert "r_hat" not in table.columns
 
 
+@pytest.mark.slow
 @pointed
 def test_a_point_is_no_posterior(name):
     tree = fitted(name).posterior

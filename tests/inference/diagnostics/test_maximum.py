@@ -43,6 +43,7 @@ def test_a_saddle_is_no_maximum():
     assert found.diagnostics["curvature"] < 0
 
 
+@pytest.mark.slow
 def test_starts_that_agree_are_trusted_and_one_start_is_not():
     often = fit(two(), X, method=EM(restarts=6), seed=0, progress=False)
     assert often.verdict.startswith("trust")
@@ -90,6 +91,7 @@ def spare(x):
         pyro.sample("x", dist.Normal(a + b + z, 1.0), obs=x)
 
 
+@pytest.mark.slow
 def test_a_flat_direction_is_named():
     found = fit(spare(), X, method=EM(restarts=2), seed=0, progress=False)
     assert found.verdict.startswith("usable with care: flat along")
@@ -133,6 +135,7 @@ def test_a_step_that_cannot_be_taken_is_no_convergence():
         assert abs(rate - 3.5611) < 0.02 or (not found.converged and found.verdict.startswith("do not trust"))
 
 
+@pytest.mark.slow
 def test_cavi_is_judged_by_weights():
     """With one component q is all but the posterior; where components overlap it is too narrow."""
     good = fit(zoo.BayesianGMM(components=1), X[:, None], method=CAVI(), seed=0, progress=False)
@@ -216,6 +219,7 @@ def counted(y):
             pyro.sample("y", dist.Binomial(n, p), obs=y)
 
 
+@pytest.mark.slow
 def test_states_that_are_numbers_have_no_parameters_that_rows_would_determine():
     found = fit(counted(), [[2, 3], [0, 1], [4, 2], [1, 1]], method="em", seed=0)
     assert "hardly determined" not in found.verdict
@@ -251,6 +255,7 @@ def test_a_prior_that_levels_off_at_the_edge_has_no_pole(high, dtype):
     assert "no maximum" not in found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [2.0, 0.5])
 def test_a_pole_of_one_entry_among_independent_ones_is_seen(low):
     rows = np.array([[1.0, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 1]])

@@ -83,6 +83,7 @@ def test_rows_are_left_out_where_memory_would_be_short():
     assert some.allocations.shape == (3, 133)
 
 
+@pytest.mark.slow
 def test_chains_whose_labels_switch_are_judged_by_relabelled_draws():
     """Draws around one mode, chain by chain under labels of their own: to R-hat they are in different modes."""
     program, draws, _ = shuffled(3, 2000, chains=4)
@@ -119,6 +120,7 @@ def test_chains_that_disagree_which_of_two_a_share_is_of_are_relabelled():
     torch.testing.assert_close(after["level"], draws["level"].flip(-1))
 
 
+@pytest.mark.slow
 def test_chains_in_really_different_modes_are_not_label_switching():
     program, draws, _ = shuffled(3, 2000, chains=4)
     draws["spread"] = draws["spread"] * torch.tensor([1.0, 1.0, 1.0, 1.3]).double().repeat_interleave(500)

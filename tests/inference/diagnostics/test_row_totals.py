@@ -15,6 +15,7 @@ ROWS = 400
 RUNS = 30
 
 
+@pytest.mark.slow
 def test_some_rows_tell_the_evidence_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     x = data(ROWS)
     truth = log_evidence(x).sum()
@@ -48,6 +49,7 @@ def test_the_errors_of_totals_of_some_rows_are_right(monkeypatch: pytest.MonkeyP
     assert abs(bounds.std() / np.mean([t.spread for t in many]) - 1) < 4 / math.sqrt(2 * RUNS)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_says_nothing_has_collapsed() -> None:
     found = kept(Silent, data())
     assert any("posterior collapse: in 2 of 2 coordinates" in w for w in found.warnings)

@@ -72,6 +72,7 @@ def test_numbers_are_kept_whole_and_rounded_in_print():
     assert repr(Summary(chains)).splitlines()[1].split() == ["a", "1234", "nan", "0.046"]
 
 
+@pytest.mark.slow
 def test_many_rows_are_cut_as_pandas_cuts_them():
     table = summary([f"x[{i}]" for i in range(70)], draws=20)
     lines = repr(table).splitlines()
@@ -93,6 +94,7 @@ def test_what_is_no_summary_any_more_prints_as_pandas_prints_it():
     assert isinstance(table["mean"], pd.Series)
 
 
+@pytest.mark.slow
 def test_summaries_of_fits_are_such_frames():
     for method in ("em", "cavi"):
         made = fit(zoo.BayesianGMM(components=2), "faithful", method=method, seed=0, progress=False)

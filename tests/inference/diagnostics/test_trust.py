@@ -64,6 +64,7 @@ def test_mean_field_on_a_funnel_is_not_to_be_trusted():
     assert any("khat" in w for w in found.warnings)
 
 
+@pytest.mark.slow
 def test_diagnostics_and_verdict_survive_to_a_file(tmp_path):
     found = fit(zoo.BetaBernoulli(), [1, 0, 1], method=SVI(steps=60), seed=0)
     again = type(found).load(found.save(tmp_path / "fit"))
@@ -89,6 +90,7 @@ def heavy(x):
         pyro.sample("x", dist.Cauchy(s, 4.0), obs=x)
 
 
+@pytest.mark.slow
 def test_the_evidence_has_an_error_where_the_weights_have_no_variance():
     """A Normal's weights of a posterior with heavy tails: the wider look's are bounded, and so is their error."""
     x = np.array([-1.0, 2.0])

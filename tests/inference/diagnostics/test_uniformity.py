@@ -21,6 +21,7 @@ def least_tail(values, points):
     return min(tails)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [7, 60])
 def test_p_value_is_the_share_of_uniform_samples_with_a_smaller_statistic(n):
     noise, count = np.random.default_rng(1), 2000
@@ -39,6 +40,7 @@ def test_two_numbers_by_hand():
     assert p_value(np.array([0.1, 0.8])) == 1.0
 
 
+@pytest.mark.slow
 def test_p_values_of_uniform_numbers_are_below_each_level_as_often_as_it_says():
     noise, count = np.random.default_rng(2), 200
     p = np.array([p_value(noise.random(50)) for _ in range(count)])

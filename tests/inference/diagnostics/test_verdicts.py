@@ -84,6 +84,7 @@ def test_uncorrected_draws_are_those_of_q():
     assert "weight" not in found.posterior["sample_stats"]
 
 
+@pytest.mark.slow
 def test_shifts_are_labelled_as_summaries_are():
     whole = fit(NonCentred(), SCHOOLS, method=Laplace(collapse=False), seed=0, progress=False)
     assert list(whole.shifts.index) == list(whole.summary().index)
@@ -91,6 +92,7 @@ def test_shifts_are_labelled_as_summaries_are():
     assert list(collapsed.shifts.index) == ["tau"]  # the rest is drawn exactly given it, and q says nothing of it
 
 
+@pytest.mark.slow
 def test_corrected_draws_are_saved_and_read(tmp_path):
     found = fit(skewed(), WAITS, method=Laplace(), seed=0, progress=False)
     again = Fit.load(found.save(tmp_path / "fit"), skewed)
@@ -102,6 +104,7 @@ def test_corrected_draws_are_saved_and_read(tmp_path):
         assert again.posterior[group].to_dataset().identical(found.posterior[group].to_dataset())
 
 
+@pytest.mark.slow
 def test_a_weight_of_two_is_the_row_twice():
     weights = [2, 1, 3]
     found = fit(skewed(), WAITS, method=Laplace(), seed=0, weights=weights, progress=False)
@@ -255,6 +258,7 @@ def test_a_coin_is_trusted():
     assert fit(coin(a=2.0), FLIPS, method=Laplace(), seed=0, progress=False).verdict.startswith("trust")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
 def test_there_is_one_khat_with_its_error(corrected):
     """Of 10,000 draws the tail has 300: k-hat is known to (1 + k) / sqrt(300), and other draws agree within it."""
@@ -312,6 +316,7 @@ LABELLED = {
 }
 
 
+@pytest.mark.slow
 @spread(
     ("case", "method"),
     [(case, method) for case in LABELLED for method in (Laplace(), Pathfinder())],

@@ -42,6 +42,7 @@ def test_an_update_solves_its_equation(draws):
     torch.testing.assert_close(new, mean / (1 + rate) + weight * (s @ pull + middle))
 
 
+@pytest.mark.slow
 def test_a_normal_posterior_is_found_exactly():
     """From gradients at a few hundred draws, where steps along gradients take tens of thousands."""
     found = matched(SumOfTwo(), X)

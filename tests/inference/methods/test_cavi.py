@@ -218,6 +218,7 @@ def is_a_maximum(found: Fit, step: float = 1e-3) -> bool:
     return True
 
 
+@pytest.mark.slow
 @spread("name", ALL, part=0, of=12)
 def test_the_bound_is_that_of_draws_rises_to_a_maximum_and_is_the_evidence_where_q_is_exact(name):
     model, data = ALL[name]
@@ -368,6 +369,7 @@ def chain_evidence(x):
     return over_assignments(len(x), 2, log_joint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "evidence"),
     [
@@ -411,6 +413,7 @@ def test_two_ways_to_declare_a_chain_have_one_bound():
     assert ends[0] == pytest.approx(ends[1], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_mean_and_precision_apart_reach_the_best_factorized_bound():
     """L of Normal(m, s^2) Gamma(a, b), written out and maximized numerically; the evidence by quadrature."""
     x, mu0, sd0, a0, b0 = TINY, 1.0, 2.0, 2.0, 0.5
@@ -534,6 +537,7 @@ def test_responsibilities_are_those_of_expected_log_densities(covariance, faithf
         np.testing.assert_allclose(table, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_responsibilities_of_a_chain_are_its_smoothed_states():
     """Forward and backward sums over two states, by every path."""
     found = fit(same_short_chain, TINY, method=TIGHT, seed=0)
@@ -553,6 +557,7 @@ def test_responsibilities_of_a_chain_are_its_smoothed_states():
     np.testing.assert_allclose(found.assign(), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @spread("name", ["three_levels", "hidden_chain", "regression_mixture", "normal_wishart_mixture"], part=1, of=2)
 def test_draws_have_the_moments_of_q(name):
     model, data = ALL[name]
@@ -619,6 +624,7 @@ def table_of(name):
     return model, table
 
 
+@pytest.mark.slow
 @spread("name", TABLES, part=1, of=3)
 def test_a_weight_repeats_a_row_and_zero_drops_it(name):
     model, table = table_of(name)
@@ -686,6 +692,7 @@ def test_restarts_keep_the_best_end(faithful):
     assert ends[-1] > ends[0]
 
 
+@pytest.mark.slow
 def test_a_random_start_finds_the_clusters_too(faithful):
     ends = [
         fit(zoo.BayesianGMM(), faithful, method=CAVI(start=s), seed=1).objective.value for s in ("kmeans", "random")
@@ -718,6 +725,7 @@ def test_empty_components_are_named_with_their_size():
     np.testing.assert_allclose(q.kappa[sizes < 0.5], 0.1, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [3, 8])
 def test_rows_repeated_many_times_make_no_nan(components):
     rows = np.r_[np.random.default_rng(0).normal(size=(20, 2)), np.repeat([[0.3, 0.2]], 30, axis=0)]
@@ -734,6 +742,7 @@ def test_a_far_outlier_makes_no_nan(faithful):
     assert not found.assign().isna().to_numpy().any()
 
 
+@pytest.mark.slow
 def test_not_converged_is_said(faithful):
     found = fit(zoo.BayesianGMM(components=5), faithful, method=CAVI(max_steps=3), seed=0)
     assert not found.converged
@@ -757,6 +766,7 @@ def test_what_is_not_legal_says_why(model, data, method, reason):
         fit(model, data, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "converged", "said"),
     [
@@ -881,6 +891,7 @@ def test_more_rows_one_after_the_other_are_all_rows_at_once(model, data):
     assert len(second.trace) > len(first.trace)
 
 
+@pytest.mark.slow
 def test_more_rows_of_a_mixture_sharpen_it(faithful):
     first = fit(zoo.BayesianGMM(), faithful.iloc[:100], method=CAVI(), seed=0)
     second = CAVI().update(first, faithful.iloc[100:])

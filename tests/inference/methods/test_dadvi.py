@@ -183,6 +183,7 @@ def test_what_has_no_density_is_refused_and_settings_are_checked():
         DADVI(draws=7)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_read(tmp_path):
     found = dadvi(NormalMean(), X)
     found.save(tmp_path / "fit")

@@ -163,6 +163,7 @@ def test_latent_classes_reach_their_published_maximum(components, log_likelihood
 # -- models the library has never seen ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mixture_of_bernoullis_recovers_its_profiles():
     x, which = profiles()
     found = fit(BernoulliMixture(), x, method=EM(restarts=3), seed=0)
@@ -180,6 +181,7 @@ def test_a_mixture_of_bernoullis_recovers_its_profiles():
     assert found.objective.value == pytest.approx(logsumexp(logits, axis=1).sum() + prior, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mixture_of_lines_recovers_them(seed):
     data = lines(seed=seed)
@@ -207,6 +209,7 @@ def test_a_mixture_of_lines_recovers_them(seed):
 # -- generalized EM ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_student_mixture_is_at_a_maximum():
     x = heavy_tails()
     found = fit(StudentMixture(), x, method="em", seed=0)
@@ -226,6 +229,7 @@ def test_student_mixture_is_at_a_maximum():
     np.testing.assert_allclose(np.sort(point["loc"]), [-3, 2], atol=5 * 1.2 / np.sqrt(160))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_cholesky_factors_reach_what_covariances_reach(seed, faithful):
     """Declared parameter values are far off (unit factors, a mean below any row), so the first step goes far."""
@@ -497,6 +501,7 @@ def test_spherical_units_are_shared_by_all_columns(faithful):
     np.testing.assert_allclose(moved.assign(), plain.assign(), atol=1e-6)
 
 
+@pytest.mark.slow
 @spread(
     ("model", "data"),
     [

@@ -216,6 +216,7 @@ def test_a_start_at_the_maximum_stays_there(kind, faithful, tmp_path):
     assert Fit.load(tmp_path).method == method
 
 
+@pytest.mark.slow
 def test_a_start_may_be_partial_and_order_the_components(faithful):
     means = np.array([[4.3, 80.0], [2.0, 54.5]])
     found = fit(zoo.GMM(2), faithful, method=EM(start={"means": means}), seed=0)
@@ -274,6 +275,7 @@ def test_states_that_are_declared_alike_do_not_stay_alike():
     assert sorted(found.points["mu"].tolist()) == pytest.approx([x[:8].mean(), x[8:].mean()], abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method", "runs"),
     [
@@ -450,6 +452,7 @@ def test_gradient_steps_stay_positive_definite_where_entries_leave_the_cone(name
     )
 
 
+@pytest.mark.slow
 @spread(
     ("name", "covariance"),
     [(name, c) for i, name in enumerate(MATRICES) for c in (("full", "tied"), ("tied", "full"))[i % 2]],
@@ -495,6 +498,7 @@ def zero_inflated(opened):
     return story()
 
 
+@pytest.mark.slow
 def test_a_rate_of_zero_is_climbed_to_the_maximum():
     counts = np.r_[np.zeros(60, int), np.random.default_rng(0).poisson(4, 40)]
 
@@ -621,6 +625,7 @@ def test_tiny_clusters_collapse_with_a_warning_and_no_nan(rows):
     assert any("collapsed" in w or "rows in effect" in w for w in found.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [EM(), EM(hard=True), EM(restarts=3), EM(batch_size=10)], ids=["plain", "hard", "restarts", "batches"]
 )

@@ -205,6 +205,7 @@ def test_missing_answers_say_nothing(method: str) -> None:
     np.testing.assert_allclose(with_gaps.posterior[group]["p"], without.posterior[group]["p"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_missing_answers_in_a_matrix_of_categories() -> None:
     """The density of a row of latent classes is the sum over classes of products over the answers that were given."""
 

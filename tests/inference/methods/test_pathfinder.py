@@ -91,6 +91,7 @@ def test_a_normal_posterior_is_found_exactly():
     assert found.warnings == []
 
 
+@pytest.mark.slow
 def test_a_coin_has_its_beta_posterior():
     found = found_by_paths(coin(a=2.0), FLIPS, draws=4000)
     exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
@@ -146,6 +147,7 @@ def test_a_funnel_is_reported():
     assert found.verdict.startswith("do not trust")
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_read(tmp_path):
     found = found_by_paths(coin(), FLIPS)
     found.save(tmp_path / "fit")

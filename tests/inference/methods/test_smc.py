@@ -59,6 +59,7 @@ def clusters(x):
 # -- evidence ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [EightSchools(), NonCentred()], ids=lambda m: type(m).__name__)
 def test_eight_schools_have_the_evidence_and_the_posterior_of_quadrature(reference, model):
     exact = reference("small_exact.json")["eight_schools_posteriordb"]
@@ -81,6 +82,7 @@ def test_errors_are_what_they_say(seeds):
     assert stats.chi2(seeds).ppf(0.001) < (z**2).sum() < stats.chi2(seeds).ppf(0.999)
 
 
+@pytest.mark.slow
 def test_modes_far_apart_have_their_masses():
     """At a = 6 and a = -6, with 0.2 and 0.8 of the mass; a chain stays in one of them."""
     found = found_by(two_sided, [6.0])
@@ -123,12 +125,14 @@ def test_closed_forms(name):
         assert abs(z_of(found_by(model, data), exact)) < 3.5
 
 
+@pytest.mark.slow
 def test_weights_are_rows_that_come_again():
     weights = [2.0] * 4 + [1.0] * 6
     exact = found_by(coin, FLIPS[:4] + FLIPS, "exact").objective.value
     assert abs(z_of(found_by(coin, FLIPS, weights=weights), exact)) < 3
 
 
+@pytest.mark.slow
 def test_units_do_not_matter():
     """Data in millionths and millions, with priors in the same units: the same posterior in these units."""
 
@@ -164,6 +168,7 @@ def test_exchangeable_components_come_in_all_orders():
 # -- what it says and refuses -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_a_fit_like_others(tmp_path):
     found = found_by(coin, FLIPS)
     assert found.verdict.startswith("trust")
@@ -180,6 +185,7 @@ def test_it_is_a_fit_like_others(tmp_path):
     assert Fit.load(tmp_path / "fit").objective == found.objective
 
 
+@pytest.mark.slow
 def test_a_vector_without_a_density_leaves_the_others_alone(monkeypatch):
     """All are evaluated at once, though at some of them a precision matrix has no Cholesky factor."""
     program = prepare(*ZOO_CASES["BayesianGMM"][0], device="cpu", dtype=torch.float64)
@@ -241,6 +247,7 @@ def test_relabelled_particles_lie_in_one_region_and_have_the_likelihood_that_the
     assert ParticleLabels.of(Density(prepare(coin, FLIPS)), torch.zeros(3, 1).double()) is None
 
 
+@pytest.mark.slow
 def test_populations_that_disagree_are_reported():
     found = found_by(two_sided, [60.0], SMC(populations=4, particles=20, moves=1, compile=False))
     assert not found.converged

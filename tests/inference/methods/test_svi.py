@@ -74,6 +74,7 @@ def near(objective, best):
 # -- known posteriors --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "site", "seed"), [(coin, "heads", 0), pytest.param(zoo.BetaBernoulli(), "p", 1, marks=pytest.mark.slow)]
 )
@@ -513,6 +514,7 @@ def test_a_fit_inside_the_users_own_scope_leaves_it():
         assert torch.equal(pyro.param("weights").detach(), torch.tensor([7.0]))
 
 
+@pytest.mark.slow
 def test_without_a_seed_one_is_drawn_and_recorded():
     first, second = (fit(coin, FLIPS, method=SVI(steps=5)) for _ in range(2))
     assert first.seed != second.seed
@@ -520,6 +522,7 @@ def test_without_a_seed_one_is_drawn_and_recorded():
     assert again.objective == first.objective
 
 
+@pytest.mark.slow
 def test_what_data_say_of_collapsed_latents_is_looked_for_once(monkeypatch):
     """All steps are on all rows, so that none of them has to find it anew."""
     looked = []

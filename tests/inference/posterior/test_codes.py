@@ -157,6 +157,7 @@ def test_annealing_gives_the_exact_density_whatever_the_guide(trained: Fit) -> N
     assert np.all(np.abs(weighted - truth) < 5 * np.array(weighted.attrs["mcse"]))
 
 
+@pytest.mark.slow
 def test_draws_of_very_many_latents_are_kept_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_module, "LARGEST", 1000)
     found = kept(Exact, data())

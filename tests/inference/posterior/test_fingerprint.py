@@ -83,6 +83,7 @@ def decoder(width=4, slope=nn.Tanh):
     return Decoded
 
 
+@pytest.mark.slow
 def test_networks_are_looked_at_with_their_fitted_weights(tmp_path):
     """Locals of more rows than are looked at, float32 by default or not; another slope is another likelihood."""
     rows = np.random.default_rng(1).normal(size=(100, 3))

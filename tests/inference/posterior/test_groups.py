@@ -41,6 +41,7 @@ def draws(name: str, group: str) -> dict[str, np.ndarray]:
 # -- densities ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_observed_site_has_its_own_log_likelihood():
     latents, found = draws("two", "posterior"), draws("two", "log_likelihood")
     assert set(found) == {"x", "y"}
@@ -49,6 +50,7 @@ def test_each_observed_site_has_its_own_log_likelihood():
     np.testing.assert_allclose(found["y"], stats.norm(0, latents["s"][:, None]).logpdf(y), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_rows_of_which_nothing_is_observed_are_left_out_and_named():
     tree, found, whole = fitted("gaps").posterior, draws("gaps", "log_likelihood"), draws("gaps", "posterior")
     kept = GAPS["x"].dropna()
@@ -64,6 +66,7 @@ def test_rows_of_which_nothing_is_observed_are_left_out_and_named():
         assert tree["posterior_predictive"][name].shape[2:] == tree["observed_data"][name].shape == (rows,)
 
 
+@pytest.mark.slow
 def test_sites_that_share_a_rows_state_add_up_by_the_chain_rule():
     m, found = draws("mixed", "posterior")["m"][:, None], draws("mixed", "log_likelihood")
     x, y = COLUMNS["x"].to_numpy(), COLUMNS["y"].to_numpy()
@@ -74,6 +77,7 @@ def test_sites_that_share_a_rows_state_add_up_by_the_chain_rule():
     assert "x, globals" in fitted("mixed").posterior["log_likelihood"]["y"].attrs["note"]
 
 
+@pytest.mark.slow
 def test_log_prior_has_a_density_for_each_prior():
     latents, found = draws("trees", "posterior"), draws("trees", "log_prior")
     np.testing.assert_allclose(found["rate"], stats.gamma(2, scale=2).logpdf(latents["rate"]), rtol=1e-9)
@@ -84,6 +88,7 @@ def test_log_prior_has_a_density_for_each_prior():
 # -- simulations --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predictions_stand_at_the_draws_they_come_from():
     found, latents = draws("schools", "posterior_predictive")["effect"], draws("schools", "posterior")["theta"]
     noise = (found - latents) / np.asarray(SCHOOLS["error"])
@@ -108,6 +113,7 @@ def test_simulations_are_whole_numbers_and_labels():
         assert set(np.unique(variables["kind"])) == {"ash", "beech", "oak"}
 
 
+@pytest.mark.slow
 def test_nothing_is_worked_out_before_it_is_looked_at(monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("worked out")
@@ -129,6 +135,7 @@ def test_the_tree_can_be_copied_and_pickled():
             assert again[group].to_dataset().equals(tree[group].to_dataset())
 
 
+@pytest.mark.slow
 def test_fewer_draws_are_simulated_of_large_data(monkeypatch):
     monkeypatch.setattr("inference.posterior.replicates.LARGEST", 2 * N * 100)
     found = fit(CASES["two"][0], COLUMNS, method=Laplace(), seed=0, progress=False).posterior
@@ -183,6 +190,7 @@ def in_summary_and_in_words(found: Fit) -> tuple[list[str], list[str]]:
     return found.summary().index.tolist(), said
 
 
+@pytest.mark.slow
 def test_verdicts_name_entries_as_the_summary_does():
     """Labels of rows, of categories and of columns, and numbers where there are none."""
     for name in ("trees", "schools", "two"):

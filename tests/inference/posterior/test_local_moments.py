@@ -38,6 +38,7 @@ def scores(w, x):
     return mean, np.sqrt((share * (1 / precision[:, None] + (means - mean) ** 2)).sum(0))
 
 
+@pytest.mark.slow
 def test_scores_of_factors_at_a_point_are_exact(tmp_path):
     x = X.copy()
     x[3, 1] = x[5, :2] = np.nan
@@ -55,6 +56,7 @@ def test_scores_of_factors_at_a_point_are_exact(tmp_path):
     assert Fit.load(found.save(tmp_path / "fit")).assign(NEW).equals(found.assign(NEW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     ["map", pytest.param(Laplace(), marks=pytest.mark.slow), pytest.param(SVI(steps=200), marks=pytest.mark.slow)],

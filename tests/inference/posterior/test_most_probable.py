@@ -133,6 +133,7 @@ def test_two_latents_of_each_row() -> None:
         found.assign(site="c")
 
 
+@pytest.mark.slow
 def test_a_latent_in_two_plates() -> None:
     """A state for each cell of a table has labels of rows and columns; here beside one for each row."""
     x = np.array([[0.1, 2.2, 4.0], [1.0, 3.1, 2.0]])

@@ -89,6 +89,7 @@ def test_labels_are_taken_from_a_point(fits):
         np.testing.assert_array_equal(made.posterior["point_estimate"]["means"], point["means"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EM(), Laplace(), Laplace(corrected=False)], ids=["em", "laplace", "as it was"])
 def test_a_share_and_the_rest_of_it_change_places(method, tmp_path):
     y = np.concatenate([np.linspace(-1, 1, 12), np.linspace(7, 9, 4)])
@@ -151,6 +152,7 @@ def test_draws_of_chains_are_relabelled_one_by_one(tmp_path):
     np.testing.assert_allclose(again.posterior["log_likelihood"]["y"], made.posterior["log_likelihood"]["y"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_warnings_that_number_components_say_that_these_are_old_numbers():
     x = np.concatenate([np.linspace(0, 1, 6), np.linspace(50, 51, 60)])[:, None]
     made = fit(zoo.BayesianGMM(components=5), x, method=CAVI(), seed=0, progress=False)

@@ -42,6 +42,7 @@ def files(folder):
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_named(tmp_path):
     folder = regression().save(tmp_path / "fit")
     rng = np.random.default_rng(0)
@@ -73,6 +74,7 @@ def test_sums_that_are_gone_are_asked_for(tmp_path):
         Fit.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_all_files_have_the_mode_that_the_user_asked_for(mask, tmp_path):
     before = os.umask(mask)
@@ -85,6 +87,7 @@ def test_all_files_have_the_mode_that_the_user_asked_for(mask, tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     """As a limit of file sizes, which the libraries meet as they meet a full disk."""
     flips().save(tmp_path / "fit")

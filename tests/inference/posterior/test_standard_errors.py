@@ -85,6 +85,7 @@ def geyser() -> Fit:
     return fit(zoo.GMM(components=2), GEYSER, method=EM(tolerance=1e-10), seed=0)
 
 
+@pytest.mark.slow
 def test_of_a_mixture_by_finite_differences():
     """Second differences of `log_prob` over weights, means and the matrices' entries, symmetric ones together."""
     found = geyser()
@@ -114,6 +115,7 @@ def test_of_a_mixture_by_finite_differences():
     assert errors[0] == pytest.approx(errors[1])
 
 
+@pytest.mark.slow
 def test_bootstraps_are_near_the_information():
     """The ratio of two standard errors of one estimate, each known to 1 / sqrt(2 draws), where n = 272 is large."""
     found = geyser()
@@ -142,6 +144,7 @@ def test_refits_together_are_those_one_by_one():
             np.testing.assert_allclose(together[name][i].numpy(), value.numpy(), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_the_data_do_not_determine_is_named():
     found = fit(twice, [0.3, 0.4, 1.1], method=MAP(steps=300), seed=0)
     with pytest.raises(zoo.FitError, match=r"singular along '[ab]'"):

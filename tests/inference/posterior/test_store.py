@@ -155,6 +155,7 @@ def test_the_same_answers_in_a_new_process(saved, tmp_path):
     assert not different
 
 
+@pytest.mark.slow
 @every
 def test_everything_comes_back(name, saved):
     before, after = fitted(name), Fit.load(saved[name])
@@ -186,6 +187,7 @@ def test_loading_leaves_global_state_alone(name, saved):
     assert torch.get_default_dtype() == dtype
 
 
+@pytest.mark.slow
 @spread("name", CASES, part=1)
 def test_a_loaded_fit_saves_to_the_same(name, saved, tmp_path):
     again = Fit.load(saved[name]).save(tmp_path / "again")

@@ -31,6 +31,7 @@ def test_images_share_a_scale_and_codes_have_a_colour_for_each_label() -> None:
         assert len(latent_map(codes, ("a", "b"), labels).axes[0].collections) == parts
 
 
+@pytest.mark.slow
 def test_a_fit_draws_its_images_and_codes() -> None:
     found = kept(Exact, data())
     assert len(found.draw_images(n=5).axes) == 15

@@ -106,6 +106,7 @@ def test_a_saved_comparison_is_reported_again(tmp_path):
     made.save(place)
 
 
+@pytest.mark.slow
 def test_a_saved_fit_is_reported(tmp_path):
     place = fit("BetaBernoulli", [1, 0, 1, 1], method="exact", seed=0).save(tmp_path)
     assert "exact: verdict" in report(place).read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ def test_a_fit_replaces_a_comparison_and_the_other_way_round(tmp_path):
     assert "fit.json" not in files(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stranger", ["notes.txt", "exact/notes.txt", "more/tensors.safetensors"])
 def test_a_folder_with_anything_else_is_refused_and_left_alone(stranger, tmp_path):
     if stranger != "notes.txt":

@@ -54,6 +54,7 @@ def plain():
     return answers()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_surroundings_change_nothing_and_are_left_as_they_were(name, plain):
     given, handlers, precision = answers(SURROUNDINGS[name])

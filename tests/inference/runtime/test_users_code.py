@@ -64,6 +64,7 @@ def test_what_fails_after_it_was_traced_or_beside_forward_names_its_line(where):
         assert re.search(said, table.table.loc["svi", "note"])
 
 
+@pytest.mark.slow
 def test_a_function_for_progress_raises_what_it_raises():
     def stop(*told):
         raise EOFError("enough")

@@ -122,6 +122,7 @@ def crossing(seed, n=300):
     return {"t": t, "y": np.where(z == 1, 2 * t, -2 * t) + 0.3 * rng.normal(size=n)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("model", "data"), [(Columns(), columns), (Trials(), trials)], ids=["columns", "trials"])
 def test_a_start_from_the_data_is_as_good_as_one_from_the_truth(model, data, seed):
@@ -148,6 +149,7 @@ def test_states_are_looked_for_in_what_they_feed():
     assert covariates(program, state) == ["t"]
 
 
+@pytest.mark.slow
 def test_missing_cells_of_what_is_fed_count_for_nothing():
     x, truth = columns(1)
     x[::5, 0] = np.nan
@@ -158,6 +160,7 @@ def test_missing_cells_of_what_is_fed_count_for_nothing():
     assert found > fit(Columns(), x, method=EM(start=truth), seed=0).objective.value - CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_other_methods_start_on_the_lines_that_cross(seed):
     with seeded(seed):

@@ -68,6 +68,7 @@ def test_what_cannot_go_together_goes_one_by_one():
     assert Laplace().together(program) == 1
 
 
+@pytest.mark.slow
 def test_laplace_hands_out_the_same_normal_unjudged():
     program = prepare(NonCentred(), SCHOOLS)
     with seeded(2):

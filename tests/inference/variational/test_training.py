@@ -93,6 +93,7 @@ def test_epochs_are_passes_over_the_rows():
 # -- rows held back ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_held_back_are_evaluated_as_the_bound_is():
     bound = bound_of()
     train, held = parted(bound.program, 0.25)

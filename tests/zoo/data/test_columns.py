@@ -35,6 +35,7 @@ class Pairs(zoo.Model):
 # -- columns by name --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_columns_fill_fields_of_other_names_and_a_fit_remembers_them(tmp_path):
     plain = fit(
         "bayesian_regression", BLOOD[["age", "bmi", "sbp"]].rename(columns={"sbp": "y"}), method="exact", seed=0

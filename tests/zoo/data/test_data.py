@@ -554,6 +554,7 @@ def test_a_missing_label_is_missing():
         prepare(by_kind(), KINDS.assign(kind=["low", None, "low", "top"]))
 
 
+@pytest.mark.slow
 def test_labels_are_used_in_every_answer():
     result = fit(by_kind(), KINDS, method=EM(max_steps=20), seed=0)
     new = pd.DataFrame({"y": [5.0], "kind": ["mid"]})

@@ -285,6 +285,7 @@ def test_independent_entries_are_left_out():
     np.testing.assert_allclose(found, each.sum(1), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_plates_of_entries_are_left_out():
     @zoo.model(x=Real("row", "item"))
     def noisy(x):
@@ -527,6 +528,7 @@ def test_the_elbo_of_a_mixture_of_vectors_is_below_the_evidence():
     assert logsumexp(parts) - 4 < found.objective.value <= logsumexp(parts)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_bits_is_below_the_evidence():
     x = BITS[:8]
     found = fit(BernoulliMixture(), x, method=CAVI(tolerance=1e-9), seed=0)
@@ -560,6 +562,7 @@ def test_a_missing_number_is_a_dropped_row(case):
     pd.testing.assert_frame_equal(found.summary(), dropped.summary(), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_missing_response_is_a_dropped_row():
     kept = {n: v[~np.isnan(LINES["y"])] for n, v in LINES.items()}
     model = zoo.MixtureOfRegressions(intercept=False)
@@ -837,6 +840,7 @@ def test_networks_take_gaps():
     assert found.log_prob(BLANK[:4]).notna().all()
 
 
+@pytest.mark.slow
 def test_single_precision_agrees():
     start = start_for("full")
     found = [fit(zoo.GMM(), GAPS, method=EM(start=start, max_steps=20), seed=0, dtype=t) for t in (torch.float32, None)]

@@ -493,6 +493,7 @@ def test_fitting_trains_a_copy():
     assert list(pyro.get_param_store().keys()) == []
 
 
+@pytest.mark.slow
 def test_the_same_fit_whatever_was_fitted_before():
     reseed(0)
     model = Decoder()

@@ -43,6 +43,7 @@ def test_columns_are_those_of_patsy(formula):
         assert sorted(map(tuple, columns.T.round(9))) == sorted(map(tuple, expected.T.round(9)))
 
 
+@pytest.mark.slow
 def test_a_regression_by_formula_keeps_names_and_coding(tmp_path):
     model = zoo.BayesianRegression.from_formula("sbp ~ scale(age) + site + sex", pl.from_pandas(ROWS))
     result = fit(model, ROWS, method="exact", seed=0)
@@ -87,6 +88,7 @@ def test_other_fields_come_from_columns():
     assert data.columns == {"exposure": ("days",), "x": ("age",), "y": ("falls",)}
 
 
+@pytest.mark.slow
 def test_group_terms_are_groups():
     model = zoo.HierarchicalRegression.from_formula("sbp ~ age + sex + (1 | site)", ROWS)
     assert not model.slopes
@@ -157,6 +159,7 @@ def test_dates_are_no_predictors_and_identifiers_are_told():
         Design("sbp ~ age", labelled)
 
 
+@pytest.mark.slow
 def test_models_of_two_formulas_are_told_apart_and_pickle():
     two = [zoo.BayesianRegression.from_formula(f"sbp ~ {x}", ROWS) for x in ("age", "log(age)")]
     table = compare(two, ROWS, methods=["exact"], seed=0, progress=False).table

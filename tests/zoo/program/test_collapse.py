@@ -295,6 +295,7 @@ def shrunk(y, x, *, kind: str = "variance"):
         pyro.sample("y", dist.Normal(b[0] + b[1] * x, sigma), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["variance", "precision"])
 def test_a_scale_that_all_share_is_integrated_out_after_normals(kind):
     """y is a multivariate Student t then, with 2 a degrees of freedom (Bernardo and Smith 1994), and draws say so."""
@@ -336,6 +337,7 @@ def test_nothing_is_collapsed_where_nothing_would_be_left():
     assert set(found.stays.values()) == {"nothing would be left to draw"}
 
 
+@pytest.mark.slow
 def test_weights_repeat_rows_of_what_groups_share_and_keep_locals():
     """Weight 2 is a row twice for effects of groups; a latent of each row would be two of them, and stays."""
     weights = RNG.integers(1, 4, len(Y)).astype(float)
@@ -348,6 +350,7 @@ def test_weights_repeat_rows_of_what_groups_share_and_keep_locals():
     assert rows.stays["rate"] == "rows have weights, each of which would repeat it"
 
 
+@pytest.mark.slow
 def test_missing_cells_are_left_out():
     """A missing answer says nothing, collapsed or not."""
     holes = data()

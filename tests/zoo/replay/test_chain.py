@@ -614,6 +614,7 @@ def test_the_log_joint_of_a_hidden_markov_model_is_that_of_its_story(case, seed)
         np.testing.assert_allclose(found[:, k], (value.softmax(0)[:, None] * (every == k)).sum(0), atol=1e-12)
 
 
+@pytest.mark.slow
 @hidden
 def test_expectation_maximization_climbs_to_where_its_gradient_vanishes(case):
     model, data = HIDDEN[case]
@@ -800,6 +801,7 @@ def test_no_method_takes_a_chain_apart():
     assert climbed.objective.value == pytest.approx(float(climbed.log_prob().sum()), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_questions_about_many_rows_are_answered_about_all_at_once(monkeypatch):
     monkeypatch.setattr("inference.posterior.rows.CELLS", 100)
     x = counts_in_regimes(3000)
@@ -858,6 +860,7 @@ def test_bounds_are_below_the_evidence_over_all_paths():
     assert climbed.objective.value > exact - 2.0
 
 
+@pytest.mark.slow
 def test_the_mode_under_priors_is_where_the_gradient_vanishes():
     found = fit(believed(), COUNTS, method=EM(tolerance=1e-11), seed=0, device="cpu", progress=False)
     assert "closed form: first, move, rate" in zoo.explain(believed(), COUNTS)

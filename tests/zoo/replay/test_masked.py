@@ -75,6 +75,7 @@ def test_rows_with_a_label_are_conditioned_on_and_others_summed_over():
     assert program.responsibilities(values)["z_unobserved"].numpy() == pytest.approx(states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EM(tolerance=1e-10), EM(gradient=True), CAVI()], ids=["em", "gradient", "cavi"])
 def test_ascents_know_the_labels(method):
     fitted = fit(Semi(), FRAME, method=method, seed=0)
@@ -96,6 +97,7 @@ def test_ascents_know_the_labels(method):
     assert values["mu"].numpy() == pytest.approx(states.T @ X / (states.sum(0) + 1 / 9), abs=tolerance)
 
 
+@pytest.mark.slow
 def test_the_evidence_of_labelled_rows():
     fitted = fit(Semi(), FRAME, method=Laplace(), seed=0)
     error = fitted.diagnostics["evidence_error"]

@@ -57,6 +57,7 @@ def test_a_loop_over_rows_is_the_plate():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [64, 70])
 def test_more_sites_than_dimensions_are_refused_and_it_is_said_why(n):
     with pytest.raises(ModelError, match=rf"{n} discrete latents .* 64 dimensions .* pyro.plate, .* pyro.markov"):

@@ -941,6 +941,7 @@ def test_bent_rates_and_shares_are_not_taken_for_themselves(seed):
     assert program.sites["flips"].args["probs"].kind == "function"
 
 
+@pytest.mark.slow
 def test_an_expression_of_too_many_states_is_refused_by_its_line_before_it_fills_the_memory():
     @zoo.model(y=Binary("item"))
     def sums(y):

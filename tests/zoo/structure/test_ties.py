@@ -221,6 +221,7 @@ def test_a_network_that_starts_at_zero_shows_what_feeds_it():
         prepare(Silent(), {"x": np.where(Y > 1, np.nan, Y), "y": Y})
 
 
+@pytest.mark.slow
 def test_a_mode_at_a_pole_is_none():
     @zoo.model(y=zoo.Count("row"))
     def counts(y, *, shape: float = 0.5):
@@ -239,6 +240,7 @@ def test_a_mode_at_a_pole_is_none():
     assert fit(counts(shape=1.0), data, method="em", seed=0).converged
 
 
+@pytest.mark.slow
 def test_of_weights_that_may_vanish():
     x = np.r_[np.linspace(-2, -1, 10), np.linspace(1, 2, 10)]
     sparse, even = (zoo.BayesianGMM(components=2, concentration=a) for a in (0.5, 1.0))

@@ -249,6 +249,7 @@ class Faulty(EM):
         return replace(outcome, **changed.get(self.fault, dict)())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "check", "words"),
     [
@@ -310,6 +311,7 @@ def test_a_refusal_without_a_reason(why, words):
     assert words in said["refusal"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "change", "check", "words"),
     [
