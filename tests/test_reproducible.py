@@ -136,7 +136,8 @@ def test_a_loaded_fit_can_be_saved_in_its_own_place(tmp_path):
     """What is read is copied, so that writing over the file does not change it."""
     found = fit(zoo.NormalNormal(), CLOUDS[:, 0], method=Exact(), seed=0)
     loaded = Fit.load(found.save(tmp_path))
-    fit(zoo.NormalNormal(), CLOUDS[::-1, 1].copy(), method=Exact(), seed=0).save(tmp_path)
+    with pytest.warns(UserWarning, match="took the place of another saved fit, which differed in its data"):
+        fit(zoo.NormalNormal(), CLOUDS[::-1, 1].copy(), method=Exact(), seed=0).save(tmp_path)
     assert said(loaded) == said(found)
 
 

@@ -27,7 +27,6 @@ from zoo.replay.location_scale import recentred
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
-from zoo.replay.surroundings import ONE_AT_A_TIME
 from zoo.replay.writable import run_writable
 
 Values = dict[str, Tensor]
@@ -47,17 +46,17 @@ def is_deterministic(message: Any) -> bool:
 def model_context(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Run with this default precision and device, without Pyro's validation, with a parameter store of one's own.
 
-    All of that belongs to the process, so threads take turns.
+    All of that belongs to the process: whoever comes in from outside takes turns by `undisturbed`. No turn is taken
+    here, as a sampler runs the model in threads of its own while the one that waits for it has the turn.
     """
-    with ONE_AT_A_TIME:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            place = torch.device(device) if device.type != "cpu" else nullcontext()
-            with pyro.validation_enabled(False), pyro.get_param_store().scope(), place:
-                yield
-        finally:
-            torch.set_default_dtype(before)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        place = torch.device(device) if device.type != "cpu" else nullcontext()
+        with pyro.validation_enabled(False), pyro.get_param_store().scope(), place:
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Drawn(Exception):

@@ -22,6 +22,7 @@ from inference import Fit, fit
 from inference.approximations.approximation import Approximation
 from inference.approximations.point import PointMass
 from inference.method import Method, Objective, Outcome
+from inference.runtime.sums import seal
 from tests.cases.models import FLIPS, coin
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
@@ -146,5 +147,6 @@ def test_a_kind_that_is_gone_says_so(found, tmp_path):
     folder = found.save(tmp_path / "fit")
     text = (folder / "fit.json").read_text()
     (folder / "fit.json").write_text(text.replace("grid of a test", "nothing").replace('"Grid"', '"Gone"'))
+    seal(folder)
     with pytest.raises(zoo.errors.ModelError, match="Gone of tests"):
         Fit.load(folder)
