@@ -160,7 +160,9 @@ def _evidence(program: Program, posteriors: list[Posterior]) -> float:
     evidence, other = difference(mean), difference(drawn)
     if abs(evidence - other) > 1e-4 * (1 + abs(evidence)):
         raise FitError(
-            "the posterior by conjugacy does not match the model's log density; please report the model, and use svi"
+            f"the posterior by conjugacy does not match the model's log density ({evidence:g} at its mean, {other:g} "
+            "at a draw): where data lie so far from zero that they vary by little more than rounding, subtract their "
+            "mean; else please report the model, and use svi"
         )
     return evidence
 

@@ -62,4 +62,4 @@ def held_of(asked: Any, name: str) -> float | OtherRows | None:
             f"{name}: validation={asked} is neither a share of the rows, between 0 and 1, nor a number of rows, nor a "
             "data set"
         )
-    return float(asked)
+    return float(min(asked, 2**53))  # there are no more rows, and larger integers are beyond floats

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
-from zoo.declare.fields import Field
+from zoo.declare.fields import Count, Field
 from zoo.errors import DataError, UnseenLevelError
 from zoo.frames.dates import as_words
 from zoo.frames.table import check_dense
 
 AT_ONCE = 10_000  # rows that are checked at a time, so that what is made of them on the way stays small
+LARGEST_COUNT = 10**12  # log(n!) is then 3e13, which float64 holds to 0.004
 
 
 def to_tensor(name: str, array: Any, kind: Field, known: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
@@ -159,6 +160,9 @@ def check_support(name: str, value: Tensor, kind: Field, coords: Mapping[str, pd
         (torch.isinf, "finite numbers", "drop or correct these rows"),
         (lambda v: ~kind.support.check(v), kind.describes, "correct the data, or declare the field with another kind"),
     )
+    if isinstance(kind, Count):
+        counts = f"counts of at most {LARGEST_COUNT:g}, of which log densities are more than rounding"
+        checks += ((lambda v: v > LARGEST_COUNT, counts, "count in thousands or more, or declare a Real field"),)
     for check, expected, remedy in checks:
         parts = value.split(AT_ONCE) if value.ndim else [value]
         if any(bool(check(part).any()) for part in parts):

@@ -804,3 +804,9 @@ def test_spreads_that_single_precision_does_not_keep_are_refused(offset, kept):
         with pytest.raises(zoo.DataError, match="single precision"):
             prepare(plain_rows(), rows, dtype=torch.float32)
     check_precision(data, torch.float64)
+
+
+def test_counts_beyond_what_log_densities_hold_are_refused():
+    prepare(zoo.GammaPoisson(), [3, 10**12])
+    with pytest.raises(DataError, match=r"Count.*at most 1e\+12.*1e\+13.*thousands"):
+        prepare(zoo.GammaPoisson(), [3, 10**13])
