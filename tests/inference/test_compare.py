@@ -129,6 +129,7 @@ def test_options_reach_every_method(weights):
 # -- elpd ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_points_have_no_elpd_and_say_so():
     for result, labels in ((mixture(), ["em", "point"]), (tosses(), ["map"])):
         for label in labels:

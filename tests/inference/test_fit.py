@@ -603,6 +603,7 @@ def test_counts_may_come_from_numpy():
 # -- predict ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every
 def test_predict_has_a_draw_of_every_fitted_row(name):
     found = fitted(name)

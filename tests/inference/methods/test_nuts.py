@@ -245,6 +245,7 @@ def test_a_fit_of_draws_is_saved_and_read(few, tmp_path):
     assert back.generate(5).equals(few.generate(5))
 
 
+@pytest.mark.slow
 def test_draws_are_drawn_from_again(few):
     kept = few.approximation.values["theta"].numpy()
     for count in (10, 150, 360):
