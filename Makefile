@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2 --dist worksteal
-# One part in so many of them: make slow SHARE=0/3
+# One part in so many of them: make slow SHARE=0/4
 SHARE ?= 0/1
 
 BIN := $(VENV)/bin
