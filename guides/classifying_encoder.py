@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from guides.amortized import FAMILIES, Conditional, Family
-from guides.encoder import Network
-from guides.guide import Guide
-from guides.mean_field import MeanField
+from guides.amortized import FAMILIES, Conditional
+from guides.encoder import Encoder
 from guides.rows_in import RowsIn
-from guides.scope import in_constrained_space, restrict, restrict_start
 from guides.start import Start
 from guides.variational import LOG_2PI, Draw, Noise, Pushforward, Variational
 from zoo.data.data import Data
@@ -23,7 +20,7 @@ from zoo.program.program import Program
 
 
 @dataclass(frozen=True, repr=False)
-class ClassifyingEncoder(Guide):
+class ClassifyingEncoder(Encoder):
     """q(y_i | x_i) q(locals_i | x_i, y_i): a classifier of a row's discrete latent, and an encoder that is told it.
 
     Both are networks. The locals are drawn in every state k at once, and the states averaged over (Kingma et al. 2014,
@@ -62,48 +59,25 @@ class ClassifyingEncoder(Guide):
     (40, 2)
     """
 
-    hidden: tuple[PositiveInt, ...] = (128,)
-    globals: Guide = field(default_factory=MeanField)
-    network: Network = "mlp"
-    family: Family = "diagonal"
     alpha: NonNegativeFloat = 1.0
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models whose local latents have no discrete latent of the row beside them."""
-        name = type(self).__name__
-        if not program.locals:
-            return f"{name} maps data rows to local latents, and there are none; use MeanField() or Point()"
+        if (reason := super().why_not(program)) is not None:
+            return reason
         found = {by_state(program, site) for site in program.locals}
         if len(found) > 1 or not all(found) or not program.one_state_per_row:
-            return f"{name} needs local latents beside one discrete latent of their row; use Encoder()"
-        if (reason := self.lacks_counts(program.locals)) is not None:
-            return reason
-        return self.globals.why_not(self._globals(program)) if program.globals else None
-
-    def named(self, program: Program) -> tuple[str, ...]:
-        """Names of the locals, and of what the guide of the globals names."""
-        return (*(s.name for s in program.locals), *self.globals.named(self._globals(program)))
+            return f"{type(self).__name__} needs local latents beside one discrete latent of their row; use Encoder()"
+        return None
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q with untrained networks."""
-        seen = self._globals(program)
-        q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
-        if self.globals.point:
-            q = in_constrained_space(q, seen.view)
         label = program.enumerated[0]
         fields = [f for site, f in program.structure.completed.items() if site == label.name]
         shown = without(program.data, fields)
         rows, judged = (RowsIn(shown, self.network, self.hidden) for _ in range(2))
         local = Classified(rows, judged, start, FAMILIES[self.family], label.cardinality, fields)
-        return ClassifiedVariational(q.over_globals, local, self.alpha)
-
-    def points(self, program: Program) -> tuple[str, ...]:
-        """Names of the globals whose q is a point."""
-        return self.globals.points(self._globals(program)) if program.globals else ()
-
-    @staticmethod
-    def _globals(program: Program) -> Program:
-        return restrict(program, [s.name for s in program.globals])
+        return ClassifiedVariational(self._build_globals(program, start).over_globals, local, self.alpha)
 
 
 def without(data: Data, fields: list[str]) -> Data:

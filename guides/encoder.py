@@ -65,10 +65,11 @@ class Encoder(Guide):
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models without local latents."""
+        name = type(self).__name__
         if not program.locals:
-            return "Encoder maps data rows to local latents, and there are none; use MeanField() or Point()"
+            return f"{name} maps data rows to local latents, and there are none; use MeanField() or Point()"
         if isinstance(self.globals, Encoder):
-            return "Encoder(globals=...) must be a guide for global latents, such as MeanField()"
+            return f"{name}(globals=...) must be a guide for global latents, such as MeanField()"
         if (reason := self.lacks_counts(program.locals)) is not None:
             return reason
         return self.globals.why_not(self._globals(program)) if program.globals else None
@@ -79,16 +80,18 @@ class Encoder(Guide):
 
     def build(self, program: Program, start: Start) -> Variational:
         """Make q with an untrained network."""
-        seen = self._globals(program)
-        q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
-        if self.globals.point:
-            q = in_constrained_space(q, seen.view)
         rows = RowsIn(program.data, self.network, self.hidden)
-        return Variational(q.over_globals, Amortized(rows, start, FAMILIES[self.family]))
+        local = Amortized(rows, start, FAMILIES[self.family])
+        return Variational(self._build_globals(program, start).over_globals, local)
 
     def points(self, program: Program) -> tuple[str, ...]:
         """Names of the globals whose q is a point."""
         return self.globals.points(self._globals(program)) if program.globals else ()
+
+    def _build_globals(self, program: Program, start: Start) -> Variational:
+        seen = self._globals(program)
+        q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
+        return in_constrained_space(q, seen.view) if self.globals.point else q
 
     @staticmethod
     def _globals(program: Program) -> Program:
