@@ -9,13 +9,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from guides.rows_in import RowsIn
 from guides.start import Start
 from guides.variational import LOG_2PI, Pushforward
 from zoo.data.data import Data
 from zoo.networks import MLP
+from zoo.replay.swapped import called_with
 
 Family = Literal["diagonal", "full", "flow"]
 LOG_SCALE_LIMIT = 8.0  # natural steps, as a power of e: beyond it a draw of an untrained network would overflow
@@ -46,6 +46,11 @@ class Conditional(nn.Module):
     def forward(self, numbers: Tensor, value: Tensor, back: bool = False) -> tuple[Tensor, Tensor]:
         """Return what noise becomes, or `back` the noise behind a value; and log|det| of the map from noise, (n,)."""
         raise NotImplementedError(type(self).__name__)
+
+    def held(self, numbers: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Go back from a value with all else held fixed."""
+        found: tuple[Tensor, Tensor] = self(numbers.detach(), value, back=True)
+        return found
 
 
 class Diagonal(Conditional):
@@ -135,6 +140,12 @@ class Coupled(Conditional):
             total = total + inner
         return value, total
 
+    def held(self, numbers: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Go back from a value with all else held fixed, the couplings' networks too."""
+        weights = {n: p.detach() for n, p in self.named_parameters()}
+        found: tuple[Tensor, Tensor] = called_with(self, weights, numbers.detach(), value, back=True)
+        return found
+
 
 FAMILIES: dict[Family, type[Conditional]] = {"diagonal": Diagonal, "full": Full, "flow": Coupled}
 
@@ -171,9 +182,7 @@ class Amortized(Pushforward):
         """Draw the locals of every row of `data`; log q is evaluated on the way back, with everything held fixed."""
         numbers = self.family.numbers(self.rows(data))
         at, _ = self.family(numbers, noise)
-        held = {n: p.detach() for n, p in self.family.named_parameters()}
-        call = functional_call(self.family, held, (numbers.detach(), at), {"back": True})
-        return self.start + self.unit * at, self._density(*call)
+        return self.start + self.unit * at, self._density(*self.family.held(numbers, at))
 
     def log_prob(self, data: Data, value: Tensor) -> Tensor:
         """Log density of the locals `value` (n, L) of every row of `data`, with its gradient to the network."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from guides.amortized import FAMILIES, Conditional
 from guides.encoder import Encoder
@@ -165,8 +164,7 @@ class Classified(Pushforward):
 
     def _log_q(self, numbers: Tensor, at: Tensor) -> Tensor:
         """log q of locals in each state, (states, rows), everything held fixed but them."""
-        held = {n: p.detach() for n, p in self.family.named_parameters()}
-        noise, log_det = functional_call(self.family, held, (numbers.detach(), at), {"back": True})
+        noise, log_det = self.family.held(numbers, at)
         found: Tensor = -(0.5 * (LOG_2PI + noise.square()) + self.unit.log()).sum(-1) - log_det
         return found
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.func import functional_call
 from zuko.transforms import MonotonicRQSTransform
 
 from guides.full_rank import FullNormal
@@ -19,6 +18,7 @@ from guides.start import Start
 from guides.variational import LOG_2PI, Variational
 from zoo.data.data import Data
 from zoo.program.program import Program
+from zoo.replay.swapped import called_with
 
 LARGEST = 200  # coordinates: the networks' last layers grow with their square
 BINS = 8
@@ -110,7 +110,7 @@ class Flowing(FullNormal):
         log_det = (self.log_scale.detach() + self.unit.log()).sum()
         for layer in reversed(self.chain):
             held = {n: p.detach() for n, p in layer.named_parameters()}
-            back, inner = functional_call(layer, held, (back,), {"back": True})
+            back, inner = called_with(layer, held, back, back=True)
             log_det = log_det + inner
         log_q = -0.5 * (LOG_2PI + back.square()).sum() - log_det
         return self.start + self.unit * at, log_q

@@ -12,7 +12,6 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.func import functional_call
 
 from guides.steps import drawn, noise_behind
 from zoo.data.data import Data
@@ -21,6 +20,7 @@ from zoo.program.program import Program
 from zoo.replay.bijections import lowest_count
 from zoo.replay.evaluate import Values, is_deterministic, is_plate, model_context
 from zoo.replay.sites import base_distribution, support_of
+from zoo.replay.swapped import called_with
 
 WIDE = 6.0  # standard deviations of the noise up to which draws are looked at, to see whether they leave the support
 LOOKS = 8  # such draws
@@ -80,7 +80,7 @@ class Run(Messenger):
 
 
 class Network(nn.Module):
-    """A guide that is a module, called so that a PyroModule leaves its weights to `functional_call`, not to Pyro."""
+    """A guide that is a module, called so that a PyroModule leaves its weights to `called_with`, not to Pyro."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class TracedGuide:
         run, inputs = Run(parameters, choose, self.row), {n: data.values[n] for n in self.arguments}
         with model_context(self.dtype, self.device), run:
             if weights and isinstance(self.function, nn.Module):
-                functional_call(self.function, weights, kwargs=inputs)
+                called_with(self.function, weights, **inputs)
             else:
                 self.function(**inputs)
         return run

@@ -171,7 +171,7 @@ class Variational(nn.Module):
         return None
 
     def forward(self, verb: str, *args: Any) -> Any:
-        """Call one of the methods by name, for `torch.func.functional_call`."""
+        """Call one of the methods by name, as a module is called."""
         return getattr(self, verb)(*args)
 
 
@@ -207,8 +207,8 @@ class DiagonalNormal(LocationScale):
 
     def draw(self, data: Data, rows: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw every coordinate, or those of the rows `rows`."""
-        if self.loc.ndim == 2 and not self.loc.shape[1]:  # no local latents
-            return noise, noise.new_zeros(()).expand(len(noise))
+        if not self.loc.shape[-1]:  # no latents
+            return noise, noise.new_zeros(()).expand(noise.shape[:-1])
         if rows is None:
             return normal(self.start, self.unit, self.loc, self.log_scale, noise)
         return normal(self.start[rows], self.unit[rows], self.loc[rows], self.log_scale[rows], noise)

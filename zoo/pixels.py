@@ -86,17 +86,18 @@ class Pixels(nn.Module):
     def forward(self, out: Tensor) -> Any:
         """Distribution of rows given (..., *entry, each) numbers, each row one event."""
         events = len(self.shape)
+        alone = out.squeeze(-1)  # a view, whose gradient is one: that of a selected entry is a copy, zeros around it
         if self.kind == "bernoulli":
-            return dist.Bernoulli(logits=out[..., 0]).to_event(events)
+            return dist.Bernoulli(logits=alone).to_event(events)
         if self.kind == "binomial":
-            return dist.Binomial(torch.tensor(float(self.high)), logits=out[..., 0]).to_event(events)
+            return dist.Binomial(torch.tensor(float(self.high)), logits=alone).to_event(events)
         if self.kind == "categorical":
             return dist.Categorical(logits=out).to_event(events)
         if self.kind == "logistic":
             scale = self.unit * F.softplus(out[..., 1] + math.log(math.e - 1)) + self.floor
             levels: Any = DiscretizedLogistic(self.center + self.unit * out[..., 0], scale, self.high)
             return levels.to_event(events)
-        return dist.Normal(self.center + self.unit * out[..., 0], self.unit * self._noise(out)).to_event(events)
+        return dist.Normal(self.center + self.unit * alone, self.unit * self._noise(out)).to_event(events)
 
     def _noise(self, out: Tensor) -> Tensor:
         """Standard deviation of the noise, in units of the column or image."""

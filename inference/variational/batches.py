@@ -1,4 +1,4 @@
-"""Mini-batches of rows through torch's DataLoader: shuffled, in parts, and resumable; from memory or a stream."""
+"""Mini-batches of rows: shuffled, in parts, and resumable; from memory or a stream, by torch's workers if asked for."""
 
 from __future__ import annotations
 
@@ -171,15 +171,17 @@ class Batches:
         if streamed:
             assert model is not None
             self.source = StreamDataset(model, data, self.rows)
-        self.loader: DataLoader[Any] = DataLoader(
-            self.source,
-            batch_size=None,
-            sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=bool(workers) and not there,
-            generator=torch.Generator().manual_seed(seed),  # the global one is for noise only
-        )
+        self.loader: DataLoader[Any] | None = None
+        if workers:  # without, all that it would do is take time
+            self.loader = DataLoader(
+                self.source,
+                batch_size=None,
+                sampler=self.sampler,
+                num_workers=workers,
+                persistent_workers=True,
+                pin_memory=not there,
+                generator=torch.Generator().manual_seed(seed),  # the global one is for noise only
+            )
 
     def example(self) -> Batch:
         """Return a batch, for its shapes."""
@@ -196,7 +198,8 @@ class Batches:
                 yield everything
         self.sampler.epoch, skip = divmod(done, self.epoch)
         while True:
-            for i, batch in enumerate(self.loader):
+            fetched = map(self.source.__getitem__, self.sampler) if self.loader is None else self.loader
+            for i, batch in enumerate(fetched):
                 if i >= skip:
                     yield batch.to(self.device)
             skip = 0

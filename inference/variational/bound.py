@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from guides.factors import SiteFactor
 from guides.guide import Guide
@@ -42,6 +41,7 @@ from zoo.program.rows import Batch, on
 from zoo.program.terms import Terms
 from zoo.replay.evaluate import Values
 from zoo.replay.masked import OBSERVED
+from zoo.replay.swapped import called_with
 
 # Of coordinates (C,), weights (W,), fixed, one draw of noise, the factor of a warm-up and a batch.
 Evaluation = Callable[[Tensor, Tensor, Fixed, Noise, Tensor, Batch], tuple[Tensor, ...]]
@@ -167,7 +167,7 @@ class Bound:
 
     def _ask(self, named: Named, fixed: Fixed, *call: Any) -> Any:
         """Call a method of q with these parameters and buffers."""
-        return functional_call(self.q, named.q | fixed.buffers, call)
+        return called_with(self.q, named.q | fixed.buffers, *call)
 
     def _log_weight(
         self, coordinates: Tensor, weights: Tensor, fixed: Fixed, noise: Noise, beta: Tensor, batch: Batch

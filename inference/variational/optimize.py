@@ -82,7 +82,7 @@ class Climb(Standing):
         norm = torch.hypot(*(torch.linalg.vector_norm(g, dim=1) for g in gradients)) / size  # of each start, (S,)
         good = value.isfinite() & norm.isfinite()
         scale = ((self.clip / (norm + 1e-6)).clamp(max=1.0) / -size)[:, None]
-        first, second = (g * scale for g in gradients)
+        first, second = (g.mul_(scale) for g in gradients)  # in place: they are new, and may be of millions of weights
         if len(value) > 1:  # steps of a single start that are not finite are left out altogether
             first, second = (torch.where(good[:, None], g, 0.0) for g in (first, second))
         return torch.where(good, value, math.nan), first, second
@@ -167,7 +167,7 @@ class Climb(Standing):
             return None
         values: list[float] = value.tolist()
         for leaf, gradient in zip(self.leaves, slopes, strict=True):
-            leaf.grad = gradient
+            leaf.grad = gradient if gradient.numel() else None  # which the optimizer passes over
         if len(values) == 1:
             if math.isfinite(values[0]):
                 self._descend(self.schedules[0].rate)

@@ -41,9 +41,10 @@ class Vectorizer:
                     raise
                 self.note = self.note or str(error).strip().partition("\n")[0]
                 self.ways = self.ways[1:]
+        each = [_alone(c, w)] if starts == 1 else list(zip(c, w, strict=True))
         results = [
-            one(c[i], w[i], _at(fixed, i), (noise[0][i, k], noise[1][i, k]))
-            for i in range(starts)
+            one(*leaves, _at(fixed, i), (noise[0][i, k], noise[1][i, k]))
+            for i, leaves in enumerate(each)
             for k in range(draws)
         ]
         stacked = (torch.stack(parts) for parts in zip(*results, strict=True))
@@ -54,6 +55,11 @@ def _at(fixed: Fixed, index: int) -> Fixed:
     return fixed.map(lambda t: t[index])
 
 
+def _alone(c: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The leaves of a single start: views, whose gradient is one, and not a copy into zeros as that of an entry is."""
+    return c.squeeze(0), w.squeeze(0)
+
+
 def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> tuple[Tensor, ...]:
     """Vectorize over draws inside of starts.
 
@@ -62,7 +68,7 @@ def nested(one: Evaluate, c: Tensor, w: Tensor, fixed: Fixed, noise: Noise) -> t
     """
     over_draws = torch.vmap(one, (None, None, None, 0), randomness="different")
     if len(c) == 1:
-        return tuple(t[None] for t in over_draws(c[0], w[0], _at(fixed, 0), (noise[0][0], noise[1][0])))
+        return tuple(t[None] for t in over_draws(*_alone(c, w), _at(fixed, 0), (noise[0][0], noise[1][0])))
     results: tuple[Tensor, ...] = torch.vmap(over_draws, randomness="different")(c, w, fixed, noise)
     return results
 

@@ -43,6 +43,8 @@ class Factor:
 
     def aligned(self, target: tuple[str, ...]) -> Tensor:
         """Return the tensor with exactly the dimensions `target`, of size 1 where it has none of that name."""
+        if target == self.dims:
+            return self.tensor
         kept = tuple(d for d in target if d in self.dims)
         tensor = self.tensor.permute([self.dims.index(d) for d in kept])
         return tensor[tuple(slice(None) if d in self.dims else None for d in target)]
@@ -59,7 +61,9 @@ class Bucket:
 def pack(log_prob: Tensor, symbols: dict[int, str], plates: frozenset[str]) -> Factor:
     """Name the dimensions of a site's log density, dropping those of size 1."""
     kept = [d for d in range(-log_prob.ndim, 0) if log_prob.shape[d] > 1]
-    return Factor(log_prob.squeeze() if kept else log_prob.reshape(()), tuple(symbols[d] for d in kept), plates)
+    if len(kept) < log_prob.ndim:
+        log_prob = log_prob.squeeze() if kept else log_prob.reshape(())
+    return Factor(log_prob, tuple(symbols[d] for d in kept), plates)
 
 
 def _product(factors: Iterable[Factor], plates: frozenset[str]) -> Factor:

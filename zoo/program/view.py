@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import Transform, identity_transform
 
 from zoo.replay.bijections import bijection, log_abs_det
 from zoo.replay.evaluate import Values
@@ -89,10 +89,10 @@ class View:
             axis = slot.row_axis or 0
             rest = tuple(s for i, s in enumerate(slot.shape) if i != axis)
             u = matrix[:, slot.start : slot.stop].reshape(rows, *rest).movedim(0, axis)
-            value = slot.transform(u)
-            jacobian = log_abs_det(slot.transform, u, value, slot.site.batch_dim)
-            log_det = log_det + jacobian.movedim(axis, 0).reshape(rows, -1).sum(-1)
-            values[slot.site.name] = value
+            values[slot.site.name] = value = slot.transform(u)
+            if slot.transform is not identity_transform:
+                jacobian = log_abs_det(slot.transform, u, value, slot.site.batch_dim)
+                log_det = log_det + jacobian.movedim(axis, 0).reshape(rows, -1).sum(-1)
         return values, log_det
 
     def unconstrain_globals(self, values: Values) -> Tensor:

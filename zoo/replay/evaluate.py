@@ -27,6 +27,7 @@ from zoo.replay.location_scale import recentred
 from zoo.replay.masked import IMPOSSIBLE, OBSERVED, evidence, impossible, partner, picked, stand_in, unmask
 from zoo.replay.normals import log_density, observed_density
 from zoo.replay.sites import beyond_categories
+from zoo.replay.swapped import called_with
 from zoo.replay.writable import run_writable
 
 Values = dict[str, Tensor]
@@ -256,7 +257,7 @@ def call(model: Model, networks: frozenset[str], values: Mapping[str, Tensor], d
     weights = {n: values[n] for n in networks if n in values}
 
     def run() -> Any:
-        return torch.func.functional_call(model, weights, kwargs=dict(data)) if weights else model(**data)
+        return called_with(model, weights, **data)
 
     return run_writable(run, values.values())
 
