@@ -76,12 +76,30 @@ class Calibration:
 
     @property
     def group(self) -> str:
-        """Name of the group of ranks."""
+        """Name of the group of ranks.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> checked.group
+        'prior_sbc'
+        """
         return next(iter(self.tree.children))
 
     @property
     def ranks(self) -> pd.DataFrame:
-        """Normalized ranks: a row for each simulation that was refitted, a column for each scalar."""
+        """Normalized ranks: a row for each simulation that was refitted, a column for each scalar.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> checked.ranks.shape
+        (20, 3)
+        """
         return pd.DataFrame(dict(_scalars(self.tree[self.group].to_dataset())))
 
     @property
@@ -96,6 +114,14 @@ class Calibration:
             Share of simulations whose central 50 % and 90 % intervals hold the true value.
         reading
             What the ranks say of the draws, where there is an alarm.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> checked.table.index.tolist()
+        ['p', 'log_joint', 'log_likelihood']
         """
         ranks = self.ranks
         p = np.array([p_value(v.to_numpy()) for _, v in ranks.items()])
@@ -113,12 +139,30 @@ class Calibration:
 
     @property
     def alarm(self) -> bool:
-        """Whether ranks of some quantity are not uniform."""
+        """Whether ranks of some quantity are not uniform.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> checked.alarm
+        False
+        """
         return bool((self.table["adjusted"] < LEVEL).any())
 
     @property
     def verdict(self) -> str:
-        """In words, whether the method is calibrated, and how draws differ where it is not."""
+        """In words, whether the method is calibrated, and how draws differ where it is not.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> checked.verdict.partition(" in ")[0]
+        'no fault found'
+        """
         return self._verdict(self.table)
 
     def _verdict(self, table: pd.DataFrame) -> str:
@@ -173,11 +217,31 @@ class Calibration:
         return f"{_shown(table).to_html()}{words}"
 
     def plot(self) -> Any:
-        """Draw the ECDF of the ranks less that of uniform ones, in their envelope; return ArviZ's `PlotCollection`."""
+        """Draw the ECDF of the ranks less that of uniform ones, in their envelope; return ArviZ's `PlotCollection`.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> type(checked.plot()).__name__
+        'PlotCollection'
+        """
         return ecdf_plot(self.tree, self.group)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the ranks as NetCDF, the table as CSV and what was calibrated as JSON; return the folder."""
+        """Write the ranks as NetCDF, the table as CSV and what was calibrated as JSON; return the folder.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import Calibration, calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(p.name for p in checked.save(f"{folder}/coin").iterdir())
+        ['calibration.json', 'calibration.nc', 'table.csv']
+        """
         place = as_path(folder, "save(folder)")
         table = self.table
         told = {**self.about, "failures": list(self.failures), "verdict": self._verdict(table)}
@@ -197,6 +261,17 @@ class Calibration:
         ------
         DataError
             If the folder holds no calibration.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import Calibration, calibrate
+        >>> checked = calibrate(zoo.BetaBernoulli(), "exact", like=[1, 0, 1, 1, 0, 1], simulations=20, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = Calibration.load(checked.save(f"{folder}/coin"))
+        >>> again.alarm == checked.alarm
+        True
         """
         place = as_path(folder, "Calibration.load(folder)")
         about = read(place / "calibration.json", lambda p: json.loads(p.read_text(encoding="utf-8")))

@@ -79,12 +79,32 @@ class Check:
 
     @property
     def misfits(self) -> list[str]:
-        """What the model does not reproduce, in words."""
+        """What the model does not reproduce, in words.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import check, fit
+        >>> counts = [0, 0, 0, 0, 9, 0, 0, 12, 0, 0, 0, 8]
+        >>> found = check(fit(zoo.GammaPoisson(), counts, method="exact", seed=0), seed=0)
+        >>> found.misfits[0].partition(",")[0]
+        'counts: largest value is 12'
+        """
         return [_told(r, "the model makes") for r in self.table[self.table["misfit"]].itertuples()]
 
     @property
     def conflicts(self) -> list[str]:
-        """What the prior did not expect, in words."""
+        """What the prior did not expect, in words.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import check, fit
+        >>> counts = [0, 0, 0, 0, 9, 0, 0, 12, 0, 0, 0, 8]
+        >>> found = check(fit(zoo.GammaPoisson(), counts, method="exact", seed=0), seed=0)
+        >>> found.conflicts
+        []
+        """
         if self.prior.empty:
             return []
         return [_told(r, "the prior expected") for r in self.prior[self.prior["misfit"]].itertuples()]
@@ -122,6 +142,15 @@ class Check:
         """Draw each quantity in replicated data, and where the data stand; return ArviZ's `PlotCollection`.
 
         The quantities with the smallest p-values, at most 12.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import check, fit
+        >>> counts = [0, 0, 0, 0, 9, 0, 0, 12, 0, 0, 0, 8]
+        >>> found = check(fit(zoo.GammaPoisson(), counts, method="exact", seed=0), seed=0)
+        >>> type(found.plot()).__name__
+        'PlotCollection'
         """
         least = self.table.sort_values("p", kind="stable").index[:12]
         texts = {i: f"{self.table.loc[i, 'site']}: {self.table.loc[i, 'quantity']}" for i in least}

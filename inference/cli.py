@@ -51,8 +51,8 @@ def options(
 ) -> None:
     """Declare a latent-variable model once; get every inference method legal for it.
 
-    Exit codes: 0 done, whatever the verdict on a fit; 1 `check MODEL DATA` found something wrong; 2 a mistake in what
-    was asked, said in one line on standard error; 130 interrupted.
+    Exit codes: 0 done, whatever the verdict on a fit; 1 `check` or `calibrate` found something wrong; 2 a mistake in
+    what was asked, said in one line on standard error; 130 interrupted.
 
     With --json commands print an object whose "schema" is 1 until a key changes its meaning or goes; numbers that are
     none (NaN, infinity) are null, and warnings go to standard error.

@@ -18,7 +18,7 @@ from inference.comparing.reference import Reference
 from inference.comparing.row import COLUMNS, differences, leave_one_out, row, yardstick
 from inference.diagnostics.arviz import RowDensities
 from inference.fitting import fit
-from inference.method import Method, as_method
+from inference.method import Method, as_method, offered_name
 from inference.posterior.fit import Fit
 from inference.report import forest, page, write
 from inference.runtime.monitor import Told
@@ -106,6 +106,14 @@ class Comparison:
         """Draw, for each method, every scalar of the posterior or point estimate; return an ArviZ `PlotCollection`.
 
         Methods with posterior draws show as intervals; point estimates as points.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import compare
+        >>> table = compare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], methods=["exact", "laplace"], seed=0)
+        >>> type(table.plot()).__name__
+        'PlotCollection'
         """
         return forest(self.fits)
 
@@ -113,6 +121,16 @@ class Comparison:
         """Write one self-contained HTML page to a file; return its path.
 
         The table, verdicts, all fits in one picture, and for each fit what its own `report` says.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import compare
+        >>> table = compare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], methods=["exact"], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table.report(f"{folder}/coin.html").name
+        'coin.html'
         """
         return page(str(self), self.fits, {n: str(e) for n, e in self.errors.items()}, as_path(path, "report(path)"))
 
@@ -121,6 +139,16 @@ class Comparison:
 
         A fit or comparison that was saved there before is replaced as a whole; a folder that holds anything else is
         refused with a `DataError`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import compare
+        >>> table = compare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], methods=["exact"], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(p.name for p in table.save(f"{folder}/coin").iterdir())
+        ['SHA256SUMS', 'comparison.json', 'exact', 'report.html', 'table.csv', 'traces.png']
         """
         return write(
             self.table,
@@ -322,7 +350,7 @@ def _labelled(methods: Sequence[Any] | Mapping[str, Any]) -> dict[str, Method]:
     labelled: dict[str, Method] = {}
     for given in methods:
         method = as_method(given)
-        stem = label = type(method).__name__.lower()
+        stem = label = offered_name(given)
         number = 2
         while label in labelled:
             label, number = f"{stem}_{number}", number + 1

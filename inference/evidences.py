@@ -18,7 +18,7 @@ from inference.comparing.row import yardstick
 from inference.diagnostics.bridge import bridge
 from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
-from inference.method import as_method
+from inference.method import as_method, offered_name
 from inference.posterior.fit import Fit
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
@@ -172,19 +172,19 @@ def evidence(
     seed, rows, explained = as_seed(seed), [], {}
     for label, item in _labelled(of):
         if isinstance(item, Fit):
-            rows += _rows(label, item)
+            rows += _rows(label, offered_name(item.method), item)
             explained[label] = yardstick(item)
             continue
         if data is None:
             raise DataError(f"evidence({label}): a model needs data, as in evidence(model, data); fits bring their own")
-        for method in map(as_method, methods):
-            name = type(method).__name__.lower()
+        for given in methods:
+            method, name = as_method(given), offered_name(given)
             try:
                 fitted = fit(item, data, method=method, seed=seed, progress=progress, **options)
             except (MethodError, FitError) as error:
                 rows.append(_row(label, name, "", note=str(error)))
                 continue
-            rows += _rows(label, fitted)
+            rows += _rows(label, name, fitted)
             explained[label] = yardstick(fitted)
     table = pd.DataFrame(rows, columns=COLUMNS)
     return Evidence(table, _bayes_factors(table, explained), explained)
@@ -210,10 +210,10 @@ def _row(label: str, method: str, kind: str, value: float = math.nan, error: flo
     return {"model": label, "method": method, "kind": kind, "log_evidence": value, "error": error, **more}
 
 
-def _rows(label: str, fitted: Fit) -> list[Any]:
+def _rows(label: str, method: str, fitted: Fit) -> list[Any]:
     """All that one fit says of the evidence."""
-    method, objective, said = type(fitted.method).__name__.lower(), fitted.objective, fitted.diagnostics
-    rows, q = [], fitted.approximation
+    objective, said, q = fitted.objective, fitted.diagnostics, fitted.approximation
+    rows = []
     if objective.kind == "log_evidence":
         kind, note = ("smc", "" if fitted.converged else fitted.reason) if objective.error else ("exact", "")
         rows.append(_row(label, method, kind, objective.value, objective.error, note=note))

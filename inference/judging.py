@@ -26,6 +26,8 @@ from inference.runtime.output_folder import check_writable
 from inference.runtime.written import columns_of, method_of, names_of
 from zoo.errors import DataError, UnknownNameError
 
+FOUND = 1  # the exit code of a judgement that finds something wrong
+
 app = typer.Typer()
 
 
@@ -59,6 +61,8 @@ def calibrate(
     typer.echo(machine.calibration_text(result) if json else str(result))
     if out is not None:
         typer.echo(f"\nsaved to {out}", err=json)
+    if result.alarm:
+        raise typer.Exit(FOUND)
 
 
 @app.command()
@@ -113,6 +117,8 @@ def check_(
 
         judged = check_fit(Fit.load(Path(what)), seed=seed)
         typer.echo(machine.check_text(judged) if json else f"{judged}\n\n{text_of(judged.table)}")
+        if judged.misfits or judged.conflicts:
+            raise typer.Exit(FOUND)
         return
     if seed is not None:
         raise UnknownNameError("--seed is for the replicates of a saved fit; leave it out when a model is checked")
@@ -122,4 +128,4 @@ def check_(
     found = check_model(made, table, columns=columns_of(columns))
     typer.echo(machine.model_check_text(found) if json else str(found))
     if not found.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(FOUND)

@@ -331,6 +331,13 @@ def as_method(method: Method | type[Method] | str) -> Method:
     return method
 
 
+def offered_name(method: Method | type[Method] | str) -> str:
+    """Return what a method is called in tables: the name that it is offered under, or that of its class."""
+    if isinstance(method, str):
+        return catalogue.entry("method", method).name.lower()
+    return (method if isinstance(method, type) else type(method)).__name__.lower()
+
+
 def unsupported(program: Program, *, counts: bool = False) -> str | None:
     """Return the reason if a discrete latent cannot be enumerated; with `counts`, if it cannot be drawn either."""
     for site in program.sites.values():

@@ -112,8 +112,8 @@ def _key(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def find(kind: str, name: str) -> type[Any]:
-    """Return the class called `name`, whatever its case, underscores or hyphens.
+def entry(kind: str, name: str) -> Entry | Plugin:
+    """Return what is offered under `name`, whatever its case, underscores or hyphens.
 
     Raises
     ------
@@ -121,10 +121,15 @@ def find(kind: str, name: str) -> type[Any]:
         If there is none; the message lists the names there are.
     """
     for known in (shipped, entries):  # packages that are installed are looked through only if need be
-        for entry in known(kind).values():
-            if _key(entry.name) == _key(name):
-                return entry.load()
+        for found in known(kind).values():
+            if _key(found.name) == _key(name):
+                return found
     raise unknown(kind, name, entries(kind))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """Return the class that is offered under `name`; see `entry`."""
+    return entry(kind, name).load()
 
 
 def models() -> list[str]:

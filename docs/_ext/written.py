@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
         ("Results and bases", inspect.isclass),
     ),
     "inference.estimators": (("Estimators", inspect.isclass),),
+    "zoo.networks": (("Blocks", inspect.isclass),),
     "zoo.datasets": (("Functions", inspect.isroutine), ("Classes", inspect.isclass)),
     "zoo.testing": (("Checks", inspect.isroutine), ("Errors", inspect.isclass)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from zoo.program.conditional import touching
 from zoo.program.program import Program
 from zoo.replay.evaluate import Replay, Values
 from zoo.replay.normals import observed_density
-from zoo.replay.sites import ALTERNATIVES, Site, base_distribution
+from zoo.replay.sites import ALTERNATIVES, Parent, Site, base_distribution
 from zoo.structure.structure import spread_rows
 
 PREDICTORS = ("linear", "bilinear")  # kinds of locations that have a likelihood of their own
@@ -98,14 +99,26 @@ def _composed(seen: Recognition, example: EStep, site: Site) -> Likelihood | Non
 
 def _predictor(seen: Recognition, site: Site, replay: Replay) -> Likelihood | None:
     """The likelihood of a Normal site whose location is affine in unknowns, None if there is none."""
-    if site.family != "Normal" or site.args["loc"].kind not in PREDICTORS or not site.observes:
+    if site.family != "Normal" or not site.observes:
         return None
     parent = site.args["loc"]
+    if _one_coefficient(seen.program, parent):
+        return LinearLikelihood(seen.program, site)
+    if parent.kind not in PREDICTORS:
+        return None
     local = [seen.program.sites[n] for n in parent.sites if seen.program.sites[n].role == "local"]
     if local:
         kind = StateFactorLikelihood if touching(seen.program, local[0]) else FactorLikelihood
         return kind.of(seen.program, site, seen.likelihoods, replay)
     return LinearLikelihood(seen.program, site) if parent.kind == "linear" else None
+
+
+def _one_coefficient(program: Program, parent: Parent) -> bool:
+    """Whether a location is data times the only entry of a vector of coefficients, as x @ b is with one predictor."""
+    if parent.kind != "site" or not parent.entrywise:
+        return False
+    site = program.sites[parent.sites[0]]
+    return site.role == "global" and site.event_dim == 1 and math.prod(program.site_shape(site)) == 1
 
 
 def _is_plain(example: EStep, site: Site) -> bool:

@@ -100,7 +100,16 @@ class Answer:
 
     @property
     def is_point(self) -> bool:
-        """Whether the answer is a point estimate, without posterior draws."""
+        """Whether the answer is a point estimate, without posterior draws.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.is_point
+        True
+        """
         return self.approximation.point
 
     @property
@@ -168,7 +177,16 @@ class Answer:
 
     @cached_property
     def draws(self) -> Draws:
-        """The kept posterior draws of the latents."""
+        """The kept posterior draws of the latents.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.draws.log_q.shape
+        (1000,)
+        """
         program, count = self.program, self.draw_count
         with self.running(Stream.KEPT_DRAWS):
             known = self.approximation.weighed(program, count)
@@ -188,6 +206,14 @@ class Answer:
         """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated.
 
         Of groups that only the rows of another `program` have, latents are drawn from their prior, given the others.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.globals(3)["p"].shape
+        torch.Size([3])
         """
         known = self._globals(count)
         grown = [] if program is None else [s for s in program.globals if self._grown(program).intersection(s.plates)]
@@ -225,7 +251,16 @@ class Answer:
         return {n: v for n, v in values.items() if n in names}
 
     def on(self, new: Source | Data | None, *, block: bool = False) -> Program:
-        """Return the program on new rows; on the fitted ones for None or the same; with `block` locals may be tied."""
+        """Return the program on new rows; on the fitted ones for None or the same; with `block` locals may be tied.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> len(result.on([1, 0]).data)
+        2
+        """
         if new is None:
             return self.program
         fitted = self.program.data

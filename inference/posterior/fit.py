@@ -80,6 +80,16 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
 
         A point comes with standard errors `se` by observed information, as `standard_errors` gives them; where they
         are left out, ``attrs["note"]`` says why. Numbers are rounded where the frame is printed, not in it.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> print(result.summary().head(2).round(2))
+                    value     se
+        weights[0]  0.640  0.030
+        weights[1]  0.360  0.030
         """
         if not self.is_point:
             return summarize(self.posterior)
@@ -109,6 +119,12 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         Examples
         --------
         ``nuts.relabelled().summary()``; ``em.relabelled(reference=nuts)``.
+
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.relabelled().summary()["value"].head(2).round(2).tolist()
+        [0.64, 0.36]
         """
         if self.memory is not None:
             raise FitError(
@@ -124,7 +140,18 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         return Fit(self.program, self.method, outcome, self.seed, self.seconds)
 
     def updated(self, method: Method, new_data: Source, *, progress: Told | bool = False) -> Fit:
-        """Go on with more rows by a method; `inference.update(fit, new_data)` says how."""
+        """Go on with more rows by a method; `inference.update(fit, new_data)` says how.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Exact, fit
+        >>> first = fit(zoo.BetaBernoulli(), [1, 0, 1], method="exact", seed=0)
+        >>> later = first.updated(Exact(), [1, 1, 1])
+        >>> whole = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 1, 1], method="exact", seed=0)
+        >>> print(f"{first.objective.value + later.objective.value:.4f} {whole.objective.value:.4f}")
+        -3.7377 -3.7377
+        """
         began = time.perf_counter()
         with seeded(self.seed, self.program.device), differentiable():
             program = on_new_rows(self.program, new_data)
@@ -145,7 +172,19 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         return Record(self.program, self.method, self.outcome, self.seed, self.seconds)
 
     def report(self, path: str | Path) -> Path:
-        """Write an HTML page with pictures: model, data, method, verdict, summary, how to repeat. Return its path."""
+        """Write an HTML page with pictures: model, data, method, verdict, summary, how to repeat. Return its path.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = result.report(f"{folder}/coin.html")
+        ...     page.read_text("utf-8")[:15]
+        '<!DOCTYPE html>'
+        """
         name = type(self.method).__name__.lower()
         call = f"fit({self.model!r}, data, method={self.method!r}, seed={self.seed})"
         own = fit_sections(self, self._record, self.posterior, self.summary(), name)
@@ -167,6 +206,16 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
             Where to.
         local
             Write draws of the latents of rows, too, where `posterior` leaves them out because they are many.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(p.name for p in result.save(f"{folder}/coin").iterdir())
+        ['SHA256SUMS', 'fit.json', 'posterior.nc', 'tensors.safetensors', 'trace.csv']
         """
         groups = self._groups(whole=True) if local else self.posterior
         kept = {n: g.to_dataset() for n, g in groups.children.items() if n not in SIMULATED}
@@ -190,6 +239,17 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         networks
             Where the model or its guide were given a module (not a class or a function): one like it, by the name of
             the setting, as in ``{"decoder": Mine(), "network": Yours()}``. It gets the weights of the fit.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import zoo
+        >>> from inference import Fit, fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = Fit.load(result.save(f"{folder}/coin"))
+        >>> again.objective.kind
+        'log_evidence'
         """
         return Fit(*store.load(as_path(folder, "Fit.load(folder)"), model, networks))
 

@@ -56,23 +56,59 @@ class Result(Answer):
 
     @cached_property
     def outcome(self) -> Outcome:
-        """What the method handed back, with all that is said of it: judged now, if that has waited until now."""
+        """What the method handed back, with all that is said of it: judged now, if that has waited until now.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.outcome.objective.kind
+        'log_evidence'
+        """
         with seeded(self.seed, self.program.device), differentiable(), threads_for(self.program):
             return self._outcome.judged()
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What makes this answer less trustworthy, and what was left out; empty if nothing."""
+        """What makes this answer less trustworthy, and what was left out; empty if nothing.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.warnings
+        []
+        """
         return [*self.program.data.notes, *self.outcome.warnings]
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Numbers that say how far to trust it: khat and khat_error, evidence, ess, mean_shift, sd_ratio and others."""
+        """Numbers that say how far to trust it: khat and khat_error, evidence, ess, mean_shift, sd_ratio and others.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.diagnostics  # there is nothing to doubt where it is exact
+        {}
+        """
         return self.outcome.diagnostics
 
     @property
     def verdict(self) -> str:
-        """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why; else empty."""
+        """Whether to trust what is handed out: "trust", "usable with care" or "do not trust", and why; else empty.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.verdict
+        ''
+        """
         return self.outcome.verdict
 
     @cached_property
@@ -81,6 +117,14 @@ class Result(Answer):
 
         Nothing that is asked of the fit reads it: `points` has the weights that count, and other fits of the program
         may have others.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.model
+        BetaBernoulli(a=1.0, b=1.0)
         """
         if not self.program.networks:
             return self.program.model
@@ -110,7 +154,16 @@ class Result(Answer):
 
     @cached_property
     def khat(self) -> float:
-        """Pareto shape of p / q, diagnostics["khat"] +- "khat_error": below 0.7 q is close to p; NaN if it is exact."""
+        """Pareto shape of p / q, diagnostics["khat"] +- "khat_error": below 0.7 q is close to p; NaN if it is exact.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.khat
+        nan
+        """
         if self.is_point or not self.program.latents:
             return float("nan")
         if "khat" in self.diagnostics or self.approximation.exact:
@@ -126,6 +179,14 @@ class Result(Answer):
         stand at the chain and draw of the latents they come from; states that are summed out are drawn anew. Rows
         without an observed value are left out of a site's arrays, and so are draws of rows' latents that would be more
         than 20 million numbers; attributes say so (`left_out`).
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.posterior["posterior"]["p"].shape
+        (1, 1000)
         """
         return self._groups()
 
@@ -159,5 +220,13 @@ class Result(Answer):
 
         Empty where no draws of q were weighed, or of some rows only. It is about q itself: what is handed out has been
         corrected if `verdict` says so.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.shifts.empty
+        True
         """
         return shift_table(self, self.outcome.shifts)

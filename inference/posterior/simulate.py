@@ -204,7 +204,8 @@ def _with_observed_fields(answer: Answer, new: Any) -> Any:
     """Fill in observed fields that new rows leave out; their values are never looked at."""
     fitted, fields = answer.program.data, answer.program.model.fields
     observed = {s.field for s in answer.program.observed if s.field}
-    new = opened(new)
+    named = bool(fitted.columns) and isinstance(new, Mapping) and not set(new) <= set(fields)
+    new = opened(new, columns=named)
     if isinstance(new, pd.DataFrame):
         columns = {n: fitted.columns.get(n, (n,))[0] for n in observed if len(fields[n].dims) == 1}
         left_out = {c: as_given(fitted, n).flat[0] for n, c in columns.items() if c not in new.columns}

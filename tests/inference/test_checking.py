@@ -186,8 +186,10 @@ def test_the_command_checks_a_saved_fit(tmp_path):
     found = fit(zoo.GammaPoisson(), RNG.negative_binomial(2, 0.3, 60), method="exact", seed=0, progress=False)
     found.save(tmp_path)
     ran = CliRunner().invoke(app, ["check", str(tmp_path)])
-    assert ran.exit_code == 0
-    assert str(check(found)) in ran.output
+    judged = check(found)
+    assert str(judged) in ran.output
+    assert judged.misfits
+    assert ran.exit_code == 1
 
 
 def test_distances_are_those_of_distribution_functions():

@@ -68,22 +68,22 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture
 def tides(installed):
     points = "[latentzoo.models]\nTides=tides:Tides\n[latentzoo.guides]\nWide=tides:Wide\n"
-    installed("tides", points + "[latentzoo.methods]\nSounding=tides:Sounding\n", tides=CODE)
+    installed("tides", points + "[latentzoo.methods]\nEcho=tides:Sounding\n", tides=CODE)
 
 
 @pytest.mark.slow
 def test_what_other_packages_add_is_there_as_if_it_shipped(tides, tmp_path, capsys):
     app(["list"], standalone_mode=False)
     listed = capsys.readouterr().out
-    for line in ("Tides                    Heights of the sea. (tides 0.1)", "Wide ", "sounding "):
+    for line in ("Tides                    Heights of the sea. (tides 0.1)", "Wide ", "echo "):
         assert f"  {line}" in listed
     assert "tides" not in sys.modules  # listing imports nothing
     assert "Tides" in zoo.models()
     assert "Tides" in dir(zoo)
     assert type(zoo.Tides()).__module__ == "tides"
-    assert "sounding    yes" in zoo.explain("tides", SEA)
-    assert list(compare("tides", SEA, methods=["exact", "sounding"], seed=0).table.index) == ["exact", "sounding"]
-    with pytest.raises(zoo.MethodError, match=r"Legal here: .*sounding"):
+    assert "echo        yes" in zoo.explain("tides", SEA)
+    assert list(compare("tides", SEA, methods=["exact", "echo"], seed=0).table.index) == ["exact", "echo"]
+    with pytest.raises(zoo.MethodError, match=r"Legal here: .*echo"):
         fit("tides", SEA, method="em", seed=0)
     fitted = fit("tides", SEA, method=SVI(guide="wide", steps=3), seed=0)
     assert type(fitted.method.guide) is guides.Wide

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.data import Data
-from zoo.data.identifiers import identifiers, many_levels
+from zoo.data.identifiers import identifiers, many_levels, unused
 from zoo.data.indexed import Indexed, as_stream
 from zoo.data.labelled import Labels, in_fitted_order, of_xarray, shared, unlabelled
 from zoo.data.match import Columns, Matched, from_arrays, from_frame, named_columns
@@ -160,7 +160,9 @@ def _checked(model: Model, matched: Matched, like: Data | None) -> Data:
     coords = _coordinates(matched, row, sizes, coords, like)
     dims = {n: f.dims for n, f in fields.items()}
     notes = (*matched.notes, *notes_of(values, missing, fields))
-    notes += identifiers(values, missing, fields, coords, row) if like is None else ()
+    if like is None:
+        notes += identifiers(values, missing, fields, coords, row)
+        notes += unused({n: matched.arrays[n] for n, kind in fields.items() if kind.integer})
     return Data(values, dims, coords, row, levels, notes=notes, missing=missing)
 
 

@@ -1,8 +1,9 @@
-"""Identifiers among the categories: columns with another category in every row, of which nothing can be learned."""
+"""What is odd about categories: identifiers, which differ in every row, and levels that occur in none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,21 +22,42 @@ def identifiers(
     coords: Mapping[str, pd.Index],
     row: str,
 ) -> tuple[str, ...]:
-    """Say which fields of categories, or columns of these, have as many categories as rows."""
+    """Say which fields of categories have as many categories as rows, and which columns of such more than half as many.
+
+    A vector may name the groups of rows, of which some have two rows each.
+    """
     notes = []
     for name, kind in fields.items():
         if not kind.integer or kind.dims[:1] != (row,) or len(kind.dims) > 2:
             continue
         value = values[name] if values[name].ndim == 2 else values[name][:, None]
         gone = missing.get(name, torch.zeros_like(values[name], dtype=torch.bool)).reshape(value.shape)
-        found = [j for j in range(value.shape[1]) if _all_differ(value[:, j][~gone[:, j]])]
+        share = 1.0 if len(kind.dims) == 1 else 0.5
+        found = [j for j in range(value.shape[1]) if _differ(value[:, j][~gone[:, j]], share)]
         columns = ", ".join(repr(label(coords.get(kind.dims[1]), j)) for j in found) if len(kind.dims) > 1 else ""
         if found:
             what = f"column{'s' * (len(found) > 1)} {columns} of field {name!r}" if columns else f"field {name!r}"
             notes.append(
-                f"{what}: another category in each of {len(value)} rows, from which nothing can be learned; is it an "
+                f"{what}: a category for every row or two of {len(value)}, from which little can be learned; is it an "
                 "identifier, or a number? Then leave it out, or cut it into classes (pandas.cut)"
             )
+    return tuple(notes)
+
+
+def unused(tables: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which levels of categorical columns occur in no row; a field's entries may be several of these."""
+    notes = []
+    for name, entries in tables.items():
+        several = isinstance(entries, pd.DataFrame)
+        for what, column in entries.items() if several else ((name, entries),):
+            declared = getattr(getattr(column, "dtype", None), "categories", None)
+            absent = [] if declared is None else declared.difference(pd.Index(column.unique()), sort=False).tolist()
+            if absent:
+                shown = f"{', '.join(map(repr, absent[:8]))}{', ...' if absent[8:] else ''}"
+                notes.append(
+                    f"{'column' if several else 'field'} {what!r}: declared levels that occur in no row are left out, "
+                    f"as nothing can be learned of them: {shown}"
+                )
     return tuple(notes)
 
 
@@ -51,7 +73,7 @@ def many_levels(coded: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _all_differ(codes: Tensor) -> bool:
-    """Whether each row has a code of its own; the largest tells of most columns that they cannot."""
+def _differ(codes: Tensor, share: float) -> bool:
+    """Whether so many rows have a code of their own; the largest tells of most columns that they cannot."""
     count = len(codes)
-    return count >= FEWEST and int(codes.max()) >= count - 1 and len(codes.unique()) == count
+    return count >= FEWEST and int(codes.max()) >= share * count - 1 and len(codes.unique()) >= share * count

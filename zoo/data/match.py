@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from zoo.data.data import Data
+from zoo.data.identifiers import unused
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, short, unknown
@@ -151,6 +152,7 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
                     f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
                 )
         arrays[name] = np.stack([_numbers(part[c], kind) for c in part.columns], axis=1)
+        notes += unused({name: part}) if kind.integer and like is None else ()
         labels = coords.setdefault(kind.dims[1], part.columns)
         if not labels.equals(part.columns):
             raise DataError(

@@ -45,6 +45,12 @@ class Dataset:
         Name of the file in this package.
     index
         Name of the column that labels the rows, if they have labels.
+
+    Examples
+    --------
+    >>> import zoo
+    >>> zoo.datasets.info("faithful").rows
+    272
     """
 
     name: str

@@ -239,6 +239,10 @@ def _reason(error: Exception) -> str:
         )
     if str(error) == "Don't know how to parse ''":
         return "it ends where a term is expected, as in 'y ~ x1 + x2'"
+    if str(error) == "Don't know how to parse '.'":
+        return "'.' does not stand for the other columns; name the predictors, as in 'y ~ x1 + x2'"
+    if str(error).startswith("The response term must be"):
+        return "expected one response, as in 'y ~ x1 + x2'; work a sum out in a column of its own"
     return str(error).strip().partition("\n")[0]
 
 

@@ -28,6 +28,7 @@ WRITTEN = {"\\t": "\t", "tab": "\t", "space": r"\s+", " ": r"\s+"}  # separators
 SAMPLE = 1 << 16  # characters of a file that show its separator
 LINES = 20  # of these, at most
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|NA|NaN|nan|\.")
 COMMA = re.compile(r"\s*[+-]?\d*(?:,\d+)?(?:[eE][+-]?\d+)?\s*")  # a number with a decimal comma
 
 Table: TypeAlias = "pd.DataFrame | np.ndarray | dict[str, np.ndarray]"
@@ -84,6 +85,8 @@ def _read(file: File, kind: str, name: str, separator: str | None) -> Table:
         raise DataError(f"{name}: {error}") from None
     except ImportError:
         raise DataError(f"{name}: openpyxl, which reads .xlsx, is not installed: pip install openpyxl") from None
+    except UnicodeError:
+        raise DataError(f"{name}: its text is not in UTF-8; save it so (in Excel: CSV UTF-8)") from None
     except Exception as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(f"{name}: cannot be read as {kind[1:].upper()} ({first}); is it truncated?") from error
@@ -107,7 +110,7 @@ def text_options(path: Path, separator: str | None = None) -> dict[str, Any]:
 def separator_of(text: str) -> str:
     """Tell the separator of a table from its first lines: the one that is there as often in each of them.
 
-    Of several the one that is there most often; a comma where none is.
+    Of several the one that is there most often; where none is, spaces if they stand between numbers, or a comma.
     """
     lines = [QUOTED.sub("", line) for line in text.splitlines()[:LINES] if line.strip()]
 
@@ -116,7 +119,15 @@ def separator_of(text: str) -> str:
         return sum(c == counts[0] for c in counts), counts[0]
 
     there = [s for s in SEPARATORS if lines and s in lines[0]]
-    return max(there, key=fits) if there else ","
+    if there:
+        return max(there, key=fits)
+    return r"\s+" if _spaced([line.split() for line in lines]) else ","
+
+
+def _spaced(lines: list[list[str]]) -> bool:
+    """Whether lines are several words each, below the first all of them numbers: spaces stand between columns."""
+    numbers = all(NUMBER.fullmatch(word) for line in lines[1:] for word in line)
+    return len(lines) > 1 and numbers and len(lines[0]) > 1 and {len(line) for line in lines} == {len(lines[0])}
 
 
 def _text(file: File, separator: str | None) -> pd.DataFrame:
@@ -132,8 +143,14 @@ def _csv(file: Path | io.StringIO, **options: Any) -> pd.DataFrame:
     table = pd.read_csv(file, **options)
     if isinstance(file, io.StringIO):
         file.seek(0)
-    check_names(pd.read_csv(file, header=None, nrows=1, dtype=str, **options))
-    return tidied(table, decimal_commas=options.get("sep") != ",")
+    head = pd.read_csv(file, header=None, nrows=1, dtype=str, **options)
+    check_names(head)
+    table = tidied(table, decimal_commas=options.get("sep") != ",")
+    if all(NUMBER.fullmatch(str(word)) for word in head.iloc[0]):
+        said = ", ".join(head.iloc[0][:4])
+        note = f"the first line names the columns: {said}; if these numbers are a row, put a line of names above it"
+        table.attrs[NOTES] = (*table.attrs.get(NOTES, ()), note)
+    return table
 
 
 def check_names(head: pd.DataFrame) -> None:

@@ -24,9 +24,11 @@ def as_table(source: Any) -> Any:
     Raises
     ------
     DataError
-        If it is a sparse matrix.
+        If it is a sparse matrix, or has sparse columns.
     """
     check_dense(source, "the data")
+    if isinstance(source, pd.DataFrame | pd.Series):
+        check_dense_columns(source)
     records = isinstance(source, list) and bool(source) and all(isinstance(row, Mapping) for row in source)
     if records or (isinstance(source, np.ndarray) and source.dtype.names):
         return pd.DataFrame(source)
@@ -56,6 +58,27 @@ def check_dense(array: Any, what: str) -> None:
     raise DataError(
         f"{what}: expected a dense array, found a sparse one of SciPy ({size}); write its zeros out with .toarray(), "
         "if memory allows that, or count a long table (one row for each cell that is not 0) into a Count field"
+    )
+
+
+def check_dense_columns(table: pd.DataFrame | pd.Series) -> None:
+    """Raise if a table, or column, of pandas has sparse columns, whose zeros would have to be written out.
+
+    Raises
+    ------
+    DataError
+        With the call that does.
+    """
+    columns = [table] if isinstance(table, pd.Series) else [table.iloc[:, j] for j in range(table.shape[1])]
+    sparse = [c for c in columns if isinstance(c.dtype, pd.SparseDtype)]
+    if not sparse:
+        return
+    column = sparse[0]
+    more = f" and {len(sparse) - 1} more" if sparse[1:] else ""
+    raise DataError(
+        f"column {column.name!r}{more}: expected dense columns, found sparse ones ({len(column)} rows); write "
+        "their zeros out, if memory allows that: table.astype({c: t.subtype for c, t in table.dtypes.items() if "
+        "isinstance(t, pandas.SparseDtype)})"
     )
 
 

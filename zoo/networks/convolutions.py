@@ -22,6 +22,14 @@ class ResidualBlock(nn.Module):
     ----------
     channels
         Of x and of the result.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import ResidualBlock
+    >>> x = torch.randn(2, 16, 8, 8)
+    >>> bool((ResidualBlock(16)(x) == x).all())  # before it has learned anything
+    True
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,6 +61,13 @@ class ConvEncoder(nn.Module):
         After each halving.
     blocks
         Residual blocks after each halving; none makes it a plain convolutional network with SiLU units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import ConvEncoder
+    >>> ConvEncoder((1, 28, 28), 10)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
     """
 
     def __init__(self, shape: Sequence[int], outputs: int, channels: Sequence[int] = (32, 64), blocks: int = 0) -> None:
@@ -86,6 +101,13 @@ class ConvDecoder(nn.Module):
         Before each doubling.
     blocks
         Residual blocks before each doubling; none makes it a plain convolutional network with SiLU units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import ConvDecoder
+    >>> ConvDecoder(4, (1, 28, 28))(torch.zeros(5, 4)).shape
+    torch.Size([5, 1, 28, 28])
     """
 
     def __init__(self, inputs: int, shape: Sequence[int], channels: Sequence[int] = (64, 32), blocks: int = 0) -> None:
@@ -125,6 +147,15 @@ class MaskedConv2d(nn.Conv2d):
         Of the kernel, odd.
     centre
         Whether it also sees the pixel at its centre: mask B, for all layers but the first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import MaskedConv2d
+    >>> MaskedConv2d(1, 1, 3, centre=False).mask
+    tensor([[1., 1., 1.],
+            [1., 0., 0.],
+            [0., 0., 0.]])
     """
 
     mask: Tensor
@@ -156,6 +187,13 @@ class MaskedConvolutions(nn.Module):
         In between; blocks work at half of them.
     blocks
         How many.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import MaskedConvolutions
+    >>> MaskedConvolutions(1, 1, channels=8, blocks=1)(torch.zeros(2, 1, 6, 6)).shape
+    torch.Size([2, 1, 6, 6])
     """
 
     def __init__(self, inputs: int, outputs: int, channels: int = 64, blocks: int = 5) -> None:

@@ -22,6 +22,13 @@ class MLP(nn.Module):
         Width of each hidden layer; empty makes an affine map.
     activation
         Makes a: the class of a module, tanh if not given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import MLP
+    >>> MLP(3, (16, 16), 2)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: Activation = nn.Tanh) -> None:
@@ -50,6 +57,15 @@ class MaskedLinear(nn.Linear):
     ----------
     mask
         M, shape (outputs, inputs).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import MaskedLinear
+    >>> layer = MaskedLinear(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    >>> a, b = layer(torch.tensor([[1.0, 2.0], [1.0, 3.0]]))
+    >>> bool(a[0] == b[0]), bool(a[1] == b[1])
+    (True, False)
     """
 
     mask: Tensor
@@ -77,6 +93,15 @@ class MaskedMLP(nn.Module):
         Width of each hidden layer.
     each
         Numbers that make up one output: f has shape (..., inputs, each).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import MaskedMLP
+    >>> network = MaskedMLP(4, (16,))
+    >>> seen = torch.autograd.functional.jacobian(lambda x: network(x)[:, 0], torch.zeros(4))
+    >>> bool(seen.triu().any())  # no output sees its own input, or a later one
+    False
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], each: int = 1) -> None:

@@ -29,6 +29,13 @@ class Recurrent(nn.Module):
         How many, one above the other.
     cell
         "gru" or "lstm".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import Recurrent
+    >>> Recurrent(3, 2, hidden=8, cell="lstm")(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7, 2])
     """
 
     def __init__(
@@ -61,6 +68,13 @@ class CausalAttention(nn.Module):
         Of the sequence inside, a multiple of `heads`, even.
     heads, layers
         Of the attention; how many layers, one above the other.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import CausalAttention
+    >>> CausalAttention(3, 2, width=16, heads=2)(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7, 2])
     """
 
     def __init__(self, inputs: int, outputs: int, width: int = 64, heads: int = 4, layers: int = 2) -> None:
@@ -88,6 +102,13 @@ class AttentionBlock(nn.Module):
         Of the sequence, a multiple of `heads`.
     heads
         Of the attention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zoo.networks import AttentionBlock
+    >>> AttentionBlock(16, heads=4)(torch.zeros(5, 7, 16)).shape
+    torch.Size([5, 7, 16])
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -17,7 +17,14 @@ Check = Callable[[], str | None]  # raises where something is wrong; returns why
 
 
 class CheckError(AssertionError):
-    """Something that must hold does not; the message says what was expected and what is the case."""
+    """Something that must hold does not; the message says what was expected and what is the case.
+
+    Examples
+    --------
+    >>> from zoo.testing import CheckError
+    >>> issubclass(CheckError, AssertionError)
+    True
+    """
 
 
 def require(holds: bool, message: str) -> None:

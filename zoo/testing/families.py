@@ -375,7 +375,18 @@ def family_checks(
     values: Any = None,
     priors: Mapping[str, Prior] | None = None,
 ) -> dict[str, Check]:
-    """Return the checks of a family by name, each a function without arguments (see `check_family`)."""
+    """Return the checks of a family by name, each a function without arguments (see `check_family`).
+
+    Examples
+    --------
+    >>> import pyro.distributions as dist
+    >>> from inference.conjugate.poisson import Poisson
+    >>> from zoo.testing import family_checks
+    >>> checks = family_checks(Poisson, dist.Poisson(2.0), values=[0, 3, 1])
+    >>> checks["density"]()
+    >>> sorted(checks)[:3]
+    ['density', 'registration', 'statistics']
+    """
     one = family() if isinstance(family, type) else family
     require(bool(distributions), f"give a distribution of {type(one).__name__}")
     each = [FamilyChecks(one, fn, values, priors) for fn in distributions]

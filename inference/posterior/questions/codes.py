@@ -55,6 +55,18 @@ class CodeQuestions(Result):
         Examples
         --------
         ``fit.encode(test)["z"].to_pandas()`` is a table of codes.
+
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> codes = result.encode(digits.head(3))
+        >>> codes["z"].shape, codes["z_sd"].shape
+        ((3, 2), (3, 2))
+        >>> result.encode(digits.head(3), draws=5)["z"].dims
+        ('draw', 'row', 'latent')
         """
         return encode(self, new, positive("encode(draws)", draws) if draws else 0, seed)
 
@@ -73,6 +85,17 @@ class CodeQuestions(Result):
         Dataset
             A variable for each observed site: its mean, or the probabilities of its categories, with the dimensions
             that the codes came in.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> result.decode([[0.0, 0.0], [1.0, -1.0]])["x"].shape
+        (2, 64)
         """
         return decode(self, codes, condition)
 
@@ -83,6 +106,17 @@ class CodeQuestions(Result):
         ----------
         new
             Rows like those fitted; None for the fitted rows.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> result.reconstruct(digits.head(3))["x"].dims
+        ('row', 'feature')
         """
         return reconstruct(self, new)
 
@@ -99,6 +133,17 @@ class CodeQuestions(Result):
             How many values of t, the ends included.
         condition
             Covariate or label -> its value; of what is left out, the rows' own, if both ends have the same.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> result.interpolate(digits.head(1), digits.tail(1), steps=5)["x"].dims
+        ('t', 'row', 'feature')
         """
         return interpolate(self, a, b, positive("interpolate(steps)", steps), condition)
 
@@ -127,6 +172,17 @@ class CodeQuestions(Result):
             How many values.
         condition
             Covariate or label -> its value; of what is left out, that of the rows `at`, if all have the same.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> result.traverse(0, steps=5, span=2.0)["x"].shape
+        (5, 64)
         """
         return traverse(self, coordinate, site, at, span, positive("traverse(steps)", steps), condition)
 
@@ -143,6 +199,17 @@ class CodeQuestions(Result):
             Rows like those fitted; None for the fitted rows.
         samples
             Draws of q for each row. ``attrs["mcse"]`` has the Monte Carlo errors, column by column.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> list(result.anomaly(digits.head(3), samples=10).columns)
+        ['log_prob', 'kl', 'reconstruction']
         """
         return anomaly(self, new, positive("anomaly(samples)", samples))
 
@@ -161,6 +228,17 @@ class CodeQuestions(Result):
         -------
         DataFrame
             A row for each coordinate, columns variance and active.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> list(result.active_units().columns)
+        ['variance', 'active']
         """
         return active_units(self, new)
 
@@ -181,6 +259,18 @@ class CodeQuestions(Result):
         -------
         DataFrame
             Rows rate, distortion, elbo; columns nats and mcse, the Monte Carlo error given these rows.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> parts = result.rate_distortion(samples=10)["nats"]
+        >>> parts.index.tolist(), bool(parts["rate"] > 0)
+        (['rate', 'distortion', 'elbo'], True)
         """
         return rate_distortion(self, new, positive("rate_distortion(samples)", samples))
 
@@ -214,6 +304,17 @@ class CodeQuestions(Result):
         ------
         FitError
             If rows have no continuous latents or no density of their own, or what they share has posterior draws.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> result.annealed_log_prob(digits.head(2), chains=4, temperatures=10, steps=3).shape
+        (2,)
         """
         return annealed_log_prob(
             self,
@@ -236,6 +337,16 @@ class CodeQuestions(Result):
         Examples
         --------
         ``fit.draw_images(test).savefig("digits.png")``
+
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> figure = result.draw_images(digits, n=5)
+        >>> len(figure.axes)
+        15
         """
         return pictured(self, new, positive("draw_images(n)", n))
 
@@ -248,5 +359,17 @@ class CodeQuestions(Result):
             Rows; None for the fitted ones, at most 10,000 of them.
         labels
             A label for each row, which colours it.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder
+        >>> from inference import SVI, fit
+        >>> digits = (zoo.datasets.load("digits").head(60) >= 8).astype(int)
+        >>> method = SVI(guide=Encoder(hidden=(8,)), steps=20)
+        >>> result = fit(zoo.VAE(latent=2, hidden=(8,)), digits, method=method, seed=0)
+        >>> figure = result.draw_codes(labels=[0, 1] * 30)
+        >>> figure.axes[0].get_xlabel()
+        'z[0]'
         """
         return mapped(self, new, labels)

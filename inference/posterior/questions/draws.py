@@ -28,6 +28,14 @@ class DrawQuestions(Result):
         ------
         FitError
             If the fit is a point estimate.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.sample(3, seed=0)["p"].dims
+        ('chain', 'draw')
         """
         if self.is_point:
             raise FitError(
@@ -57,6 +65,14 @@ class DrawQuestions(Result):
         -------
         DataFrame
             With the columns of the fitted data; a dict of arrays where fields are not columns.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.generate(2, seed=1).shape
+        (2, 2)
         """
         return generate(self, positive("generate(n)", n), seed, condition)
 
@@ -75,6 +91,16 @@ class DrawQuestions(Result):
             Number of draws of each row.
         seed
             None for one that follows from the fit's.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> line = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0.1, 0.9, 2.1, 2.9]}
+        >>> result = fit(zoo.BayesianRegression(), line, method="exact", seed=0)
+        >>> drawn = result.predict({"x": [[4.0], [5.0]]}, draws=50)
+        >>> drawn["posterior_predictive"]["y"].shape
+        (1, 50, 2)
         """
         return predict(self, new, positive("predict(draws)", draws), seed)
 
@@ -102,6 +128,18 @@ class DrawQuestions(Result):
         DataFrame
             The rows with their labels and no missing value; a dict of arrays where fields are not columns. A list of
             `draws` of them if `draws` is above 1.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> gaps = zoo.datasets.load("faithful").head(3)
+        >>> gaps.loc[1, "waiting"] = None
+        >>> int(result.impute(gaps, seed=0).isna().sum().sum())
+        0
+        >>> round(float(result.impute(gaps, mean=True).loc[1, "waiting"]), 1)
+        53.0
         """
         draws = positive("impute(draws)", draws)
         if mean and draws > 1:

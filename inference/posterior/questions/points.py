@@ -53,6 +53,16 @@ class PointQuestions(Result):
         FitError
             If the fit has posterior draws, is no maximum of this density (classification EM), did not come to it, or a
             parameter is not determined by the data; by name.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> print(result.standard_errors().head(2).round(2))
+                    value    se
+        weights[0]   0.64  0.03
+        weights[1]   0.36  0.03
         """
         if kind not in ("information", "bootstrap", "parametric"):
             raise FitError(f'standard_errors(kind) must be "information", "bootstrap" or "parametric", not {kind!r}')
@@ -90,6 +100,14 @@ class PointQuestions(Result):
         """log p(x | theta) at the point fitted, in nats: latents of rows summed out, priors of theta left out.
 
         A `FitError` says what to use where there is no such point, or only a bound.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> round(result.log_likelihood, 2)
+        -1130.26
         """
         return self._likelihood.value
 
@@ -104,12 +122,29 @@ class PointQuestions(Result):
 
         A simplex of K counts K - 1, a covariance matrix d (d + 1) / 2, weights of networks one each; latents with a
         prior count where they are at a point. A `FitError` where latents that all rows share have draws.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.free_parameters
+        11
         """
         return free_parameters(self)
 
     @property
     def aic(self) -> float:
-        """AIC = -2 log p(x | theta) + 2 p, p free parameters (Akaike 1974), the smaller the better; else see `bic`."""
+        """AIC = -2 log p(x | theta) + 2 p, p free parameters (Akaike 1974), the smaller the better; else see `bic`.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> round(result.aic, 2)
+        2282.53
+        """
         return 2 * self.free_parameters - 2 * self.log_likelihood
 
     @property
@@ -127,6 +162,12 @@ class PointQuestions(Result):
         Examples
         --------
         ``fit(zoo.GMM(components=2), "faithful", method="em").bic`` is 2322.19.
+
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> round(result.bic, 2)
+        2322.19
         """
         return self.free_parameters * math.log(rows_of(self.program)) - 2 * self.log_likelihood
 
@@ -136,6 +177,14 @@ class PointQuestions(Result):
 
         H = -sum_i w_i sum_k r_ik log r_ik >= 0, so clusters that overlap cost. Mclust prints the opposite sign, and has
         the most probable state of each row in place of the average. Raises as `bic` does, and without discrete latents.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> round(result.icl - result.bic, 2)
+        1.39
         """
         if not self.program.enumerated:
             raise FitError(f"icl is about clusters, and {type(self.model).__name__} has no discrete latent; use bic")

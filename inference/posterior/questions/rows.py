@@ -45,6 +45,16 @@ class RowQuestions(Result):
         ------
         FitError
             If the model has no latent of rows and no enumerated site.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> print(result.assign(zoo.datasets.load("faithful").head(2)).round(2))
+        z    0    1
+        0  1.0  0.0
+        1  0.0  1.0
         """
         return assign(self, new, site)
 
@@ -74,6 +84,14 @@ class RowQuestions(Result):
         ------
         FitError
             If the model has no discrete latent.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.most_probable().value_counts().tolist()
+        [175, 97]
         """
         return most_probable(self, new, site)
 
@@ -96,5 +114,13 @@ class RowQuestions(Result):
         Series
             In nats, by row. ``attrs["mcse"]`` is the Monte Carlo standard error of each row (zeros where the value is
             exact), ``attrs["mcse_total"]`` that of the sum.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> result.log_prob(zoo.datasets.load("faithful").head(2)).round(2).tolist()
+        [-4.64, -3.67]
         """
         return log_prob(self, new, positive("log_prob(samples)", samples))

@@ -920,6 +920,17 @@ def test_the_posterior_of_a_normal_gamma():
     assert found[names, "b"] == pytest.approx(b)
 
 
+def test_a_line_through_zero_is_a_student_t():
+    """With one coefficient and no intercept: p(y) is a t of 1 degree of freedom, its shape 1 and the prior's part."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 1.0, 8)
+    y = 2 * x + rng.normal(size=8)
+    result = exact(zoo.BayesianRegression(intercept=False, prior_scale=2.0), {"x": x[:, None], "y": y})
+    shape = 4.0 * (np.eye(8) + np.outer(x, x) / (1e-4 * (x**2).mean()))
+    expected = scipy.stats.multivariate_t(np.zeros(8), shape, df=1).logpdf(y)
+    assert result.objective.value == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_posterior_of_a_plane():
     """The weighted least-squares line of data and prior together."""
     d = design(PLANE["x"])

@@ -64,6 +64,8 @@ def test_a_regression_by_formula_keeps_names_and_coding(tmp_path):
         drawn = found.predict(NEW, draws=400, seed=0)["posterior_predictive"]["y"]
         assert list(drawn["row"].values) == ["p", "q"]
         assert drawn.mean(("chain", "draw")).values == pytest.approx(expected, abs=1.0)
+        again = found.predict(NEW.to_dict("list"), draws=400, seed=0)["posterior_predictive"]["y"]
+        assert (again.values == drawn.values).all()
         assert found.log_prob(ROWS.head(3).to_dict("list")).tolist() == result.log_prob(ROWS.head(3)).tolist()
         made = found.generate(4, seed=0)
         assert list(made.columns) == [*names, "sbp"]
@@ -107,6 +109,8 @@ def test_group_terms_are_groups():
         ("BayesianRegression", "sbp ~ lag(age)", UnknownNameError, "unknown function in the formula 'sbp ~ lag"),
         ("BayesianRegression", "sbp", DataError, "expected a response and its predictors"),
         ("BayesianRegression", "sbp ~ age +", DataError, r"'sbp ~ age \+': it ends where a term is expected"),
+        ("BayesianRegression", "sbp ~ .", DataError, "'.' does not stand for the other columns; name the predictors"),
+        ("BayesianRegression", "sbp + age ~ sex", DataError, "expected one response"),
         ("BayesianRegression", "sbp ~ ~ age", DataError, "formula 'sbp ~ ~ age': "),
         ("BayesianRegression", "sbp ~ 1", DataError, "no predictors"),
         ("BayesianRegression", "sbp ~ age + (1 | site)", DataError, "has no groups; fit HierarchicalRegression"),

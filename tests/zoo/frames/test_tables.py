@@ -99,6 +99,22 @@ def test_sparse_matrices_are_refused_with_the_remedy(form):
             bind(zoo.GMM(), source)
 
 
+def test_sparse_columns_are_refused_with_a_remedy_that_works():
+    table = pd.DataFrame({"a": [0.0, 0.0, 2.0], "b": pd.arrays.SparseArray([0.0, 1.0, 0.0])})
+    for source in (table, table["b"], {"x": table}):
+        with pytest.raises(DataError, match=r"'b': expected dense columns.*\(3 rows\).*table.astype\(") as told:
+            bind(zoo.GMM(), source)
+    dense = eval(str(told.value).rpartition("that: ")[2], {"table": table, "pandas": pd})
+    assert bind(zoo.GMM(), dense).values["x"].tolist() == [[0, 0], [0, 1], [2, 0]]
+
+
+def test_levels_that_occur_in_no_row_are_said():
+    answers = pd.Categorical(["a", "b", "a"], categories=["b", "a", "c"], ordered=True)
+    for source in (pd.DataFrame({"q": answers, "r": ["u", "v", "v"]}), {"x": pd.DataFrame({"q": answers})}):
+        data = bind(zoo.LatentClass(), source)
+        assert [note for note in data.notes if note.startswith("column 'q'") and note.endswith(": 'c'")]
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
