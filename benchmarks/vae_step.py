@@ -1,12 +1,14 @@
 """Training steps of variational autoencoders against torch loops written by hand, and against Pyro and pythae.
 
-Run with: python benchmarks/vae_step.py [--network mlp conv] [--repeats 3] [--batch 128] [--libraries pyro pythae]
+Run with: python benchmarks/vae_step.py [--network mlp conv] [--steps 300] [--batch 128] [--side 28] [--hidden 400]
+[--latent 50] [--libraries pyro pythae]
 
-Images of 28 x 28 zeros and ones. "mlp" is 784-400-50 with tanh units, "conv" the encoder and decoder of
-`zoo.networks`, which both sides share but for what the hand-written decoder has of torch: `nn.ConvTranspose2d`. All use
-float32, Adam and one draw per row. By hand that is a plain loop: batches from a tensor, Bernoulli logits against the
-closed-form KL, fused Adam, with and without `torch.compile` of the loss. Loops take turns; what is shown is processor
-time of the best 50 steps in a row of each, compilation and everything before the first step apart.
+Images of zeros and ones. "mlp" has one layer of tanh units, "conv" the encoder and decoder of `zoo.networks`, which
+both sides share but for what the hand-written decoder has of torch: `nn.ConvTranspose2d`. All use float32, Adam and one
+draw per row. By hand that is a plain loop: batches from a tensor, Bernoulli logits against the closed-form KL, fused
+Adam, with and without `torch.compile` of the loss. All loops take turns step by step within one process, so that other
+work on the machine disturbs them alike: each of this library's is a whole fit, between two steps of which all the others
+take one. What is shown are the median and the 10 % quantile of processor times, without the first steps.
 """
 
 import argparse
@@ -15,17 +17,19 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from timing import machine, paired, table
+from timing import machine, table
 from torch import nn
 from torch.nn import functional as F
 
 import zoo
 from guides import Encoder
 from inference import SVI, fit
+from inference.variational.optimize import Climb
 from zoo.networks import ConvEncoder
 
 ROWS, SIDE, HIDDEN, LATENT, RATE = 10_000, 28, 400, 50, 1e-3
-PIXELS, BLOCK, BLOCKS = SIDE * SIDE, 50, 4
+PIXELS = SIDE * SIDE
+FIRST = 10  # steps that do not count
 FEATURES = 256  # that the convolutional encoder gives of an image
 
 
@@ -75,18 +79,17 @@ def clock(device):
     return time.perf_counter()
 
 
-def best_block(step, batch, device):
-    """Seconds per step of the best block of steps; `step` takes numbers of rows."""
-    order, at, found = torch.randperm(ROWS, device=device), 0, []
-    for _ in range(BLOCKS):
-        began = clock(device)
-        for _ in range(BLOCK):
-            if at + batch > ROWS:
-                order, at = torch.randperm(ROWS, device=device), 0
-            step(order[at : at + batch])
-            at += batch
-        found.append((clock(device) - began) / BLOCK)
-    return min(found[1:])
+class Rows:
+    """Numbers of the rows of one mini-batch after the other."""
+
+    def __init__(self, batch, device):
+        self.batch, self.device, self.at, self.order = batch, device, ROWS, None
+
+    def __next__(self):
+        if self.at + self.batch > ROWS:
+            self.order, self.at = torch.randperm(ROWS, device=self.device), 0
+        self.at += self.batch
+        return self.order[self.at - self.batch : self.at]
 
 
 def shaped(x, kind):
@@ -95,8 +98,8 @@ def shaped(x, kind):
 
 
 def by_hand(x, kind="mlp", compiled=False, device="cpu", batch=128):
-    """Seconds per step of a plain loop."""
-    data = torch.as_tensor(shaped(x, kind), device=device)
+    """A step of a plain loop."""
+    data, order = torch.as_tensor(shaped(x, kind), device=device), Rows(batch, device)
     encoder, decoder = (net.to(device) for net in networks(kind))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
 
@@ -109,23 +112,24 @@ def by_hand(x, kind="mlp", compiled=False, device="cpu", batch=128):
 
     evaluated = torch.compile(loss) if compiled else loss
 
-    def step(rows):
+    def step():
         optimizer.zero_grad(set_to_none=True)
-        evaluated(data[rows], torch.randn(batch, LATENT, device=device)).backward()
+        evaluated(data[next(order)], torch.randn(batch, LATENT, device=device)).backward()
         optimizer.step()
 
-    return best_block(step, batch, device)
+    return step
 
 
 def by_pyro(x, kind, batch):
-    """Seconds per step of Pyro's own SVI."""
+    """A step of Pyro's own SVI."""
     import pyro
     import pyro.distributions as dist
     from pyro.infer import SVI as PyroSVI
     from pyro.infer import Trace_ELBO
 
-    data = torch.as_tensor(shaped(x, kind))
+    data, order = torch.as_tensor(shaped(x, kind)), Rows(batch, "cpu")
     encoder, decoder = networks(kind)
+    kept = None  # Pyro's parameters between this loop's steps
 
     def model(rows):
         pyro.module("decoder", decoder)
@@ -139,13 +143,18 @@ def by_pyro(x, kind, batch):
         with pyro.plate("row", len(rows)):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
-    with pyro.get_param_store().scope():
-        svi = PyroSVI(model, guide, pyro.optim.Adam({"lr": RATE}), Trace_ELBO())
-        return best_block(lambda rows: svi.step(data[rows]), batch, "cpu")
+    svi = PyroSVI(model, guide, pyro.optim.Adam({"lr": RATE}), Trace_ELBO())
+
+    def step():
+        nonlocal kept
+        with pyro.get_param_store().scope(kept) as kept:
+            svi.step(data[next(order)])
+
+    return step
 
 
 def by_pythae(x, kind, batch):
-    """Seconds per step of pythae's VAE, whose own networks are replaced by these; its trainer's loop without files."""
+    """A step of pythae's VAE, whose own networks are replaced by these; its trainer's loop without files."""
     from pythae.data.datasets import BaseDataset, DatasetOutput
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -176,61 +185,69 @@ def by_pythae(x, kind, batch):
         VAE(config, encoder=Inner(), decoder=Outer()),
         BaseDataset(torch.as_tensor(shaped(x, kind)), torch.zeros(ROWS)),
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    optimizer, order = torch.optim.Adam(model.parameters(), lr=RATE), Rows(batch, "cpu")
 
-    def step(rows):
-        inputs = DatasetOutput(data=data.data[rows])
+    def step():
+        inputs = DatasetOutput(data=data.data[next(order)])
         optimizer.zero_grad()
         model(inputs).loss.backward()
         optimizer.step()
 
-    return best_block(step, batch, "cpu")
+    return step
 
 
-def ours(x, kind="mlp", how=False, device="cpu", batch=128):
-    """Seconds per step of SVI with an encoder."""
-    method = SVI(
-        guide=Encoder(hidden=(HIDDEN,), network=kind),
-        batch_size=batch,
-        steps=BLOCK * BLOCKS,
-        schedule="constant",
-        compile=how,
-    )
+def ours(x, kind="mlp", how=False, device="cpu", batch=128, steps=300, others=()):
+    """Seconds of each step of SVI with an encoder, and of one of each of the other loops between any two of them."""
+    times, plain, last = [[] for _ in range(1 + len(others))], Climb.step, None
+
+    def turn(climb, *given):
+        nonlocal last
+        if last is not None:
+            times[0].append(clock(device) - last)
+        for found, step in zip(times[1:], others, strict=True):
+            began = clock(device)
+            with torch.enable_grad():
+                step()
+            found.append(clock(device) - began)
+        last = clock(device)
+        return plain(climb, *given)
+
+    guide = Encoder(hidden=(HIDDEN,), network=kind)
+    method = SVI(guide=guide, batch_size=batch, steps=steps, schedule="constant", compile=how)
     model = zoo.VAE(latent=LATENT, hidden=(HIDDEN,), decoder=kind)
-    read = time.process_time if device == "cpu" else time.perf_counter
-    with patch("time.perf_counter", read):  # by which the trace has its seconds
-        found = fit(model, shaped(x, kind), method=method, seed=0, device=device, progress=False)
-    return (found.trace["seconds"].diff() / found.trace["step"].diff()).iloc[1:].min()
+    with patch.object(Climb, "step", turn):
+        fit(model, shaped(x, kind), method=method, seed=0, device=device, progress=False)
+    return [np.array(found[FIRST:]) for found in times]
 
 
 def main():
-    """Print a table of best times and ratios."""
+    """Print a table of times and ratios."""
+    global SIDE, HIDDEN, LATENT, PIXELS
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--network", nargs="*", default=["mlp", "conv"], choices=("mlp", "conv"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--libraries", nargs="*", default=["pyro"], choices=("pyro", "pythae"))
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--hidden", type=int, default=HIDDEN)
+    parser.add_argument("--latent", type=int, default=LATENT)
+    parser.add_argument("--libraries", nargs="*", default=[], choices=("pyro", "pythae"))
     given = parser.parse_args()
+    SIDE, HIDDEN, LATENT, PIXELS = given.side, given.hidden, given.latent, given.side**2
     print(machine())
     x = images()
     for kind in given.network:
-        runs = {
-            "by hand, eager": lambda kind=kind: by_hand(x, kind, False, batch=given.batch),
-            "by hand, compiled": lambda kind=kind: by_hand(x, kind, True, batch=given.batch),
-            "ours, eager": lambda kind=kind: ours(x, kind, False, batch=given.batch),
-            "ours, compiled": lambda kind=kind: ours(x, kind, True, batch=given.batch),
-            "ours, by default": lambda kind=kind: ours(x, kind, "auto", batch=given.batch),
-        }
-        others = {"pyro": ("Pyro", by_pyro), "pythae": ("pythae", by_pythae)}
-        for name in given.libraries:
-            label, loop = others[name]
-            runs[label] = lambda kind=kind, loop=loop: loop(x, kind, given.batch)
-        times = paired(given.repeats, *runs.values())
-        lines = [
-            (n, f"{1e3 * t:.1f}", f"{t / times[0]:.2f}", f"{t / times[1]:.2f}")
-            for n, t in zip(runs, times, strict=True)
-        ]
-        table((f"one step, {kind}", "ms", "of eager", "of compiled"), lines, (17, 6, 8, 11))
+        names = ["by hand, eager", "by hand, compiled", *given.libraries]
+        others = [by_hand(x, kind, how, batch=given.batch) for how in (False, True)]
+        others += [{"pyro": by_pyro, "pythae": by_pythae}[name](x, kind, given.batch) for name in given.libraries]
+        lines = []
+        for label, how in (("eager", False), ("played back", "auto"), ("compiled", True)):
+            with patch("inference.variational.optimize.worth", lambda *_, how=how: how is True):
+                times = ours(x, kind, how, "cpu", given.batch, given.steps, others)
+            eager, compiled = times[1], times[2]
+            for name, found in zip([f"ours, {label}", *names], times, strict=True):
+                ratios = [f"{np.median(found) / np.median(of):.2f}" for of in (eager, compiled)]
+                lines.append((name, *(f"{1e3 * v:.2f}" for v in (np.median(found), np.quantile(found, 0.1))), *ratios))
+        table((f"one step, {kind}", "median ms", "10 %", "of eager", "of compiled"), lines, (17, 9, 6, 8, 11))
 
 
 if __name__ == "__main__":

@@ -18,30 +18,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from inference.compiled.constants import check_branches, fold_constants, state_types
-from inference.compiled.record import recorded
+from inference.compiled.constants import fold_constants
+from inference.compiled.recording import recording
 from inference.compiled.small_first import small_first
-from inference.compiled.small_graphs import LARGEST, small_graph, written
+from inference.compiled.small_graphs import small_graph
 from inference.compiled.small_matrices import WRITTEN_OUT, drop_checks
-from inference.compiled.trees import leaves, rebuilt
+from inference.compiled.worth import pays, work
 from zoo.program.flat_density import Density
 from zoo.program.program import Program
 from zoo.replay.evaluate import model_context
 
 Compile = Literal["auto"] | bool
 
-# What decides whether to compile, in seconds on one core. Fixed numbers and not times measured on the spot, because
-# compiled and eager differ by rounding: the same seed has to give the same bytes whatever else the machine does.
-SAVED_PER_OPERATION = 4e-6
-SAVED_PER_BYTE = 0.125e-9
-COST = 1.5
-COST_PER_OPERATION = 11e-3
-KERNELS = ("mm", "convolution")  # operations that a compiled program calls as they are
-FEW = 0.3  # of a graph of few numbers, which becomes one C function
-FEW_PER_OPERATION = 1e-3
 OPTIONS = {
     "fallback_random": True,  # what is random inside (dropout, say) draws the numbers that it would without compilation
     "size_asserts": False,  # each check costs a microsecond; the shapes of all inputs are those of the example
@@ -75,43 +64,6 @@ class Lowered:
     def __call__(self, *inputs: Any) -> Any:
         """Evaluate the function."""
         return self.call(*inputs)
-
-
-class Work(TorchDispatchMode):
-    """Counts operations, and the bytes that they write; `few`: one C function does.
-
-    Matrix products and convolutions write the same bytes in the same time when they are compiled.
-    """
-
-    def __init__(self) -> None:
-        cast(Any, super()).__init__()  # torch leaves it without types
-        self.operations = self.bytes = 0
-        self.few = True
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.operations += 1
-        view = any(r.alias_info is not None for r in func._schema.returns)  # which writes nothing
-        if isinstance(result, Tensor) and not view and not func.__name__.split(".")[0].endswith(KERNELS):
-            self.bytes += result.numel() * result.element_size()
-        self.few = self.few and (view or func in WRITTEN_OUT or written(func)) and self.bytes <= 8 * LARGEST
-        return result
-
-
-def work(function: Callable[..., Any], inputs: Sequence[Any]) -> Work:
-    """Count the work of one evaluation; randomness is left as it was."""
-    counter = Work()
-    with torch.random.fork_rng(devices=[]), counter:
-        function(*inputs)
-    return counter
-
-
-def pays(work: Work, calls: int) -> bool:
-    """Whether compiling a function saves more time over its calls than it takes."""
-    saved = SAVED_PER_OPERATION * work.operations + SAVED_PER_BYTE * work.bytes
-    if work.few:
-        return saved * calls > FEW + FEW_PER_OPERATION * work.operations
-    return saved * calls > COST + COST_PER_OPERATION * work.operations
 
 
 def worth(function: Callable[..., Any], inputs: Sequence[Any], how: Compile, calls: int) -> bool:
@@ -217,27 +169,10 @@ def own_cache() -> Iterator[str]:
 
 
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:
-    from torch.utils._pytree import tree_map
-
-    flat: list[Any] = [*leaves(inputs)]
-    results: list[Any] = []  # what the function returned when it was traced, for how it is nested
-
-    def inside(*tensors: Tensor) -> Any:
-        """The function from flat tensors to flat tensors, as Inductor takes it."""
-        results[:] = [function(*rebuilt(inputs, iter(tensors)))]
-        return leaves(results[0])
-
-    def outside(*inputs: Any) -> Any:
-        """The compiled program with the function's own arguments and results."""
-        with torch.no_grad():
-            return rebuilt(like, iter(made(*leaves(inputs))))
-
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), model_context(program.dtype, program.device):
         warnings.simplefilter("ignore")  # of torch's own making, about itself
-        graph = recorded(inside, flat, WRITTEN_OUT)
-        check_branches(graph)
-        state_types(graph)
-        like = tree_map(lambda _: torch.empty(0), results[0])
+        found = recording(function, inputs, WRITTEN_OUT)
+        graph, flat = found.graph, cast(list[Any], found.flat)
         # The checks of factorizations that are written out test a constant, and each would end a fused loop.
         drop_checks(graph.graph)
         fold_constants(graph)
@@ -245,8 +180,7 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
         if program.device.type == "cpu":
             made: Any = small_graph(graph, flat, compiler())
             if made is not None:
-                plain = type(results[0]) is tuple and all(isinstance(t, Tensor) for t in (*inputs, *results[0]))
-                return cast(Callable[..., Any], made) if plain else outside
+                return cast(Callable[..., Any], made) if found.plain else found.shaped(made)
         small_first(graph)
         graph.recompile()
         with torch.no_grad():
@@ -260,8 +194,8 @@ def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Prog
                     made = inductor(graph, flat, options={**QUICK, **layout})
             except CppCompileError:  # it is too old for this processor
                 made = inductor(graph, flat, options={**OPTIONS, **layout})
-            made(*flat)  # the first call loads what was compiled; it moves what the function moves in place
-    return outside
+                made(*flat)  # the first call loads what was compiled; it moves what the function moves in place
+    return found.shaped(made)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def recorded(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     written_out: Mapping[Any, Callable[..., Any]],
+    most: int | None = None,
 ) -> fx.GraphModule:
     """Evaluate a function of tensors once, and return what was done: below autograd and vmap, on plain tensors.
 
@@ -44,8 +45,15 @@ def recorded(
         Its arguments; what it changes in place is changed.
     written_out
         Operation -> function of the same arguments that is recorded in its place, unless it returns `NotImplemented`.
+    most
+        Bytes that the results of its operations may take, which are all kept until it is recorded.
+
+    Raises
+    ------
+    RuntimeError
+        If values decide what is done, or the results are larger.
     """
-    recorder = _Recorder(inputs, written_out)
+    recorder = _Recorder(inputs, written_out, most)
     with recorder, _Unchecked(), while_recording():
         outputs = function(*inputs)
     return recorder.finished(outputs)
@@ -67,8 +75,11 @@ def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, inputs: Sequence[Tensor], written_out: Mapping[Any, Callable[..., Any]]) -> None:
+    def __init__(
+        self, inputs: Sequence[Tensor], written_out: Mapping[Any, Callable[..., Any]], most: int | None
+    ) -> None:
         cast(Any, super()).__init__()  # torch leaves it without types
+        self.most, self.bytes = most, 0
         self.graph, self.written_out = fx.Graph(), written_out
         self.constants = torch.nn.Module()
         self.nodes: dict[int, fx.Node] = {}  # by the identity of a tensor
@@ -90,6 +101,10 @@ class _Recorder(TorchDispatchMode):
         # What a number is made into is made anew by every run, which may change it.
         target = aten.lift_fresh_copy.default if func is aten.lift_fresh.default else func
         result = func(*args, **kwargs)
+        if self.most is not None and isinstance(result, Tensor) and result._base is None:
+            self.bytes += result.numel() * result.element_size()
+            if self.bytes > self.most:
+                raise RuntimeError(f"the results of its operations take more than {self.most:,} bytes")
         if func in FILLED and result.is_contiguous():
             value = FILLED[func] if FILLED[func] is not None else args[-1]
             settings = {"dtype": result.dtype, "device": result.device}

@@ -116,7 +116,8 @@ class SVI(Method):
         Number of starts, all climbed in one tensor program; the best end is kept, and R-hat of the log joint over
         all of them says whether they agree.
     compile
-        Compile the step: True, False, or "auto", where that is expected to save more time than it takes.
+        Compile the step: True, False, or "auto", where that is expected to save more time than it takes; otherwise the
+        operations of one step are recorded and played back, to the same bits. False: every step runs the model's code.
     checkpoint
         File to which the whole state is written every `checkpoint_every` steps. If it is there at the beginning, the
         fit goes on from it, and ends at the same numbers as one that was never stopped. With more `steps` or `epochs`

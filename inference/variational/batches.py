@@ -183,11 +183,12 @@ class Batches:
                 generator=torch.Generator().manual_seed(seed),  # the global one is for noise only
             )
 
-    def example(self) -> Batch:
-        """Return a batch, for its shapes."""
+    def example(self, *, last: bool = False) -> Batch:
+        """Return a batch, for its shapes: the first rows or the last."""
         if self.whole:
             return Batch({}) if self.bound else rows_of(self.data)
-        example: Batch = self.source[torch.arange(self.rows), 0]
+        first = self.sampler.rows - self.rows if last else 0
+        example: Batch = self.source[torch.arange(first, first + self.rows), 0]
         return example.to(self.device)
 
     def stream(self, done: int = 0) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from guides.variational import Noise
 from inference.compiled.compile import Compile, Lowered, lower, worth
+from inference.compiled.recording import FEWEST, played_back
 from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor
 from inference.variational.adam import Moments, descend
@@ -124,17 +125,29 @@ class Climb(Standing):
 
     def _lower(self, program: Program, batches: Batches, draws: int, how: Compile, calls: int) -> Lowered:
         inputs, evaluated = self.inputs(batches, draws), self.evaluated
-        if not worth(evaluated, inputs, how, calls * self.gathered.parts):
-            return Lowered(evaluated, False)
+        calls *= self.gathered.parts
+        if not worth(evaluated, inputs, how, calls):
+            return self._played_back(program, batches, draws, how, calls)
         if not self.plain_adam:
-            return lower(evaluated, inputs, program, True, calls)
+            lowered = lower(evaluated, inputs, program, True, calls)
+            return lowered if lowered.compiled else self._played_back(program, batches, draws, how, calls, lowered.note)
         for leaf in self._params():
             zeros = {n: torch.zeros_like(leaf.detach()) for n in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[leaf] = {**zeros, "step": torch.zeros((), device=leaf.device)}
         trial = tree_map(_cloned, (*inputs, self.rates, self._moments()))  # compiling takes a step, which moves it
         lowered = lower(self.advance, trial, program, True, calls)
         self.inlined = lowered.compiled
-        return lowered if lowered.compiled else Lowered(evaluated, False, lowered.note)
+        return lowered if lowered.compiled else self._played_back(program, batches, draws, how, calls, lowered.note)
+
+    def _played_back(
+        self, program: Program, batches: Batches, draws: int, how: Compile, calls: int, note: str = ""
+    ) -> Lowered:
+        """The step as it is, or, unless compilation is switched off, its recording."""
+        played = None
+        if how is not False and calls >= FEWEST:
+            some, others = self.inputs(batches, draws), self.inputs(batches, draws, last=True)
+            played = played_back(self.evaluated, some, others, program)
+        return Lowered(self.evaluated if played is None else played, False, note)
 
     def _params(self) -> list[Tensor]:
         return [group["params"][0] for group in self.optimizer.param_groups]
@@ -189,10 +202,10 @@ class Climb(Standing):
 
     # -- the way up --------------------------------------------------------------------------------------------
 
-    def inputs(self, batches: Batches, draws: int) -> tuple[Any, ...]:
-        """An example of the inputs of one step."""
+    def inputs(self, batches: Batches, draws: int, *, last: bool = False) -> tuple[Any, ...]:
+        """An example of the inputs of one step, of the first rows or the last."""
         noise = self.bound.noise(batches.rows, len(self.schedules), draws)
-        noise, batch = self.gathered.own(self.bound, noise, batches.example())
+        noise, batch = self.gathered.own(self.bound, noise, batches.example(last=last))
         return *self.at, self.fixed, noise, self.beta, batch
 
     def run(

@@ -17,11 +17,12 @@ import zoo
 from guides import Encoder, Flow, MeanField, Point
 from inference import MAP, SVI, fit
 from inference.approximations.rows import pointwise
-from inference.compiled.compile import has_compiler, lower, lower_gradient, pays, work
+from inference.compiled.compile import has_compiler, lower, lower_gradient
 from inference.compiled.constants import fold_constants
 from inference.compiled.record import recorded
 from inference.compiled.small_first import LARGE, small_first
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
+from inference.compiled.worth import pays, work
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from inference.compiled.compile import compiler, has_compiler, pays, work
+from inference.compiled.compile import compiler, has_compiler
 from inference.compiled.small_graphs import LARGEST, small_graph
+from inference.compiled.worth import pays, work
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 A = torch.linspace(-1.5, 2.0, 12, dtype=torch.float64).reshape(3, 4)
