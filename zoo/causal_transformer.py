@@ -12,7 +12,7 @@ from zoo.checks import check_symbols
 from zoo.declare.fields import Category
 from zoo.declare.model import Model
 from zoo.errors import ModelError
-from zoo.networks import CausalAttention
+from zoo.networks import CausalAttention, Depth
 
 
 class CausalTransformer(Model):
@@ -58,7 +58,7 @@ class CausalTransformer(Model):
     x = Category("row", "time", ...)
     width: PositiveInt = 64
     heads: PositiveInt = 4
-    layers: PositiveInt = 2
+    layers: Depth = 2
 
     def check(self, x: Tensor) -> None:
         """Refuse codes that can be no symbols, and a width that cannot be split."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.checks import check_symbols
 from zoo.declare.fields import Category
 from zoo.declare.model import Model
-from zoo.networks import Recurrent
+from zoo.networks import Depth, Recurrent
 
 
 class RecurrentDensity(Model):
@@ -60,7 +60,7 @@ class RecurrentDensity(Model):
 
     x = Category("row", "time", ...)
     hidden: PositiveInt = 64
-    layers: PositiveInt = 1
+    layers: Depth = 1
     cell: Literal["gru", "lstm"] = "gru"
 
     def check(self, x: Tensor) -> None:

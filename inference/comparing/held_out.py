@@ -13,6 +13,7 @@ from inference.diagnostics.arviz import RowDensities
 from inference.fitting import fit
 from inference.method import Method
 from inference.runtime.random import seeded
+from zoo.data.plain import as_numpy
 from zoo.declare.model import Model
 from zoo.errors import DataError, short
 from zoo.program.program import Program
@@ -52,7 +53,7 @@ def splits(program: Program, holdout: Rows | None, folds: int | None, seed: int)
 
 def _positions(holdout: Any, rows: int) -> Tensor:
     """Return rows given by position, or marked by True."""
-    given = np.asarray(holdout)
+    given = as_numpy(holdout)
     marked = given.dtype == bool and given.shape == (rows,)
     where = np.flatnonzero(given) if marked else given
     if where.ndim != 1 or where.dtype.kind not in "iu" or len(np.unique(where)) != len(where):

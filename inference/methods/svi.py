@@ -390,6 +390,7 @@ class SVI(Method):
         size, seed = rows_per_step(bound, self.batch_size), int(torch.randint(2**31, ()))
         batches = Batches(program.data, size, seed, self.workers, bound=bool(program.collapsed), model=program.model)
         still = self._still(program)
+        gathered.check(batches.rows, len(program.data))
         draws = draws_per_step(bound, self.particles, rows=batches.rows, still=still)
         epoch = max(1, batches.epoch // gathered.parts)
         steps = self.steps if self.epochs is None else self.epochs * epoch

@@ -14,6 +14,7 @@ from inference.posterior.decoded import reconstruct
 from inference.posterior.simulate import generate
 from inference.reporting.images import image_grid, latent_map
 from zoo.data.bind import Source
+from zoo.data.plain import as_numpy
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def mapped(answer: Answer, new: Source | None, labels: Any) -> Figure:
         raise DataError(f"a map needs two coordinates, and {site.name!r} has one")
     at = sorted(np.argsort(-table["variance"].to_numpy())[:2])
     means = codes[site.name].transpose(row, ...).to_numpy().reshape(codes.sizes[row], -1)
-    given = None if labels is None else np.asarray(labels)
+    given = None if labels is None else as_numpy(labels)
     if given is not None and len(given) != len(means):
         raise DataError(f"labels has {len(given)} entries for {len(means)} rows")
     return latent_map(means[:, at], (table.index[at[0]], table.index[at[1]]), given)

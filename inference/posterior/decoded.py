@@ -19,6 +19,7 @@ from inference.posterior.rows import row_chunks
 from inference.posterior.simulate import as_dict, as_given, check_condition, conditioned, conditions
 from zoo.data.bind import Source
 from zoo.data.data import Data
+from zoo.data.plain import as_numpy
 from zoo.errors import DataError, FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -65,7 +66,7 @@ def _given(answer: Answer, codes: Any) -> tuple[Values, list[str], tuple[int, ..
         if len(sites) > 1:
             names = ", ".join(s.name for s in sites)
             raise DataError(f"decode: rows have several latents ({names}); give a Dataset with these variables")
-        array = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes, dtype=float)
+        array = as_numpy(codes, float)
         event = _entry_shape(program, sites[0])
         if array.shape[array.ndim - len(event) :] != event:
             raise DataError(

@@ -20,6 +20,7 @@ from inference.posterior.rows import frame_of
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.missing import with_nan
+from zoo.data.plain import as_numpy
 from zoo.errors import DataError, FitError, unknown
 from zoo.frames.table import opened
 from zoo.program.program import Program
@@ -190,7 +191,7 @@ def as_dict(program: Program, condition: Mapping[str, Any] | None) -> dict[str, 
 
 def _each(name: str, value: Any, n: int, ndim: int, question: str) -> np.ndarray:
     """A covariate's entries in each of `n` rows."""
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    array = as_numpy(value)
     if array.ndim == ndim - 1:
         return np.broadcast_to(array, (n, *array.shape))
     if array.ndim != ndim or len(array) != n:

@@ -269,9 +269,10 @@ def _rebuild(
 
 
 def _data(saved: dict[str, Any], tensors: TensorFolder) -> Data:
+    values = tensors.folder("data")
     return Data(
-        values=tensors.folder("data"),
-        dims={n: tuple(d) for n, d in saved["dims"].items()},
+        values=values,
+        dims={n: tuple(saved["dims"][n]) for n in values},
         coords={n: read_labels(index) for n, index in saved["coords"].items()},
         row=saved["row"],
         levels={n: tuple(v) for n, v in saved["levels"].items()},

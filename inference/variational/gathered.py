@@ -16,6 +16,8 @@ from inference.variational.bound import Bound
 from zoo.errors import MethodError
 from zoo.program.rows import Batch
 
+MOST_PASSES = 1000  # over all rows in one step
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -39,6 +41,20 @@ class Gathered:
     def alone(self) -> bool:
         """Whether one mini-batch in one process is all."""
         return self.parts == 1 and self.processes.world == 1
+
+    def check(self, each: int, rows: int) -> None:
+        """Raise if one step is to pass over all rows more than some hundred times.
+
+        Raises
+        ------
+        MethodError
+            Naming the numbers of mini-batches and rows.
+        """
+        if self.parts > 1 and self.parts * each > MOST_PASSES * rows:
+            raise MethodError(
+                f"accumulate={self.parts} mini-batches of {each} rows are more than {MOST_PASSES} passes over "
+                f"all {rows} rows in each step; ask for fewer"
+            )
 
     def own(self, bound: Bound, noise: Noise, batch: Batch) -> tuple[Noise, Batch]:
         """What this process takes of a mini-batch and of the noise (S, K, ...) behind the draws of its rows.

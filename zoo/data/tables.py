@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
+from zoo.data.plain import as_numpy
 from zoo.declare.fields import Field
 from zoo.errors import DataError, short
 
@@ -40,9 +39,8 @@ def entries_of(
     if not kind.integer or len(kind.dims) != 1:
         return None
     tables = {f.dims[0] for f in fields.values() if f.dims} - set(kind.dims)
-    array = array.float() if isinstance(array, Tensor) and array.dtype == torch.bfloat16 else array
     try:
-        given = np.asarray(pd.unique(pd.Series(np.asarray(array).ravel()).dropna()))
+        given = np.asarray(pd.unique(pd.Series(as_numpy(array).ravel()).dropna()))
     except (TypeError, ValueError):  # labels that have no hash: lists, sets, dicts
         raise DataError(f"field {name!r}: expected words or numbers as labels, found {short(array)}") from None
     for dim, index in coords.items():

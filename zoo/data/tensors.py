@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.data.labelled import entry, label
 from zoo.data.missing import as_numbers
+from zoo.data.plain import as_numpy
 from zoo.declare.fields import Count, Field
 from zoo.errors import DataError, UnseenLevelError
 from zoo.frames.dates import as_words
@@ -94,8 +95,7 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
                 "one without values, on the meta device" if array.is_meta else "a quantized one; call .dequantize()"
             )
             raise DataError(f"field {name!r}: expected a tensor of numbers, found {kind_of}")
-        array = array.detach().cpu()
-        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # which NumPy has no type for
+        array = as_numpy(array)
     masked = isinstance(array, np.ma.MaskedArray)
     if kind.integer and masked and array.dtype.kind in "OUST":
         labels: np.ndarray = array.filled().astype(object)

@@ -14,4 +14,5 @@ from zoo.networks.perceptrons import MaskedLinear as MaskedLinear
 from zoo.networks.perceptrons import MaskedMLP as MaskedMLP
 from zoo.networks.sequences import AttentionBlock as AttentionBlock
 from zoo.networks.sequences import CausalAttention as CausalAttention
+from zoo.networks.sequences import Depth as Depth
 from zoo.networks.sequences import Recurrent as Recurrent

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.networks.perceptrons import MLP
+
+Depth = Annotated[int, Field(ge=1, le=1000)]  # layers above each other: more take minutes only to be made
 
 
 class Recurrent(nn.Module):

@@ -155,7 +155,7 @@ def _torch(subject: Subject) -> str:
     return "latents and parameters stay in torch"
 
 
-def _enumeration(subject: Subject) -> str:
+def _structure(subject: Subject) -> str:
     """States side by side mean what states drawn mean; every run has the same sites; missing cells are legal."""
     given, data = subject.given, subject.source
     subject.program = program = prepare(given, data, device="cpu", dtype=torch.float64, columns=subject.columns)
@@ -259,7 +259,7 @@ LOOKS: dict[str, Callable[[Subject], str]] = {
     "support": _support,
     "shapes": _shapes,
     "torch": _torch,
-    "enumeration": _enumeration,
+    "structure": _structure,
     "density": _density,
     "gradient": _gradient,
     "rows": _rows,

@@ -59,11 +59,17 @@ def check_repeatable(runner: Runner, data: Data, values: Values) -> None:
     """
     before = torch.get_rng_state()
     first, _ = runner(data, values)
-    if any(not (n["is_observed"] or is_enumerated(n["infer"]) or name in values) for name, n in sample_sites(first)):
-        return  # a discrete latent that no method takes, which is drawn anew
+    if is_drawn_anew(first, values):
+        return
     draws = not torch.equal(before, torch.get_rng_state())
     for _ in range(MORE if draws else 1):  # what is drawn may be the same a few times
         _compare(first, runner(data, values)[0], values)
+
+
+def is_drawn_anew(trace: Any, values: Values) -> bool:
+    """Whether a run draws a discrete latent that no method takes, so that runs at the same values differ."""
+    sites = sample_sites(trace)
+    return any(not (n["is_observed"] or is_enumerated(n["infer"]) or name in values) for name, n in sites)
 
 
 def _compare(first: Any, second: Any, values: Values) -> None:

@@ -25,7 +25,7 @@ from zoo.errors import ModelError
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
-from zoo.structure.differentiable import check_torch
+from zoo.structure.differentiable import check_slopes, check_torch
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
 from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
 from zoo.structure.many_states import Bounded, many_states
@@ -90,6 +90,7 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         _check_dimensions(probes.base)
         with _own_randomness(data):
             check_repeatable(runner, probes.data, probes.values)
+            check_slopes(runner, probes)
         check_scales(probes.base)
         sites, plates = _describe(data, plain, first, probes)
         check_linear_gaussian(runner, probes, sites)

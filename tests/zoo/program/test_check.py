@@ -86,7 +86,7 @@ def detached(y):
 def rounded(y):
     m = pyro.param("m", torch.tensor(0.3))
     with pyro.plate("row", len(y)):
-        pyro.sample("y", dist.Normal(m.detach(), 1.0), obs=y)
+        pyro.sample("y", dist.Normal((1e6 * m).round() / 1e6, 1.0), obs=y)
 
 
 def no_gradient(y):
@@ -113,10 +113,10 @@ FAULTS = [
     (of_another_shape, "shapes", "y", "cannot take values of shape"),
     (by_numpy, "torch", "row", "torch.exp in place of np.exp"),
     (by_if, "forward", "z", "torch.where(z == 1, a, b)"),
-    (coupled_states, "enumeration", "y", "zoo.MarkovChain"),
+    (coupled_states, "structure", "y", "zoo.MarkovChain"),
     (negative_scale, "density", "y", "sigmoid or exp"),
-    (detached, "gradient", "m", "finite differences"),
-    (rounded, "gradient", "m", ".detach()"),
+    (detached, "structure", "m", "differentiable functions"),
+    (rounded, "gradient", "m", "rounding"),
     (no_gradient, "gradient", "m", "both its branches"),
     (idle_parameter, "gradient", "width", "take it out"),
     (nothing_observed, "forward", "", "obs=..."),
