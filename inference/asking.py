@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from inference.options import JSON, SEPARATOR
+from inference.options import JSON, SEPARATOR, say, visible
 from zoo.errors import DataError
 
 app = typer.Typer()
@@ -161,13 +162,14 @@ def _write(table: Any, out: Path | None, json: bool) -> None:
     if json:
         from inference.reporting import machine
 
-        typer.echo(machine.rows_text(table))
+        say(machine.rows_text(table))
         return
     if out is None or out == STDOUT:
-        typer.echo(table.to_csv(), nl=False)
+        text = table.to_csv()
+        typer.echo(visible(text) if sys.stdout.isatty() else text.encode(), nl=False)
         return
     from inference.runtime.whole import whole_file
 
     with whole_file(out) as new:
         WRITERS[out.suffix](table, new)
-    typer.echo(f"saved to {out}")
+    say(f"saved to {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,11 @@ from inference.options import (
     SEPARATOR,
     SET,
     WEIGHTS,
+    say,
     subject,
     subjects,
     text_of,
+    visible,
 )
 from inference.runtime.output_folder import check_free
 from inference.runtime.written import columns_of, method_of, methods_of, model_class
@@ -47,6 +50,9 @@ app = typer.Typer(
 def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
+    code: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="Run a file first: that of the models of a saved fit")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit")] = False,
 ) -> None:
     """Declare a latent-variable model once; get every inference method legal for it.
@@ -60,10 +66,14 @@ def options(
     if version:
         from importlib.metadata import version as version_of
 
-        typer.echo(f"latentzoo {version_of('latentzoo')}")
+        say(f"latentzoo {version_of('latentzoo')}")
         raise typer.Exit
+    if code is not None:
+        from inference.runtime.model_files import import_file
+
+        import_file(code.resolve(), code.stem)
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 app.add_typer(judging)
@@ -76,16 +86,16 @@ def list_(json: JSON = False) -> None:
     if json:
         from inference.reporting import machine
 
-        typer.echo(machine.list_text())
+        say(machine.list_text())
         return
     for kind in ("model", "guide", "method"):
-        typer.echo(f"{kind}s")
+        say(f"{kind}s")
         for entry in catalogue.entries(kind).values():
             name = entry.name if kind != "method" else entry.name.lower()
-            typer.echo(f"  {name:<25}{entry.summary}")
-    typer.echo("datasets")
+            say(f"  {name:<25}{entry.summary}")
+    say("datasets")
     for name in datasets.names():
-        typer.echo(f"  {name:<25}{datasets.info(name).title}")
+        say(f"  {name:<25}{datasets.info(name).title}")
 
 
 @app.command()
@@ -96,7 +106,7 @@ def show(model: MODEL, json: JSON = False) -> None:
     if json:
         from inference.reporting import machine
 
-        typer.echo(machine.show_text(model))
+        say(machine.show_text(model))
         return
     cards = []
     for kind in ("guide", "method"):  # a guide and a method may have the same name
@@ -104,18 +114,18 @@ def show(model: MODEL, json: JSON = False) -> None:
             chosen = catalogue.find(kind, model)
             cards.append(f"{kind} {chosen.__name__}{inspect.signature(chosen)}\n\n{inspect.getdoc(chosen)}")
     if cards:
-        typer.echo("\n\n".join(cards))
+        say("\n\n".join(cards))
         return
     cls = model_class(model)
-    typer.echo(f"{cls.__name__}\n")
-    typer.echo(inspect.getdoc(cls) or "(no docstring)")
-    typer.echo("\nData fields")
+    say(f"{cls.__name__}\n")
+    say(inspect.getdoc(cls) or "(no docstring)")
+    say("\nData fields")
     for name, field in cls.fields.items():
-        typer.echo(f"  {name}: {field!r}")
-    typer.echo("\nHyperparameters")
+        say(f"  {name}: {field!r}")
+    say("\nHyperparameters")
     for name, (hint, default) in cls.hyperparameters.items():
         value = "required" if default is inspect.Parameter.empty else f"default {default!r}"
-        typer.echo(f"  {name}: {_hint(hint)}, {value}")
+        say(f"  {name}: {_hint(hint)}, {value}")
 
 
 @app.command()
@@ -134,7 +144,7 @@ def explain(
     from zoo.program.explain import explain as explain_model
 
     found = explain_model(made, table, columns=columns_of(columns))
-    typer.echo(machine.explain_text(found) if json else found)
+    say(machine.explain_text(found) if json else found)
 
 
 @app.command()
@@ -172,11 +182,11 @@ def fit(
         columns=columns_of(columns),
     )
     if json:
-        typer.echo(machine.fit_text(fitted))
+        say(machine.fit_text(fitted))
     else:
-        typer.echo(repr(fitted))
-        typer.echo("")
-        typer.echo(text_of(fitted.summary()))
+        say(repr(fitted))
+        say("")
+        say(text_of(fitted.summary()))
     if out is not None:
         _save(fitted, out, quiet=json)
 
@@ -232,7 +242,7 @@ def compare(
         weights=weights,
         columns=columns_of(columns),
     )
-    typer.echo(machine.comparison_text(result) if json else str(result))
+    say(machine.comparison_text(result) if json else str(result))
     if out is not None:
         _save(result, out, quiet=json)
 
@@ -251,15 +261,15 @@ def summary(
     if json:
         from inference.reporting import machine
 
-        typer.echo(machine.summary_text({place.name: read_summary(place) for place in folders}))
+        say(machine.summary_text({place.name: read_summary(place) for place in folders}))
         return
     for place in folders:
         text, table = read_summary(place)
         if len(folders) > 1:
-            typer.echo(f"== {place.name}")
-        typer.echo(text)
-        typer.echo("")
-        typer.echo(text_of(table))
+            say(f"== {place.name}")
+        say(text)
+        say("")
+        say(text_of(table))
 
 
 @app.command()
@@ -267,19 +277,17 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
     """Write one HTML page, report.html, on a saved fit or comparison into its folder."""
     from inference.report import report as report_on
 
-    typer.echo(f"saved to {report_on(folder)}")
+    say(f"saved to {report_on(folder)}")
 
 
 def _save(result: Any, folder: Path, *, quiet: bool) -> None:
     """Save a fit or comparison, and say so, and what it took the place of."""
-    import warnings
-
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         result.save(folder)
-    typer.echo(f"\nsaved to {folder}", err=quiet)
+    say(f"\nsaved to {folder}", err=quiet)
     for warning in said:
-        typer.echo(str(warning.message), err=True)
+        say(str(warning.message), err=True)
 
 
 def _rows(text: str) -> Any:
@@ -309,6 +317,8 @@ def _hint(hint: Any) -> str:
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     debug = "--debug" in sys.argv[1:]
+    written = warnings.formatwarning
+    warnings.formatwarning = lambda *said, **more: visible(written(*said, **more))
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         code = app(args=arguments, prog_name="zoo", standalone_mode=False)
@@ -320,7 +330,9 @@ def main() -> None:
         if debug or not (usage or isinstance(error, ZooError | OSError)):
             raise
         text = usage() if usage else str(error)
-        typer.echo("error: " + " ".join(text.split()), err=True)
+        if text.startswith("No such option"):
+            text += "; names that begin with - go after --, or begin with ./"
+        say("error: " + " ".join(text.split()), err=True)
         sys.exit(2)
 
 

@@ -19,6 +19,7 @@ from inference.options import (
     SEPARATOR,
     SET,
     WEIGHTS,
+    say,
     subject,
     text_of,
 )
@@ -58,9 +59,9 @@ def calibrate(
 
     options: dict[str, Any] = {"weights": weights, "columns": columns_of(columns), "folder": out}
     result = calibrate_method(made, chosen, like=table, simulations=simulations, seed=seed, **options)
-    typer.echo(machine.calibration_text(result) if json else str(result))
+    say(machine.calibration_text(result) if json else str(result))
     if out is not None:
-        typer.echo(f"\nsaved to {out}", err=json)
+        say(f"\nsaved to {out}", err=json)
     if result.alarm:
         raise typer.Exit(FOUND)
 
@@ -89,7 +90,7 @@ def evidence(
 
     options: dict[str, Any] = {"device": device, "weights": weights, "columns": columns_of(columns)}
     result = evidence_of(made, table, methods=names, seed=seed, **options)
-    typer.echo(machine.evidence_text(result) if json else str(result))
+    say(machine.evidence_text(result) if json else str(result))
 
 
 @app.command("check")
@@ -116,7 +117,7 @@ def check_(
         from inference.posterior.fit import Fit
 
         judged = check_fit(Fit.load(Path(what)), seed=seed)
-        typer.echo(machine.check_text(judged) if json else f"{judged}\n\n{text_of(judged.table)}")
+        say(machine.check_text(judged) if json else f"{judged}\n\n{text_of(judged.table)}")
         if judged.misfits or judged.conflicts:
             raise typer.Exit(FOUND)
         return
@@ -126,6 +127,6 @@ def check_(
 
     made, table = subject(what, set_, formula, data, separator)
     found = check_model(made, table, columns=columns_of(columns))
-    typer.echo(machine.model_check_text(found) if json else str(found))
+    say(machine.model_check_text(found) if json else str(found))
     if not found.ok:
         raise typer.Exit(FOUND)

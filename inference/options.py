@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,10 @@ FORMULA = Annotated[
 ]
 
 
+# Also what turns the direction of writing, by which text looks other than it is.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def data_of(text: str, separator: str | None) -> Any:
     """Read a file or dataset here, so that a column of weights can be named."""
     from zoo.frames.read import read
@@ -77,6 +82,16 @@ def subjects(
         return made, data_of(data, separator)
     table = data_of(data, separator)
     return models_of(models, settings, formula, table), table
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write text, in which what steers a terminal is written out: names and labels come from data."""
+    typer.echo(visible(text), err=err, nl=nl)
+
+
+def visible(text: str) -> str:
+    r"""Write control characters but for line ends and tabs as in Python, ``\x1b``."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def text_of(table: Any) -> str:

@@ -113,6 +113,8 @@ def report(folder: Path) -> Path:
     try:
         saved = json.loads(manifest.read_text(encoding="utf-8"))
         text, errors, places = str(saved["text"]), dict(saved["errors"]), dict(saved["fits"])
+        if any(place != Path(place).name for place in places.values()):
+            raise ValueError("a fit of it is said to be in another folder")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest} is damaged ({type(error).__name__}: {error}); run the comparison again") from error
     return page(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from inference.runtime.settings import imported, location
+from inference.runtime.named import imported, location
 from zoo.errors import DataError, FitError, MethodError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
@@ -143,11 +143,11 @@ def read(described: Mapping[str, Any], tensors: dict[str, Tensor], program: Prog
     DataError
         If its kind is not known.
     ModelError
-        If its class is not the library's and cannot be imported any more.
+        If its class is not the library's and the program does not have it.
     """
     kind = described["kind"]
     if kind not in KINDS and "import" in described:
-        imported(described["import"])
+        imported(described["import"], Approximation)
     elif kind not in KINDS:
         for module in pkgutil.iter_modules([str(Path(__file__).parent)], f"{__package__}."):
             importlib.import_module(module.name)

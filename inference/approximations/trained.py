@@ -162,7 +162,7 @@ class Trained(Approximation):
     @classmethod
     def read(cls, described: Mapping[str, Any], tensors: dict[str, Tensor], program: Program) -> Trained:
         """Build q anew and put its parameters and buffers where they were."""
-        guide: Guide = make("guide", described["guide"])
+        guide: Guide = make("guide", described["guide"], Guide)
         q = guide.build(program, Start.blank(program))
         q.load_state_dict(tensors)
         return cls(guide, q.requires_grad_(False).eval(), program.data)

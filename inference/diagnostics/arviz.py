@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from inference.diagnostics.contained import check_contained
 from inference.diagnostics.coordinates import entry_name
 from inference.diagnostics.deferred import Deferred
 from inference.diagnostics.summary import Summary
@@ -119,12 +120,14 @@ def _dataset(name: str, group: Group, coords: Mapping[str, Any]) -> xr.Dataset:
 
 def read_tree_summary(path: Path) -> Summary:
     """Summarize the draws or the point of a NetCDF file."""
+    check_contained(path)
     with xr.open_datatree(path, engine="h5netcdf") as data:
         return summarize(data.load())
 
 
 def read_tree(path: Path) -> xr.DataTree:
     """Read a NetCDF file into memory."""
+    check_contained(path)
     with xr.open_datatree(path, engine="h5netcdf") as data:
         return data.load()
 

@@ -1,6 +1,6 @@
 """Saving and loading fits: safetensors for numbers, JSON for settings, CSV for the trace, NetCDF for ArviZ groups.
 
-Nothing is pickled, so a folder from elsewhere can be loaded safely; the model's class is imported by its name.
+Nothing is pickled, and no code that a folder names is run (`runtime/named.py`): one from elsewhere can be loaded safely.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from inference.posterior.fingerprint import Fingerprint
 from inference.posterior.folder import DESCRIBED, DRAWS, FORMAT, TABLE, TENSORS, TRACE, opened, read
 from inference.posterior.former import renamed
 from inference.posterior.labels import describe_labels, read_labels
+from inference.runtime.named import find, location, remedy, remember
 from inference.runtime.output_folder import replacing
 from inference.runtime.settings import (
     describe,
     describe_settings,
-    find,
-    location,
     make,
     plain,
     read_settings,
@@ -89,6 +88,7 @@ def save(record: Record, text: str, posterior: xr.DataTree, folder: Path) -> Pat
             model.formula.design.frame.to_parquet(new / TABLE)
         (new / DESCRIBED).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         posterior.to_netcdf(new / DRAWS, engine="h5netcdf")
+    remember(described)
     if before is not None:
         warnings.warn(f"{folder}: took the place of {before}", stacklevel=3)
     return folder
@@ -230,7 +230,7 @@ def _rebuild(
     model: ModelLike | None,
 ) -> Record:
     data = _data(described["data"], tensors)
-    method = make("method", described["method"])
+    method = make("method", described["method"], Method)
     with torch.random.fork_rng(devices=[]):
         reseed(described["seed"])
         instance = _model(folder, described["model"], model)
@@ -311,10 +311,10 @@ def _model(folder: Path, saved: dict[str, Any], given: ModelLike | None) -> Mode
         return copy.deepcopy(given)
     cls: Any = given
     if cls is None:
-        cls = find(saved)
+        cls = find(saved, Model)
     if not (isinstance(cls, type) and issubclass(cls, Model)):
         raise ModelError(
-            f"{folder}: the model {saved['module']}.{saved['name']} cannot be imported; give its class: "
+            f"{folder}: the model {saved['module']}.{saved['name']} {remedy(saved)}, or give its class: "
             f"Fit.load({str(folder)!r}, model={saved['name']})"
         )
     made: Model = cls(**read_settings(saved["settings"]))

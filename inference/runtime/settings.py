@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -15,13 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from guides.guide import Guide
-from inference.runtime.model_files import import_file
+from inference.runtime.named import imported, location
 from zoo import catalogue
 from zoo.errors import ModelError
-from zoo.text import SUFFIXES
-from zoo.text.read_model import read_model
-
-OURS = ("zoo", "guides", "inference")  # by name alone: a fit may have been saved by an installation elsewhere
 
 
 def settings_of(instance: Any) -> dict[str, Any]:
@@ -51,63 +43,16 @@ def describe(kind: str, instance: Any) -> dict[str, Any]:
     return {"name": cls.__name__, "settings": settings, **({"import": location(cls)} if own else {})}
 
 
-def make(kind: str, saved: Mapping[str, Any]) -> Any:
-    """Make a method or guide again from what `describe` returned.
+def make(kind: str, saved: Mapping[str, Any], base: type) -> Any:
+    """Make a method or guide, which is below this base, again from what `describe` returned.
 
     Raises
     ------
     ModelError
-        If its class is not the library's and cannot be imported any more.
+        If its class is not the library's and the program does not have it.
     """
-    cls = imported(saved["import"]) if "import" in saved else catalogue.find(kind, saved["name"])
+    cls = imported(saved["import"], base) if "import" in saved else catalogue.find(kind, saved["name"])
     return cls(**read_settings(saved["settings"]))
-
-
-def location(definition: type | FunctionType) -> dict[str, Any]:
-    """Where a class or function can be imported from: its module, its name there, and the module's file."""
-    module, name = definition.__module__, definition.__qualname__
-    path = getattr(definition, "__text__", None) or getattr(sys.modules.get(module), "__file__", None)
-    return {"module": module, "name": name, "file": str(Path(path).resolve()) if path else None}
-
-
-def find(saved: Mapping[str, Any]) -> Any:
-    """Import a class or function by its `location`; None if it is not there any more."""
-    path = Path(saved["file"]) if saved["file"] else None
-    if path is not None and path.suffix in SUFFIXES:
-        return read_model(path) if path.is_file() else None
-    module: Any = None
-    with contextlib.suppress(ImportError):
-        module = importlib.import_module(saved["module"])
-    ours = saved["module"].partition(".")[0] in OURS
-    elsewhere = not ours and path is not None and path.is_file() and getattr(module, "__file__", None) != str(path)
-    if elsewhere and path is not None and saved["module"] != "__main__":  # a script would run all over again
-        # A file that is no module of an installed package, or whose name is also that of another module.
-        name = f"{saved['module']}_of_a_saved_fit"
-        module = sys.modules[name] if _is_file(name, path) else import_file(path, name)
-    for name in saved["name"].split("."):
-        module = getattr(module, name, None)
-    return module
-
-
-def _is_file(module: str, path: Path) -> bool:
-    return getattr(sys.modules.get(module), "__file__", None) == str(path)
-
-
-def imported(saved: Mapping[str, Any]) -> Any:
-    """Import a class or function by its `location`.
-
-    Raises
-    ------
-    ModelError
-        If it is not there any more.
-    """
-    definition = find(saved)
-    if definition is None:
-        raise ModelError(
-            f"the saved fit uses {saved['name']} of {saved['module']}, which cannot be imported; it has to be at the "
-            "top level of a module or file that is still where it was"
-        )
-    return definition
 
 
 def _setting(value: Any) -> Any:
@@ -171,7 +116,7 @@ def _read_setting(saved: Any) -> Any:
     if isinstance(saved, list):
         return [_read_setting(v) for v in saved]
     if isinstance(saved, dict) and {"guide", "settings"} <= set(saved) <= {"guide", "settings", "import"}:
-        return make("guide", {**saved, "name": saved["guide"]})
+        return make("guide", {**saved, "name": saved["guide"]}, Guide)
     if isinstance(saved, dict) and set(saved) == {"import"}:
-        return imported(saved["import"])
+        return imported(saved["import"], object)
     return saved

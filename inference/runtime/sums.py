@@ -11,7 +11,7 @@ from zoo.errors import DataError
 
 SUMS = "SHA256SUMS"
 REPORT = "report.html"
-LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
+LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f\x7f]+)")
 
 
 def seal(folder: Path) -> None:

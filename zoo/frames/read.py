@@ -17,6 +17,7 @@ import pandas as pd
 
 from zoo import datasets
 from zoo.errors import DataError, unknown
+from zoo.frames.bounded import check_array, check_batches, check_parts, check_rows, unpacked
 
 NAMELESS = "Unnamed: 0"  # what pandas calls a first column that the file gives no name
 # How the index of a table reads where it was written among the columns: pandas, Arrow and polars, Parquet, DuckDB.
@@ -134,13 +135,21 @@ def _text(file: File, separator: str | None) -> pd.DataFrame:
     if isinstance(file, Path):
         return _csv(file, **text_options(file, separator))
     content = file.read()
-    text = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig")
+    if content.startswith(b"\x1f\x8b"):
+        with gzip.open(io.BytesIO(content)) as inner, unpacked(inner, len(content)) as packed:
+            text = packed.read()
+    else:
+        text = content.decode("utf-8-sig")
     separator = separator_of(text[:SAMPLE]) if separator is None else WRITTEN.get(separator, separator)
     return _csv(io.StringIO(text), sep=separator)
 
 
 def _csv(file: Path | io.StringIO, **options: Any) -> pd.DataFrame:
-    table = pd.read_csv(file, **options)
+    if isinstance(file, Path) and file.suffix.lower() in OPENERS:
+        with OPENERS[file.suffix.lower()](file) as inner, unpacked(inner, file.stat().st_size) as text:
+            table = pd.read_csv(text, **options)
+    else:
+        table = pd.read_csv(file, **options)
     if isinstance(file, io.StringIO):
         file.seek(0)
     head = pd.read_csv(file, header=None, nrows=1, dtype=str, **options)
@@ -171,6 +180,7 @@ def check_names(head: pd.DataFrame) -> None:
 
 
 def _excel(file: File, separator: str | None) -> pd.DataFrame:
+    check_parts(file)
     with pd.ExcelFile(file) as book:
         table = tidied(pd.read_excel(book))
         check_names(pd.read_excel(book, header=None, nrows=1, dtype=str))
@@ -182,32 +192,67 @@ def _excel(file: File, separator: str | None) -> pd.DataFrame:
 
 def _arrays(file: File, separator: str | None) -> np.ndarray | dict[str, np.ndarray]:
     """Arrays by the names of fields; a single one as it is, whatever its name."""
+    check_parts(file)
     with np.load(file) as saved:
+        for part in saved.zip.infolist():
+            with saved.zip.open(part) as inner:
+                check_array(inner, part.file_size)
         arrays = {name: saved[name] for name in saved.files}
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
-def _arrow(file: File, separator: str | None) -> pd.DataFrame:
-    """Arrow's format for files, or its format for streams, which has no magic bytes."""
-    from pyarrow import ArrowInvalid, ipc
+def _array(file: File, separator: str | None) -> np.ndarray:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            check_array(opened, file.stat().st_size)
+    else:
+        check_array(file, file.getbuffer().nbytes)
+        file.seek(0)
+    array: np.ndarray = np.load(file)
+    return array
 
+
+def _parquet(file: File, separator: str | None) -> pd.DataFrame:
+    from pyarrow.parquet import read_metadata
+
+    metadata = read_metadata(file)
+    check_rows(metadata.num_rows, metadata.num_columns)
+    if not isinstance(file, Path):
+        file.seek(0)
+    return pd.read_parquet(file)
+
+
+def _arrow(file: File, separator: str | None) -> pd.DataFrame:
+    """Arrow's format for files, which is Feather's, or its format for streams, which has no magic bytes."""
+    from pyarrow import ArrowInvalid, Table, feather, ipc
+
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            content = opened.read(4)
+        if content == b"FEA1":  # the first version of Feather, which compresses nothing
+            old: pd.DataFrame = feather.read_feather(file)
+            return old
+    size = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
     try:
-        return pd.read_feather(file)
+        with ipc.open_file(file) as reader:
+            schema = reader.schema
+            batches = check_batches(map(reader.get_batch, range(reader.num_record_batches)), size)
     except ArrowInvalid:
         if not isinstance(file, Path):
             file.seek(0)
         with ipc.open_stream(file) as reader:
-            table: pd.DataFrame = reader.read_all().to_pandas()
-            return table
+            schema, batches = reader.schema, check_batches(reader, size)
+    table: pd.DataFrame = Table.from_batches(batches, schema).to_pandas()
+    return table
 
 
 READERS: dict[str, Callable[[Any, str | None], Any]] = {
     **dict.fromkeys(TEXT, _text),
     ".xlsx": _excel,
-    ".parquet": lambda file, _: pd.read_parquet(file),
-    ".feather": lambda file, _: pd.read_feather(file),
+    ".parquet": _parquet,
+    ".feather": _arrow,
     ".arrow": _arrow,
-    ".npy": lambda file, _: np.load(file),
+    ".npy": _array,
     ".npz": _arrays,
 }
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".feather", b"\x93NUMPY": ".npy", b"PK": ".npz"}

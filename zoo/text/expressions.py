@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,6 +19,9 @@ from zoo.replay.multinomial import Multinomial
 from zoo.text.arguments import check_arguments
 
 LONGEST = 2000  # characters
+DEEPEST = 150  # parts in each other
+MOST = 1 << 24  # numbers that a function makes of nothing but their count
+MOST_OF = 1 << 30  # that come of an operation on two tensors, which may have the rows of data
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -37,9 +41,28 @@ def _of_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda value: function(_tensor(value))
 
 
+def _checked_size(numbers: int, most: int = MOST) -> None:
+    """Raise where a part would make more numbers than a model needs, before they are made."""
+    if numbers > most:
+        raise ValueError(f"it would make {numbers} numbers, and a part of a declared model makes {most} at most")
+
+
 def _full(size: Any, size_or_value: Any, *more: Any) -> Tensor:
     given = [size, size_or_value, *more]
-    return torch.full(tuple(map(int, given[:-1])), float(given[-1]))
+    sizes = tuple(map(int, given[:-1]))
+    _checked_size(math.prod(sizes))
+    return torch.full(sizes, float(given[-1]))
+
+
+def _eye(size: Any) -> Tensor:
+    _checked_size(int(size) ** 2)
+    return torch.eye(int(size))
+
+
+def _stack(*parts: Any) -> Tensor:
+    tensors = [_tensor(part) for part in parts]
+    _checked_size(sum(t.numel() for t in tensors))
+    return torch.stack(tensors, -1)
 
 
 def _along(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -52,11 +75,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "softplus": lambda v: torch.nn.functional.softplus(_tensor(v)),
     "softmax": lambda v: torch.softmax(_tensor(v), -1),
     "cumsum": lambda v: torch.cumsum(_tensor(v), -1),
-    "stack": lambda part, *parts: torch.stack([_tensor(p) for p in (part, *parts)], -1),
+    "stack": lambda part, *parts: _stack(part, *parts),
     "full": _full,
     "zeros": lambda size, *sizes: _full(size, *sizes, 0.0),
     "ones": lambda size, *sizes: _full(size, *sizes, 1.0),
-    "eye": lambda n: torch.eye(int(n)),
+    "eye": _eye,
     "sum": _along(torch.sum),
     "mean": _along(torch.mean),
     "variance": _along(lambda v, dims=None: torch.var(v, dims, correction=0)),
@@ -111,6 +134,8 @@ class Expression:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ModelError(f"{text!r} is no expression: {getattr(error, 'msg', error)}") from None
+        if _depth(self._tree) > DEEPEST:
+            raise ModelError(f"{text[:40]!r}...: parts stand in each other more than {DEEPEST} deep; name some of them")
         if distribution:
             self._check_distribution(self._tree)
         else:
@@ -182,6 +207,24 @@ class Expression:
             raise
 
 
+def _depth(tree: ast.AST) -> int:
+    """Return how many parts stand in each other, which is looked for layer by layer: it may be thousands."""
+    depth, layer = 0, [tree]
+    while layer:
+        depth, layer = depth + 1, [part for node in layer for part in ast.iter_child_nodes(node)]
+    return depth
+
+
+def _numbers(op: ast.AST, one: Tensor, other: Tensor) -> int:
+    """Return how many numbers an operation on two tensors makes; 0 where they do not go together, as it says itself."""
+    with suppress(RuntimeError):
+        if isinstance(op, ast.MatMult) and one.dim() and other.dim():
+            rest = math.prod(torch.broadcast_shapes(one.shape[:-2], other.shape[:-2]))
+            return int(rest * math.prod(one.shape[-2:-1]) * (other.shape[-1] if other.dim() > 1 else 1))
+        return math.prod(torch.broadcast_shapes(one.shape, other.shape))
+    return 0
+
+
 def _value(node: Any, values: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
     """Work out a node that has been checked."""
 
@@ -199,7 +242,10 @@ def _value(node: Any, values: Mapping[str, Any], sizes: Mapping[str, int]) -> An
             base, power = inside(left), inside(right)  # as floats: whole numbers have no largest, and take all memory
             return (float(base) if isinstance(base, int) else base) ** power
         case ast.BinOp(op=op, left=left, right=right):
-            return OPERATORS[type(op)](inside(left), inside(right))
+            one, other = inside(left), inside(right)
+            if isinstance(one, Tensor) and isinstance(other, Tensor) and one.numel() * other.numel() > MOST_OF:
+                _checked_size(_numbers(op, one, other), MOST_OF)
+            return OPERATORS[type(op)](one, other)
         case ast.Call(func=ast.Attribute(value=inner), args=[ast.Constant(value=dims)]):
             return inside(inner).to_event(dims)
         case ast.Call(func=ast.Name(id="size"), args=[ast.Name(id=dim)]):

@@ -26,6 +26,9 @@ CONSTRAINTS = {name: getattr(constraints, name) for name in ("real", "positive",
 FIELD = re.compile(r"\s*(\w+)\s*\(\s*(\w+(?:\s*,\s*\w+)*)\s*\)\s*")
 TABLES = ("fields", "hyperparameters", "constants", "plates", "parameters", "definitions", "sites", "dims")
 KEYS = ("name", "doc", *TABLES)
+LARGEST = 1 << 18  # bytes of a file; YAML takes seconds for as much
+DOTTED = re.compile(r"[\w\"'\- \t.]+")  # what keys of tables in tables look like: a.b.c
+DEEPEST = 32  # tables in tables; the parser of TOML takes the square of it
 
 
 def read_model(path: str | Path) -> type[Model]:
@@ -87,17 +90,33 @@ def read_model(path: str | Path) -> type[Model]:
     path = Path(path)
     if not path.is_file():
         raise UnknownNameError(f"{path}: no such file")
+    if path.stat().st_size > LARGEST:
+        raise ModelError(f"{path}: a model is declared in at most {LARGEST // 1024} kB, and this file is larger")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is no text: {error}") from None
     try:
-        described, place = (tomllib.loads(text), partial(line_of, text)) if path.suffix == ".toml" else tree_of(text)
-    except tomllib.TOMLDecodeError as error:
+        read = _toml if path.suffix == ".toml" else _yaml
+        return _Reader(path, *read(path, text)).model()
+    except RecursionError:
+        raise ModelError(f"{path}: tables or lists stand in each other too deeply") from None
+
+
+def _toml(path: Path, text: str) -> tuple[dict[str, Any], Callable[[tuple[str, ...]], int]]:
+    if any(key.count(".") > DEEPEST for key in DOTTED.findall(text)):
+        raise ModelError(f"{path}: tables stand in each other at most {DEEPEST} deep")
+    try:
+        return tomllib.loads(text), partial(line_of, text)
+    except ValueError as error:  # also of whole numbers of thousands of digits
         raise ModelError(f"{path} is no TOML file: {error}") from None
+
+
+def _yaml(path: Path, text: str) -> tuple[dict[str, Any], Callable[[tuple[str, ...]], int]]:
+    try:
+        return tree_of(text)
     except ModelError as error:
         raise ModelError(f"{path}:{error}") from None
-    return _Reader(path, described, place).model()
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from torch.nn import Buffer
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
-from zoo.text.expressions import Expression
+from zoo.text.expressions import MOST, Expression
 
 KEPT = "constant_"  # what the attributes of constants begin with
 
@@ -59,7 +59,7 @@ class Story:
         for name, constant in self.constants.items():
             values[name] = value = _checked(constant, values, sizes)
             setattr(model, KEPT + name, Buffer(value) if isinstance(value, Tensor) else value)
-        sizes |= {name: _checked(size, values, sizes, int) for name, size in self.plates.items()}
+        sizes |= {name: _checked(size, values, sizes, _size) for name, size in self.plates.items()}
         for name, (start, constraint) in self.parameters.items():
             values[name] = value = _checked(start, values, sizes, torch.as_tensor)
             if value.dim() < constraint.event_dim or not bool(constraint.check(value.double()).all()):
@@ -107,6 +107,13 @@ def _checked(
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise ModelError(f"{expression.place}: {expression.text!r} failed: {type(error).__name__}: {first}") from error
+
+
+def _size(value: Any) -> int:
+    size = int(value)
+    if not 1 <= size <= MOST:
+        raise ValueError(f"a plate has 1 to {MOST} entries, not {size}")
+    return size
 
 
 def _shown(value: Tensor) -> str:

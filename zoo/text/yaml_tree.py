@@ -14,6 +14,7 @@ from zoo.errors import ModelError
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 WORDS = {"true": True, "false": False}
 WHOLE = re.compile(r"[+-]?\d+")
+DIGITS = 300  # of whole numbers; longer ones are no floats either
 Keys = tuple[str, ...]
 
 
@@ -82,7 +83,7 @@ def _scalar(text: str) -> bool | int | float | str:
     """Read what stands without quotes: a number as in Python, true, false, or text."""
     if text in WORDS:
         return WORDS[text]
-    if WHOLE.fullmatch(text):
+    if WHOLE.fullmatch(text) and len(text) <= DIGITS:
         return int(text)
     try:
         number = float(text)

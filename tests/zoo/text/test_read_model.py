@@ -191,7 +191,7 @@ def test_a_text_is_fitted_saved_and_read_again(written, tmp_path):
     assert Fit.load(tmp_path / "fit").log_prob([1, 0]).tolist() == found.log_prob([1, 0]).tolist()
     assert zoo.read_model(path)(a=3).settings == {"a": 3.0, "b": 1.0}
     path.unlink()
-    with pytest.raises(zoo.ModelError, match=r"cannot be imported; give its class"):
+    with pytest.raises(zoo.ModelError, match=r"not there any more, or give its class"):
         Fit.load(tmp_path / "fit")
 
 
