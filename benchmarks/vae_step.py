@@ -7,7 +7,7 @@ Images of zeros and ones. "mlp" has one layer of tanh units, "conv" the encoder 
 both sides share but for what the hand-written decoder has of torch: `nn.ConvTranspose2d`. All use float32, Adam and one
 draw per row. By hand that is a plain loop: batches from a tensor, Bernoulli logits against the closed-form KL, fused
 Adam, with and without `torch.compile` of the loss. All loops take turns step by step within one process, so that other
-work on the machine disturbs them alike: each of this library's is a whole fit, between two steps of which all the others
+work on the machine disturbs them alike: each of this library's is a whole fit, between two steps of which all others
 take one. What is shown are the median and the 10 % quantile of processor times, without the first steps.
 """
 

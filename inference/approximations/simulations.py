@@ -96,9 +96,31 @@ def _states(site: Site, positions: Tensor) -> Tensor:
     return site.states.reshape(site.cardinality, *event)[positions.reshape(len(positions), *batch)]
 
 
-def shapes(program: Program, values: Values, names: Sequence[str]) -> dict[str, Tensor]:
-    """Simulate once, for shapes and types, and to see that it can be done."""
+def shapes(program: Program, some: Program, values: Values, names: Sequence[str]) -> dict[str, Tensor]:
+    """Simulate once, for shapes and types, and to see that it can be done.
+
+    Parameters
+    ----------
+    program
+        All rows.
+    some
+        The program to simulate on: of all rows or some, whose first then stands for each.
+    values
+        Of latents there, parameters and weights.
+    names
+        Sites to return.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        seen = program.simulate(values)
-    return {n: seen[n] for n in names}
+        seen = some.simulate(values)
+    return {n: seen[n] if some is program else _for_all(program, program.sites[n], seen[n]) for n in names}
+
+
+def _for_all(program: Program, site: Site, value: Tensor) -> Tensor:
+    """A site's value with the first row for each of the program's."""
+    if program.row not in site.plates:
+        return value
+    axis = value.ndim - site.event_dim + site.plate_dim(program.row)
+    shape = list(value.shape)
+    shape[axis] = len(program.data)
+    return value.narrow(axis, 0, 1).expand(shape)

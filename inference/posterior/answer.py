@@ -32,6 +32,7 @@ DRAWS = 1000  # the Monte Carlo error of a mean is then 3 % of the posterior's s
 FEWEST_DRAWS = 200  # kept however large one draw is: with fewer, Pareto shapes and 90 % intervals say little
 QUICK = 1e10  # products in networks for an answer of which fewer draws are enough
 LONGEST = 5e10  # products in networks that weighing the kept draws of all rows may take: some seconds
+SOME = 64  # rows that show of a program with networks what there is to see, but for values
 LARGEST = 20_000_000  # numbers of all kept draws, or draws times rows, beyond which fewer are kept: 160 MB
 
 
@@ -170,6 +171,20 @@ class Answer:
             if proposed is not None:
                 return {**self.points, **(self.fixed or {}), **{n: v[0] for n, v in proposed[0].items()}}
         return {**self.points, **{n: v[0] for n, v in self.draws.values.items()}}
+
+    def some(self) -> tuple[Program, Values]:
+        """Return a program to look at and values of everything in it: of a few rows, where all go through networks."""
+        program = self.program
+        if not (program.networks and program.row) or program.tied or len(program.data) <= SOME:
+            return program, self.one()
+        rows = torch.linspace(0, len(program.data) - 1, SOME).long()
+        if self.many_locals and self.apart:
+            few = program.rebind(program.data.take(rows))
+            with self.running(Stream.KEPT_DRAWS):
+                proposed = self.approximation.propose(few, self.points, 1)
+            if proposed is not None:
+                return few, {**self.points, **(self.fixed or {}), **{n: v[0] for n, v in proposed[0].items()}}
+        return program.some(rows.to(program.device), self.one())
 
     def by_chain(self, draws: np.ndarray) -> np.ndarray:
         """Lay out draws (draws, ...) as (chains, draws, ...)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import Group, listed, tree
-from inference.diagnostics.coordinates import all_dims, all_labels, decoded
+from inference.diagnostics.coordinates import all_dims, decoded, group_labels, labels_of
 from inference.posterior.answer import LARGEST as LARGEST_LOCALS
 from inference.posterior.answer import Answer, Stream
 from inference.posterior.densities import density_groups
@@ -47,9 +47,8 @@ def arviz_groups(answer: Answer, attributes: Mapping[str, Any], *, whole: bool =
     without = answer.many_locals and not whole
     with answer.running(Stream.GROUPS):
         latents = _latents(answer, without=without)
-        example = answer.one()
-        observed = Observed(program, example)
-        labels = all_labels(program, example)
+        observed = Observed(program, answer.one)
+        labels = labels_of(program, all_dims(program)) | group_labels(*answer.some())
     left_out: list[str] = []
     if without:
         names = ", ".join(s.name for s in program.locals)
@@ -81,7 +80,7 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
     with answer.running(Stream.SAMPLE, seed):
         values, _ = answer.approximation.draw(program, n)
     dims = all_dims(program)
-    labels = all_labels(program, answer.one())
+    labels = labels_of(program, dims) | group_labels(*answer.some())
     arrays = {name: v.cpu().numpy()[None] for name, v in values.items()}
     return tree({"posterior": Group(arrays, dims)}, labels, {})["posterior"].to_dataset()
 
@@ -89,7 +88,7 @@ def sample(answer: Answer, n: int, seed: int | None = None) -> xr.Dataset:
 def shift_table(answer: Answer, shifts: Mapping[str, Values]) -> pd.DataFrame:
     """Lay out numbers for each entry of some sites as columns of a table, rows labelled as ArviZ labels them."""
     dims = all_dims(answer.program)
-    labels = all_labels(answer.program, answer.one())
+    labels = labels_of(answer.program, dims) | group_labels(*answer.some())
     groups = {
         statistic: tree({"shifts": Group(_numpy(v), dims)}, labels, {})["shifts"] for statistic, v in shifts.items()
     }

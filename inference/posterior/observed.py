@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -29,14 +30,14 @@ class Observed:
     program
         The program.
     values
-        Latents and parameters, for sites that observe something computed from the data.
+        Gives latents and parameters, for sites that observe something computed from the data.
     """
 
-    def __init__(self, program: Program, values: Values) -> None:
+    def __init__(self, program: Program, values: Callable[[], Values]) -> None:
         self.program = program
         fields = with_nan(program.data)
         unnamed = [s for s in program.observed if s.field is None]
-        seen = program.replay(values, densities=False).seen if unnamed else {}
+        seen = program.replay(values(), densities=False).seen if unnamed else {}
         shown = [s for s in program.observed if s.family != "Unit"]  # a pyro.factor observes nothing
         self.values = {s.name: fields[s.field] if s.field else seen[s.name] for s in shown}
         self.known = {s.name: self._known(s) for s in program.observed}

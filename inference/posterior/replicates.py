@@ -42,7 +42,7 @@ def predictive_groups(
         left_out.append("posterior_predictive: draws of the latents are left out; see predict(draws=...)")
     try:
         with answer.running(Stream.PREDICTIVE):
-            example = shapes(program, answer.one(), [s.name for s in program.observed])
+            example = shapes(program, *answer.some(), [s.name for s in program.observed])
             if not program.not_drawn and replicated:
                 groups["posterior_predictive"] = _predictive(answer, observed, example)
     except ZooError as error:
@@ -53,7 +53,7 @@ def predictive_groups(
     names = [s.name for s in program.sites.values() if s.latent or s.role == "deterministic"]
     try:
         with answer.running(Stream.PRIOR):
-            example = shapes(program, {}, [*names, *(s.name for s in program.observed)])
+            example = shapes(program, program, {}, [*names, *(s.name for s in program.observed)])
             groups |= _prior(answer, observed, dims, example)
     except ZooError as error:
         left_out.append(f"prior and prior_predictive: {error}")

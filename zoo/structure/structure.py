@@ -27,6 +27,7 @@ from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
 from zoo.structure.differentiable import check_slopes, check_torch
 from zoo.structure.discover import Discover, is_enumerated, run, sample_sites, symbol_of
+from zoo.structure.few_rows import networks_on_few
 from zoo.structure.linear_gaussian import check_linear_gaussian, check_own_rows, integrated_sources
 from zoo.structure.many_states import Bounded, many_states
 from zoo.structure.masks import check_masks, check_scales, without_parts
@@ -53,13 +54,15 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     ModelError
         If the model fails, or its plates do not fit its data.
     """
-    with _own_randomness(data):
-        completed = sites_to_complete(model, data, networks, priors)
-        parted = sites_to_part(model, data, networks, priors)
-        data = replace(data, parted=parted)
-        check_raw(model, data, networks, priors)
-    first = Discover(priors, completed=completed)
-    plain = run(model, data, networks, first, None)
+    spread = spread_rows(data, networks)
+    with nullcontext() if spread is None else networks_on_few(model, len(data)):
+        with _own_randomness(data):
+            completed = sites_to_complete(model, data, networks, priors)
+            parted = sites_to_part(model, data, networks, priors)
+            data = replace(data, parted=parted)
+            check_raw(model, data, networks, priors)
+        first = Discover(priors, completed=completed)
+        plain = run(model, data, networks, first, None)
     depth = 0
     check_names(plain, data.row)
     for name, node in sample_sites(plain):
@@ -79,7 +82,6 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
     runner = Runner(model, moved, priors, -1 - depth, shapes, completed)
     with _within_dimensions(plain, depth):
         try:
-            spread = spread_rows(data, networks)
             probes = probe(runner, data if spread is None else data.take(spread), part)
             if part is not data and not _same_shapes(plain, probes.base, data.row):
                 probes = probe(runner, data, data)
