@@ -243,6 +243,8 @@ def compare(
         columns=columns_of(columns),
     )
     say(machine.comparison_text(result) if json else str(result))
+    if not result.fits:
+        raise typer.Exit(2)
     if out is not None:
         _save(result, out, quiet=json)
 

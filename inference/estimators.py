@@ -107,7 +107,9 @@ class Clusterer(ClusterMixin, _Unsupervised):  # type: ignore[misc]
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return rows drawn from the fitted model, shape (n_samples, n_features), and the states they come from."""
         drawn = super().sample(n_samples)
-        upto = self.predict_proba(drawn).cumsum(1)  # given its row, a state has its posterior
+        names = getattr(self, "feature_names_in_", None)
+        rows = drawn if names is None else pd.DataFrame(drawn, columns=names)
+        upto = self.predict_proba(rows).cumsum(1)  # given its row, a state has its posterior
         uniform = check_random_state(self.random_state).uniform(size=(n_samples, 1))
         return drawn, (uniform * upto[:, -1:] > upto).sum(1)
 
