@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ FAMILIES: dict[str, Callable[..., SiteFactor]] = {
     "Dirichlet": DirichletFactor,
     "Exponential": GammaFactor,
     "Gamma": GammaFactor,
-    "InverseGamma": lambda start, unit: GammaFactor(start, unit, inverse=True),
+    "InverseGamma": partial(GammaFactor, inverse=True),
     "MultivariateNormal": VectorFactor,
     "Uniform": BetaFactor,
     "Wishart": WishartFactor,

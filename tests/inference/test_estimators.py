@@ -70,6 +70,7 @@ def test_a_grid_over_components_finds_two_eruptions(faithful):
     drawn, states = best[-1].sample(500)
     assert drawn.shape == (500, 2)
     assert (states == best[-1].predict(drawn)).mean() > 0.95
+    assert Clusterer("GMM", random_state=0).fit(faithful).sample(3)[0].shape == (3, 2)
 
 
 def test_copies_answer_with_the_same_bytes():

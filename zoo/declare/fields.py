@@ -9,7 +9,10 @@ from typing import ClassVar, Self
 import torch
 from torch.distributions import constraints
 
+from zoo.declare.supports import keep_supports
 from zoo.errors import ModelError
+
+keep_supports()  # models, programs and fits hold them, and may be sent to another process
 
 IMAGES = {3: ("height", "width"), 4: ("channel", "height", "width")}  # what ... stands for, by the data's dimensions
 RESERVED = frozenset({"chain", "draw", "label", "variable", "summary", "sample"})  # names that ArviZ's tables use

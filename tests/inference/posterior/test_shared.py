@@ -13,7 +13,8 @@ import joblib
 import numpy as np
 import pytest
 
-from inference import Fit
+import zoo
+from inference import Fit, fit
 from tests.attack.subjects import FITS, fitted
 
 
@@ -62,6 +63,13 @@ WAYS: dict[str, Callable[[Fit], list[dict[str, bytes]]]] = {
     "spawn": in_process("spawn"),
     "threads": in_threads,
 }
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy"])
+def test_what_has_not_been_judged_yet_is_judged_of_a_copy(way):
+    found = fit(zoo.BayesianGMM(components=2), "faithful", method="cavi", seed=0, progress=False)
+    (answers,) = WAYS[way](found)
+    assert answers == said(found)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import pickle
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -709,3 +710,11 @@ def test_tensors_that_setup_keeps_are_in_the_precision_of_the_fit():
     single, double = (fit(Shrunk(), rows, method=Exact(), dtype=d) for d in (torch.float32, torch.float64))
     assert single.program.model.first.dtype == torch.float32
     assert single.objective.value == pytest.approx(double.objective.value, rel=1e-5)
+
+
+def test_supports_stay_themselves_in_copies_and_pickles():
+    own = td.constraints.independent(td.constraints.positive, 1)
+    for again in (copy.deepcopy, lambda support: pickle.loads(pickle.dumps(support))):
+        assert again(td.constraints.positive_definite) is td.constraints.positive_definite
+        assert again(own).base_constraint is td.constraints.positive
+        assert again(td.constraints.greater_than(2.0)).lower_bound == 2.0
