@@ -34,6 +34,7 @@ from inference.options import (
 )
 from inference.runtime.output_folder import check_free
 from inference.runtime.written import columns_of, method_of, methods_of, model_class
+from inference.upkeep import app as upkeep
 from zoo import catalogue, datasets
 from zoo.errors import DataError, UnknownNameError, ZooError
 
@@ -78,6 +79,7 @@ def options(
 
 app.add_typer(judging)
 app.add_typer(asking)
+app.add_typer(upkeep)
 
 
 @app.command("list")

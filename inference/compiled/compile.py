@@ -7,10 +7,8 @@ Python, Pyro or autograd. Random numbers enter as inputs, so compiled and eager 
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 
 from inference.compiled.constants import fold_constants
+from inference.compiled.kept import keeping, passing
 from inference.compiled.recording import recording
 from inference.compiled.small_first import small_first
 from inference.compiled.small_graphs import small_graph
@@ -39,7 +38,6 @@ OPTIONS = {
 }
 # The compiler is taken to know the vectors that the processor has. Torch builds programs to try each: six seconds.
 QUICK = {**OPTIONS, "cpp.vec_isa_ok": True}
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -113,14 +111,14 @@ def lower(function: Callable[..., Any], inputs: Sequence[Any], program: Program,
         return Lowered(function, False)
     if program.device.type == "cpu" and not has_compiler():
         return Lowered(function, False, f"not compiled: no C++ compiler ({', '.join(COMPILERS)}) was found")
-    if not (unusable := _cache_fails()):
-        try:
+    try:
+        with keeping():
             return Lowered(_compiled(function, inputs, program), True)
-        except Exception as error:  # whatever the tracer or the compiler stumbles over: the function itself still works
-            if not _of_files(error):
-                return Lowered(function, False, f"not compiled: {_reason(error)}")
-            unusable = _reason(error)
-    with own_cache() as folder:
+    except Exception as error:  # whatever the tracer or the compiler stumbles over: the function itself still works
+        if not _of_files(error):
+            return Lowered(function, False, f"not compiled: {_reason(error)}")
+        unusable = _reason(error)
+    with passing() as folder:
         try:
             call = _compiled(function, inputs, program)
         except Exception as error:  # of the same kind, or another
@@ -132,17 +130,6 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _cache_fails() -> str:
-    """Why the folder where Inductor keeps its files cannot be used, empty if it can."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    try:
-        with tempfile.TemporaryFile(dir=cache_dir()):
-            return ""
-    except OSError as error:
-        return str(error)
-
-
 def _of_files(error: BaseException | None) -> bool:
     """Whether files could not be written or read: the cache is full, another user's, or damaged."""
     while error is not None:
@@ -150,22 +137,6 @@ def _of_files(error: BaseException | None) -> bool:
             return True
         error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
     return False
-
-
-@contextmanager
-def own_cache() -> Iterator[str]:
-    """Let Inductor write into a folder that is removed when the process ends, and not where it keeps its files."""
-    folder = tempfile.mkdtemp(prefix="zoo_compiled_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    before = os.environ.get(CACHE)
-    os.environ[CACHE] = folder
-    try:
-        yield folder
-    finally:
-        if before is None:
-            del os.environ[CACHE]
-        else:
-            os.environ[CACHE] = before
 
 
 def _compiled(function: Callable[..., Any], inputs: Sequence[Any], program: Program) -> Callable[..., Any]:

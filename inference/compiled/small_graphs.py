@@ -6,10 +6,12 @@ every other operation is a loop over addresses known beforehand. What is not kno
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import math
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +185,9 @@ def _built(compiler: str, writer: LoopWriter, outputs: list[Tensor]) -> Compiled
         pointer.value = values.data_ptr()
     run = loaded.run
     run.argtypes, run.restype = [ctypes.c_void_p] * len(names), None
-    return Compiled(run, shapes, writer.tables())
+    made = Compiled(run, shapes, writer.tables())
+    weakref.finalize(made, _ctypes.dlclose, loaded._handle)  # which ctypes leaves open, and a process has but so many
+    return made
 
 
 def _agrees(function: Compiled, graph: GraphModule, flat: Sequence[Tensor]) -> bool:

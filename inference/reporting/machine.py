@@ -139,6 +139,11 @@ def evidence_text(evidence: Any) -> str:
     return _text({"schema": SCHEMA, **tables, "explained": evidence.explained})
 
 
+def cache_text(folder: str, size: int, limit: int, removed: int) -> str:
+    """Say where compiled programs are, how many bytes they have and may have, and how many were removed."""
+    return _text({"schema": SCHEMA, "folder": folder, "bytes": size, "limit": limit, "removed": removed})
+
+
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     names = [str(n) if n is not None else "name" for n in table.index.names]
     rows = table.reset_index(names=names)

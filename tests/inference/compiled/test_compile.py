@@ -19,6 +19,7 @@ from inference import MAP, SVI, fit
 from inference.approximations.rows import pointwise
 from inference.compiled.compile import has_compiler, lower, lower_gradient
 from inference.compiled.constants import fold_constants
+from inference.compiled.kept import FOLDER
 from inference.compiled.record import recorded
 from inference.compiled.small_first import LARGE, small_first
 from inference.compiled.small_matrices import LARGEST, WRITTEN_OUT
@@ -255,7 +256,7 @@ def test_no_compiler_falls_back_with_a_warning(monkeypatch):
 
 @pytest.mark.parametrize("fault", ["unusable", "damaged"])
 def test_a_cache_that_cannot_be_used_is_replaced(fault, monkeypatch, tmp_path):
-    cache, used = inference.compiled.compile.CACHE, []
+    cache, used = FOLDER, []
     (tmp_path / "file").touch()
     monkeypatch.setenv(cache, str(tmp_path / ("file/no_folder" if fault == "unusable" else "folder")))
 
