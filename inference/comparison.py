@@ -21,6 +21,7 @@ from inference.fitting import fit
 from inference.method import Method, as_method, offered_name
 from inference.posterior.fit import Fit
 from inference.report import forest, page, write
+from inference.runtime.interruption import asked, asked_once, interruptible, keep, open_to_interruption
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.warned import warned_once
@@ -28,7 +29,7 @@ from inference.runtime.whole import as_path
 from zoo.data.bind import Source
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model
-from zoo.errors import DataError, MethodError, ModelError, UnknownNameError, ZooError, short
+from zoo.errors import DataError, FitError, MethodError, ModelError, UnknownNameError, ZooError, short
 from zoo.program.prepare import as_model, prepare
 from zoo.program.program import Program
 
@@ -159,7 +160,9 @@ class Comparison:
         )
 
 
+@interruptible()
 @warned_once()
+@open_to_interruption()
 def compare(
     model: Models | None = None,
     data: Source | None = None,
@@ -212,7 +215,8 @@ def compare(
     -------
     Comparison
         A method that is not legal shows its reason in its row, one that fails its error; the others still run. So does
-        one of several models that does not fit the data.
+        one of several models that does not fit the data. At Ctrl-C the fit that is running ends with the best so far,
+        and rows of those that are left say that they were not run; a second one raises `KeyboardInterrupt`.
 
     Raises
     ------
@@ -243,12 +247,18 @@ def compare(
     for (name, one), (of, method) in product(several.items(), labelled.items()):
         index, program = (name, of) if grid else of, programs[name]
         try:
+            if asked():
+                raise FitError("not run: ended by Ctrl-C")
             if isinstance(program, ZooError):
                 raise program
             fits[index] = fit(one, data, method=method, seed=seed, progress=progress, **options)
+            keep()
             left_out, why = leave_one_out(fits[index])
             rows[index] = row(fits[index], left_out, why)
-        except Exception as error:  # the others still run, and the row says what happened
+        except (Exception, KeyboardInterrupt) as failure:  # the others still run, and the row says what happened
+            error = failure if isinstance(failure, Exception) else FitError("ended by Ctrl-C, with nothing so far")
+            if error is not failure and not (fits and asked_once()):
+                raise
             result.errors[label_of(index)] = error
             rows[index] = {"kind": "", "evidence_kind": "", "verdict": "", "note": _said(error)}
             continue
@@ -256,12 +266,8 @@ def compare(
         if left_out is not None:
             densities["elpd"][index] = left_out
         if parts:
-            try:
-                unseen = densities["held_out"][index] = held_out(one, program, method, parts, seed)
-                rows[index] |= {"held_out": unseen.elpd, "held_out_se": unseen.error}
-            except Exception as error:  # a fit to fewer rows may break down where that to all did not
-                note = f"no held-out density: {_said(error)}"
-                rows[index]["note"] = "; ".join(filter(None, [rows[index]["note"], note]))
+            unseen = _unseen(rows[index], one, program, method, parts, seed)
+            densities["held_out"] |= {} if unseen is None else {index: unseen}
     for column, found in densities.items():
         for index, more in differences(column, found, fits).items():
             rows[index] |= more
@@ -280,6 +286,19 @@ def compare(
         columns=[*COLUMNS[:-2], *([] if truth is None else DISTANCES), *COLUMNS[-2:]]
     )
     return result
+
+
+def _unseen(row: dict[str, Any], *of: Any) -> RowDensities | None:
+    """Density of the rows held out, which is put into a row of the table; None where it says why there is none."""
+    try:
+        unseen = held_out(*of)
+        if asked():  # refits may have ended before their time
+            raise FitError("ended by Ctrl-C")
+    except Exception as error:  # a fit to fewer rows may break down where that to all did not
+        row["note"] = "; ".join(filter(None, [row["note"], f"no held-out density: {_said(error)}"]))
+        return None
+    row |= {"held_out": unseen.elpd, "held_out_se": unseen.error}
+    return unseen
 
 
 def _programs(several: Mapping[Any, Model], data: Source, seed: int, options: Any) -> dict[Any, Program | ZooError]:

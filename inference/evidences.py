@@ -20,6 +20,7 @@ from inference.diagnostics.verdict import DISTRUST
 from inference.fitting import fit
 from inference.method import as_method, offered_name
 from inference.posterior.fit import Fit
+from inference.runtime.interruption import asked, interruptible, open_to_interruption
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
@@ -115,6 +116,8 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_long_words=False)
 
 
+@interruptible()
+@open_to_interruption()
 def evidence(
     of: ModelLike | Fit | Sequence[Any] | Mapping[str, Any],
     data: Source | None = None,
@@ -184,6 +187,8 @@ def evidence(
             except (MethodError, FitError) as error:
                 rows.append(_row(label, name, "", note=str(error)))
                 continue
+            if asked():  # numbers of a fit that ended before its time are none of its evidence
+                raise KeyboardInterrupt
             rows += _rows(label, name, fitted)
             explained[label] = yardstick(fitted)
     table = pd.DataFrame(rows, columns=COLUMNS)

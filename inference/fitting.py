@@ -10,7 +10,7 @@ import torch
 from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
 from inference.runtime.gradients import differentiable
-from inference.runtime.interruption import interruptible
+from inference.runtime.interruption import asked, interruptible, open_to_interruption
 from inference.runtime.monitor import Told
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
@@ -24,6 +24,7 @@ from zoo.program.prepare import as_model, prepare
 from zoo.structure.failures import naming_lines
 
 
+@interruptible()
 @naming_lines()
 @warned_once()
 def fit(
@@ -69,8 +70,8 @@ def fit(
     Returns
     -------
     Fit
-        At Ctrl-C, while `EM`, `CAVI` or `SVI` climb or nutpie draws for `NUTS`, of the best so far, with
-        ``converged=False``; a second one raises, and so does the first in other methods.
+        At Ctrl-C of the best so far, with ``converged=False``; a second one raises `KeyboardInterrupt`, and so does the
+        first where there is nothing yet to make a fit of.
 
     Raises
     ------
@@ -93,17 +94,18 @@ def fit(
     model, method, seed = as_model(model), as_method(method), as_seed(seed)
     began = time.perf_counter()
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None), differentiable():
-        with threads_for_data(data):
+        with threads_for_data(data), open_to_interruption():
             program = prepare(model, data, device=device, dtype=dtype, weights=weights, columns=columns)
-        with threads_for(program), interruptible() as interruption:
+        with threads_for(program), open_to_interruption():
             method.check(program)
             with within_memory(program.model):
                 outcome = method.run(program, progress=progress)
-    if interruption.asked:
+    if asked():
         outcome = outcome.interrupted()
     return Fit(program, method, outcome, seed, time.perf_counter() - began)
 
 
+@interruptible()
 @naming_lines()
 @warned_once()
 def update(

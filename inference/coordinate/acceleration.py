@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +138,17 @@ class Acceleration:
         self.recent: deque[tuple[State, State]] = deque(maxlen=DEPTH)  # steps of the plain map, not yet charted
         self.blind = False
         self.chart: Chart | None = None
+        self.charted: State | None = None  # the state that it was made of
         self.anderson = Anderson(starts or 1)
+
+    def standing(self) -> dict[str, Any]:
+        """All that it has seen and learned, but what follows from the program."""
+        return {n: v for n, v in vars(self).items() if n not in ("program", "chart")}
+
+    def restore(self, standing: Mapping[str, Any]) -> None:
+        """Go on from what `standing` returned."""
+        vars(self).update(standing)
+        self.chart = None if self.charted is None else Chart(self.program, self.charted, stacked=self.stacked)
 
     def reached(self, values: list[float]) -> None:
         """Note the objective at the places that the last steps have led to."""
@@ -262,7 +274,8 @@ class Acceleration:
     def _chart(self) -> None:
         """Give the vectors of the steps so far to Anderson's method."""
         if self.chart is None:
-            self.chart = Chart(self.program, self.recent[-1][1], stacked=self.stacked)
+            self.charted = self.recent[-1][1]
+            self.chart = Chart(self.program, self.charted, stacked=self.stacked)
         while self.recent:
             place, led = self.recent.popleft()
             self.anderson.add(self.chart.vector(place), self.chart.vector(led))

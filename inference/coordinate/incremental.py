@@ -5,8 +5,8 @@ from __future__ import annotations
 from inference.conjugate import EStep, closed_form
 from inference.conjugate.exponential_family import Statistics
 from inference.coordinate.ascent import Coordinates, State, added
-from inference.coordinate.loop import OneStart
 from inference.coordinate.memory import Memory
+from inference.coordinate.steps import OneStart
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
 

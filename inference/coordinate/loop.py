@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from inference.conjugate import EStep
-from inference.coordinate.acceleration import USELESS, Acceleration, either
-from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.convergence import StoppingRule, rounding
-from inference.runtime.interruption import listening
+from inference.coordinate.ascent import State
+from inference.coordinate.convergence import StoppingRule
+from inference.runtime.interruption import asked_of_any, listening
 from inference.runtime.monitor import Monitor
+from inference.runtime.processes import ALONE
 
 
 class Way(ABC):
@@ -25,9 +27,13 @@ class Way(ABC):
     ----------
     first
         How many steps it has taken before its first evaluation.
+    processes, device
+        Those that climb together, and where their numbers are.
     """
 
     first = 0
+    processes = ALONE
+    device = torch.device("cpu")
 
     @abstractmethod
     def objective(self) -> list[float]:
@@ -57,6 +63,18 @@ class Way(ABC):
     def obstacle(self) -> str:
         """Say what kept the last step from being taken; empty if nothing did."""
         return ""
+
+    @abstractmethod
+    def standing(self) -> dict[str, Any]:
+        """Return all that the evaluations and steps to come depend on, between a step and the next evaluation."""
+
+    def restore(self, standing: Mapping[str, Any]) -> None:
+        """Go on from what `standing` returned."""
+        vars(self).update(standing)
+
+    def seen_at(self, state: State) -> EStep | None:
+        """Return what updates see where a climb has ended; None if that is not kept."""
+        return None
 
 
 @dataclass
@@ -99,9 +117,35 @@ class Ascent:
         """The objective at the end, as the trace shows it."""
         return self.monitor.rows[-1][2]
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end, or broken down."""
+        return bool(self.reason or self.failure)
+
+
+class Journal(ABC):
+    """Notes where climbs are, so that they can be taken up again."""
+
+    @abstractmethod
+    def begin(self, way: Way, ascents: Sequence[Ascent]) -> int:
+        """Go to the next climb, and take it up where it was left; return how many steps it has taken."""
+
+    @abstractmethod
+    def due(self, step: int, *, last: bool) -> bool:
+        """Whether a climb is to be noted where it is, before a step."""
+
+    @abstractmethod
+    def note(self, step: int, ascents: Sequence[Ascent], way: Way | None) -> None:
+        """Note where a climb is; without its way, that it has come to its end."""
+
 
 def ascend(
-    way: Way, rule: StoppingRule, monitors: Sequence[Monitor], *, together: Monitor | None = None
+    way: Way,
+    rule: StoppingRule,
+    monitors: Sequence[Monitor],
+    *,
+    together: Monitor | None = None,
+    journal: Journal | None = None,
 ) -> list[Ascent]:
     """Climb from all starts of a way until the rule stops them.
 
@@ -115,12 +159,18 @@ def ascend(
         One for each start.
     together
         A monitor that shows the highest of several starts.
+    journal
+        Notes where it is, and takes it up from there.
     """
     ascents = [Ascent(monitor) for monitor in monitors]
-    climbing = list(ascents)
-    with listening() as stop:
-        for step in range(way.first, rule.max_steps + 1):
+    begun = way.first if journal is None else journal.begin(way, ascents)
+    climbing = [ascent for ascent in ascents if not ascent.ended]
+    with listening():
+        for step in range(begun, rule.max_steps + 1) if climbing else ():
+            if journal is not None and journal.due(step, last=step == rule.max_steps):
+                journal.note(step, ascents, way)
             values = way.objective()
+            stop = asked_of_any(way.processes, way.device)
             going = []
             for row, (ascent, value) in enumerate(zip(climbing, values, strict=True)):
                 if math.isnan(value):
@@ -130,7 +180,7 @@ def ascend(
                 ascent.monitor.record(step, way.shown(row, value))
                 known = way.left(row)
                 left = rule.left(ascent.history) if known is None else known
-                if step < rule.max_steps and not (stop() or rule.stops(ascent.history, left)):
+                if step < rule.max_steps and not (stop or rule.stops(ascent.history, left)):
                     going.append(row)
                     continue
                 ascent.steps, (ascent.converged, ascent.reason) = step, rule.judge(ascent.history, step, left)
@@ -139,158 +189,11 @@ def ascend(
                 ascent.hastened = way.hastened(row)
                 way.end(row, ascent)
             if not going:
+                if journal is not None and step < rule.max_steps:
+                    journal.note(step, ascents, None)
                 break
             if together is not None:
                 together.record(step, max(values))
             climbing = [climbing[row] for row in going]
             way.step(going)
     return ascents
-
-
-class Steps(Way):
-    """A way up by steps of one map, which are extrapolated where many are left.
-
-    Attributes
-    ----------
-    state
-        Where it is; of several starts, values are stacked along a new dimension 0.
-    acceleration
-        What extrapolates; None for the plain map.
-    """
-
-    state: State
-    acceleration: Acceleration | None = None
-    stacked = False
-
-    def __init__(self) -> None:
-        self.values: list[float] = []  # the objective where it is
-        self.held: State | None = None  # where that was
-        self.sure: State | None = None  # where the plain map leads, if an extrapolation was followed
-
-    @abstractmethod
-    def evaluate(self, state: State) -> list[float]:
-        """Evaluate the objective of each start; what `update` needs is kept."""
-
-    @abstractmethod
-    def update(self) -> State:
-        """Return where the map leads from what was last evaluated."""
-
-    @abstractmethod
-    def keep(self, rows: list[int]) -> None:
-        """Go on with some of the starts."""
-
-    def objective(self) -> list[float]:
-        """Evaluate it; where an extrapolation has led down, take the plain step instead."""
-        values = self.evaluate(self.state)
-        if self.acceleration is not None:
-            if self.sure is not None:
-                values, fell = self._instead(values, self.sure, 0.0)
-                self.acceleration.failed(fell)
-            if self.held is not None:
-                # At a floor of a variance that coefficients can make up for even a plain step may lead down.
-                values, _ = self._instead(values, self.held, self.acceleration.eps)
-            self.acceleration.reached(values)
-        self.sure, self.held, self.values = None, self.state, values
-        return values
-
-    def _instead(self, values: list[float], other: State, eps: float) -> tuple[list[float], list[bool]]:
-        """Go elsewhere from where the objective is lower than it was, by more than rounding; say from where that is."""
-        fell = [new < old - rounding([old], eps) for new, old in zip(values, self.values, strict=True)]
-        if any(fell):
-            self.state = either(fell, other, self.state, stacked=self.stacked)
-            values = self.evaluate(self.state)
-        return values, fell
-
-    def left(self, row: int) -> float | None:
-        """Tell it from the rates that have been seen."""
-        return None if self.acceleration is None else self.acceleration.left(row)
-
-    def hastened(self, row: int) -> bool:
-        """Whether a course of the acceleration was a long one, and extrapolations have not been given up."""
-        if self.acceleration is None:
-            return False
-        course = self.acceleration.courses[row]
-        return course.hastened and course.useless <= USELESS
-
-    def step(self, going: list[int]) -> None:
-        """Update from the last evaluation, and if many steps are left from where they seem to lead."""
-        self.keep(going)
-        values = self.values = [self.values[row] for row in going]
-        self.held = self.state
-        plain = self.update()
-        if self.acceleration is None:
-            self.state = plain
-            return
-        self.acceleration.keep(going)
-        self.acceleration.stepped(self.state, plain)
-        self.state = plain
-        far = self.acceleration.long()
-        if not any(far):
-            return
-        with suppress(RuntimeError, ValueError):  # a place outside of what the model can evaluate is not followed
-            place = either(far, self.acceleration.extrapolated(plain), plain, stacked=self.stacked)
-            found = self.evaluate(place)
-            least = [-math.inf if self.acceleration.blind else old for old in values]
-            higher = [f and old <= new < math.inf for f, new, old in zip(far, found, least, strict=True)]
-            if any(higher):
-                led = self.update()
-                self.acceleration.tried(place, led, found, far, higher)
-                self.state, self.sure = either(higher, led, plain, stacked=self.stacked), plain
-                return
-        self.acceleration.failed(far)
-
-
-class OneStart(Steps):
-    """The way up of one program from one start.
-
-    Parameters
-    ----------
-    ascent
-        Its E-steps.
-    state
-        Where it is.
-    update
-        What an E-step leads to: an M-step, or conjugate updates.
-    obstacle
-        Says what kept the last update from moving; empty if nothing did.
-    first
-        How many steps have been taken before.
-    acceleration
-        What extrapolates its steps; None for the plain map.
-    """
-
-    def __init__(
-        self,
-        ascent: Coordinates,
-        state: State,
-        update: Callable[[EStep], State],
-        obstacle: Callable[[], str] = str,
-        first: int = 0,
-        acceleration: Acceleration | None = None,
-    ) -> None:
-        super().__init__()
-        self.ascent, self.state, self.map, self._obstacle, self.first = ascent, state, update, obstacle, first
-        self.acceleration = acceleration
-        self.expected: EStep | None = None
-
-    def evaluate(self, state: State) -> list[float]:
-        """Evaluate L by an E-step."""
-        value, self.expected = self.ascent.expect(state)
-        return [float(value)]
-
-    def update(self) -> State:
-        """Update from the last E-step."""
-        assert self.expected is not None
-        return self.map(self.expected)
-
-    def keep(self, rows: list[int]) -> None:
-        """Do nothing: there is one."""
-
-    def end(self, row: int, ascent: Ascent) -> None:
-        """Note where it is."""
-        ascent.state, ascent.expected = self.state, self.expected
-
-    @property
-    def obstacle(self) -> str:
-        """Say what kept the last step from being taken."""
-        return self._obstacle()

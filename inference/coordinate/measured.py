@@ -12,7 +12,8 @@ from torch import Tensor
 from inference.coordinate.ascent import SINGULAR, State
 from inference.coordinate.chart import Chart
 from inference.coordinate.convergence import StoppingRule, rounding, to_limit
-from inference.coordinate.loop import Ascent, Steps, Way
+from inference.coordinate.loop import Ascent, Way
+from inference.coordinate.steps import Steps
 from zoo.program.program import Program
 
 MANY = 20  # steps of a climb, below which no mode is slow

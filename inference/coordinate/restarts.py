@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from inference.coordinate.ascent import State
 from inference.coordinate.convergence import StoppingRule
-from inference.coordinate.loop import Ascent, Way, ascend
+from inference.coordinate.loop import Ascent, Journal, Way, ascend
 from inference.runtime.interruption import asked
 from inference.runtime.monitor import Monitor, Told
 from zoo.errors import FitError, ModelError
@@ -58,6 +58,8 @@ class Restarts:
         Steps that these take, and how many of the best go on, round by round.
     finish
         Takes the best ascent to its limit where its steps were extrapolated.
+    journal
+        Notes where climbs are, and takes them up again.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Restarts:
     candidates: Callable[[], Iterable[Callable[[], State]]] | None = None
     screens: Sequence[tuple[int, int]] = SCREENS
     finish: Callable[[Way, Ascent], None] | None = None
+    journal: Journal | None = None
 
     def climb(self, advice: str, *, progress: Told | bool) -> tuple[Ascent, list[str], list[float]]:
         """Return the highest ascent, what is to be said of it and of the others, and how high each has come.
@@ -135,6 +138,9 @@ class Restarts:
             return ascents, failures
         return self._each(range(len(states)), states.__getitem__, failures, progress=progress)
 
+    def _ascend(self, way: Way, monitors: Sequence[Monitor], together: Monitor | None = None) -> list[Ascent]:
+        return ascend(way, self.rule, monitors, together=together, journal=self.journal)
+
     def _begin(self, index: int) -> State:
         """Return a start, the first one of the best candidate."""
         few = self.candidates is None or self.rule.max_steps <= sum(steps for steps, _ in self.screens)
@@ -164,7 +170,7 @@ class Restarts:
         with Monitor(self.name, self.rule.max_steps, show=progress) as shown:
             try:
                 way = self.together(states)
-                ascents = None if way is None else ascend(way, self.rule, monitors, together=shown)
+                ascents = None if way is None else self._ascend(way, monitors, together=shown)
                 for ascent, state in zip(ascents or (), states, strict=False):
                     ascent.begun = state
                 return ascents
@@ -185,6 +191,6 @@ class Restarts:
                 noting_failures(failures, self.count),
             ):
                 begun = start(index)
-                ascents += ascend(self.way(begun), self.rule, [monitor])
+                ascents += self._ascend(self.way(begun), [monitor])
                 ascents[-1].begun = begun
         return ascents, failures

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,10 @@ class Averages(ABC):
     @abstractmethod
     def update(self, whole: Coordinates, expected: EStep) -> State:
         """Update all blocks once."""
+
+    def standing(self) -> dict[str, Any]:
+        """What it carries along."""
+        return {"steps": self.steps}
 
 
 class RunningAverages(Averages):
@@ -129,6 +134,10 @@ class RunningAverages(Averages):
         """Update all blocks once."""
         return whole.condition(expected) if self.posteriors else State(whole.maximize(expected), {})
 
+    def standing(self) -> dict[str, Any]:
+        """Count of the steps, and the averages."""
+        return {**super().standing(), "sums": self.sums}
+
 
 class Passes(Way):
     """Passes over mini-batches; the objective after each is that of all rows.
@@ -177,6 +186,21 @@ class Passes(Way):
             best, state, expected = float(value), last, seen
         ascent.state, ascent.expected = state, expected
         ascent.monitor.record(ascent.steps + 1, best)
+
+    def standing(self) -> dict[str, Any]:
+        """Where it is, what it carries along, and where L was highest."""
+        best = None if self.best is None else self.best[:2]
+        return {"state": self.state, "averages": self.averages.standing(), "best": best}
+
+    def restore(self, standing: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.state, best = standing["state"], standing["best"]
+        vars(self.averages).update(standing["averages"])
+        self.best = None if best is None else (*best, self.seen_at(best[1]))
+
+    def seen_at(self, state: State) -> EStep:
+        """Return the E-step of all rows there."""
+        return self.whole.expect(state)[1]
 
 
 def together(program: Program) -> str | None:

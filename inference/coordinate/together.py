@@ -7,8 +7,9 @@ from torch import Tensor
 
 from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import Coordinates, State
-from inference.coordinate.loop import Ascent, Steps
+from inference.coordinate.loop import Ascent
 from inference.coordinate.mixture import Mixture
+from inference.coordinate.steps import Steps
 from inference.coordinate.sweep import Swept
 from zoo.replay.evaluate import Values
 

@@ -14,6 +14,7 @@ from inference.diagnostics.judgement import Judgement
 from inference.method import Objective, Outcome
 from inference.methods.dadvi import MOST_TRIED, elsewhere, first_coordinates
 from inference.methods.laplace import normal_guide
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.unconstrained import Target, centre_of
 from inference.starts.natural import natural_start
@@ -57,30 +58,30 @@ def matched(
     density, most = Density(program), min(steps, MOST)
     start = natural_start(program, starting_values(program))
     centre, unit = centre_of(start)
-    with Monitor("svi", most, show=progress) as monitor:
+    with listening(), Monitor("svi", most, show=progress) as monitor:
         fixed = FixedDraws(density, draws or batch_size(density.size), how, torch.from_numpy(centre))
         target = Target(Lowered(density.gradient, False), program)
         points = chain([(centre, unit)], (elsewhere(program, target) for _ in range(MOST_TRIED)))
         end = match(fixed, *first_coordinates(fixed, target, points), most)
         for step, bound in enumerate(end.bounds, 1):
             monitor.record(step, bound)
-    normal = normal_guide(program, start, end.mean, end.tril).requires_grad_(False).eval()
-    q, calls = Trained(FullRank(), normal, program.data), fixed.calls + target.calls
-    converged = end.distance < NEAR
-    reason = said(end, calls, converged=converged)
-    if judged:
-        judgement = judge(program, q, {}, converged=converged, corrected=corrected)
-    else:
-        judgement = Judgement(handed_out(program, q, {}, corrected=corrected), Objective(end.bounds[-1], "elbo"))
-    return judgement.outcome(
-        program,
-        trace=monitor.trace,
-        steps=len(end.bounds),
-        reason=reason,
-        converged=converged,
-        warnings=[*([fixed.gradient.note] if fixed.gradient.note else []), *([] if converged else [reason])],
-        diagnostics={"gradients": float(calls), "distance": end.distance},
-    )
+        normal = normal_guide(program, start, end.mean, end.tril).requires_grad_(False).eval()
+        q, calls = Trained(FullRank(), normal, program.data), fixed.calls + target.calls
+        converged = end.distance < NEAR
+        reason = said(end, calls, converged=converged)
+        if judged:
+            judgement = judge(program, q, {}, converged=converged, corrected=corrected)
+        else:
+            judgement = Judgement(handed_out(program, q, {}, corrected=corrected), Objective(end.bounds[-1], "elbo"))
+        return judgement.outcome(
+            program,
+            trace=monitor.trace,
+            steps=len(end.bounds),
+            reason=reason,
+            converged=converged,
+            warnings=[*([fixed.gradient.note] if fixed.gradient.note else []), *([] if converged else [reason])],
+            diagnostics={"gradients": float(calls), "distance": end.distance},
+        )
 
 
 def said(end: Matched, calls: int, *, converged: bool) -> str:

@@ -16,19 +16,24 @@ from inference.conjugate.by_state import settled
 from inference.coordinate.acceleration import Acceleration
 from inference.coordinate.ascent import SINGULAR, Coordinates, State
 from inference.coordinate.convergence import StoppingRule, WithinNoise, WithinTolerance
-from inference.coordinate.loop import OneStart, Way
+from inference.coordinate.journal import Climbs
+from inference.coordinate.loop import Way
 from inference.coordinate.measured import finish
 from inference.coordinate.natural_steps import NaturalSteps
 from inference.coordinate.no_closed_form import no_posterior
 from inference.coordinate.restarts import Restarts
 from inference.coordinate.source import RowSource
+from inference.coordinate.steps import OneStart
 from inference.coordinate.stepwise import Averages, Passes, RunningAverages
 from inference.diagnostics.components import empty_components, floored_scales
 from inference.diagnostics.importance import draws_for, judge
 from inference.diagnostics.maximum import SAME
 from inference.diagnostics.verdict import CARE
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
+from inference.runtime.checkpoint import CHECKPOINT, checkpoint_of
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Told
+from inference.runtime.processes import ALONE, Processes
 from inference.starts.posteriors import given_posteriors
 from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError
@@ -70,6 +75,12 @@ class CAVI(Method):
     distributed
         Each process of a `torch.distributed` group works on its share of the rows, and statistics are summed; as for
         `EM`.
+    checkpoint
+        File to which all that the next step depends on is written every `checkpoint_every` steps. If it is there at the
+        beginning, the fit goes on from it, and ends at the same numbers as one that was never stopped; with more
+        `max_steps` than before it goes on to these.
+    checkpoint_every
+        Steps between two writes.
 
     Examples
     --------
@@ -90,8 +101,11 @@ class CAVI(Method):
     start: Literal["kmeans", "random"] = "kmeans"
     distributed: bool = False
     acceleration: Literal["auto"] | None = "auto"
+    checkpoint: str | None = None
+    checkpoint_every: PositiveInt = 1
 
     streams: ClassVar[bool] = True
+    of_starts: ClassVar[frozenset[str]] = CHECKPOINT
 
     def why_not(self, program: Program) -> str | None:
         """Refuse models with no latent to have a posterior, or one without conjugate updates."""
@@ -130,7 +144,15 @@ class CAVI(Method):
         return self._fit(program)
 
     def _fit(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        best, notes, heights = self.starts(program).climb("Try fewer components or a stronger prior", progress=progress)
+        group = Processes.running() if self.distributed else ALONE
+        file = checkpoint_of(self, program.model, program.data, group, apart=("max_steps",))
+        with group.watched(), listening():
+            starts = replace(self.starts(program), journal=None if file is None else Climbs(file))
+            return self._climbed(program, starts, progress=progress)
+
+    def _climbed(self, program: Program, starts: Restarts, *, progress: Told | bool) -> Outcome:
+        """Climb from each start; keep the best end."""
+        best, notes, heights = starts.climb("Try fewer components or a stronger prior", progress=progress)
         assert best.state is not None
         assert best.expected is not None
         latents = {s.name for s in program.latents}

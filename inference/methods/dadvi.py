@@ -22,6 +22,7 @@ from inference.diagnostics.importance import handed_out, judge
 from inference.diagnostics.judgement import Judgement
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.laplace import normal_guide
+from inference.runtime.interruption import asked, listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -130,8 +131,14 @@ class DADVI(Method):
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb, respond and judge."""
         program = view_of(program, self.collapse)
-        with Monitor("dadvi", self.restarts, show=progress) as monitor:
+        with listening(), Monitor("dadvi", self.restarts, show=progress) as monitor:
             best, q, fixed, same = self._fitted(program, monitor)
+            return self._outcome(program, best, q, fixed, same, monitor)
+
+    def _outcome(
+        self, program: Program, best: Maximum, q: Trained, fixed: FixedDraws, same: int, monitor: Monitor
+    ) -> Outcome:
+        """Judge the Normal at the highest maximum."""
         judgement = judge(program, q, {}, converged=True, corrected=self.corrected)
         error = float(best.errors.max())
         reason = f"the ELBO over {self.draws} fixed draws is {best.bound:.4f}, {best.distance:.1e} standard deviations "
@@ -173,6 +180,8 @@ class DADVI(Method):
             points = others if climbed else chain([(centre, unit)], others)
             ends.append(maximum(fixed, *first_coordinates(fixed, target, points), self.steps))
             monitor.record(climbed + 1, max(e.bound for e in ends))
+            if asked():
+                break
         fixed.calls += target.calls
         best = max(ends, key=lambda e: e.bound)
         q = normal_guide(program, start, best.mean, best.tril).requires_grad_(False).eval()

@@ -22,18 +22,23 @@ from inference.coordinate.ascent import Coordinates, State
 from inference.coordinate.convergence import ByRate, StoppingRule, UntilLevel, WithinNoise, WithinTolerance
 from inference.coordinate.gradient_step import GradientStep
 from inference.coordinate.incremental import MoreRows, remembered
-from inference.coordinate.loop import Ascent, OneStart, Way, ascend
+from inference.coordinate.journal import Climbs
+from inference.coordinate.loop import Ascent, Way, ascend
 from inference.coordinate.measured import finish
 from inference.coordinate.no_closed_form import no_maximum
 from inference.coordinate.restarts import SCREENS, SLOW_SCREENS, Restarts
 from inference.coordinate.source import RowSource
+from inference.coordinate.steps import OneStart
 from inference.coordinate.stepwise import Passes, RunningAverages
 from inference.coordinate.together import Together
 from inference.diagnostics.components import floored_scales, thin_components
 from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Fitted, Method, Objective, Outcome, unsupported
+from inference.runtime.checkpoint import CHECKPOINT, checkpoint_of
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor, Told
+from inference.runtime.processes import ALONE, Processes
 from inference.starts.values import apart, candidates, few_rows, start_state
 from zoo.errors import FitError, MethodError
 from zoo.program.program import Program
@@ -86,6 +91,12 @@ class EM(Method):
     acceleration
         "auto" extrapolates steps by Anderson's method where many are left to the limit, and never to a lower place;
         None takes plain steps. Not with `hard`, `batch_size` or tolerance 0.
+    checkpoint
+        File to which all that the next step depends on is written every `checkpoint_every` steps. If it is there at the
+        beginning, the fit goes on from it, and ends at the same numbers as one that was never stopped; with more
+        `max_steps` than before it goes on to these.
+    checkpoint_every
+        Steps between two writes.
 
     Examples
     --------
@@ -111,10 +122,12 @@ class EM(Method):
     delay: PositiveFloat = 1.0
     distributed: bool = False
     acceleration: Literal["auto"] | None = "auto"
+    checkpoint: str | None = None
+    checkpoint_every: PositiveInt = 1
 
     streams: ClassVar[bool] = True
     of_starts: ClassVar[frozenset[str]] = frozenset(
-        {"restarts", "start", "matrices", "batch_size", "forgetting", "delay", "distributed"}
+        {"restarts", "start", "matrices", "batch_size", "forgetting", "delay", "distributed", *CHECKPOINT}
     )
 
     def __post_init__(self) -> None:
@@ -199,11 +212,15 @@ class EM(Method):
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb from each start; keep the best end."""
         advice = "Try fewer components, a prior, or EM(restarts=10)"
-        best, notes, heights = self.starts(program).climb(advice, progress=progress)
-        assert best.state is not None
-        values = best.state.values
-        thin, floored = thin_components(program, values), floored_scales(program, values)
-        outcome = self._outcome(program, best, notes + floored + thin)
+        group = Processes.running() if self.distributed else ALONE
+        file = checkpoint_of(self, program.model, program.data, group, apart=("max_steps",))
+        with group.watched(), listening():
+            starts = replace(self.starts(program), journal=None if file is None else Climbs(file))
+            best, notes, heights = starts.climb(advice, progress=progress)
+            assert best.state is not None
+            values = best.state.values
+            thin, floored = thin_components(program, values), floored_scales(program, values)
+            outcome = self._outcome(program, best, notes + floored + thin)
         if self.hard:  # what climbs is not smooth, so there is no curvature to look at
             return outcome
         return replace(outcome, judge=partial(_judged, program, values, heights, floored, thin))
@@ -331,7 +348,7 @@ class EM(Method):
         if reason is not None:
             raise MethodError(f"EM().update cannot continue this fit: {reason}")
         values = {**fit.points, **fit.approximation.values}
-        with torch.no_grad(), Monitor("em", self.max_steps, show=progress) as monitor:
+        with torch.no_grad(), listening(), Monitor("em", self.max_steps, show=progress) as monitor:
             memory = fit.memory or remembered(fit.program, values, hard=self.hard)
             way = MoreRows(program, values, memory, hard=self.hard)
             (ascent,) = ascend(way, self._rule(program, closed=True), [monitor])

@@ -21,6 +21,7 @@ from inference.diagnostics.importance import handed_out, judge
 from inference.diagnostics.judgement import Judgement
 from inference.diagnostics.labelling import APART
 from inference.method import Method, Objective, Outcome, unsupported
+from inference.runtime.interruption import asked, listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Path, climb
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -108,8 +109,12 @@ class Laplace(Method):
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Climb to the mode and take the curvature there."""
         program = view_of(program, self.collapse)
-        with Monitor("laplace", self.restarts, show=progress) as monitor:
+        with listening(), Monitor("laplace", self.restarts, show=progress) as monitor:
             mode = self._mode(program, monitor)
+            return self._outcome(program, mode, monitor)
+
+    def _outcome(self, program: Program, mode: Mode, monitor: Monitor) -> Outcome:
+        """Judge the Normal at the mode."""
         judgement = judge(program, mode.q, {}, converged=True, corrected=self.corrected)
         modes = judgement.diagnostics.get("log_labellings", 0.0)
         apart = bool(modes) and judgement.diagnostics["own_labelling"] > APART
@@ -145,6 +150,8 @@ class Laplace(Method):
         for i, point in enumerate([centre, *dispersed(target, centre, unit, self.restarts - 1)]):
             ends.append(climb(target, point, unit, self.steps))
             monitor.record(i + 1, max(e.value for e in ends))
+            if asked():
+                break
         best = max(ends, key=lambda e: e.value)
         mode, root, distance = polish(density, torch.from_numpy(best.end))
         q = normal_guide(program, start, mode, triangular_of_inverse(root))

@@ -19,6 +19,7 @@ from inference.diagnostics.maximum import judge_point
 from inference.diagnostics.poles import pole
 from inference.method import Objective, Outcome
 from inference.methods.svi import SVI
+from inference.runtime.interruption import asked, listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Path, climb
 from inference.starts.values import settled_values
@@ -89,7 +90,7 @@ class MAP(SVI):
         """
         surface = Surface(program)
         values = settled_values(program)
-        with Monitor("map", self.steps, show=progress) as monitor:
+        with listening(), Monitor("map", self.steps, show=progress) as monitor:
             path = self._path(surface, values)
             taken = len(path.v) - 1
             if taken >= self.steps:
@@ -98,8 +99,10 @@ class MAP(SVI):
                 place = torch.from_numpy(path.start + path.unit * v).to(surface.like)
                 with torch.no_grad():
                     monitor.record(step, float(surface.log_prob(place)))
-            mode, _, distance = polish(surface, torch.from_numpy(path.end))
-            if not distance < EXACT:
+            mode, distance = torch.from_numpy(path.end), math.inf
+            if not asked():
+                mode, _, distance = polish(surface, mode)
+            if not distance < EXACT and not asked():
                 raise FitError("map: the end is no maximum")
             with torch.no_grad():
                 height = float(surface.log_prob(mode.to(surface.like)))
@@ -109,6 +112,13 @@ class MAP(SVI):
             if not math.isfinite(height):
                 raise FitError("map: the log density is no number")
             monitor.record(taken + 1, max(height, path.value))
+            return self._outcome(program, values, height, taken, distance, monitor)
+
+    @staticmethod
+    def _outcome(
+        program: Program, values: Values, height: float, taken: int, distance: float, monitor: Monitor
+    ) -> Outcome:
+        """Say of the end whether it is a maximum."""
         latents = {s.name: values[s.name] for s in program.latents}
         points = {s.name: values[s.name] for s in program.parameters}
         edge = pole(program, latents, points) if latents else ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.approximations.completed import Collapse, all_latents, view_of, with_exact_draws
 from inference.approximations.rows import chunk_for
 from inference.approximations.sampled import Sampled
-from inference.compiled.compile import Compile, lower_gradient
+from inference.compiled.compile import Compile, Lowered, lower_gradient
 from inference.compiled.small_graphs import Compiled
 from inference.diagnostics import relabelling
 from inference.diagnostics.agreement import RHAT_GOOD, ChainCheck, check_chains, mean_error
@@ -25,6 +25,8 @@ from inference.diagnostics.relabelling import Relabelling, relabel, rows_for
 from inference.diagnostics.second_look import SecondLook, second_look
 from inference.method import Method, Objective, Outcome, unsupported
 from inference.methods.pathfinder import PATHS, resampled
+from inference.runtime.checkpoint import checkpoint_of
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.chains import Chains, SamplerSettings, run
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -53,12 +55,11 @@ class NUTS(Method):
     """Draws from the posterior by Hamiltonian Monte Carlo: asymptotically exact, and its checks say when it is not.
 
     Chains follow the gradient of log p(x, z), enumerated sites summed out, and stop where they turn back (Hoffman and
-    Gelman 2014; Betancourt 2017). The sampler is nutpie, or Pyro's NUTS where nutpie is not installed; the reason says
-    which. Enumerated sites get exact draws given each draw of the others. The objective is the posterior mean of log
-    p(x, z) with its Monte Carlo error, a number that only other runs of chains can be compared with. The fit counts as
-    converged where no check complains: divergences, trees that reach the maximal depth, energies that mix badly, R-hat
-    above 1.01 (Vehtari et al. 2021), effective sample sizes below 100 per chain, and modes that no chain has come to,
-    though climbs from afar do.
+    Gelman 2014; Betancourt 2017). The sampler is nutpie; the reason says of which version. Enumerated sites get exact
+    draws given each draw of the others. The objective is the posterior mean of log p(x, z) with its Monte Carlo error,
+    a number that only other runs of chains can be compared with. The fit counts as converged where no check complains:
+    divergences, trees that reach the maximal depth, energies that mix badly, R-hat above 1.01 (Vehtari et al. 2021),
+    effective sample sizes below 100 per chain, and modes that no chain has come to, though climbs from afar do.
 
     Parameters
     ----------
@@ -84,6 +85,9 @@ class NUTS(Method):
         "learned": chains move location-scale latents in coordinates between value and noise, as far centred as the data
         say (`inference.starts.centring`), so that scales make no funnels of them; draws are values as declared.
         "declared": chains move the values themselves.
+    checkpoint
+        File to which each chain is written when it is complete. If it is there at the beginning, its chains are not run
+        again, and the fit has the same draws as one that was never stopped.
 
     Examples
     --------
@@ -105,6 +109,7 @@ class NUTS(Method):
     compile: Compile = "auto"
     collapse: Collapse = "auto"
     centring: Literal["learned", "declared"] = "learned"
+    checkpoint: str | None = None
 
     def why_not(self, program: Program) -> str | None:
         """Refuse what has no posterior density: infinitely many states, parameters or networks without a prior."""
@@ -122,6 +127,7 @@ class NUTS(Method):
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Start chains apart from each other, run them, and check them."""
+        file = checkpoint_of(self, program.model, program.data)
         view, learned = view_of(program, self.collapse), 0
         moved, values = view, starting_values(view)
         if self.centring == "learned" and view is program:
@@ -138,9 +144,17 @@ class NUTS(Method):
         usual = ACCEPT if view is program else ACCEPT_COLLAPSED
         accept = self.target_accept or (usual if moved is view else accept_for(density.size))
         settings = SamplerSettings(self.warmup, self.draws, self.max_tree_depth, accept, self.correlated)
-        with Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
-            chains = run(target, starts, settings, monitor)
+        with listening(), Monitor("nuts", self.chains * (self.warmup + self.draws), show=progress) as monitor:
+            chains = run(target, starts, settings, monitor, file)
             monitor.rows = chains.trace
+            return self._concluded(program, density, gradient, chains, monitor)
+
+    def _concluded(
+        self, program: Program, density: Density, gradient: Lowered, chains: Chains, monitor: Monitor
+    ) -> Outcome:
+        """Return the draws, and what is to be said of them."""
+        moved = density.program
+        view = moved.origin if isinstance(moved, Recentred) else moved
         sampled, notes = posterior_of(density, chains)
         notes = [*notes, *([gradient.note] if gradient.note else [])]
         outcome = Outcome(

@@ -18,6 +18,7 @@ from inference.approximations.rows import chunk_for
 from inference.compiled.compile import Compile, lower_gradient
 from inference.diagnostics.importance import judge
 from inference.method import Method, Outcome, unsupported
+from inference.runtime.interruption import asked, listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.paths import Normal, along, climb, log_densities
 from inference.sampling.unconstrained import Target, centre_of, dispersed, no_density
@@ -97,16 +98,24 @@ class Pathfinder(Method):
         density = Density(view)
         target = Target(lower_gradient(density, self.compile, 100 * self.paths), view)
         centre, unit = centre_of(natural_start(view, starting_values(view)))
-        with Monitor("pathfinder", self.paths, show=progress) as monitor:
+        with listening(), Monitor("pathfinder", self.paths, show=progress) as monitor:
             paths: list[tuple[Normal, float]] = []  # the best Normal of each, and its ELBO
             for point in dispersed(target, centre, unit, self.paths):
                 paths.append(best_along(density, target, point, unit, self.steps))
                 monitor.record(len(paths), max(bound for _, bound in paths))
-        q = balanced(density, Normals.of([normal for normal, _ in paths]))
+                if asked():
+                    break
+            return self._outcome(program, density, target, paths, monitor)
+
+    def _outcome(
+        self, program: Program, density: Density, target: Target, paths: list[tuple[Normal, float]], monitor: Monitor
+    ) -> Outcome:
+        """Weigh the Normals, and resample their draws."""
+        view, q = density.program, balanced(density, Normals.of([normal for normal, _ in paths]))
         judgement = judge(view, q, {}, converged=True, corrected=self.corrected, holes=True, keep=self.draws)
         shape = judgement.diagnostics["khat"]
         bounds = ", ".join(f"{bound:.2f}" for _, bound in paths)
-        reason = f"{self.paths} climbs, ELBO {bounds}; {target.calls} gradients"
+        reason = f"{len(paths)} climbs, ELBO {bounds}; {target.calls} gradients"
         good = shape <= KHAT_GOOD or math.isnan(shape)
         reason = reason if good else f"{reason}; {khat_note(shape)}"
         outcome = replace(judgement, warnings=[]).outcome(  # the reason says it

@@ -21,6 +21,7 @@ from inference.diagnostics.bridge import bridge
 from inference.diagnostics.coordinates import Names
 from inference.diagnostics.one_labelling import ParticleLabels, shuffled
 from inference.method import Method, Objective, Outcome, unsupported
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor, Told
 from inference.sampling.particles import Run, carry
 from inference.sampling.tempered import Tempered, no_prior_draws, prior_draws
@@ -103,8 +104,13 @@ class SMC(Method):
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
         """Carry the particles, and check that the populations agree."""
         view = view_of(program, self.collapse)
-        with Monitor("smc", 1, show=progress) as monitor, torch.no_grad():
-            target, run = self._carried(view, monitor)
+        with listening(), Monitor("smc", 1, show=progress) as monitor:
+            with torch.no_grad():
+                target, run = self._carried(view, monitor)
+            return self._outcome(program, view, target, run, monitor)
+
+    def _outcome(self, program: Program, view: Program, target: Tempered, run: Run, monitor: Monitor) -> Outcome:
+        """Return the particles, and whether the populations agree."""
         sampled = self._draws(target.density, run)
         value, error = (float(x) for x in log_mean_exp(run.log_evidence))
         names = Names(program, {n: v[0] for n, v in sampled.values.items()})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,13 +18,14 @@ from inference.approximations.completed import Collapse, integrated, view_of
 from inference.compiled.compile import Compile, Lowered
 from inference.method import Method, Outcome, unsupported
 from inference.methods.batch_and_match import matched
+from inference.runtime.checkpoint import Checkpoint, identity
+from inference.runtime.interruption import listening
 from inference.runtime.monitor import Monitor, Told
 from inference.runtime.processes import ALONE, Processes
 from inference.sampling.unconstrained import no_density
 from inference.starts.natural import several_starts
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import Checkpoint, identity
 from inference.variational.each import BoundOfEach, together
 from inference.variational.ends import Ends
 from inference.variational.gathered import Gathered
@@ -321,11 +323,19 @@ class SVI(Method):
         if self.optimizer == MATCH:
             return self._matched(program, judged=True, progress=progress)
         group = Processes.running() if self.distributed else ALONE
+        with group.watched():
+            return self._climb(program, group, progress=progress)
+
+    def _climb(self, program: Program, group: Processes, *, progress: Told | bool) -> Outcome:
+        """Climb, alone or in one of several processes."""
         held = self.validation.bound(program) if isinstance(self.validation, OtherRows) else None
         data = [program.data, *([] if held is None else [held.data])]
         alone = self.checkpoint is None and group is ALONE
         which = "" if alone else identity(self, program.model, data, apart=("steps", "epochs"))
         group.agree(which, "the model, the data, the settings or the seed", program.device)
+        file = None
+        if self.checkpoint is not None:
+            file = Checkpoint(Path(self.checkpoint), which, self.checkpoint_every, group)
         train = program
         if held is None and self.validation is not None:
             train, held = parted(program, self.validation)
@@ -347,14 +357,11 @@ class SVI(Method):
         if program.data.stream is not None and program.locals and not bound.q.amortized:
             raise MethodError(f"svi: {self.guide!r} has numbers for each row, and a stream too many; use Encoder()")
         self._check_scored(bound)
-        file = None
-        if self.checkpoint is not None:
-            file = Checkpoint(Path(self.checkpoint), which, self.checkpoint_every)
         gathered = Gathered(self.accumulate, group)
-        ends, note = self._climbed(bound, self.restarts, file, gathered, held, progress=progress)
-        with bound.seeing(program):
-            outcome = ends.best(note)
-        return outcome if program.data.stream is None else with_sampling_error(program, outcome)
+        with self._climbed(bound, self.restarts, file, gathered, held, progress=progress) as (ends, note):
+            with bound.seeing(program):
+                outcome = ends.best(note)
+            return outcome if program.data.stream is None else with_sampling_error(program, outcome)
 
     def _matched(self, program: Program, *, judged: bool, progress: Told | bool = False) -> Outcome:
         """Closed-form updates, instead of a climb."""
@@ -374,6 +381,7 @@ class SVI(Method):
             return self._matched(self._view(program), judged=False)
         return self.run(program)
 
+    @contextmanager
     def _climbed(
         self,
         bound: Bound,
@@ -383,8 +391,8 @@ class SVI(Method):
         held: Program | None = None,
         *,
         progress: Told | bool = False,
-    ) -> tuple[Ends, str]:
-        """Climb from all starts; return where they end, and why steps were not compiled."""
+    ) -> Iterator[tuple[Ends, str]]:
+        """Climb from all starts; hand out where they end, from which Ctrl-C takes nothing, and why not compiled."""
         program, gathered = bound.program, Gathered() if gathered is None else gathered
         program.model.train()
         size, seed = rows_per_step(bound, self.batch_size), int(torch.randint(2**31, ()))
@@ -410,11 +418,12 @@ class SVI(Method):
         climb = Climb(bound, schedules, self.optimizer, self.options, self.clip, gathered, held_out)
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
-        with Monitor("svi", steps, show=progress) as shown:
-            climb.run(step, batches, draws, shown, beta=self.beta, warm_up=self.warm_up, file=file)
-        program.model.eval()
-        particles = draws if self.objective == "iwae" or self.covering else 1
-        return Ends(climb, self.guide, draws, particles, self.corrected), step.note
+        with listening():
+            with Monitor("svi", steps, show=progress) as shown:
+                climb.run(step, batches, draws, shown, beta=self.beta, warm_up=self.warm_up, file=file)
+            program.model.eval()
+            particles = draws if self.objective == "iwae" or self.covering else 1
+            yield Ends(climb, self.guide, draws, particles, self.corrected), step.note
 
     def _still(self, program: Program) -> bool:
         """Whether what climbs is a point."""
@@ -459,7 +468,8 @@ class SVI(Method):
             bound = BoundOfEach(programs, self.guide, starts, alpha=self.order, covering=self.covering, warmed=warmed)
             if bound.q.amortized or bound.scored:
                 return super().run_each(programs)
-            ends, _ = self._climbed(bound, len(programs))
+            with self._climbed(bound, len(programs)) as (found, _):
+                ends = found
         except ZooError:  # of one of them: which, is seen one by one
             return super().run_each(programs)
         outcomes: list[Outcome | ZooError] = []

@@ -28,6 +28,7 @@ from inference.posterior.replicates import SIMULATED
 from inference.posterior.store import Record
 from inference.reporting.page import write_page
 from inference.runtime.gradients import differentiable
+from inference.runtime.interruption import asked, open_to_interruption
 from inference.runtime.monitor import Told
 from inference.runtime.random import seeded
 from inference.runtime.threads import threads_for
@@ -155,8 +156,10 @@ class Fit(RowQuestions, DrawQuestions, CodeQuestions, PointQuestions):
         began = time.perf_counter()
         with seeded(self.seed, self.program.device), differentiable():
             program = on_new_rows(self.program, new_data)
-            with threads_for(program):
+            with threads_for(program), open_to_interruption():
                 program, outcome = method.continued(program, self, progress=progress)
+        if asked():
+            outcome = outcome.interrupted()
         outcome = replace(outcome, trace=joined(self.trace, outcome.trace))
         return Fit(program, method, outcome, self.seed, time.perf_counter() - began)
 

@@ -1,4 +1,4 @@
-"""Samplers: what runs the Markov chains of `NUTS` on a log density with its gradient."""
+"""What runs the Markov chains of `NUTS` on a log density with its gradient: nutpie, one chain after the other."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow
 import torch
-from pyro.infer.mcmc import NUTS as PyroKernel
-from torch import Tensor
 
-from inference.runtime.interruption import ask
+from inference.runtime.checkpoint import Checkpoint, State
+from inference.runtime.interruption import asked, listening
 from inference.runtime.monitor import Monitor
+from inference.runtime.tensor_folder import TensorFolder
 from inference.sampling.unconstrained import Target
 from zoo.errors import FitError
 
 ROWS = 200  # of the trace, at most
-FEWEST = 100  # draws that a chain has made, for a run that is interrupted to be a result
+FEWEST = 100  # draws that the first chain has made, for a run that is interrupted to be a result
+PATIENCE = 0.2  # seconds between looks at whether the run is to end
+STATS = {  # as they are called in ArviZ, and by nutpie
+    "diverging": "diverging",
+    "tree_depth": "depth",
+    "energy": "energy",
+    "step_size": "step_size_bar",
+    "acceptance_rate": "mean_tree_accept",
+    "n_steps": "n_steps",
+    "lp": "logp",
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,8 @@ class Chains:
         Shape (chains, draws, size).
     stats
         diverging, tree_depth, energy, step_size, acceptance_rate, n_steps and lp (the log density in unconstrained
-        space), each (chains, draws). Energies are up to a constant of each chain: some samplers count the metric's log
-        determinant in.
+        space), each (chains, draws). Energies are up to a constant of each chain: the metric's log determinant is
+        counted in.
     sampler
         Name of the sampler.
     gradients
@@ -63,41 +72,122 @@ class Chains:
     trace: list[tuple[int, float, float]]
 
 
-class Clock:
-    """Notes when each draw was made, chain after chain, and moves the progress bar."""
+@dataclass(frozen=True)
+class Chain:
+    """One chain, its warm-up included.
 
-    def __init__(self, chains: int, length: int, monitor: Monitor, target: Target) -> None:
+    Attributes
+    ----------
+    arrays
+        "u" (draws, size), the statistics (draws,), and when each draw was made, "seconds" (draws,).
+    gradients
+        How often the gradient was evaluated.
+    """
+
+    arrays: dict[str, np.ndarray]
+    gradients: int
+
+    def __len__(self) -> int:
+        """How many draws it has."""
+        return len(self.arrays["u"])
+
+
+class Clock:
+    """Notes when each draw of a chain was made, and moves the progress bar.
+
+    Parameters
+    ----------
+    monitor, target
+        What is moved, and what is sampled.
+    made
+        Draws of the chains before.
+    length
+        Of all chains.
+    """
+
+    def __init__(self, monitor: Monitor, target: Target, made: int, length: int) -> None:
         self.times: list[float] = []
-        self.monitor, self.target = monitor, target
-        self.every = max(1, chains * length // ROWS)
+        self.monitor, self.target, self.made = monitor, target, made
+        self.every = max(1, length // ROWS)
 
     def tick(self) -> None:
         """Note one draw."""
         self.times.append(time.perf_counter() - self.monitor.began)
-        if len(self.times) % self.every == 0:
-            self.monitor.record(len(self.times), self.target.latest)
-
-    def trace(self, lp: np.ndarray) -> list[tuple[int, float, float]]:
-        """Rows of the trace from the log density of each draw, (chains, warmup + draws)."""
-        reached = np.resize(self.times, lp.shape)[-1]  # when the last chain made it
-        every = max(1, lp.shape[1] // ROWS)
-        return [(i + 1, float(reached[i]), float(lp[:, i].mean())) for i in range(every - 1, lp.shape[1], every)]
+        if (self.made + len(self.times)) % self.every == 0:
+            self.monitor.record(self.made + len(self.times), self.target.latest)
 
 
-def run(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
-    """Run one chain from each of `starts` (chains, size): by nutpie if it is installed, else by Pyro's NUTS."""
-    runner: Callable[..., Chains] = run_nutpie if find_spec("nutpie") else run_pyro
-    return runner(target, starts, settings, monitor)
+def run(
+    target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor, file: Checkpoint | None = None
+) -> Chains:
+    """Run one chain from each of `starts` (chains, size), each with random numbers of its own.
+
+    Parameters
+    ----------
+    target, settings
+        What is sampled, and how.
+    starts
+        Where each chain begins.
+    monitor
+        Shows the draws made.
+    file
+        Where each chain is written when it is complete; those that are there are not run again.
+
+    Raises
+    ------
+    FitError
+        If the sampler breaks down.
+    KeyboardInterrupt
+        At Ctrl-C before there are draws.
+    """
+    seeds: list[int] = torch.randint(2**31, (len(starts),)).tolist()
+    chains = [] if file is None or (saved := file.load()) is None else chains_of(saved)
+    target.calls += sum(chain.gradients for chain in chains)
+    length = settings.warmup + settings.draws
+    with listening():
+        for i in range(len(chains), len(starts)):
+            clock = Clock(monitor, target, i * length, len(starts) * length)
+            chain = run_nutpie(target, np.roll(starts, -i, 0), seeds[i], settings, clock)
+            if len(chain) == length or (not chains and len(chain) >= settings.warmup + FEWEST):
+                chains.append(chain)
+            if file is not None and len(chain) == length:
+                file.save(state_of(chains))
+            if asked():
+                break
+    if not chains:
+        raise KeyboardInterrupt(f"before the first {FEWEST} draws of the first chain")
+    whole = {n: np.stack([chain.arrays[n] for chain in chains]) for n in chains[0].arrays}
+    every = max(1, len(chains[0]) // ROWS)
+    trace = [
+        (i + 1, float(whole["seconds"][-1, i]), float(whole["lp"][:, i].mean()))
+        for i in range(every - 1, len(chains[0]), every)
+    ]
+    kept = {n: values[:, settings.warmup :] for n, values in whole.items()}
+    return Chains(kept["u"], {n: kept[n] for n in STATS}, f"nutpie {version('nutpie')}", target.calls, trace)
 
 
-def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
-    """Run the chains by nutpie (Seyboldt et al.), whose metric comes from draws and gradients of the warm-up."""
+def run_nutpie(
+    target: Target,
+    starts: np.ndarray,
+    seed: int,
+    settings: SamplerSettings,
+    clock: Clock,
+) -> Chain:
+    """Run a chain by nutpie (Seyboldt et al.), whose metric comes from draws and gradients of the warm-up.
+
+    Parameters
+    ----------
+    target, settings, clock
+        What is sampled, how, and what tells of it.
+    starts
+        Where it begins, and where it does instead if the density there is not a number, (any, size).
+    seed
+        Of its random numbers.
+    """
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
-    chains, size = starts.shape
-    clock = Clock(chains, settings.warmup + settings.draws, monitor, target)
-    waiting = iter(np.concatenate([starts] * 100))  # a chain that cannot begin at its start tries another
+    size, waiting, before = starts.shape[1], iter(np.concatenate([starts] * 100)), target.calls
 
     def expand(*_: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         def kept(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -112,14 +202,13 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
     # Before 0.16.9, which Python 3.11 does not get, nutpie has another word for it.
     known = "adaptation" in inspect.signature(nutpie.sample).parameters
     low_rank: dict[str, Any] = {"adaptation": "low_rank"} if known else {"low_rank_modified_mass_matrix": True}
-    # One after the other: Pyro's handlers belong to the process, and compiled gradients wait for the interpreter.
     running = nutpie.sample(
         model,
         draws=settings.draws,
         tune=settings.warmup,
-        chains=chains,
+        chains=1,
         cores=1,
-        seed=int(torch.randint(2**31, ())),
+        seed=seed,
         progress_bar=False,
         **(low_rank if settings.correlated else {}),
         return_raw_trace=True,
@@ -127,118 +216,38 @@ def run_nutpie(target: Target, starts: np.ndarray, settings: SamplerSettings, mo
         maxdepth=settings.max_tree_depth,
         target_accept=settings.target_accept,
     )
+    raw = None
     try:
-        raw = running.wait()
-    except KeyboardInterrupt:
-        if not ask():
-            raise
-        raw = running.abort()
+        while raw is None:
+            try:
+                raw = running.abort() if asked() else running.wait(timeout=PATIENCE)
+            except TimeoutError:
+                continue
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise FitError(f"nuts: nutpie stopped: {reason}") from error
     finally:
-        if not running.is_finished:
+        if raw is None:
             running.cancel()
-    drawn, said = raw.get_arrow_trace()
-    drawn, said = _whole(drawn, said, settings)
-    u = np.stack([pyarrow.array(d.column("u")).flatten().to_numpy().reshape(-1, size) for d in drawn])
-
-    def stat(name: str) -> np.ndarray:
-        return np.stack([pyarrow.array(s.column(name)).to_numpy(zero_copy_only=False) for s in said])
-
-    names = {
-        "diverging": "diverging",
-        "tree_depth": "depth",
-        "energy": "energy",
-        "step_size": "step_size_bar",
-        "acceptance_rate": "mean_tree_accept",
-        "n_steps": "n_steps",
-        "lp": "logp",
-    }
-    lp = stat("logp")
-    stats = {ours: stat(theirs)[:, settings.warmup :] for ours, theirs in names.items()}
-    stats |= {n: stats[n].astype(np.int64) for n in ("tree_depth", "n_steps")}
-    name = f"nutpie {version('nutpie')}"
-    return Chains(u[:, settings.warmup :], stats, name, target.calls, clock.trace(lp))
+    (drawn,), (said,) = raw.get_arrow_trace()
+    u = pyarrow.array(drawn.column("u")).flatten().to_numpy().reshape(-1, size)
+    arrays = {n: pyarrow.array(said.column(theirs)).to_numpy(zero_copy_only=False) for n, theirs in STATS.items()}
+    arrays |= {n: arrays[n].astype(np.int64) for n in ("tree_depth", "n_steps")}
+    arrays |= {"u": u, "seconds": np.array(clock.times[: len(u)])}
+    return Chain({n: values[: len(u)] for n, values in arrays.items()}, target.calls - before)
 
 
-def _whole(drawn: Any, said: Any, settings: SamplerSettings) -> tuple[list[Any], list[Any]]:
-    """Return the chains that have all their draws, or the one that has most of a run that was interrupted before."""
-    length = max(settings.warmup + min(settings.draws, FEWEST), *(d.num_rows for d in drawn))
-    chains = [(d, s) for d, s in zip(drawn, said, strict=True) if d.num_rows == length]
-    if not chains:
-        raise KeyboardInterrupt(f"before the first {FEWEST} draws of the first chain")
-    return [d for d, _ in chains], [s for _, s in chains]
+def state_of(chains: list[Chain]) -> State:
+    """Chains that are complete, as a file holds them."""
+    tensors = TensorFolder()
+    for i, chain in enumerate(chains):
+        tensors.add(str(i), {n: torch.from_numpy(values.copy()) for n, values in chain.arrays.items()})
+    return State(tensors, {"gradients": [chain.gradients for chain in chains]})
 
 
-class _Potential(torch.autograd.Function):
-    """-log p whose gradient is the lowered one."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, target: Target) -> Tensor:
-        value, gradient = target(u.detach().cpu().double().numpy())
-        ctx.save_for_backward(torch.from_numpy(gradient).to(u))
-        return -torch.as_tensor(value).to(u)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return -upstream * gradient, None
-
-
-class _Kernel(PyroKernel):
-    """Pyro's NUTS, which also says the energy that each trajectory has."""
-
-    energy = float("nan")
-
-    def _sample_r(self, name: str) -> Any:
-        plain, mine = cast(Any, super()), cast(Any, self)
-        drawn = plain._sample_r(name)
-        self.energy = float(mine._kinetic_energy(drawn[1]) + mine._potential_energy_last)
-        return drawn
-
-
-def run_pyro(target: Target, starts: np.ndarray, settings: SamplerSettings, monitor: Monitor) -> Chains:
-    """Run the chains by Pyro's NUTS, one after the other."""
-    chains, size = starts.shape
-    length = settings.warmup + settings.draws
-    clock = Clock(chains, length, monitor, target)
-    u, lp = np.empty((chains, length, size)), np.empty((chains, length))
-    stats = {n: np.empty((chains, length)) for n in ("energy", "step_size", "acceptance_rate")}
-    stats |= {n: np.zeros((chains, length), np.int64) for n in ("tree_depth", "n_steps")}
-    diverging = np.zeros((chains, settings.draws), bool)
-    make, potential = cast(Any, _Kernel), cast(Any, _Potential.apply)
-    for chain, start in enumerate(starts):
-        kernel = make(
-            potential_fn=lambda params: potential(params["u"], target),
-            target_accept_prob=settings.target_accept,
-            max_tree_depth=settings.max_tree_depth,
-            full_mass=settings.correlated,
-        )
-        state = {"u": torch.from_numpy(start)}
-        kernel.initial_params = state
-        kernel.setup(settings.warmup)
-        accepted = 0.0
-        for i in range(length):
-            before = target.calls
-            state = kernel.sample(state)
-            n = i + 1 if i < settings.warmup else i + 1 - settings.warmup
-            total = kernel._mean_accept_prob * n  # a running mean, of the warm-up and then of what follows
-            stats["acceptance_rate"][chain, i] = total - (accepted if n > 1 else 0.0)
-            accepted = total
-            steps = target.calls - before
-            u[chain, i], lp[chain, i] = state["u"].numpy(), -float(kernel._potential_energy_last)
-            stats["energy"][chain, i], stats["step_size"][chain, i] = kernel.energy, kernel.step_size
-            stats["n_steps"][chain, i], stats["tree_depth"][chain, i] = steps, int(steps).bit_length()
-            clock.tick()
-        diverging[chain, kernel.diagnostics()["divergences"]] = True
-        kernel.cleanup()
-    np.clip(stats["acceptance_rate"], 0.0, 1.0, out=stats["acceptance_rate"])
-    kept = {n: v[:, settings.warmup :] for n, v in {**stats, "lp": lp}.items()}
-    return Chains(
-        u[:, settings.warmup :],
-        {"diverging": diverging, **kept},
-        f"Pyro's NUTS {version('pyro-ppl')}",
-        target.calls,
-        clock.trace(lp),
-    )
+def chains_of(state: State) -> list[Chain]:
+    """Make chains again from what `state_of` returned."""
+    return [
+        Chain({n: t.numpy() for n, t in state.tensors.folder(str(i)).items()}, gradients)
+        for i, gradients in enumerate(state.numbers["gradients"])
+    ]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from inference.runtime.interruption import asked
 from inference.runtime.monitor import Monitor
 from inference.sampling.tempered import Tempered
-from inference.sampling.trajectories import Kernel, Labels, Particles
+from inference.sampling.trajectories import Kernel, Labels, Moved, Particles
 from zoo.errors import FitError
 
 # Moves at a temperature, and while particles lag behind: 3 there, too, leave log p(x) of wide regressions lower by 0.1.
@@ -80,6 +81,9 @@ def carry(
     the scale of the noise fall by orders of magnitude within a small interval of b. Then that temperature is given up,
     and a smaller step tried.
 
+    A run that is to end goes from where it is to the posterior in one step, and nothing is moved there: the weights are
+    right, and few particles are left.
+
     Parameters
     ----------
     target
@@ -116,7 +120,7 @@ def carry(
     eve, kernel, left = torch.arange(len(start), device=start.device), Kernel(target, start.shape[1], labels), share
     while run.temperatures[-1] < 1.0:
         before = run.temperatures[-1]
-        after = next_temperature(now.gain.double(), before, left)
+        after = 1.0 if asked() else next_temperature(now.gain.double(), before, left)
         if after - before < SMALLEST_STEP * before or len(run.temperatures) > MOST_TEMPERATURES:
             raise FitError(
                 f"smc: stuck at temperature {before:.2g} on the way from the prior to the posterior; the likelihood "
@@ -128,7 +132,10 @@ def carry(
             raise FitError("smc: the data are impossible at all particles of a population; take more particles")
         at = systematic(logs)
         fewest = FEWEST if left == share else FEWEST_SLOW
-        moved = kernel.move(now.u[at], now.tempered(after)[at], after, populations, fewest, most)
+        if asked():
+            moved = Moved(Particles(*(of[at] for of in vars(now).values())), 0.0, 0.0, 0, 1.0)
+        else:
+            moved = kernel.move(now.u[at], now.tempered(after)[at], after, populations, fewest, most)
         run.acceptance.append(moved.acceptance)
         run.moves.append(moved.count)
         run.correlation = moved.correlation

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.runtime.interruption import asked
 from zoo.program.flat_density import Density
 
 HISTORY = 6  # pairs of steps and changes of the gradient that an estimate is made from
@@ -54,8 +55,8 @@ def climb(
     """Climb by L-BFGS (Liu and Nocedal 1989) from `start` (size,) for at most `steps` steps, in natural units.
 
     L-BFGS begins with steps along the gradient itself, which are good only where all coordinates have like scales. The
-    climb ends where no entry of the gradient in these units is above `flat`. Curvature is estimated from the last
-    `history` steps.
+    climb ends where no entry of the gradient in these units is above `flat`, and where the run is to end. Curvature is
+    estimated from the last `history` steps.
     """
     # Gradients by the bytes of the point: the optimizer tells its callback the points it has accepted, not their
     # gradients, and a second evaluation of each would cost as much as the climb.
@@ -68,6 +69,11 @@ def climb(
             return BROKEN, np.zeros_like(v)  # so high that the line search turns back; not NaN, at which it would end
         return -value, -unit * gradient
 
+    def reached(v: np.ndarray) -> None:
+        points.append(v.copy())
+        if asked():
+            raise StopIteration
+
     origin = np.zeros_like(start)
     points = [origin]
     fall(origin)
@@ -78,7 +84,7 @@ def climb(
         origin,
         jac=True,
         method="L-BFGS-B",
-        callback=lambda v: points.append(v.copy()),
+        callback=reached,
         options={"maxcor": history, "maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-13, "gtol": flat},
     )
     gradients = np.stack([(seen.get(v.tobytes()) or (0.0, unit * target(start + unit * v)[1]))[1] for v in points])

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from inference.runtime.interruption import asked
 from inference.sampling.tempered import Tempered
 from inference.sampling.whitening import Whitening, whitening
 
@@ -137,6 +138,8 @@ class Kernel:
             last, before = correlation, now.gain
             now, acceptance, left = self._trajectory(now, temperature, whitening(now.u), apart)
             accepted, count = accepted + acceptance, count + 1
+            if asked():
+                break
             if left > OVERLAP and self.labels is not None:
                 apart = False
                 now = self.at(self.labels.scattered(now.u), temperature)

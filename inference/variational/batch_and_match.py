@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from inference.runtime.interruption import asked
 from inference.variational.fixed_draws import FixedDraws, pairs_of_draws
 from zoo.errors import FitError
 
@@ -120,6 +121,8 @@ def match(fixed: FixedDraws, centre: Tensor, factor: Tensor, most: int) -> Match
             distance = apart(factor, means, covariances)
             if distance < NEAR:
                 break
+        if asked():
+            break
     if not means:
         raise FitError(f"svi: {most} steps of batch-and-match are too few to find finite gradients; give more steps")
     keep = -(-len(means) // 2)

@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_map
 from guides.variational import Noise
 from inference.compiled.compile import Compile, Lowered, lower, worth
 from inference.compiled.recording import FEWEST, played_back
-from inference.runtime.interruption import listening
+from inference.runtime.checkpoint import Checkpoint
+from inference.runtime.interruption import asked, asked_of_any, listening
 from inference.runtime.monitor import Monitor
 from inference.variational.adam import Moments, descend
 from inference.variational.batches import Batches
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import Checkpoint
 from inference.variational.gathered import Gathered
 from inference.variational.held_out import HeldOut
 from inference.variational.position import Fixed
@@ -230,21 +230,31 @@ class Climb(Standing):
         stream = batches.stream(self.taken * parts)
         noise = self._noise(batches.rows, draws, window * parts)
         self.beta.fill_(beta)
-        with listening() as stop:
+        # A file is written at the ends of windows only, and processes agree there.
+        anywhere = file is None and self.gathered.processes.world == 1
+        with listening():
             while not self.finished and self.taken < steps:
                 if warm_up:
                     self.beta.fill_(beta * min(1.0, (self.taken + 1) / (warm_up + 1)))
                 each = [self.gathered.own(self.bound, next(noise), next(stream)) for _ in range(parts)]
                 self._record(self.step(slope, each))
                 self.average()
-                if self.taken % window == 0:
+                whole = self.taken % window == 0
+                if whole:
                     shown.record(self.taken, max((s.latest for s in self.schedules if s.means), default=math.nan))
                     if file is not None and file.due(self.taken, window):
                         file.save(self.state())
-                    if stop():
-                        break
+                if asked_of_any(self.gathered.processes, self.beta.device) if whole else anywhere and asked():
+                    self._cut()
+                    break
         if file is not None:
             file.save(self.state())
+
+    def _cut(self) -> None:
+        """End all starts where they are."""
+        for schedule, monitor in zip(self.schedules, self.monitors, strict=True):
+            if schedule.cut():
+                monitor.record(self.taken, schedule.latest)
 
     def _noise(self, rows: int, draws: int, window: int) -> Iterator[Noise]:
         """Yield the noise of one step after the other; blocks begin where windows do, so that a fit can be resumed."""

@@ -210,6 +210,13 @@ class Schedule:
             self.reason = ""
         self.steps, self._latest_start = steps, max(1, int(steps * (1 - FALL)))
 
+    def cut(self) -> bool:
+        """Take what was seen of the first window for a whole one, where a climb ends before; return whether it did."""
+        if self.means or not self.values:
+            return False
+        self.means, self.variances, self.values = [sum(self.values) / len(self.values)], [0.0], []
+        return True
+
     def slow_down(self) -> None:
         """Halve the learning rate, after steps that broke down."""
         self.first_rate /= 2

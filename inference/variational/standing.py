@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from inference.runtime.checkpoint import State
 from inference.runtime.monitor import Monitor
 from inference.runtime.tensor_folder import TensorFolder
 from inference.variational.bound import Bound
-from inference.variational.checkpoint import State
 from inference.variational.held_out import HeldOut
 from inference.variational.position import Position
 from inference.variational.schedule import Schedule

@@ -18,7 +18,6 @@ from inference.compiled.compile import has_compiler
 from inference.diagnostics import agreement
 from inference.diagnostics.agreement import check_chains, mean_error
 from inference.methods.nuts import bent_note, complaints_of, cut_off, energy_fraction
-from inference.sampling import chains
 from tests.cases.models import FLIPS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, RandomEffects, coin
 from tests.cases.posteriordb import HMMExample, case, low_dim_gauss_mix
 from zoo import Real
@@ -121,27 +120,6 @@ def test_what_the_sampler_says_is_in_the_tree(heads):
     assert heads.reason.startswith(heads.approximation.sampler)
     assert {"r_hat", "ess_bulk", "ess_tail", "mcse_mean"} <= set(heads.summary().columns)
     assert np.isnan(heads.khat)
-
-
-@pytest.mark.slow
-def test_pyro_s_sampler_takes_over_without_nutpie(monkeypatch):
-    monkeypatch.setattr(chains, "find_spec", lambda name: None)
-    method = NUTS(chains=2, warmup=80, draws=120, compile=False)
-    found = fit(coin(a=2.0), FLIPS, method=method, seed=0, progress=False)
-    assert "Pyro's NUTS" in found.reason
-    draws = found.posterior["posterior"]["heads"].to_numpy()
-    exact = stats.beta(2 + sum(FLIPS), 1 + len(FLIPS) - sum(FLIPS))
-    assert abs(draws.mean() - exact.mean()) < 4 * mean_error(draws)
-    said = found.posterior["sample_stats"].to_dataset()
-    z = found.posterior["posterior"]["heads"]
-    np.testing.assert_allclose(said["lp"], said["log_p"] + np.log(z * (1 - z)))
-    assert ((said["acceptance_rate"] > 0) & (said["acceptance_rate"] <= 1)).all()
-    assert said["acceptance_rate"].mean() == pytest.approx(0.9, abs=0.1)
-    assert (said["n_steps"] < 2 ** said["tree_depth"]).all()
-    # Energy at the start of a trajectory: what it comes from, and a kinetic part.
-    assert (said["energy"].to_numpy()[:, 1:] >= -said["lp"].to_numpy()[:, :-1]).all()
-    again = fit(coin(a=2.0), FLIPS, method=method, seed=0, progress=False)
-    assert torch.equal(again.approximation.values["heads"], found.approximation.values["heads"])
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from inference.compiled.trees import leaves, rebuilt
+from inference.runtime.checkpoint import Checkpoint, State
 from inference.runtime.tensor_folder import TensorFolder
-from inference.variational.checkpoint import Checkpoint, State
 from inference.variational.layout import Layout
 from inference.variational.position import Fixed
 from zoo.errors import FitError
