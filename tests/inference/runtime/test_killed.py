@@ -38,7 +38,6 @@ model, data, method = {
         zoo.NormalNormal(), rows[:50, 0], NUTS(chains=6, warmup=300, draws=300, compile=False, checkpoint=path),
     ),
 }[name]
-print("begins", flush=True)
 found = fit(model, data, method=method, seed=0, progress=False)
 tensors = {**found.approximation.tensors(), **found.points}
 np.savez(f"{folder}/{out}.npz", value=found.objective.value, **{n: t.numpy() for n, t in tensors.items()})
@@ -69,14 +68,13 @@ else:
 """
 
 
-def started(script, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
-    )
+def started(script, *arguments, said=os.devnull, **environment):
+    with Path(said).open("w") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
+        )
 
 
 def written(folder):
@@ -108,15 +106,16 @@ def test_the_same_bytes_after_kills(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["EM", "SVI"])
-def test_the_process_that_is_gone_is_named(name):
+def test_the_process_that_is_gone_is_named(name, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     group = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "3"}
-    found = [started(TOGETHER, name, RANK=str(rank), **group) for rank in range(3)]
+    found = [started(TOGETHER, name, said=tmp_path / str(rank), RANK=str(rank), **group) for rank in range(3)]
     assert found[1].wait(120) == -signal.SIGKILL
     began = time.monotonic()
     for rank in (0, 2):
-        _, said = found[rank].communicate(timeout=60)
+        assert found[rank].wait(timeout=60) == 1
+        said = (tmp_path / str(rank)).read_text()
         assert f"FitError: process {rank} of 3 waits for others, of which process 1 has ended" in said, said[-1500:]
     assert time.monotonic() - began < 60
