@@ -22,7 +22,7 @@ from inference.method import Method, as_method, offered_name
 from inference.posterior.fit import Fit
 from inference.report import forest, page, write
 from inference.runtime.interruption import asked, asked_once, interruptible, keep, open_to_interruption
-from inference.runtime.monitor import Told
+from inference.runtime.monitor import Told, check_progress
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.warned import warned_once
 from inference.runtime.whole import as_path
@@ -231,6 +231,7 @@ def compare(
     >>> int(compare(models=mixtures, data=geyser, methods=["em"], seed=0).table["bic"].idxmin()[0])
     2
     """
+    check_progress(progress)
     seed = as_seed(seed)
     labelled, several = _labelled(methods), _several(model, models)
     if data is None:

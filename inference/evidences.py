@@ -21,7 +21,7 @@ from inference.fitting import fit
 from inference.method import as_method, offered_name
 from inference.posterior.fit import Fit
 from inference.runtime.interruption import asked, interruptible, open_to_interruption
-from inference.runtime.monitor import Told
+from inference.runtime.monitor import Told, check_progress
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source
@@ -172,6 +172,7 @@ def evidence(
     """
     if isinstance(methods, str) or not isinstance(methods, Sequence) or not methods:
         raise MethodError(f"methods must be a list of methods or their names, and not empty; found {short(methods)}")
+    check_progress(progress)
     seed, rows, explained = as_seed(seed), [], {}
     for label, item in _labelled(of):
         if isinstance(item, Fit):

@@ -11,7 +11,7 @@ from inference.method import Method, as_method
 from inference.posterior.fit import Fit, as_fit
 from inference.runtime.gradients import differentiable
 from inference.runtime.interruption import asked, interruptible, open_to_interruption
-from inference.runtime.monitor import Told
+from inference.runtime.monitor import Told, check_progress
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for, threads_for_data
 from inference.runtime.warned import warned_once
@@ -91,6 +91,7 @@ def fit(
     0  1.0  0.0
     1  0.0  1.0
     """
+    check_progress(progress)
     model, method, seed = as_model(model), as_method(method), as_seed(seed)
     began = time.perf_counter()
     with seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None), differentiable():

@@ -46,7 +46,10 @@ class RowSource:
         if self.stream is not None:
             sample = self.program.data
             for i, frame in enumerate(self.stream.frames()):
-                data = bind(self.program.model, frame, like=sample, weights=self.stream.weights)
+                weights = self.stream.weights
+                if weights is not None and bool((frame[weights] == 0).all()):  # rows that are dropped, a chunk of them
+                    continue
+                data = bind(self.program.model, frame, like=sample, weights=weights)
                 strange = set(data.missing) - set(sample.missing)
                 if strange:
                     raise DataError(

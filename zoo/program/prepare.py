@@ -13,7 +13,7 @@ from zoo.data.bind import Source, bind
 from zoo.data.data import Data
 from zoo.data.indexed import as_stream
 from zoo.data.match import Columns
-from zoo.data.precision import check_precision
+from zoo.data.precision import check_precision, check_predictors
 from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
@@ -97,7 +97,15 @@ def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.
         networks = has_networks(model)
         dtype, place = _precision(dtype, networks), _device(device, networks)
         check_precision(bound, dtype)
-        return Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+        program = Program(model.to(place, dtype).eval(), bound.to(dtype, place))
+    check_predictors(bound, predictors(program), dtype)
+    return program
+
+
+def predictors(program: Program) -> list[str]:
+    """Return the fields that linear predictors of observed sites are made of."""
+    parents = [p for s in program.observed for p in s.args.values() if p.kind == "linear"]
+    return list(dict.fromkeys(name for parent in parents for name in parent.data))
 
 
 def _sampled(model: Model, stream: Stream, weights: Any, columns: Columns | None) -> Data:

@@ -131,6 +131,16 @@ def test_a_column_of_weights(files, rows):
     same(streamed, fit(zoo.GMM(3), repeated, method=EM(tolerance=1e-9), seed=0))
 
 
+@pytest.mark.slow
+def test_a_chunk_without_weight_counts_nothing(tmp_path, rows):
+    weights = np.where(np.arange(len(rows)) // 450 == 2, 0.0, 1.0)
+    table = pd.DataFrame(rows, columns=[f"x{i}" for i in range(rows.shape[1])])
+    table.assign(w=weights).to_parquet(tmp_path / "rows.parquet")
+    file = zoo.stream(tmp_path / "rows.parquet", chunk=450, weights="w")
+    whole = fit(zoo.GMM(3), rows[weights > 0], method=EM(tolerance=1e-9), seed=0)
+    same(fit(zoo.GMM(3), file, method=EM(tolerance=1e-9), seed=0), whole)
+
+
 def test_a_site_with_arguments_of_its_own_in_every_row_is_refused(tmp_path):
     class Measured(zoo.Model):
         x = Real("row")

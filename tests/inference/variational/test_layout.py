@@ -53,7 +53,7 @@ def test_named_tuples_and_what_is_not_there_come_back_from_flat_tensors():
 def test_a_checkpoint_gives_back_what_it_was_given(tmp_path):
     tensors = TensorFolder(whole=B)
     tensors.add("some", {"0": A, "1": A.to(torch.int64)})
-    file = Checkpoint(tmp_path / "deep" / "state", "me", 100)
+    file = Checkpoint(tmp_path / "state", "me", 100)
     assert file.load() is None
     file.save(State(tensors, {"taken": 3, "rows": [[1, 0.25, -1.5e-300]], "none": None}))
     state = file.load()

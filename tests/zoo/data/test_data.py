@@ -810,3 +810,13 @@ def test_counts_beyond_what_log_densities_hold_are_refused():
     prepare(zoo.GammaPoisson(), [3, 10**12])
     with pytest.raises(DataError, match=r"Count.*at most 1e\+12.*1e\+13.*thousands"):
         prepare(zoo.GammaPoisson(), [3, 10**13])
+
+
+def test_predictors_that_nearly_depend_are_refused_in_single_precision():
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    rows = {"x": x, "y": x.sum(1)}
+    assert prepare(zoo.BayesianRegression(), rows, dtype=torch.float32).dtype == torch.float32
+    x[:, 2] = x[:, 0] + 1e-4 * x[:, 2]
+    assert prepare(zoo.BayesianRegression(), rows).dtype == torch.float64
+    with pytest.raises(DataError, match=r"field 'x', column \d: it is nearly a combination of other columns"):
+        prepare(zoo.BayesianRegression(), rows, dtype=torch.float32)
