@@ -62,6 +62,8 @@ def check_writable(folder: Path) -> None:
     DataError
         If it or what it is to be made in is a file, or may not be written to.
     """
+    if str(folder) == "-":
+        raise DataError("- is standard output, which takes tables; give a folder to save to")
     # Where a parent cannot be searched, nothing is known to exist below it; it is refused itself.
     nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not nearest.is_dir():

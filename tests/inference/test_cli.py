@@ -606,6 +606,7 @@ MISTAKES = {
     "summary of a damaged fit": ("summary", "bad_fit"),
     "out is a file": (*COIN, "--out", "taken"),
     "out is in a file": (*COIN, "--out", "taken/more"),
+    "out is standard output": (*COIN, "--out", "-"),
     "out of a comparison is a file": ("compare", "my_models.py:Coin", "flips.csv", "-m", "exact", "--out", "taken"),
 }
 

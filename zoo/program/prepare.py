@@ -85,6 +85,15 @@ def tell(model: Model, data: Data) -> None:
     model.row_weights, model.missing = data.weights, data.missing
 
 
+def _take_in(model: Model) -> None:
+    """Make modules that a model was given, and of which its `setup` has made nothing, parts of it that are trained."""
+    parts = set(model.modules())
+    for name in type(model).hyperparameters:
+        value = getattr(model, name)
+        if isinstance(value, torch.nn.Module) and value not in parts:
+            setattr(model, name, value)
+
+
 def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.dtype | None) -> Program:
     """Trace a copy of a model on data."""
     model = copy.deepcopy(given)
@@ -94,6 +103,7 @@ def _traced(given: Model, bound: Data, device: str | torch.device, dtype: torch.
         model.check(**wide)
         model.setup(**wide)
         del wide
+        _take_in(model)
         networks = has_networks(model)
         dtype, place = _precision(dtype, networks), _device(device, networks)
         check_precision(bound, dtype)

@@ -718,3 +718,22 @@ def test_supports_stay_themselves_in_copies_and_pickles():
         assert again(td.constraints.positive_definite) is td.constraints.positive_definite
         assert again(own).base_constraint is td.constraints.positive
         assert again(td.constraints.greater_than(2.0)).lower_bound == 2.0
+
+
+def test_a_module_that_a_model_is_given_is_its_network():
+    class Line(zoo.Model):
+        """A line by a network of one weight."""
+
+        x, y = zoo.Real("row"), zoo.Real("row")
+        network: nn.Module | None = None
+
+        def forward(self, x, y):
+            with pyro.plate("row", len(x)):
+                pyro.sample("y", dist.Normal(self.network(x[:, None])[:, 0], 1.0), obs=y)
+
+    given = nn.Linear(1, 1)
+    x = np.linspace(-1, 1, 20)
+    result = fit(Line(network=given), {"x": x, "y": 3 * x + 1}, method=SVI(steps=300, learning_rate=0.3, compile=False), seed=0)
+    assert result.model.network.weight.item() == pytest.approx(3, abs=0.05)
+    assert result.model.network.bias.item() == pytest.approx(1, abs=0.05)
+    assert given.weight.item() < 2  # a copy is trained
