@@ -270,9 +270,11 @@ def from_arrays(model: Model, source: Any) -> dict[str, Any]:
         missing = [n for n in absent if fields[n].default is None]
         extra = [str(n) for n in source if n not in fields]
         if missing or extra:
+            strange = not set(source) & set(fields)
             raise DataError(
                 f"{name_of_model} has data fields {', '.join(fields)}; "
                 + (f"missing: {', '.join(missing)}" if missing else f"not a field: {', '.join(extra)}")
+                + (". A dict has an array for each field; of the columns of a table make a DataFrame" * strange)
             )
         source = {n: as_table(v) for n, v in source.items()}
         return {**source, **{n: _by_default(fields, n, source) for n in absent}}

@@ -178,6 +178,9 @@ class _Reader:
                 raise ModelError(f"expected a name, found {name!r}")
         if not sites:
             raise ModelError(f"{self.path}: a model needs sites")
+        if fields and not drawn & set(fields):
+            with self.at("sites"):
+                raise ModelError(f"no site is called as a field is, so nothing is observed; call one {[*fields][0]!r}")
         story = Story(fields, constants, plates, parameters, definitions, sites)
 
         def setup(model: Model, **data: Tensor) -> None:
