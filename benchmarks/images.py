@@ -18,10 +18,10 @@ encoder, on average an upper bound. Fits have seed 0, 1, ..., and nothing is cho
 whole fit: tracing, compilation and judging included. With `--minutes` a short fit says how many epochs go into the
 budget. Anomalies are test rows of the other data set, ranked by log density, by the reconstruction and by KL to the
 prior. Labels (`--parts labels`, with 20,000 rows) are those of ten training rows of each kind, drawn by the seed; the
-error is that of all 10,000 test rows, grey. A convolutional network learns from a hundred copies of each, turned,
+error is that of all 10,000 test rows, grey. A convolutional network learns from 300 copies of each, turned,
 stretched, sheared, moved and bent a little; then in rounds also from two such copies of each of the `rows` without
 labels, which have those that it is sure of (Lee 2013; Xie et al. 2020). `--parts m2` is model M2 of Kingma et al.
-(2014) on binarised images, the same hundred copies, and `rows` of which the label is summed out.
+(2014) on binarised images, such copies, and `rows` of which the label is summed out.
 """
 
 import argparse
@@ -45,8 +45,8 @@ from zoo.networks import ConvEncoder
 
 TESTED, DRAWS, BATCH, PROBED = 1000, 500, 128, 60
 LABELLED, KINDS = 10, 10  # rows of each kind with labels
-COPIES, TWISTS = 100, 2  # distorted copies of rows with labels, and of those without
-ROUNDS, SURE = 6, 0.9  # how often rows without labels teach, and how probable the one they are given has to be
+COPIES, TWISTS = 300, 2  # distorted copies of rows with labels, and of those without
+ROUNDS, SURE = 4, 0.9  # how often rows without labels teach, and how probable the one they are given has to be
 
 
 def read(folder, name, part, what="images"):
@@ -243,7 +243,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--minutes", type=float, help="of training for each model, instead of epochs")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000, help="of each fit to few labels")
+    parser.add_argument("--steps", type=int, default=3000, help="of each fit to few labels")
     parser.add_argument("--components", type=int, nargs="*", default=[50])
     parser.add_argument("--parts", nargs="*", default=["nats", "anomalies"])
     parser.add_argument("--only", default="", help="part of the name of a model in the table of nats")
