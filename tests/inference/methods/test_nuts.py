@@ -76,7 +76,7 @@ def test_a_funnel_is_reported():
     found = fit(EightSchools(), SCHOOLS, method=method, seed=0, progress=False)
     assert not found.converged
     assert found.reason in found.warnings
-    assert "for tau" in found.reason
+    assert "ended in a divergence" in found.reason or "for tau" in found.reason  # the neck is not entered, or not left
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------
