@@ -85,7 +85,9 @@ def check_array(file: IO[bytes], size: int) -> None:
         return
     shape, _, dtype = headers[version](file)
     if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size - file.tell():
-        raise DataError(f"its header says {' x '.join(map(str, shape))} of {dtype}, and the file is too short for that")
+        raise DataError(
+            f"its header says {' x '.join(map(str, shape))} of {dtype}, and the file is too short; is it truncated?"
+        )
 
 
 def check_rows(rows: int, columns: int) -> None:

@@ -579,7 +579,7 @@ def test_truncated_files_are_told(tmp_path, suffix, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DataError) as caught:
         bind(zoo.GMM(), path)
-    assert f"{path}: cannot be read as {suffix[1:].upper()}" in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
     assert "truncated" in str(caught.value)
 
 
