@@ -1,6 +1,6 @@
 """Saving and loading fits: safetensors for numbers, JSON for settings, CSV for the trace, NetCDF for ArviZ groups.
 
-Nothing is pickled, and no code that a folder names is run (`runtime/named.py`): one from elsewhere can be loaded safely.
+Nothing is pickled, and no code that a folder names is run (`runtime/named.py`): any can be loaded safely.
 """
 
 from __future__ import annotations

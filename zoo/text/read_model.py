@@ -180,7 +180,7 @@ class _Reader:
             raise ModelError(f"{self.path}: a model needs sites")
         if fields and not drawn & set(fields):
             with self.at("sites"):
-                raise ModelError(f"no site is called as a field is, so nothing is observed; call one {[*fields][0]!r}")
+                raise ModelError(f"no site is called as a field is ({', '.join(fields)}), so that nothing is observed")
         story = Story(fields, constants, plates, parameters, definitions, sites)
 
         def setup(model: Model, **data: Tensor) -> None:

@@ -230,6 +230,7 @@ def test_a_text_is_fitted_saved_and_read_again(written, tmp_path):
             "Normal(loc=0, loc=1, scale=1)",
             r":14: sites\.tau: .*multiple values for argument 'loc'",
         ),
+        ('effect = "Normal', 'result = "Normal', r":12: sites: no site is called as a field is \(effect, error\)"),
         ("[sites]", "[dims]\nnu = ['school']\n[sites]", r":13: dims\.nu: unknown site or parameter 'nu'"),
     ],
 )
