@@ -16,7 +16,9 @@ from zoo.replay.evaluate import Values
 
 OVER = 2 * CELLS  # entries of the data times draws on all rows, beyond which the evidence is that of some rows
 SOME_DRAWS = 100  # of each of these
-SOME_ROWS = 200  # of these, at least
+SOME_ROWS = 200  # of these, at least, or
+FEWER_ROWS = 50  # where all rows are few: weighing shall take less than training did
+SHARE = 100  # rows that one of them stands for, between the two
 AT_ONCE = 1000  # rows that go through the networks together
 
 
@@ -79,7 +81,8 @@ def of_some(program: Program, q: Approximation, points: Values, particles: int) 
         bound += _bounds(log_ratios, particles)[0] @ one[at.to(one.device)]
     rest = _rest(program.rebind(program.data.take(torch.arange(1))), q, points)
     count = -(-max(SOME_DRAWS, particles) // particles) * particles
-    size = min(rows, max(SOME_ROWS, CELLS // 2 // (entries(program) * count)))
+    least = min(SOME_ROWS, max(FEWER_ROWS, rows // SHARE))
+    size = min(rows, max(least, CELLS // 2 // (entries(program) * count)))
     gaps, within = [], []
     for at in torch.randperm(rows)[:size].split(AT_ONCE // 10):
         log_ratios, _ = ratios(program.rebind(program.data.take(at)), q, points, count)

@@ -15,6 +15,8 @@ from zoo.replay.evaluate import Values
 SPREAD = 2.0  # natural units that further starts are away from the first
 PROBES = 16  # random probes of the Hessian's diagonal where there are more coordinates than that
 LOOKED_AT = 500  # rows whose curvature is worked out where they go through networks: all rows in one graph fill memory
+FEWEST = 100  # of them, through large networks
+LONGEST = 2e8  # products that these rows may take in networks, each of the probes
 
 
 def natural_start(program: Program, values: Values) -> Start:
@@ -56,9 +58,10 @@ def natural_start(program: Program, values: Values) -> Start:
 def _looked_at(program: Program) -> Tensor | None:
     """Rows that stand for all, None for all of them: rows that depend on each other cannot be taken apart."""
     rows = len(program.data)
-    if not program.networks or program.tied or rows <= LOOKED_AT:
+    count = max(FEWEST, min(LOOKED_AT, int(LONGEST // max(1, program.structure.products))))
+    if not program.networks or program.tied or rows <= count:
         return None
-    return torch.linspace(0, rows - 1, LOOKED_AT, device=program.device).long()
+    return torch.linspace(0, rows - 1, count, device=program.device).long()
 
 
 def _curvature(value: Tensor, point: list[Tensor], local_size: int) -> list[Tensor]:
