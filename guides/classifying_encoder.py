@@ -173,7 +173,7 @@ class ClassifiedVariational(Variational):
     """q(globals) prod_i q(y_i) q(locals_i | y_i)."""
 
     over_locals: Classified
-    states = True
+    states = classifies = True
 
     def __init__(self, over_globals: Pushforward, over_locals: Classified, alpha: float) -> None:
         super().__init__(over_globals, over_locals)
@@ -182,6 +182,10 @@ class ClassifiedVariational(Variational):
     def log_share(self, data: Data) -> Tensor:
         """log q(y_i = k | x_i), (states, rows)."""
         return self.over_locals.log_share(data)
+
+    def in_states(self, data: Data, noise: Tensor) -> Tensor:
+        """The locals of each row in every state, (states, rows, L)."""
+        return self.over_locals.in_each(data, noise)[0]
 
     def draw_states(self, data: Data, rows: Tensor | None, noise: Noise) -> Draw:
         """Draw the globals, and the locals of each row in every state: (states, rows, L), log q (states, rows)."""

@@ -109,6 +109,7 @@ class Variational(nn.Module):
         self.over_globals, self.over_locals = over_globals, over_locals
 
     states = False  # whether locals are drawn in every state of a discrete latent of their row: see `guides.by_state`
+    classifies = False  # whether it names the probabilities of these, for any row
     covers_rows = True  # whether the locals have a distribution of their own, apart from the globals'
 
     @property
@@ -165,6 +166,10 @@ class Variational(nn.Module):
     def log_prob_rows(self, data: Data, locals_: Tensor) -> Tensor:
         """Log density (rows,) of given locals (rows, L) of these rows, whose gradient goes to the parameters."""
         return self.over_locals.log_prob(data, locals_)
+
+    def in_states(self, data: Data, noise: Tensor) -> Tensor:
+        """The locals of each row in every state, (states, rows, L); only where q `classifies`."""
+        raise NotImplementedError(type(self).__name__)
 
     def log_share(self, data: Data) -> Tensor | None:
         """log q of the states of each row's discrete latent, (states, rows); None if q has none."""

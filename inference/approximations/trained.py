@@ -97,15 +97,21 @@ class Trained(Approximation):
         """Return mean and standard deviation of locals, exactly where they are affine in the noise behind them.
 
         That is seen from a few values of the noise z: the mean is at z = 0; where sds do not change with the signs of
-        z = (+-1, ..., +-1) each entry has noise of its own, else the squares of all columns of the map add up.
+        z = (+-1, ..., +-1) each entry has noise of its own, else the squares of all columns of the map add up. Where q
+        is a mixture over the states of a discrete latent, those of each state are averaged.
         """
         if self.point or not self.q.apart or not (self.q.for_new_rows or program.data is self.data):
             return None
         shape = self.q.row_noise(len(program.data))
         origin = torch.zeros(shape, dtype=program.dtype, device=program.device)
 
+        states, view = self.q.classifies, program.view
+
         def at(noise: Tensor) -> Values:
-            return program.view.constrain_locals(self.q.draw_rows(program.data, noise)[0])[0]
+            if states:
+                found: Values = torch.vmap(lambda u: view.constrain_locals(u)[0])(self.q.in_states(program.data, noise))
+                return found
+            return view.constrain_locals(self.q.draw_rows(program.data, noise)[0])[0]
 
         with torch.no_grad():
             signs = torch.randint_like(origin, 2) * 2 - 1
@@ -115,14 +121,26 @@ class Trained(Approximation):
                 return None
             sd = {n: (same[n] - v).abs() for n, v in mean.items()}
             if all(torch.allclose(off[n].abs(), v, ALIKE, ALIKE) for n, v in sd.items()):
-                return mean, sd
-            if len(shape) == 1:  # whose noise is whose is not known
+                return self._over_states(program, mean, sd) if states else (mean, sd)
+            if len(shape) == 1 or states:  # whose noise is whose is not known
                 return None
             square = {n: torch.zeros_like(v) for n, v in mean.items()}
             for column in torch.eye(shape[1], dtype=program.dtype, device=program.device):
                 moved = at(origin + column)
                 square = {n: v + (moved[n] - mean[n]).square() for n, v in square.items()}
         return mean, {n: v.sqrt() for n, v in square.items()}
+
+    def _over_states(self, program: Program, mean: Values, sd: Values) -> tuple[Values, Values]:
+        """Moments of a mixture whose components have these, states along dimension 0."""
+        share, moments = self.q.log_share(program.data), (dict[str, Tensor](), dict[str, Tensor]())
+        assert share is not None
+        for site in program.locals:
+            at = [len(share), *[1] * (mean[site.name].ndim - 1)]
+            at[1 + site.batch_dim + site.plate_dim(program.row)] = share.shape[1]
+            weight, own = share.exp().reshape(at), mean[site.name]
+            moments[0][site.name] = centre = (weight * own).sum(0)
+            moments[1][site.name] = (weight * (sd[site.name].square() + (own - centre).square())).sum(0).sqrt()
+        return moments
 
     def responsibilities(self, program: Program, points: Values) -> Values | None:
         """q(y_i = k) of the discrete latent of each row, where the guide has a classifier; of a known label, 0 or 1."""

@@ -9,6 +9,7 @@ import torch
 import zoo
 from guides import ClassifyingEncoder, Encoder
 from inference import SVI, Fit, fit
+from inference.approximations.trained import Trained
 from inference.starts.natural import several_starts
 from inference.variational.bound import Bound
 from tests.cases.models import FLIPS, coin, gates
@@ -94,6 +95,18 @@ def test_rows_are_assigned_by_the_classifier_and_known_labels_are_known(tmp_path
     assert (said[9:].argmax(1) == KINDS[9:]).mean() > 0.85
     again = Fit.load(found.save(tmp_path / "fit"))
     np.testing.assert_array_equal(again.assign({"x": ROWS[9:]}), found.assign({"x": ROWS[9:]}))
+
+
+def test_codes_have_the_moments_of_the_mixture():
+    program, bound = made()
+    with torch.no_grad():
+        q, points = Trained(GUIDE, bound.q_at(bound.start), program.data), bound.points(bound.start)
+        known = q.row_moments(program, points)
+        drawn = q.propose(program, points, 20_000)[0]["z"]  # (draws, rows, 1)
+    mean, sd = (moment["z"] for moment in known)
+    assert (mean - drawn.mean(0)).abs().lt(5 * sd / 20_000**0.5).all()
+    off = (drawn - mean).square()
+    assert (sd.square() - off.mean(0)).abs().lt(5 * off.std(0) / 20_000**0.5).all()
 
 
 @pytest.mark.slow
