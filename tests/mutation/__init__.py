@@ -1,0 +1,1 @@
+"""Formulas with one thing changed, and whether the tests notice: `python -m tests.mutation`."""
