@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -42,17 +44,32 @@ def slope(surface: Surface, u: Tensor) -> tuple[float, Tensor]:
 
 def hessian(surface: Surface, u: Tensor) -> Tensor:
     """Second derivatives of the log density at one vector, (size, size)."""
-    at = u.to(surface.like)
-    try:  # many rows at a time, each a vector product with the gradient's own derivative
-        second = torch.func.jacrev(torch.func.grad(surface.log_prob), chunk_size=CHUNK)(at)
-    except RuntimeError:  # the model's control flow depends on values
-        with torch.enable_grad():
-            leaf = at.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(surface.log_prob(leaf), leaf, create_graph=True)
-            rows = [torch.autograd.grad(g, leaf, retain_graph=True, materialize_grads=True)[0] for g in gradient]
-        second = torch.stack(rows)
-    curvature: Tensor = second.detach().double().cpu()
+    with torch.enable_grad():  # torch.func does the same, and takes a second to be imported
+        leaf = u.to(surface.like).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(surface.log_prob(leaf), leaf, create_graph=True)
+        if not gradient.requires_grad:  # it is linear
+            return torch.zeros(len(u), len(u), dtype=torch.float64)
+        along = torch.eye(len(leaf), dtype=leaf.dtype, device=leaf.device)
+        again = partial(torch.autograd.grad, gradient, leaf, retain_graph=True, materialize_grads=True)
+        try:  # many rows at a time, each a vector product with the gradient's own derivative
+            rows = [again(part, is_grads_batched=True)[0] for part in along.split(CHUNK)]
+        except RuntimeError:  # an operation that knows no batches
+            rows = [again(one)[0][None] for one in along]
+    curvature: Tensor = torch.cat(rows).detach().double().cpu()
     return 0.5 * (curvature + curvature.mT)  # symmetric but for rounding, which a Cholesky factor would see one half of
+
+
+def jacobians(function: Callable[[Tensor], Mapping[str, Tensor]], u: Tensor) -> dict[str, Tensor]:
+    """First derivatives of each of several named tensors at one vector (size,): name -> (*shape, size)."""
+    names: list[str] = []
+
+    def listed(u: Tensor) -> tuple[Tensor, ...]:
+        found = function(u)
+        names[:] = found
+        return tuple([found[n] for n in names])
+
+    slopes = torch.autograd.functional.jacobian(listed, u.detach(), vectorize=True)
+    return dict(zip(names, slopes, strict=True))
 
 
 def polish(surface: Surface, u: Tensor) -> tuple[Tensor, Tensor, float]:

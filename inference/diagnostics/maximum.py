@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import identity_transform
 
-from guides.curvature import hessian, slope
+from guides.curvature import hessian, jacobians, slope
 from inference.diagnostics.verdict import CARE, DISTRUST, TRUST
 from zoo.program.program import Program
 from zoo.replay.above import Above
@@ -207,7 +207,7 @@ def _inside(surface: Objective, u: Tensor) -> Tensor:
     columns that do not vary.
     """
     moves, values = torch.zeros_like(u), surface.values(u)
-    for name, slope_of in torch.func.jacrev(surface.values)(u).items():
+    for name, slope_of in jacobians(surface.values, u).items():
         change = slope_of.abs()
         if isinstance(surface.program.sites[name].support, Above):
             value = values[name]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor
 
-from guides.curvature import hessian, slope
+from guides.curvature import CHUNK, hessian, jacobians, slope
 from inference.method import Method, Objective
 from inference.posterior.answer import Answer
 from inference.posterior.criteria import likelihood
+from inference.posterior.rows import row_chunks
 from zoo.errors import FitError
 from zoo.program.program import Program
+from zoo.program.terms import sum_of
 from zoo.program.view import View
 from zoo.replay.evaluate import Values, model_context
 
 FAR = 0.1  # distance to the maximum, in standard errors, at which a point is none
 SINGULAR = 1e-9  # smallest eigenvalue of the information, in units of its diagonal, that is told from 0
 MOST = 500  # numbers of which the information matrix is made
-CELLS = 100_000_000  # rows x states x numbers beyond which the matrix is not made unasked
+CELLS = 2_000_000  # rows x states x numbers beyond which the matrix is not made unasked
 
 
 class Point:
@@ -32,14 +35,24 @@ class Point:
         program = self.program = answer.program
         self.view = View([*program.parameters, *program.globals], program.row)
         self.like = torch.empty(0, dtype=program.dtype, device=program.device)
-        self.points = answer.points
+        self.points, self.first = answer.points, True
         latents = {n: v[0] for n, v in answer.approximation.draw(program, 1)[0].items()}
         self.at = self.view.unconstrain_globals({**answer.points, **latents})
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Evaluate it at one vector."""
         values = {**self.points, **self.view.constrain_globals(u)[0]}
-        return self.program.log_joint(values).total(self.program.data.weights)
+        terms = self.program.log_joint(values)
+        return terms.total(self.program.data.weights) - (0.0 if self.first else terms.rest)
+
+    def pieces(self) -> Iterator[Point]:
+        """Split it into densities of some rows each, whose second derivatives fit in memory and add up."""
+        entries = sum(v[:1].numel() for v in self.program.data.values.values())
+        draws = CHUNK * max(1, entries)  # each tangent has entries, states and rows
+        for number, program in enumerate(row_chunks(self.program, whole=bool(self.program.tied), draws=draws)):
+            piece = copy(self)
+            piece.program, piece.first = program, not number
+            yield piece
 
     def values(self, u: Tensor) -> Values:
         """All that a summary shows of the point: values of sites, and what is derived from them."""
@@ -95,7 +108,7 @@ def information(answer: Answer, method: Method, objective: Objective) -> Mapping
         return {}
     with model_context(program.dtype, program.device):
         _, gradient = slope(point, point.at)
-        matrix = -hessian(point, point.at)
+        matrix = -sum_of(hessian(piece, point.at) for piece in point.pieces())
     covariance = _inverse(point, matrix)
     step = covariance @ gradient
     far = float((gradient @ step).clamp_min(0).sqrt())
@@ -107,7 +120,7 @@ def information(answer: Answer, method: Method, objective: Objective) -> Mapping
         )
     with model_context(program.dtype, program.device):
         # Site -> (*shape, G)
-        slopes = torch.func.jacrev(point.values)(point.at.to(point.like))
+        slopes = jacobians(point.values, point.at.to(point.like))
     errors = {}
     for name, j in slopes.items():
         j = j.detach().double().cpu()

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 import zoo
 from inference import EM, MAP, Fit, fit
+from inference.posterior.rows import row_chunks
 from tests.cases.models import FLIPS, coin
 from zoo import Binary, Count, Real
 
@@ -195,3 +196,16 @@ def test_intervals_cover():
         hits.append(np.abs(near[:, 0] - np.array(list(truth.values()))) < 1.96 * near[:, 1])
     share = np.mean(hits, 0)
     assert np.all(np.abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 120)), share
+
+
+def test_rows_that_do_not_fit_at_once_add_up(monkeypatch):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.array([1.0, 6.0])[rng.integers(2, size=2500)])
+    whole, pieces = (
+        fit(zoo.PoissonMixture(components=2), counts, method="em", weights=1.0 + np.arange(2500) % 2, seed=0)
+        for _ in range(2)
+    )
+    expected = whole.standard_errors()
+    monkeypatch.setattr("inference.posterior.rows.DRAWN_CELLS", 1)
+    assert len(list(row_chunks(pieces.program, whole=False))) == 3
+    np.testing.assert_allclose(pieces.standard_errors(), expected, rtol=1e-10)
