@@ -11,6 +11,7 @@ from inference.coordinate.convergence import StoppingRule
 from inference.coordinate.loop import Ascent, Journal, Way, ascend
 from inference.runtime.interruption import asked
 from inference.runtime.monitor import Monitor, Told
+from inference.runtime.processes import Gone
 from zoo.errors import FitError, ModelError
 
 ROUNDS = 3  # of states that are told apart
@@ -24,6 +25,8 @@ def noting_failures(failures: list[str], restarts: int) -> Iterator[None]:
     """Note what breaks one of several starts down, so that the others are not lost."""
     try:
         yield
+    except Gone:
+        raise
     except (FitError, ModelError, RuntimeError) as error:
         model = isinstance(error, ModelError) and restarts > 1
         if not (model or isinstance(error, FitError) or "linalg" in str(error)):

@@ -16,6 +16,10 @@ from inference.runtime.watch import SILENT, WATCH, Watch, over
 from zoo.errors import FitError, MethodError
 
 
+class Gone(FitError):
+    """Another process has ended or cannot be reached: no other start will change that."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """A group of processes, or one alone.
@@ -82,12 +86,12 @@ class Processes:
             work: Any = processes.all_reduce(flat, async_op=True)
             while watch is not None and not over(work):
                 if gone := watch.silent(SILENT):
-                    raise FitError(self._alone(gone, f"not heard of for {SILENT:.0f} s"))
+                    raise Gone(self._alone(gone, f"not heard of for {SILENT:.0f} s"))
             work.wait()
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             gone = [] if watch is None else watch.gone()
-            raise FitError(self._alone(gone, reason)) from error
+            raise Gone(self._alone(gone, reason)) from error
         sizes = [t.numel() for t in tensors]
         return [p.reshape(t.shape).to(t.dtype) for p, t in zip(flat.split(sizes), tensors, strict=True)]
 

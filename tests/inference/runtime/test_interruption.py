@@ -33,6 +33,9 @@ LONG: dict[str, dict[str, Any]] = {  # settings with which a method takes a whil
     "restarts": 4,
     "paths": 12,
     "chains": 3,
+    "populations": 8,
+    "warmup": 100,
+    "draws": 400,
     "tolerance": 0.0,
     "max_steps": 300,
     "compile": False,
@@ -119,15 +122,18 @@ def interrupted_at(seconds: float, *subject: Any) -> Fit | None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # raised where Python drops it, yet noted
 @pytest.mark.parametrize("name", [*catalogue.entries("method"), *MORE])
 def test_at_any_moment(name, keyboard, capsys):
     method, model, data = MORE[name] if name in MORE else case(name)
     endless = name in MORE or name == "SVI"
     before, began, moments = surroundings(), time.perf_counter(), np.random.default_rng(len(name))
-    seconds = 5.0
+    seconds = 15.0
     if not endless:
         fit(model, data, method=method, seed=0, progress=False)
-        seconds = min(time.perf_counter() - began, 10.0)
+        seconds = min(time.perf_counter() - began, 30.0)
     ends = []
     for moment in np.sort(moments.uniform(0.02, 1.0, MOMENTS)) * seconds:
         found = interrupted_at(moment, method, model, data)

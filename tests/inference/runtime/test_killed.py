@@ -117,5 +117,5 @@ def test_the_process_that_is_gone_is_named(name, tmp_path):
     for rank in (0, 2):
         assert found[rank].wait(timeout=60) == 1
         said = (tmp_path / str(rank)).read_text()
-        assert f"FitError: process {rank} of 3 waits for others, of which process 1 has ended" in said, said[-1500:]
+        assert f"Gone: process {rank} of 3 waits for others, of which process 1 has ended" in said, said[-1500:]
     assert time.monotonic() - began < 60
