@@ -170,7 +170,8 @@ def _simplex(draw: Any, size: int) -> Tensor:
 
 def _argument(draw: Any, kind: str, above: list[Site], plate: str, size: int = 0) -> Argument:
     """Draw an argument: a number, a site, an affine function of one, an entry of a table at a state, or both."""
-    usable = [s for s in above if s.plate in ("", plate) or (plate == "row" and s.plate == "group")]
+    # What is observed may be missing, and would be one more latent where another site reads it.
+    usable = [s for s in above if not s.observed and s.plate in ("", plate, *(["group"] if plate == "row" else []))]
 
     def entry(site: Site) -> Callable[[Env], Any]:
         if site.plate == "group" and plate == "row":
