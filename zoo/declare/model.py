@@ -246,12 +246,28 @@ class Model(PyroModule, metaclass=_ModelType):
         """Make what depends on the data; called once per fit, on the fit's own copy of the model."""
 
     def initial(self, *args: Any, **data: Any) -> dict[str, Tensor]:
-        """Propose starting values for some or all sites and parameters; none unless a model says otherwise."""
+        """Propose starting values for some or all sites and parameters; none unless a model says otherwise.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> model, x = zoo.PPCA(factors=1), torch.eye(4)[:, :3]
+        >>> model.setup(x)
+        >>> sorted(model.initial(x))
+        ['loadings', 'means', 'variance', 'z']
+        """
         return {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The hyperparameters and their values; of one that `setup` has made a network of, what was given."""
+        """The hyperparameters and their values; of one that `setup` has made a network of, what was given.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> zoo.BetaBernoulli(a=2.0).settings
+        {'a': 2.0, 'b': 1.0}
+        """
         found = {name: getattr(self, name) for name in type(self).hyperparameters}
         return {n: self._given[n] if isinstance(v, torch.nn.Module) else v for n, v in found.items()}
 

@@ -53,6 +53,17 @@ class Regression(Model):
             If the formula cannot be read, or a column is not there.
         ModelError
             If the model has other fields than a regression.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> geyser = zoo.datasets.load("faithful")
+        >>> model = zoo.BayesianRegression.from_formula("waiting ~ eruptions", geyser)
+        >>> result = fit(model, geyser, method="exact", seed=0)
+        >>> result.summary()["mean"].round(1).filter(like="eruptions")
+        coefficients[eruptions]    10.7
+        Name: mean, dtype: float64
         """
         owner, said = cls.__name__, f"formula {formula!r}"
         roles(owner, cls.fields)
