@@ -357,6 +357,7 @@ def test_what_is_no_reference():
 # -- methods that do not run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_illegal_method_shows_its_reason():
     result = mixture()
     reason = Exact().why_not(result["em"].program)

@@ -183,4 +183,4 @@ def test_masked_entries_have_an_order():
     mask = torch.ones(64, 64).tril(-1)[order][:, order]
     assert prepare(Weighted(mask), BITS).structure.in_turn == ("x",)
     assert prepare(Leaking(False), BITS.reshape(-1, 1, 8, 8)).structure.in_turn == ("x",)
-    assert "✗ enumeration site 'x' is no density" in str(zoo.check(Leaking(True), BITS.reshape(-1, 1, 8, 8)))
+    assert "✗ structure   site 'x' is no density" in str(zoo.check(Leaking(True), BITS.reshape(-1, 1, 8, 8)))

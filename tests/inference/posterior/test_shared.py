@@ -65,6 +65,7 @@ WAYS: dict[str, Callable[[Fit], list[dict[str, bytes]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["pickle", "deepcopy"])
 def test_what_has_not_been_judged_yet_is_judged_of_a_copy(way):
     found = fit(zoo.BayesianGMM(components=2), "faithful", method="cavi", seed=0, progress=False)
