@@ -173,7 +173,7 @@ def test_chains_agree_when_relabelled(name):
 def test_labels_that_switch_within_chains_are_seen_and_undone(model, sizes):
     """Overlapping groups: chains go to and fro between labels, and means of components as drawn are those of a mix."""
     y = normals((0.0, 1.0, sizes[0]), (2.5, 1.0, sizes[1]))[:, 0]
-    made = fit(model, {"y": y}, method=NUTS(draws=2000), seed=1, progress=False)
+    made = fit(model, {"y": y}, method=NUTS(draws=2000), seed=2, progress=False)
     again = made.relabelled()
     assert made.converged
     assert made.verdict.startswith("trust after fit.relabelled()")
