@@ -87,7 +87,8 @@ def test_the_same_bytes_of_every_model(monkeypatch, tmp_path, name):
             goes_on(monkeypatch, cls(**settings), data, method, tmp_path / type(method).__name__, 2, 7)
 
 
-@pytest.mark.parametrize("chains", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("chains", [1, 2])
 def test_the_same_draws(monkeypatch, tmp_path, chains):
     method = NUTS(chains=3, warmup=50, draws=50, compile=False)
     goes_on(monkeypatch, zoo.NormalNormal(), ROWS[:20, 0], method, tmp_path / "state", chains)
@@ -108,7 +109,12 @@ def test_more_steps_than_before(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [EM(max_steps=3), CAVI(max_steps=3), NUTS(chains=1, warmup=9, draws=9), SVI(steps=9)]
+    "method",
+    [
+        EM(max_steps=3),
+        CAVI(max_steps=3),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (NUTS(chains=1, warmup=9, draws=9), SVI(steps=9))),
+    ],
 )
 def test_what_cannot_be_gone_on_from(tmp_path, method):
     model, data = (zoo.GMM(components=2), ROWS) if isinstance(method, EM) else (zoo.NormalNormal(), ROWS[:20, 0])
