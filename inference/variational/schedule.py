@@ -285,10 +285,11 @@ def rates(kind: Kind, steps: int, rate: float) -> list[float] | None:
     """Learning rate of each step of a schedule of `torch.optim.lr_scheduler`; None for the plateau."""
     if kind == "plateau":
         return None
+    if kind == "constant":
+        return [rate] * steps
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
     family = torch.optim.lr_scheduler
     made: dict[str, Callable[[], Any]] = {
-        "constant": lambda: family.ConstantLR(optimizer, factor=1.0),
         "cosine": lambda: family.CosineAnnealingLR(optimizer, steps, eta_min=rate * LAST_RATE),
         "exponential": lambda: family.ExponentialLR(optimizer, LAST_RATE ** (1 / steps)),
         "one_cycle": lambda: family.OneCycleLR(optimizer, rate, total_steps=steps + 1),

@@ -56,7 +56,7 @@ def case(name: str) -> tuple[Any, Any, Any]:
 
 
 MORE = {
-    "SVI, compiled": (SVI(steps=10**6, compile=True), zoo.LogisticRegression(), SLOPES),
+    "SVI, compiled": (SVI(steps=10**6, schedule="constant", compile=True), zoo.LogisticRegression(), SLOPES),
     "SVI, mini-batches": (SVI(steps=10**6, batch_size=50, compile=False), zoo.GMM(components=3), ROWS),
     "SVI, in closed form": (SVI(FullRank(), optimizer="batch-and-match"), zoo.LogisticRegression(), SLOPES),
     "EM, mini-batches": (EM(batch_size=100, max_steps=300, tolerance=0.0), zoo.GMM(components=3), ROWS),
