@@ -16,8 +16,8 @@ from inference.diagnostics.arviz import power_scaling, reference_plot
 from inference.diagnostics.coordinates import category_labels
 from inference.diagnostics.quantities import Kind, Quantity, distribution_distances, quantities
 from inference.diagnostics.uniformity import holm
-from inference.posterior.answer import Stream
 from inference.posterior.fit import Fit, as_fit
+from inference.posterior.streams import Stream
 from zoo.data.missing import with_nan
 from zoo.errors import FitError, ZooError
 from zoo.program.program import Program

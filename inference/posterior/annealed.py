@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 
 from inference.approximations.rows import log_mean_exp
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.codes import coded
+from inference.posterior.streams import Stream
 from inference.sampling.annealed import annealed
 from zoo.data.bind import Source
 from zoo.errors import FitError

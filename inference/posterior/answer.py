@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
-from inference.approximations.simulations import simulations, with_states
+from inference.approximations.simulations import simulations
+from inference.posterior.streams import Stream
+from inference.posterior.unlabelled import without
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
 from zoo.data.bind import Source, bind
@@ -25,7 +25,6 @@ from zoo.errors import DataError, FitError, UnseenLevelError
 from zoo.program.groups import open_plates, with_new_groups
 from zoo.program.new_rows import check_new_rows
 from zoo.program.program import Program
-from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values, many
 
 DRAWS = 1000  # the Monte Carlo error of a mean is then 3 % of the posterior's standard deviation
@@ -34,32 +33,6 @@ QUICK = 1e10  # products in networks for an answer of which fewer draws are enou
 LONGEST = 5e10  # products in networks that weighing the kept draws of all rows may take: some seconds
 SOME = 64  # rows that show of a program with networks what there is to see, but for values
 LARGEST = 20_000_000  # numbers of all kept draws, or draws times rows, beyond which fewer are kept: 160 MB
-
-
-class Stream(IntEnum):
-    """Which random numbers a question draws from: its seed is the fit's plus its number.
-
-    Each question has the same answer whatever was asked before it. The numbers are part of what a seed promises: with
-    another number a fit that is saved would give other draws.
-    """
-
-    KEPT_DRAWS = 0
-    LOG_LIKELIHOOD = 1
-    ASSIGN = 2
-    LOG_PROB = 3
-    GENERATE = 4
-    PREDICT = 5
-    SAMPLE = 6
-    MORE_DRAWS = 7
-    GROUPS = 8
-    IMPUTE = 9
-    PREDICTIVE = 10
-    PRIOR = 11
-    CHECK = 12
-    BOOTSTRAP = 13
-    NEW_GROUPS = 14
-    ENCODE = 15
-    ANNEAL = 16
 
 
 class Draws(NamedTuple):
@@ -307,19 +280,10 @@ class Answer:
         sizes = {plate: len(data.levels[field]) for field, found in plates.items() for plate in found}
         return self.program.rebind(data, {**self.program.sizes, **sizes})
 
-    def _without_labels(self, new: Source | Data) -> Source | Data:
-        """Fill in as missing the fields of labels, which some fitted rows lack, where new rows have none at all."""
-        for field in self.program.structure.completed.values():
-            if isinstance(new, pd.DataFrame) and field not in new.columns:
-                new = new.assign(**{field: np.nan})
-            elif isinstance(new, dict) and new and field not in new:
-                new = {**new, field: np.full(len(next(iter(new.values()))), np.nan)}
-        return new
-
     def _bound(self, new: Source | Data) -> tuple[Data, dict[str, tuple[str, ...]]]:
         """Bind new rows; return them, and the plates of fields that have labels which no fitted row has."""
         like, plates = self.program.data, dict[str, tuple[str, ...]]()
-        new = self._without_labels(new)
+        new = without(new, self.program.structure.completed.values(), like)
         while True:
             try:
                 return bind(self.program.model, new, like=like), plates
@@ -333,19 +297,3 @@ class Answer:
                 plates[error.field] = found
                 labels = (*like.levels[error.field], *error.labels)
                 like = replace(like, levels={**like.levels, error.field: labels})
-
-
-def replicated(answer: Answer, count: int, *, fitted: bool, rows: Program | None = None) -> Values:
-    """Return `count` draws that data are simulated from, with the states that belong with them.
-
-    Of the `fitted` rows locals, and states of theirs and of chains of continuous states, have their posterior; else
-    they are new ones, as of new `rows`, which may have groups of their own.
-    """
-    program = answer.program
-    local = fitted and bool(program.locals)
-    if not (program.entangled if local else program.shared):
-        draws = answer.approximation.draw(program, count)[0] if local else answer.globals(count, rows)
-    else:
-        draws = answer.approximation.draw(program, count)[0] if program.latents else {}
-        draws = with_states(program, answer.points, draws, count, local=local)
-    return {**draws, **(draw_chains(program, draws, answer.points, count) if fitted else {})}

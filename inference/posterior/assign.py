@@ -10,10 +10,12 @@ from torch import Tensor
 
 from inference.approximations.adapted import proposals
 from inference.approximations.rows import chunk_for
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.local_moments import local_moments
 from inference.posterior.rows import row_chunks
 from inference.posterior.smoothed import smoothed
+from inference.posterior.streams import Stream
+from inference.posterior.unlabelled import without
 from zoo.data.bind import Source
 from zoo.errors import DataError, FitError, short, unknown
 from zoo.program.configurations import state_chunks, state_posteriors, state_table
@@ -35,7 +37,11 @@ def assign(answer: Answer, new: Source | None = None, site: str | None = None) -
     """
     if not (site is None or isinstance(site, str)):
         raise FitError(f"site takes the name of a latent, not {short(site)}")
-    program = answer.on(new)
+    fitted = answer.program
+    if new is not None and not (fitted.enumerated or fitted.locals or fitted.integrated):  # labels may be asked for
+        program = answer.on(without(new, observed_by_row(fitted), fitted.data))
+    else:
+        program = answer.on(new)
     chains = [s.name for s in program.integrated.chains] if program.integrated else []
     if chains and (site in chains or (site is None and not program.enumerated)):
         return smoothed(answer, program, fresh=program is not answer.program)
@@ -64,9 +70,11 @@ def asked(program: Program, name: str | None) -> list[Site]:
     """
     sites = program.enumerated
     if not sites:
+        labels = observed_by_row(program)
         raise FitError(
             f"{type(program.model).__name__} has no discrete latent to assign, nor a continuous one of each row; "
             "`posterior` holds what it has"
+            + (f", and predict(new) says what rows without {labels[0]!r} would have there" if labels else "")
         )
     if name is not None:
         found = [s for s in sites if s.name == name] or _entries(program, name)
@@ -78,6 +86,16 @@ def asked(program: Program, name: str | None) -> list[Site]:
         where = ", ".join(f"{s.name!r} in {' and '.join(map(repr, s.plates)) or 'no plate'}" for s in sites)
         raise FitError(f"discrete latents are in different plates ({where}); say which, site={sites[0].name!r}")
     return sites
+
+
+def observed_by_row(program: Program) -> list[str]:
+    """Names of the fields of one entry a row that the model explains by others: labels and responses."""
+    data = program.data
+    return [
+        s.field
+        for s in program.observed
+        if s.field in data.row_fields and len(data.dims[s.field]) == 1 and len(data.row_fields) > 1
+    ]
 
 
 def _entries(program: Program, name: str) -> list[Site]:

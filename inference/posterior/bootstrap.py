@@ -12,8 +12,9 @@ from torch import Tensor
 from inference.conjugate import closed_form
 from inference.coordinate.ascent import Coordinates, State
 from inference.method import Method, Objective
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.criteria import likelihood
+from inference.posterior.streams import Stream
 from inference.runtime.settings import settings_of
 from zoo.data.data import Data
 from zoo.errors import FitError, ZooError

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from inference.approximations.rows import FEW_AT_ONCE, NUMBERS, chunk_for
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.codes import SD, coded, encode, some_rows
 from inference.posterior.local_moments import entry_names
 from inference.posterior.log_prob import log_prob
 from inference.posterior.rows import row_chunks
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.errors import FitError

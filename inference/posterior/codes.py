@@ -14,9 +14,10 @@ from inference.approximations.adapted import incomplete, proposals
 from inference.approximations.conjugate import Conjugate
 from inference.approximations.rows import NUMBERS, pointwise
 from inference.diagnostics.coordinates import dimension_names, labels_of
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.local_moments import exact_moments
 from inference.posterior.rows import row_chunks
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.errors import FitError

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from inference.approximations.corrected_rows import back
 from inference.diagnostics.coordinates import category_labels, dimension_names, event_names
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.codes import SD, coded, encode, labels, row_axis, spread_codes
 from inference.posterior.rows import row_chunks
 from inference.posterior.simulate import as_dict, as_given, check_condition, conditioned, conditions
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.plain import as_numpy

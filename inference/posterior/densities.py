@@ -17,8 +17,9 @@ from inference.approximations.sites import (
 )
 from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.observed import Observed
+from inference.posterior.streams import Stream
 from zoo.replay.evaluate import Values
 from zoo.replay.sites import Site
 

@@ -14,10 +14,11 @@ from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import Group, listed, tree
 from inference.diagnostics.coordinates import all_dims, decoded, group_labels, labels_of
 from inference.posterior.answer import LARGEST as LARGEST_LOCALS
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.densities import density_groups
 from inference.posterior.observed import Observed
 from inference.posterior.replicates import predictive_groups
+from inference.posterior.streams import Stream
 from zoo.data.missing import with_nan
 from zoo.program.program import Program
 from zoo.program.smoothing import draw_chains

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from inference.approximations.adapted import proposals
 from inference.approximations.rows import pointwise
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.assign import assignable
 from inference.posterior.rows import frame_of, row_chunks
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.patterns import MissingCells
 from zoo.errors import DataError, FitError

@@ -15,8 +15,9 @@ from inference.approximations.rows import pointwise
 from inference.conjugate.by_state import ByState
 from inference.conjugate.posteriors import Posterior, Single
 from inference.diagnostics.coordinates import event_names, labels_of
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.rows import row_chunks
+from inference.posterior.streams import Stream
 from zoo.errors import FitError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values

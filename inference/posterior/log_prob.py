@@ -12,8 +12,9 @@ from torch import Tensor
 from inference.approximations.adapted import proposals
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import NUMBERS, log_mean_exp, pointwise
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.rows import row_chunks
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.errors import FitError

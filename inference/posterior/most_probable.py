@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from inference.approximations.rows import chunk_for
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.assign import asked, entry_index, state_labels
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.errors import FitError
 from zoo.program.configurations import best_states, state_chunks

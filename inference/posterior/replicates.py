@@ -11,8 +11,9 @@ import torch
 from inference.approximations.simulations import shapes, simulations, with_states
 from inference.diagnostics.arviz import Group
 from inference.diagnostics.deferred import Deferred
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
 from inference.posterior.observed import Observed
+from inference.posterior.streams import Stream
 from zoo.errors import ZooError
 from zoo.program.smoothing import draw_chains
 from zoo.replay.evaluate import Values

@@ -12,11 +12,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from inference.approximations.simulations import simulations
+from inference.approximations.simulations import simulations, with_states
 from inference.diagnostics.arviz import Group, tree
 from inference.diagnostics.coordinates import decoded, event_names, labels_of
-from inference.posterior.answer import Answer, Stream, replicated
+from inference.posterior.answer import Answer
 from inference.posterior.rows import frame_of
+from inference.posterior.streams import Stream
 from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.missing import with_nan
@@ -24,6 +25,8 @@ from zoo.data.plain import as_numpy
 from zoo.errors import DataError, FitError, unknown
 from zoo.frames.table import opened
 from zoo.program.program import Program
+from zoo.program.smoothing import draw_chains
+from zoo.replay.evaluate import Values
 from zoo.replay.masked import OBSERVED
 
 
@@ -229,3 +232,19 @@ def as_given(data: Data, name: str) -> np.ndarray:
     labels = np.empty(len(data.levels[name]), dtype=object)
     labels[:] = data.levels[name]
     return np.asarray(labels[values])
+
+
+def replicated(answer: Answer, count: int, *, fitted: bool, rows: Program | None = None) -> Values:
+    """Return `count` draws that data are simulated from, with the states that belong with them.
+
+    Of the `fitted` rows locals, and states of theirs and of chains of continuous states, have their posterior; else
+    they are new ones, as of new `rows`, which may have groups of their own.
+    """
+    program = answer.program
+    local = fitted and bool(program.locals)
+    if not (program.entangled if local else program.shared):
+        draws = answer.approximation.draw(program, count)[0] if local else answer.globals(count, rows)
+    else:
+        draws = answer.approximation.draw(program, count)[0] if program.latents else {}
+        draws = with_states(program, answer.points, draws, count, local=local)
+    return {**draws, **(draw_chains(program, draws, answer.points, count) if fitted else {})}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.coordinates import event_names, labels_of
-from inference.posterior.answer import Answer, Stream
+from inference.posterior.answer import Answer
+from inference.posterior.streams import Stream
 from zoo.program.program import Program
 from zoo.program.smoothing import chain_moments
 from zoo.replay.evaluate import Values, many

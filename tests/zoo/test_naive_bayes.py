@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 import zoo
 from inference import EM, MAP, fit
+from zoo import FitError
 from zoo.program.prepare import prepare
 
 KINDS = {"normal": "GaussianNB", "counts": "MultinomialNB", "categories": "CategoricalNB"}
@@ -150,3 +152,14 @@ def test_with_all_labels_em_is_the_mode_in_closed_form():
     totals = np.stack([x[y == k].sum(0) + 1.0 for k in (0, 1)])
     found = result.posterior["point_estimate"]["probs"].to_numpy().reshape(2, 2)
     assert found == pytest.approx(totals / totals.sum(1, keepdims=True), rel=1e-9)
+
+
+def test_rows_without_labels_are_assigned_and_those_with_labels_point_to_predict():
+    rows = pd.DataFrame({"a": [0.0, 0.5, 1.0, 5.0, 5.5, 6.0], "kind": ["u", "u", "u", "v", "v", "v"]})
+    found = fit(zoo.NaiveBayes(), rows, columns={"y": "kind"}, method="map", seed=0, progress=False)
+    bare = rows.drop(columns="kind")
+    assert found.assign(bare).equals(found.assign(rows.assign(kind=None)))
+    assert found.assign(bare).idxmax(axis=1).tolist() == rows["kind"].tolist()
+    for new in (None, rows):
+        with pytest.raises(FitError, match=r"no discrete latent to assign.*predict\(new\) says what rows without 'y'"):
+            found.assign(new)

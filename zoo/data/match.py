@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,14 +12,12 @@ from torch import Tensor
 
 from zoo.data.data import Data
 from zoo.data.identifiers import unused
+from zoo.data.written_index import without_index
 from zoo.declare.fields import Field
 from zoo.declare.model import Model
 from zoo.errors import DataError, short, unknown
-from zoo.frames.dates import are_dates, as_words
-from zoo.frames.read import INDEX_NAMES, NOTES
+from zoo.frames.dates import are_dates, as_words, dated_numbers, what_of
 from zoo.frames.table import as_table
-
-NUMBERED = ("index", "rownames", "row_nr")  # what polars, R and others call the numbers of rows
 
 Columns: TypeAlias = "Mapping[str, str | int | Sequence[str] | Sequence[int]]"
 
@@ -107,7 +105,7 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
     rest_of = [n for n in matrices if n not in columns]  # the one matrix that takes what is left
     expected = like.coords[fields[rest_of[0]].dims[1]] if like is not None and rest_of else None
     named = {*fields, *sum(columns.values(), ()), *(() if expected is None else expected)}
-    frame, notes = _without_index(frame, named)
+    frame, notes = without_index(frame, named)
     if len(matrices) + len(vectors) < len(fields) or len(rest_of) > 1:
         raise DataError(
             f"{name_of_model}: a table fills vector fields and matrix fields, and of these one at most without its "
@@ -137,9 +135,10 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
         n: np.full(len(frame), fields[n].default) if n in absent else _numbers(frame[names[n]], fields[n])
         for n in vectors
     }
+    told = {names[n]: a for n, a in arrays.items() if not fields[n].integer}
     coords: dict[str, pd.Index] = {}
     for name in matrices:
-        kind, part = fields[name], None
+        kind = fields[name]
         if name in columns:
             part = frame[list(columns[name])]
         else:
@@ -152,6 +151,7 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
                     f"{', '.join(map(repr, frame.columns)) or 'no columns'}"
                 )
         arrays[name] = np.stack([_numbers(part[c], kind) for c in part.columns], axis=1)
+        told |= {} if kind.integer else dict(zip(part.columns, arrays[name].T, strict=True))
         notes += unused({name: part}) if kind.integer and like is None else ()
         labels = coords.setdefault(kind.dims[1], part.columns)
         if not labels.equals(part.columns):
@@ -159,6 +159,7 @@ def from_frame(model: Model, frame: pd.DataFrame, columns: Mapping[str, tuple[An
                 f"field {name!r}: its columns along {kind.dims[1]!r}, {', '.join(map(repr, part.columns))}, are not "
                 f"those of another field, {', '.join(map(repr, labels))}"
             )
+    notes += dated_numbers(told) if like is None else ()
     return Matched(arrays, coords, frame.index, notes)
 
 
@@ -171,42 +172,6 @@ def _rest(frame: pd.DataFrame, kind: Field, expected: pd.Index | None) -> tuple[
     text = [c for c in frame.columns if _is_text(frame[c]) and not are_dates(frame[c])]  # which are refused, as parsed
     notes = (f"left out the columns that are text: {', '.join(map(repr, text))}",) if text else ()
     return frame.drop(columns=text), notes
-
-
-def _without_index(frame: pd.DataFrame, expected: Collection[Any]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Take a column in which a table's index was written as the labels of the rows, and say so.
-
-    Where it holds but the row numbers that are there already it is left out.
-    """
-    notes: tuple[str, ...] = tuple(frame.attrs.get(NOTES, ()))
-    name = next((c for c in INDEX_NAMES if c in frame.columns), None)
-    if name == "column0" and "column1" in frame.columns:  # as DuckDB calls all columns of a file without names
-        return frame, notes
-    numbered = next((c for c in NUMBERED if c in frame.columns and c not in expected), None)
-    if name is None and numbered is not None and len(frame.columns) > 1 and _counts_rows(frame[numbered]):
-        return frame.drop(columns=numbered), (
-            *notes,
-            f"left out the column {numbered!r}: it holds the numbers of the rows; columns=... takes it in",
-        )
-    if name is None or len(frame.columns) == 1 or name in expected:
-        return frame, notes
-    labels, rest = pd.Index(frame[name], name=None), frame.drop(columns=name)
-    if np.array_equal(labels, np.arange(len(frame))) or np.array_equal(labels, frame.index.to_numpy()):
-        return rest, (*notes, f"left out the column {name!r}: it holds the numbers of the rows")
-    measured = labels.dtype.kind == "f" and not (labels == labels.astype(float).round()).all()
-    if measured or labels.hasnans or not (labels.is_unique and isinstance(frame.index, pd.RangeIndex)):
-        return frame, notes
-    return rest.set_axis(labels), (
-        *notes,
-        f"the column {name!r} has no name of its own: taken as the labels of the rows",
-    )
-
-
-def _counts_rows(column: pd.Series) -> bool:
-    """Whether a column counts the rows from 0 or 1 on."""
-    if not pd.api.types.is_integer_dtype(column) or not len(column):
-        return False
-    return bool((column.to_numpy() - np.arange(len(column)) == min(max(int(column.iloc[0]), 0), 1)).all())
 
 
 def _parsed(column: pd.Series) -> pd.Series:
@@ -234,7 +199,8 @@ def _numbers(column: pd.Series, kind: Field) -> np.ndarray | pd.Series:
     if kind.integer and not pd.api.types.is_numeric_dtype(column):
         return (as_words(column) if dated else column).to_numpy(dtype=object)
     if dated or isinstance(column.dtype, pd.IntervalDtype):
-        what, found = "dates" if dated else "intervals", str(column.dropna().iloc[0]) if column.notna().any() else "NaT"
+        found = str(column.dropna().iloc[0]) if column.notna().any() else "NaT"
+        what = what_of(found) if dated else "intervals"
         raise DataError(
             f"column {column.name!r}: expected numbers, found {what} such as {found!r}; convert them (dates to days "
             "since the first, say), or leave it out: drop it, or name the others by columns=..."

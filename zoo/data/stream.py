@@ -115,13 +115,15 @@ class File(Stream):
                 yield batch.to_pandas()
 
     def _text(self) -> Iterator[pd.DataFrame]:
-        options = text_options(self.path)
+        options, before = text_options(self.path), 0
         try:
             check_names(pd.read_csv(self.path, header=None, nrows=1, dtype=str, **options))
+            with pd.read_csv(self.path, chunksize=self.chunk, **options) as reader:
+                for table in reader:
+                    yield tidied(table, before=before)
+                    before += len(table)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
-        with pd.read_csv(self.path, chunksize=self.chunk, **options) as reader:
-            yield from map(tidied, reader)
 
     def _npy(self) -> Iterator[np.ndarray]:
         mapped: Any = self._mapped()

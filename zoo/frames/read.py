@@ -18,18 +18,13 @@ import pandas as pd
 from zoo import datasets
 from zoo.errors import DataError, unknown
 from zoo.frames.bounded import check_array, check_batches, check_parts, check_rows, unpacked
+from zoo.frames.separators import NUMBER, SAMPLE, WRITTEN, separator_of
 
 NAMELESS = "Unnamed: 0"  # what pandas calls a first column that the file gives no name
 # How the index of a table reads where it was written among the columns: pandas, Arrow and polars, Parquet, DuckDB.
 INDEX_NAMES = (NAMELESS, "", "__index_level_0__", "column0")
 NOTES = "zoo.notes"  # the attribute of a table that says what became of its columns when it was read
 
-SEPARATORS = ("\t", ";", ",", "|")
-WRITTEN = {"\\t": "\t", "tab": "\t", "space": r"\s+", " ": r"\s+"}  # separators that shells make hard to write
-SAMPLE = 1 << 16  # characters of a file that show its separator
-LINES = 20  # of these, at most
-QUOTED = re.compile(r'"(?:[^"]|"")*"')
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|NA|NaN|nan|\.")
 COMMA = re.compile(r"\s*[+-]?\d*(?:,\d+)?(?:[eE][+-]?\d+)?\s*")  # a number with a decimal comma
 
 Table: TypeAlias = "pd.DataFrame | np.ndarray | dict[str, np.ndarray]"
@@ -106,29 +101,6 @@ def text_options(path: Path, separator: str | None = None) -> dict[str, Any]:
         with OPENERS.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
             separator = separator_of(file.read(SAMPLE))
     return {"sep": WRITTEN.get(separator, separator)}
-
-
-def separator_of(text: str) -> str:
-    """Tell the separator of a table from its first lines: the one that is there as often in each of them.
-
-    Of several the one that is there most often; where none is, spaces if they stand between numbers, or a comma.
-    """
-    lines = [QUOTED.sub("", line) for line in text.splitlines()[:LINES] if line.strip()]
-
-    def fits(separator: str) -> tuple[int, int]:
-        counts = [line.count(separator) for line in lines]
-        return sum(c == counts[0] for c in counts), counts[0]
-
-    there = [s for s in SEPARATORS if lines and s in lines[0]]
-    if there:
-        return max(there, key=fits)
-    return r"\s+" if _spaced([line.split() for line in lines]) else ","
-
-
-def _spaced(lines: list[list[str]]) -> bool:
-    """Whether lines are several words each, below the first all of them numbers: spaces stand between columns."""
-    numbers = all(NUMBER.fullmatch(word) for line in lines[1:] for word in line)
-    return len(lines) > 1 and numbers and len(lines[0]) > 1 and {len(line) for line in lines} == {len(lines[0])}
 
 
 def _text(file: File, separator: str | None) -> pd.DataFrame:
@@ -258,11 +230,12 @@ READERS: dict[str, Callable[[Any, str | None], Any]] = {
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".feather", b"\x93NUMPY": ".npy", b"PK": ".npz"}
 
 
-def tidied(table: pd.DataFrame, *, decimal_commas: bool = True) -> pd.DataFrame:
+def tidied(table: pd.DataFrame, *, decimal_commas: bool = True, before: int = 0) -> pd.DataFrame:
     """Read numbers with a decimal comma; take a first column without a name as the labels of the rows.
 
-    So pandas writes the index of a table. Notes that say so go with the table, in its attributes. Where commas separate
-    columns one within a number groups its thousands, if anything, and the column stays text.
+    So pandas writes the index of a table, and R the names of rows, with or without an empty name for them. Notes that
+    say so go with the table, in its attributes. Where commas separate columns one within a number groups its thousands,
+    if anything, and the column stays text. So many rows came `before`, of a file that is read in chunks.
     """
     read = []
     for name in table.columns if decimal_commas else ():
@@ -273,12 +246,31 @@ def tidied(table: pd.DataFrame, *, decimal_commas: bool = True) -> pd.DataFrame:
         read.append(repr(name))
     notes = (f"commas in numbers are read as decimal points: column {', '.join(read)}",) if read else ()
     first = table.columns[0] if len(table.columns) > 1 else None
-    if first == NAMELESS:
+    unnamed = not table.index.equals(pd.RangeIndex(before, before + len(table)))  # lines have more entries than names
+    if unnamed:
+        _check_names_lacking(table)
+    elif first == NAMELESS:
         table = table.set_index(first).rename_axis(None)
+    if unnamed or first == NAMELESS:
         notes = (*notes, "the first column has no name: taken as the labels of the rows")
     if notes:
         table.attrs[NOTES] = notes
     return table
+
+
+def _check_names_lacking(table: pd.DataFrame) -> None:
+    """Refuse lines with entries that the first line has no names for, unless it is one, and not the last."""
+    count = len(table.columns)
+    if isinstance(table.index, pd.MultiIndex):
+        raise DataError(
+            f"its first line names {count} columns, and the lines below have {count + table.index.nlevels} entries; "
+            "name them all, or all but the first, which then labels the rows"
+        )
+    if table.iloc[:, -1].isna().all():
+        raise DataError(
+            f"its first line names {count} columns, and the lines below end with an entry more, which is empty; remove "
+            "the separator at their ends, or put one at that of the first line"
+        )
 
 
 def _with_comma(column: pd.Series) -> bool:

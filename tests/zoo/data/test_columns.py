@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -156,6 +158,54 @@ def test_dates_are_alike_as_text_and_parsed():
     for form in ("%d.%m.%Y", "%m/%d/%y", "%Y/%m/%d %H:%M", "%d %b %Y", "%B %d, %Y"):
         with pytest.raises(DataError, match="column 'day': expected numbers, found dates such as"):
             bind(zoo.GMM(), text.assign(day=parsed["day"].dt.strftime(form)))
+
+
+@pytest.mark.parametrize(
+    ("parsed", "words"),
+    [
+        (pd.period_range("2020-01", periods=3, freq="M"), ["Jan 2020", "February 2020", "Mar-20"]),
+        (pd.period_range("2020-01", periods=3, freq="Q"), ["2020Q1", "Q2 2020", "2020-W05"]),
+        (pd.to_datetime(["2020-01-05 13:45"] * 3), ["Sun Jan  5 13:45:00 2020", "5th of Jan 2020 1:45 pm", "5/1/2020"]),
+        ([datetime.time(13, 45), datetime.time(9), datetime.time(0)], ["13:45", "9 am", "00:00:00.5"]),
+        (pd.to_timedelta([26, -1, 120], unit="h"), ["1 days 02:00:00", "-1 days +23:00:00", "P5DT2H"]),
+    ],
+    ids=["months", "quarters", "moments", "times", "spans"],
+)
+def test_months_moments_times_and_spans_are_refused_as_text_too(parsed, words):
+    """What `bind` would leave out as a column of words otherwise."""
+    rows = GEYSER.head(3)
+    for entries in (parsed, [str(v) for v in parsed], words):
+        with pytest.raises(DataError, match=r"column 'when': expected numbers, found (dates|times) such as"):
+            bind(zoo.GMM(), rows.assign(when=entries))
+
+
+def test_words_that_look_a_little_like_dates_are_words():
+    for words in (
+        ["May", "June"],
+        ["Mon", "Tue"],
+        ["Market 5", "Market 6"],
+        ["1:64", "1:128"],
+        ["Q1", "Q2"],
+        ["12/31"] * 2,
+    ):
+        data = bind(zoo.GMM(), GEYSER.head(2).assign(word=words))
+        assert data.notes == ("left out the columns that are text: 'word'",)
+
+
+def test_days_written_as_numbers_are_told_of():
+    days = [20200131, 20200201, 20200229]
+    told = "column 'day': all numbers read as days written as yyyymmdd"
+    for entries in (days, [str(day) for day in days], [*days[:2], np.nan]):
+        assert told in " ".join(bind(zoo.GMM(), GEYSER.head(3).assign(day=entries)).notes)
+    for entries in (
+        [20200131, 20200201, 20200230],
+        [20200131] * 3,
+        [2020, 2021, 2022],
+        [20200131.5, 20200201, 20200202],
+    ):
+        assert told not in " ".join(bind(zoo.GMM(), GEYSER.head(3).assign(day=entries)).notes)
+    known = bind(zoo.GMM(), GEYSER.head(3).assign(day=days))
+    assert not bind(zoo.GMM(), GEYSER.head(3).assign(day=days), like=known).notes
 
 
 # -- weights with labels ----------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from inference import fit
 from tests.cases.models import SCHOOLS, EightSchools
 from zoo import DataError
 from zoo.data.bind import bind
-from zoo.frames.read import read, separator_of
+from zoo.frames.read import read
+from zoo.frames.separators import separator_of
 
 ROWS = zoo.datasets.load("faithful").head(30)
 MIXED = pd.DataFrame({"y": [1.0, 2.5, None, 4.0], "group": ["v", "u", "v", "w"], "age": [3, 1, 2, 5]})
@@ -70,8 +71,10 @@ def test_columns_of_other_libraries_fill_fields():
 
 
 def test_a_fit_answers_for_new_rows_in_any_form():
-    table = pl.from_pandas(ROWS)
-    found = fit("bayesian_regression", table, columns={"x": ["eruptions"], "y": "waiting"}, method="exact", seed=0)
+    roles = {"x": ["eruptions"], "y": "waiting"}
+    found = fit("bayesian_regression", pl.from_pandas(ROWS), columns=roles, method="exact", seed=0)
+    again = fit("bayesian_regression", duckdb.sql("select * from ROWS"), columns=roles, method="exact", seed=0)
+    assert again.objective.value == found.objective.value
     new = ROWS.head(3)
     for rows in (pl.from_pandas(new), duckdb.sql("select * from new"), xr.Dataset.from_dataframe(new)):
         assert found.log_prob(rows).tolist() == pytest.approx(found.log_prob(new).tolist())
@@ -89,6 +92,38 @@ def test_an_index_among_the_columns_of_any_library_labels_the_rows(tmp_path):
         assert list(data.coords["feature"]) == ["eruptions", "waiting"]
         assert data.coords["row"][0] == "day 0"
         assert "taken as the labels of the rows" in data.notes[0]
+
+
+@pytest.mark.parametrize("space", [" ", "\t", ",", ";"])
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("Mazda RX4", "Fiat 128", "Merc 230")])
+@pytest.mark.parametrize("corner", ["", '"" '])
+def test_names_of_rows_as_r_writes_them_are_labels(tmp_path, space, names, corner):
+    """As `write.table` does, without a name for their column or (col.names = NA) an empty one, and `write.csv2`."""
+    comma = "," if space == ";" else "."
+    rows = "".join(f'"{n}"{space}{i}{comma}5{space}"a b"{space}TRUE\n' for i, n in enumerate(names))
+    path = tmp_path / "r.txt"
+    path.write_text(f'{corner.replace(" ", space)}"mpg"{space}"gear"{space}"am"\n{rows}')
+    found, (streamed,) = read(path), zoo.stream(path).frames()
+    for table in (found, streamed):
+        assert list(table.columns) == ["mpg", "gear", "am"]
+        assert list(map(str, table.index)) == list(names)
+        assert table["mpg"].tolist() == [0.5, 1.5, 2.5]
+    assert "the first column has no name: taken as the labels of the rows" in found.attrs["zoo.notes"]
+
+
+def test_lines_with_more_entries_than_names_are_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    for text, said in (
+        ("a,b\n1,2,3,4\n5,6,7,8\n", "names 2 columns, and the lines below have 4 entries"),
+        ("a,b\n1,2,\n3,4,\n", "remove the separator at their ends"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=f"rows.csv: its first line.*{said}"):
+            read(path)
+        with pytest.raises(DataError, match=f"rows.csv: its first line.*{said}"):
+            fit("gmm", zoo.stream(path), method="em", seed=0)
+    path.write_text("name\nAda Lovelace\nAlan Turing\n")  # one column of two words
+    assert read(path)["name"].tolist() == ["Ada Lovelace", "Alan Turing"]
 
 
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.coo_array])
