@@ -12,17 +12,18 @@ from types import CodeType
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 FUNCTIONS = {"exp", "log", "sqrt", "square", "rsqrt", "lgamma", "digamma", "log1p", "expm1", "mvlgamma"}
+LIMITS = {"max", "min", "clamp", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "maximum", "minimum"}
 CONTAINERS = (ast.List, ast.Tuple, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.JoinedStr)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the file, its number among the changes of that file, its line and its function's, and what it is."""
+    """One change: the file, its number among the changes of that file, its line, its function, and what it is."""
 
     path: Path
     number: int
     line: int
-    function: int
+    function: str
     what: str
 
     def __str__(self) -> str:
@@ -48,27 +49,29 @@ class _Replace(ast.NodeTransformer):
         return ast.copy_location(self.new, node) if node is self.old else self.generic_visit(node)
 
 
-def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr, int, str, ast.expr]]:
-    """Nodes in the order of the file, the line of their function, what becomes of them in words, and that."""
-    for function in functions(tree):
+def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr, str, str, ast.expr]]:
+    """Nodes in the order of the file, the name of their function, what becomes of them in words, and that."""
+    for name, function in functions(tree):
         for statement in function.body:
             for node in _arithmetic(statement):
                 for new in _new(node):
-                    yield node, function.lineno, f"{ast.unparse(node)[:70]}  ->  {ast.unparse(new)[:70]}", new
+                    yield node, name, f"{ast.unparse(node)[:70]}  ->  {ast.unparse(new)[:70]}", new
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    """Outermost functions and methods; what stands in them is theirs."""
+def functions(tree: ast.AST, within: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Outermost functions and methods by their qualified names; what stands in them is theirs."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef):
-            yield node
+            yield within + node.name, node
         elif isinstance(node, ast.ClassDef):
-            yield from functions(node)
+            yield from functions(node, f"{within}{node.name}.")
 
 
 def _arithmetic(node: ast.AST) -> Iterator[ast.expr]:
-    """Expressions below a node, but for messages, annotations, indices and conditions on counts."""
+    """Expressions below a node, but for messages, annotations, indices, and how much counts as rounding."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
+        return
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith(("Error", "Warning")):
         return
     if isinstance(node, ast.expr):
         yield node
@@ -76,8 +79,32 @@ def _arithmetic(node: ast.AST) -> Iterator[ast.expr]:
         if name in ("annotation", "returns", "decorator_list", "slice"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
+            if isinstance(child, ast.AST) and not (_limits(node, name) and _tolerance(child)):
                 yield from _arithmetic(child)
+
+
+def _limits(node: ast.AST, name: str) -> bool:
+    """Whether what is in a field of a node is only held against something: a side of a comparison, a floor, a cap."""
+    match node:
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)):
+            return name == "args" and called in LIMITS
+    return isinstance(node, ast.Compare)
+
+
+def _tolerance(node: ast.AST) -> bool:
+    """Whether it is a constant named in capitals, a number below 1e-5 or torch.finfo's, or a multiple of one."""
+    match node:
+        case ast.Name(id=name):
+            return name.isupper()
+        case ast.Constant(value=float() as value):
+            return value < 1e-5
+        case ast.Attribute(value=ast.Call(func=ast.Attribute(attr="finfo"))):
+            return True
+        case ast.BinOp(op=ast.Mult(), left=left, right=right):
+            return _tolerance(left) or _tolerance(right)
+        case ast.BinOp(op=ast.Div(), left=left):
+            return _tolerance(left)
+    return False
 
 
 def _new(node: ast.expr) -> Iterator[ast.expr]:

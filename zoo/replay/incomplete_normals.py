@@ -43,7 +43,7 @@ class Solved:
         white = torch.linalg.solve_triangular(self.root, self.gap.mT, upper=False)  # (..., patterns, d, r)
         # Missing entries have a one on the diagonal and no gap, so they add nothing to either.
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        seen = (~self.group.missing).sum(-1) * (0.5 * math.log(2 * math.pi))
+        seen = (~self.group.missing).to(log_det).sum(-1) * (0.5 * math.log(2 * math.pi))
         density: Tensor = -0.5 * white.square().sum(-2) - (log_det + seen)[..., None]
         return density
 
