@@ -68,44 +68,49 @@ def images(folder, name):
 
 
 def networks():
-    """Name -> a model, a guide if it has codes, and whether it takes images or vectors."""
+    """Name -> a model, whether it takes images or vectors, and what SVI is told besides."""
+    deep = zoo.VAE(latent=50, hidden=(200, 200))
+    encoder = Encoder(hidden=(200, 200))
     return {
-        "VAE 784-200-50": (zoo.VAE(latent=50, hidden=(200,)), Encoder(hidden=(200,)), False),
-        "VAE 200-200-50": (zoo.VAE(latent=50, hidden=(200, 200)), Encoder(hidden=(200, 200)), False),
-        "VAE conv": (zoo.VAE(latent=50, decoder="conv"), Encoder(network="conv"), True),
-        "MADE 500": (zoo.MADE(hidden=(500,)), None, False),
-        "PixelCNN": (zoo.PixelCNN(), None, True),
+        "VAE 784-200-50": (zoo.VAE(latent=50, hidden=(200,)), False, {"guide": Encoder(hidden=(200,))}),
+        "VAE 200-200-50": (deep, False, {"guide": encoder}),
+        "IWAE 200-200-50": (deep, False, {"guide": encoder, "objective": "iwae", "particles": 50}),
+        "VAE conv": (zoo.VAE(latent=50, decoder="conv"), True, {"guide": Encoder(network="conv")}),
+        "MADE 500": (zoo.MADE(hidden=(500,)), False, {}),
+        "MADE 1000-1000": (zoo.MADE(hidden=(1000, 1000)), False, {}),
+        "PixelCNN": (zoo.PixelCNN(), True, {}),
     }
 
 
-def climb(guide, **settings):
-    """SVI with what all of them share."""
-    return SVI(**({} if guide is None else {"guide": guide}), batch_size=BATCH, **settings)
-
-
-def trained(model, guide, rows, given, seed=0):
-    """A fit, its epochs and its seconds."""
-    epochs = given.epochs
+def trained(model, settings, rows, given, seed=0):
+    """A fit, its epochs and its seconds; `rows` says which binary rows there are, of any number of grey ones."""
+    epochs, settings = given.epochs, {"batch_size": BATCH, "schedule": given.schedule, **settings}
     if given.minutes:
-        probe = fit(model, rows[: 10 * BATCH], method=climb(guide, steps=PROBED), seed=seed, progress=False)
+        probe = fit(model, rows(10 * BATCH), method=SVI(steps=PROBED, **settings), seed=seed, progress=False)
         step = probe.trace["seconds"].iloc[-1] / probe.trace["step"].iloc[-1]
-        epochs = max(1, int(60 * given.minutes / (step * len(rows) / BATCH)))
+        epochs = max(1, int(60 * given.minutes / (step * given.rows / BATCH)))
     began = time.perf_counter()
-    found = fit(model, rows, method=climb(guide, epochs=epochs), seed=seed, progress=False)
+    found = fit(model, rows(given.rows), method=SVI(epochs=epochs, **settings), seed=seed, progress=False)
     return found, epochs, time.perf_counter() - began
+
+
+def training(given, shape, seed):
+    """The first so many training rows, binarised once or in each epoch."""
+    grey = read(given.folder, given.data, "train").reshape(shape)
+    return lambda count: zoo.binarised(grey[:count], given.binarised, seed=seed if given.binarised == "static" else None)
 
 
 def nats(given, train, test):
     """Test nats of models with networks, and of mixtures."""
     lines = []
-    for name, (model, guide, square) in networks().items():
+    for name, (model, square, settings) in networks().items():
         shape = (-1, 28, 28) if square else (-1, 784)
-        for seed in range(given.seeds) if given.only in name else ():
-            found, epochs, took = trained(model, guide, train.reshape(shape), given, seed)
+        for seed in range(given.seeds) if any(part in name for part in given.only) else ():
+            found, epochs, took = trained(model, settings, training(given, shape, seed), given, seed)
             density = np.asarray(found.log_prob(test[:TESTED].reshape(shape), samples=DRAWS))
             error = density.std() / len(density) ** 0.5
             lines.append((name, seed, epochs, f"{-density.mean():.2f}", f"{error:.2f}", f"{took:.0f}"))
-    for components in given.components if given.only in "Bernoulli mixture" else ():
+    for components in given.components if any(part in "Bernoulli mixture" for part in given.only) else ():
         began = time.perf_counter()
         mixture = zoo.BernoulliMixture(components=components)
         found = fit(
@@ -121,8 +126,8 @@ def nats(given, train, test):
 
 def anomalies(given, train, test, other):
     """Area under the ROC curve of test rows against those of the other data set."""
-    model, guide, _ = networks()["VAE 784-200-50"]
-    found, _, _ = trained(model, guide, train.reshape(-1, 784), given)
+    model, _, settings = networks()["VAE 784-200-50"]
+    found, _, _ = trained(model, settings, training(given, (-1, 784), 0), given)
     rows = np.concatenate([test[:TESTED], other[:TESTED]]).reshape(-1, 784)
     scores, strange = found.anomaly(rows, samples=100), np.arange(2 * TESTED) >= TESTED
     areas = {n: roc_auc_score(strange, -scores[n] if n != "kl" else scores[n]) for n in scores}
@@ -246,7 +251,9 @@ def main():
     parser.add_argument("--steps", type=int, default=3000, help="of each fit to few labels")
     parser.add_argument("--components", type=int, nargs="*", default=[50])
     parser.add_argument("--parts", nargs="*", default=["nats", "anomalies"])
-    parser.add_argument("--only", default="", help="part of the name of a model in the table of nats")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of models in the table of nats")
+    parser.add_argument("--binarised", default="static", choices=("static", "dynamic"), help="training rows: once, or anew")
+    parser.add_argument("--schedule", default="plateau", choices=("plateau", "cosine"))
     given = parser.parse_args()
     print(machine())
     train, test = images(given.folder, given.data)
