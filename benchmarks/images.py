@@ -97,7 +97,9 @@ def trained(model, settings, rows, given, seed=0):
 def training(given, shape, seed):
     """The first so many training rows, binarised once or in each epoch."""
     grey = read(given.folder, given.data, "train").reshape(shape)
-    return lambda count: zoo.binarised(grey[:count], given.binarised, seed=seed if given.binarised == "static" else None)
+    return lambda count: zoo.binarised(
+        grey[:count], given.binarised, seed=seed if given.binarised == "static" else None
+    )
 
 
 def nats(given, train, test):
@@ -252,7 +254,9 @@ def main():
     parser.add_argument("--components", type=int, nargs="*", default=[50])
     parser.add_argument("--parts", nargs="*", default=["nats", "anomalies"])
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of models in the table of nats")
-    parser.add_argument("--binarised", default="static", choices=("static", "dynamic"), help="training rows: once, or anew")
+    parser.add_argument(
+        "--binarised", default="static", choices=("static", "dynamic"), help="training rows: once, or anew"
+    )
     parser.add_argument("--schedule", default="plateau", choices=("plateau", "cosine"))
     given = parser.parse_args()
     print(machine())

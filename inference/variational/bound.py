@@ -307,26 +307,27 @@ class Bound:
             The bound, shape (S,), and its gradient, in the shapes of coordinates and weights.
         """
         with torch.enable_grad():
-            c, w = (t.detach().requires_grad_() for t in (coordinates, weights))
+            sides = self._sides(coordinates, weights)
+            c, w = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*sides, strict=True))
             rest, rows, *others = self._each(self._log_weight, c, w, fixed, noise, beta, batch)  # (S, K), (S, K, n)
             row_weights = self.program.data.weights if batch.weights is None else batch.weights
             held = rest.detach(), rows.detach()
             value, theta, phi = self.reached(*held, row_weights)
             if self.warmed:  # climbed with the factor, shown without it
                 value, _, _ = self.reached(others[-2], others[-1], row_weights)
-            whole = self._pull((rest, rows), theta, (c, w), keep=phi is not None or self.asleep or self.scored)
+            whole = self._pull((rest, rows), theta, sides[-1], keep=len(sides) > 1 or self.scored)
             if self.scored:  # adds E[(log w - b) grad log q] of what is drawn without a gradient
                 together = self.program.chained or bool(self.program.shared)
                 advantage = advantages(*held, row_weights, together=together)
-                a, b = self._pull((others[0], others[1]), advantage, (c, w))
+                a, b = self._pull((others[0], others[1]), advantage, sides[-1])
                 whole = whole[0] + a, whole[1] + b
-            if phi is not None:  # q's own numbers climb by other shares of the same draws than theta
-                whole = self._merged(self._pull((rest, rows), phi, (c, w), keep=self.asleep), whole)
-            if self.asleep:  # q's own numbers climb log q at draws of the model instead
-                _, asleep = self._each(self._dream, c, w, fixed, noise, beta, batch)
-                share = torch.full_like(asleep, 1 / asleep.shape[1])
-                share = share if row_weights is None else share * row_weights
-                whole = self._merged(self._pull((rest, asleep), (torch.zeros_like(rest), share), (c, w)), whole)
+            if len(sides) > 1:
+                if self.asleep:  # q's own numbers climb log q at draws of the model instead
+                    _, rows = self._each(self._dream, c, w, fixed, noise, beta, batch)
+                    share = torch.full_like(rows, 1 / rows.shape[1])
+                    phi = torch.zeros_like(rest), share if row_weights is None else share * row_weights
+                own = self._pull((rest, rows), phi or theta, sides[0])
+                whole = torch.cat([own[0], whole[0]], 1), torch.cat([own[1], whole[1]], 1)
         return value, *whole
 
     def value(self, position: Position, noise: Noise, changed: Values) -> Tensor:
@@ -371,6 +372,17 @@ class Bound:
         alpha = 1.0 if self.point else self.alpha
         return shares(rest, rows, weights, alpha=alpha, by_row=self.by_row, covering=self.covering)
 
+    def _sides(self, coordinates: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Leaves (S, C) and (S, W): all in one, or q's own numbers, which come first, and the model's.
+
+        They are apart where each side climbs by other shares, so that no pass backward makes what the other side has.
+        """
+        own = self.coordinates.sizes[0], self.weights.sizes[0]
+        parts = [(coordinates, weights)]
+        if self.asleep or (self.alpha != 1 and not self.point):
+            parts = [(coordinates[:, : own[0]], weights[:, : own[1]]), (coordinates[:, own[0] :], weights[:, own[1] :])]
+        return [(c.detach().requires_grad_(), w.detach().requires_grad_()) for c, w in parts]
+
     @staticmethod
     def _pull(
         log_weights: tuple[Tensor, Tensor],
@@ -384,10 +396,4 @@ class Bound:
         if not total.requires_grad:
             return torch.zeros_like(leaves[0]), torch.zeros_like(leaves[1])
         a, b = torch.autograd.grad(total, leaves, retain_graph=keep, allow_unused=True, materialize_grads=True)
-        return a, b
-
-    def _merged(self, phi: tuple[Tensor, Tensor], theta: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Gradient to q's own numbers from the one, to the model's from the other; q's come first in both vectors."""
-        own = self.coordinates.sizes[0], self.weights.sizes[0]
-        a, b = (torch.cat([p[:, :n], t[:, n:]], 1) for p, t, n in zip(phi, theta, own, strict=True))
         return a, b

@@ -163,7 +163,9 @@ def check_support(name: str, value: Tensor, kind: Field, coords: Mapping[str, pd
     if isinstance(kind, Count):
         counts = f"counts of at most {LARGEST_COUNT:g}, of which log densities are more than rounding"
         # Whole numbers of 8 bits would be compared with the largest as it wraps around in theirs.
-        checks += ((lambda v: v.double() > LARGEST_COUNT, counts, "count in thousands or more, or declare a Real field"),)
+        checks += (
+            (lambda v: v.double() > LARGEST_COUNT, counts, "count in thousands or more, or declare a Real field"),
+        )
     for check, expected, remedy in checks:
         parts = value.split(AT_ONCE) if value.ndim else [value]
         if any(bool(check(part).any()) for part in parts):

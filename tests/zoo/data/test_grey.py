@@ -8,6 +8,7 @@ from scipy import stats
 import zoo
 from zoo.data.grey import uniforms
 from zoo.errors import DataError
+from zoo.program.prepare import prepare
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 5, 5), dtype=np.uint8)
 
@@ -57,3 +58,10 @@ def test_arrays_stay_arrays_and_tensors_tensors(kind):
 def test_what_is_wrong_is_said(make, text):
     with pytest.raises(DataError, match=text):
         make()
+
+
+def test_counts_of_eight_bits_are_counts():
+    """They were compared with the largest count as it wraps around in eight bits, and 1 was too large."""
+    rows = zoo.binarised(GREY, "dynamic")
+    program = prepare(zoo.PixelCNN(channels=4, blocks=0), rows)
+    assert len(program.data) > 0
