@@ -58,7 +58,7 @@ class ByState(Guide):
     globals: Guide = field(default_factory=MeanField)
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models whose local latents have no discrete latent of the row beside them."""
+        # Refuse models whose local latents have no discrete latent of the row beside them
         if not program.locals:
             return "ByState needs local latents beside a discrete one of their row, and there are none; use MeanField()"
         states = {by_state(program, site) for site in program.locals}
@@ -74,7 +74,7 @@ class ByState(Guide):
         return self.globals.why_not(self._globals(program)) if program.globals else None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, every state centred at the start."""
+        # Make q, every state centred at the start
         seen = self._globals(program)
         q = self.globals.build(seen, restrict_start(program, start, [s.name for s in seen.latents]))
         if self.globals.point:
@@ -83,7 +83,7 @@ class ByState(Guide):
         return StateVariational(q.over_globals, StateNormals(start, program.sites[name].cardinality))
 
     def points(self, program: Program) -> tuple[str, ...]:
-        """Names of the globals whose q is a point."""
+        # Names of the globals whose q is a point
         return self.globals.points(self._globals(program)) if program.globals else ()
 
     @staticmethod

@@ -61,7 +61,7 @@ class ClassifyingEncoder(Encoder):
     alpha: NonNegativeFloat = 1.0
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models whose local latents have no discrete latent of the row beside them."""
+        # Refuse models whose local latents have no discrete latent of the row beside them
         if (reason := super().why_not(program)) is not None:
             return reason
         found = {by_state(program, site) for site in program.locals}
@@ -70,7 +70,7 @@ class ClassifyingEncoder(Encoder):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q with untrained networks."""
+        # Make q with untrained networks
         label = program.enumerated[0]
         fields = [f for site, f in program.structure.completed.items() if site == label.name]
         shown = without(program.data, fields)

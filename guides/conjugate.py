@@ -75,7 +75,7 @@ class Conjugate(Guide):
     counts = True
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred near the start with spreads of about one natural step."""
+        # Make q, centred near the start with spreads of about one natural step
         return product(program, start, FAMILIES)
 
 

@@ -87,7 +87,7 @@ class Custom(Guide):
             )
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse a guide whose sites are not the model's latents."""
+        # Refuse a guide whose sites are not the model's latents
         try:
             sites = trace(self.function, program).sites
         except ZooError as error:
@@ -97,15 +97,15 @@ class Custom(Guide):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q with the guide's parameters at the values they are declared with."""
+        # Make q with the guide's parameters at the values they are declared with
         return HandWritten(trace(self.function, program), program)
 
     def claims(self, program: Program) -> tuple[str, ...]:
-        """Names of the guide's sites."""
+        # Names of the guide's sites
         return tuple(trace(self.function, program, whole=False).sites)
 
     def caveats(self, program: Program) -> list[str]:
-        """Say which counts end in the guide and not in the model."""
+        # Say which counts end in the guide and not in the model
         sites = trace(self.function, program).sites
         ending = [s.name for s in program.latents if s.countable and s.name in sites and sites[s.name].ends]
         return [
@@ -115,7 +115,7 @@ class Custom(Guide):
         ]
 
     def points(self, program: Program) -> tuple[str, ...]:
-        """Names of the sites that are a Delta."""
+        # Names of the sites that are a Delta
         return tuple(n for n, site in trace(self.function, program).sites.items() if site.point)
 
     def __repr__(self) -> str:

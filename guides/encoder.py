@@ -64,7 +64,7 @@ class Encoder(Guide):
     family: Family = "diagonal"
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models without local latents."""
+        # Refuse models without local latents
         name = type(self).__name__
         if not program.locals:
             return f"{name} maps data rows to local latents, and there are none; use MeanField() or Point()"
@@ -75,17 +75,17 @@ class Encoder(Guide):
         return self.globals.why_not(self._globals(program)) if program.globals else None
 
     def named(self, program: Program) -> tuple[str, ...]:
-        """Names of the locals, and of what the guide of the globals names."""
+        # Names of the locals, and of what the guide of the globals names
         return (*(s.name for s in program.locals), *self.globals.named(self._globals(program)))
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q with an untrained network."""
+        # Make q with an untrained network
         rows = RowsIn(program.data, self.network, self.hidden)
         local = Amortized(rows, start, FAMILIES[self.family])
         return Variational(self._build_globals(program, start).over_globals, local)
 
     def points(self, program: Program) -> tuple[str, ...]:
-        """Names of the globals whose q is a point."""
+        # Names of the globals whose q is a point
         return self.globals.points(self._globals(program)) if program.globals else ()
 
     def _build_globals(self, program: Program, start: Start) -> Variational:

@@ -70,7 +70,7 @@ class Flow(Guide):
         self.set_fields(sites=names_of("Flow", names, sites), layers=layers, hidden=hidden)
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse long vectors."""
+        # Refuse long vectors
         if (reason := super().why_not(program)) is not None:
             return reason
         size = joint_size(program)
@@ -81,7 +81,7 @@ class Flow(Guide):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred at the start with one natural step as its standard deviation."""
+        # Make q, centred at the start with one natural step as its standard deviation
         return joint(start, lambda point, unit: Flowing(point, unit, self.layers, self.hidden))
 
 

@@ -43,7 +43,7 @@ class FullRank(Guide):
     sites: tuple[str, ...] = ()
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse very long vectors."""
+        # Refuse very long vectors
         if (reason := super().why_not(program)) is not None:
             return reason
         size = joint_size(program)
@@ -55,7 +55,7 @@ class FullRank(Guide):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred at the start, with the curvature there for its covariance as far as that is known."""
+        # Make q, centred at the start, with the curvature there for its covariance as far as that is known
         factor = None if program.locals else start.factor
         return joint(start, lambda point, unit: FullNormal(point, unit, factor))
 

@@ -64,7 +64,14 @@ class Guide(ABC):
 
     @property
     def still(self) -> bool:
-        """Whether q is a point while it climbs, so that all draws are the same."""
+        """Whether q is a point while it climbs, so that all draws are the same.
+
+        Examples
+        --------
+        >>> from guides import Laplace, Point
+        >>> Laplace().still, Laplace().point, Point().point
+        (True, False, True)
+        """
         return self.point
 
     def __post_init__(self) -> None:
@@ -87,14 +94,47 @@ class Guide(ABC):
         return first & self if isinstance(first, Guide) else self.__and__(cast(Guide, other))
 
     def why_not(self, program: Program) -> str | None:
-        """Return None if this guide fits the program, else the reason why not."""
+        """Return None if this guide fits the program, else the reason why not.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import Encoder, MeanField
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1.0, 0.0, 1.0])
+        >>> MeanField().why_not(program) is None
+        True
+        >>> Encoder().why_not(program)
+        'Encoder maps data rows to local latents, and there are none; use MeanField() or Point()'
+        >>> MeanField("q").why_not(program)
+        "MeanField('q'): unknown latent 'q'. Known: p."
+        """
         left = [s.name for s in program.latents if s.name not in self.sites]
         if not self.sites or (not left and len(self.sites) == len(program.latents)):
             return self.lacks_counts(program.latents)
         return Guides(Guides.of(self)).why_not(program)
 
     def lacks_counts(self, latents: Sequence[Site]) -> str | None:
-        """Return the reason if one of these latents is a count and the guide has no family for it."""
+        """Return the reason if one of these latents is a count and the guide has no family for it.
+
+        Examples
+        --------
+        >>> import pyro
+        >>> import pyro.distributions as dist
+        >>> import zoo
+        >>> from guides import FullRank, MeanField
+        >>> from zoo.program.prepare import prepare
+        >>> @zoo.model(seen=zoo.Count("visit"))
+        ... def birds(seen):
+        ...     there = pyro.sample("there", dist.Poisson(20.0))
+        ...     with pyro.plate("visit", len(seen)):
+        ...         pyro.sample("seen", dist.Poisson(0.3 * there), obs=seen)
+        >>> latents = prepare(birds, [5, 7]).latents
+        >>> FullRank().lacks_counts(latents)
+        "FullRank has no family for 'there', a count with infinitely many states; use MeanField(), ..."
+        >>> MeanField().lacks_counts(latents) is None
+        True
+        """
         count = None if self.counts else next((s.name for s in latents if s.countable), None)
         if count is None:
             return None
@@ -105,18 +145,60 @@ class Guide(ABC):
 
     @abstractmethod
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, at its starting point."""
+        """Make q, at its starting point.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import FullRank
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> from guides.start import Start
+        >>> q = FullRank().build(program, Start.blank(program))
+        >>> type(q).__name__
+        'Variational'
+        """
 
     def claims(self, program: Program) -> tuple[str, ...]:
-        """Names of the sites it is for; empty for all that no other guide covers."""
+        """Names of the sites it is for; empty for all that no other guide covers.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import MeanField
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> MeanField().claims(program), MeanField("precision").claims(program)
+        ((), ('precision',))
+        """
         return self.sites
 
     def named(self, program: Program) -> tuple[str, ...]:
-        """Names of the sites that are its own business, which no method may take from it by integrating them out."""
+        """Names of the sites that are its own business, which no method may take from it by integrating them out.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import MeanField
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> (MeanField() & MeanField("precision")).named(program)
+        ('precision',)
+        """
         return self.claims(program)
 
     def caveats(self, program: Program) -> list[str]:
-        """What a fit with this guide has to say of it."""
+        """What a fit with this guide has to say of it.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import MeanField
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> MeanField().caveats(program)
+        []
+        """
         return []
 
     def points(self, program: Program) -> tuple[str, ...]:
@@ -124,11 +206,31 @@ class Guide(ABC):
 
         Where these are some of the latents, the bound is one on log p(x, points), the evidence of the others, with the
         density of the points in their constrained space.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import MeanField, Point
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> Point().points(program)
+        ('precision', 'coefficients', 'intercept')
+        >>> (MeanField() & Point("precision")).points(program)
+        ('precision',)
         """
         return tuple(s.name for s in program.latents) if self.point else ()
 
     def set_fields(self, **settings: Any) -> None:
-        """Take settings and check them; for an ``__init__`` that takes names of sites one by one."""
+        """Take settings and check them; for an ``__init__`` that takes names of sites one by one.
+
+        Examples
+        --------
+        >>> from guides import LowRank, MeanField
+        >>> guide = MeanField()
+        >>> guide.set_fields(sites=("loc", "scale"))  # what MeanField("loc", "scale") does
+        >>> guide
+        MeanField('loc', 'scale')
+        """
         for name, value in settings.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
@@ -200,16 +302,25 @@ class Guides(Guide):
 
     @property
     def still(self) -> bool:
-        """Whether every member is a point while it climbs."""
+        # Whether every member is a point while it climbs
         return all(guide.still for _, guide in self.members)
 
     @staticmethod
     def of(guide: Guide) -> tuple[tuple[Names, Guide], ...]:
-        """Members of a guide: its own, or itself."""
+        """Members of a guide: its own, or itself.
+
+        Examples
+        --------
+        >>> from guides import FullRank, Guides, MeanField
+        >>> Guides.of(MeanField() & FullRank("loc"))
+        (((), MeanField()), ((), FullRank('loc')))
+        >>> Guides.of(MeanField())
+        (((), MeanField()),)
+        """
         return guide.members if isinstance(guide, Guides) else (((), guide),)
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse where a site is covered not at all or twice, or a member does not fit its sites."""
+        # Refuse where a site is covered not at all or twice, or a member does not fit its sites
         try:
             division = self.division(program)
         except MethodError as error:
@@ -226,6 +337,19 @@ class Guides(Guide):
         ------
         MethodError
             If they do not cover every latent once.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from guides import MeanField, Point
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianRegression(), {"x": [[0.0], [1.0], [3.0]], "y": [0.0, 1.1, 2.9]})
+        >>> (MeanField() & Point("precision")).division(program)
+        [('coefficients', 'intercept'), ('precision',)]
+        >>> (MeanField("intercept") & Point("precision")).division(program)
+        Traceback (most recent call last):
+            ...
+        zoo.errors.MethodError: no guide covers 'coefficients'; name it in one, or add & MeanField() for the rest
         """
         latents = [s.name for s in program.latents]
         claims = [names or guide.claims(program) for names, guide in self.members]
@@ -255,11 +379,11 @@ class Guides(Guide):
         return [own or left for own in claims]
 
     def named(self, program: Program) -> tuple[str, ...]:
-        """Names of the sites that members name."""
+        # Names of the sites that members name
         return tuple(n for names, guide in self.members for n in names or guide.named(program))
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make each member's q on its own sites."""
+        # Make each member's q on its own sites
         division = self.division(program)
         seen = [restrict(program, names) for names in division]
         views = [part.view for part in seen]
@@ -276,12 +400,12 @@ class Guides(Guide):
         )
 
     def caveats(self, program: Program) -> list[str]:
-        """What the members have to say."""
+        # What the members have to say
         members = zip(self.members, self.division(program), strict=True)
         return [said for (_, guide), names in members for said in guide.caveats(restrict(program, names))]
 
     def points(self, program: Program) -> tuple[str, ...]:
-        """Names of the sites whose q is a point."""
+        # Names of the sites whose q is a point
         division = zip(self.members, self.division(program), strict=True)
         points = {n for (_, guide), names in division for n in guide.points(restrict(program, names))}
         return tuple(s.name for s in program.latents if s.name in points)

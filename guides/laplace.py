@@ -46,11 +46,11 @@ class Laplace(FullRank):
 
     @property
     def still(self) -> bool:
-        """It is a point while it climbs."""
+        # It is a point while it climbs
         return True
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, a point at the start."""
+        # Make q, a point at the start
         view = program.view
         once, each = (
             [s.site.name for s in slots for _ in range(s.start, s.stop)] for slots in (view.globals, view.locals)

@@ -53,7 +53,7 @@ class LowRank(Guide):
         self.set_fields(rank=rank, sites=names_of("LowRank", names, sites))
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse factors that do not fit in memory."""
+        # Refuse factors that do not fit in memory
         if (reason := super().why_not(program)) is not None:
             return reason
         size = joint_size(program)
@@ -65,7 +65,7 @@ class LowRank(Guide):
         return None
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred at the start with one natural step as its standard deviation, nearly without correlation."""
+        # Make q, centred at the start with one natural step as its standard deviation, nearly without correlation
         return joint(start, lambda point, unit: LowRankNormal(point, unit, self._rank(len(point))))
 
     def _rank(self, size: int) -> int:

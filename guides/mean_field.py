@@ -38,7 +38,7 @@ class MeanField(Guide):
     counts = True
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q, centred at the start with one natural step as its standard deviation."""
+        # Make q, centred at the start with one natural step as its standard deviation
         if any(site.countable for site in program.latents):
             return product(program, start, {})
         return Variational(

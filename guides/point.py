@@ -36,5 +36,5 @@ class Point(Guide):
     point = True
 
     def build(self, program: Program, start: Start) -> Variational:
-        """Make q at the start."""
+        # Make q at the start
         return Variational(Delta(start.globals, start.global_unit), Delta(start.locals, start.local_unit))

@@ -166,24 +166,76 @@ class Method(ABC):
 
     @abstractmethod
     def why_not(self, program: Program) -> str | None:
-        """Return None if the method is legal for this program, else the reason why not."""
+        """Return None if the method is legal for this program, else the reason why not.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import EM, Exact
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1])
+        >>> EM().why_not(program)
+        'nothing to enumerate: it has no discrete latent'
+        >>> Exact().why_not(program) is None
+        True
+        """
 
     @abstractmethod
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Fit the program. The global RNG has been seeded by the caller."""
+        """Fit the program. The global RNG has been seeded by the caller.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Exact
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1])
+        >>> outcome = Exact().run(program)
+        >>> outcome.objective.kind, outcome.converged
+        ('log_evidence', True)
+        """
 
     def fit_unjudged(self, program: Program) -> Outcome:
-        """Fit the program for its draws alone: what `run` hands out, without what is said of it."""
+        """Fit the program for its draws alone: what `run` hands out, without what is said of it.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Laplace
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1])
+        >>> Laplace().fit_unjudged(program).verdict
+        ''
+        """
         return self.run(program)
 
     def together(self, program: Program) -> int:
-        """How many programs like this one `run_each` is best given at once."""
+        """How many programs like this one `run_each` is best given at once.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import SVI, Exact
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1])
+        >>> Exact().together(program), SVI().together(program) > 1
+        (1, True)
+        """
         return 1
 
     def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
         """Fit programs that differ in what is observed only, or say what broke down; nobody looks at one of the fits.
 
         A method may do this in one tensor program for all. What it hands out has to be distributed as `run` has it.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Exact
+        >>> from zoo.program.prepare import prepare
+        >>> programs = [prepare(zoo.BetaBernoulli(), flips) for flips in ([1, 0, 1], [1, 1, 1])]
+        >>> [round(outcome.objective.value, 3) for outcome in Exact().run_each(programs)]
+        [-2.485, -1.386]
         """
         outcomes: list[Outcome | ZooError] = []
         for program in programs:
@@ -216,6 +268,15 @@ class Method(ABC):
         ------
         MethodError
             If the method cannot go on from this fit.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Exact, fit
+        >>> morning = fit(zoo.BetaBernoulli(), [1, 0, 1], method="exact", seed=0)
+        >>> program, outcome = Exact().continued(morning.on([1, 1]), morning)
+        >>> round(outcome.objective.value, 3)  # log p(1, 1 | 1, 0, 1) = log 3/5 + log 4/6
+        -0.916
         """
         able = able_methods(lambda method: type(method).continued is not Method.continued)
         raise MethodError(
@@ -224,7 +285,18 @@ class Method(ABC):
         )
 
     def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
-        """Return an outcome whose states have other labels than before, judged anew if the judgement sees labels."""
+        """Return an outcome whose states have other labels than before, judged anew if the judgement sees labels.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import EM
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.GMM(components=2), "faithful")
+        >>> outcome = EM().run(program)
+        >>> EM().relabelled(program, outcome, outcome) is outcome  # a point is judged the same under any labels
+        True
+        """
         return outcome
 
     def update(self, fit: AnyFit, new_data: Source) -> AnyFit:
@@ -248,6 +320,15 @@ class Method(ABC):
             If the method cannot go on from this fit, or a setting means nothing there.
         FitError
             If `fit` is none.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import Exact, fit
+        >>> morning = fit(zoo.BetaBernoulli(), [1, 0, 1], method="exact", seed=0)
+        >>> day = Exact().update(morning, [1, 1])
+        >>> round(float(day.posterior["posterior"]["p"].mean()), 1)  # (1 + 4) / (2 + 5)
+        0.7
         """
         if isinstance(fit, type) or not callable(getattr(fit, "updated", None)):
             name = type(self).__name__
@@ -264,6 +345,15 @@ class Method(ABC):
         ------
         MethodError
             Naming the setting.
+
+        Examples
+        --------
+        >>> from inference import EM
+        >>> EM().check_continuing()
+        >>> EM(restarts=3).check_continuing()
+        Traceback (most recent call last):
+            ...
+        zoo.errors.MethodError: em: restarts=3 would be ignored, for an update goes on from where the fit ended; ...
         """
         usual = self.continuing()
         for name in sorted(self.of_starts):
@@ -274,11 +364,28 @@ class Method(ABC):
                 )
 
     def continuing(self) -> Self:
-        """Return the method without the settings of how a first fit is found: these at their defaults."""
+        """Return the method without the settings of how a first fit is found: these at their defaults.
+
+        Examples
+        --------
+        >>> from inference import EM
+        >>> EM(restarts=3).continuing().restarts
+        1
+        """
         return type(self)(**{n: v for n, v in settings_of(self).items() if n not in self.of_starts})
 
     def how(self, program: Program) -> str:
-        """Say in a few words how the method goes about a program it is legal for; empty if there is nothing to say."""
+        """Say in a few words how the method goes about a program it is legal for; empty if there is nothing to say.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import EM, SVI
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.GMM(components=2), "faithful")
+        >>> EM().how(program)
+        'closed form: weights, means, covariances'
+        """
         return ""
 
     def check(self, program: Program) -> None:
@@ -288,6 +395,17 @@ class Method(ABC):
         ------
         MethodError
             With the reason, and a method that would work.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import EM
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1])
+        >>> EM().check(program)
+        Traceback (most recent call last):
+            ...
+        zoo.errors.MethodError: em is not legal for BetaBernoulli: nothing to enumerate: it has no discrete latent. ...
         """
         reason = self.why_not(program)
         name = type(self).__name__.lower()

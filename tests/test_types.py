@@ -198,15 +198,15 @@ def is_card(text: list[str], what: object) -> bool:
 def test_help_shows_the_card_and_no_torch(name):
     text = shown(getattr(zoo, name))
     assert is_card(text, getattr(zoo, name))
-    most = 145 + 30 * issubclass(getattr(zoo, name), zoo.Regression)  # from_formula, too
+    most = 185 + 30 * issubclass(getattr(zoo, name), zoo.Regression)  # from_formula, too; 40 are examples of hooks
     assert len(text) < most  # 1172 with all that modules have
     assert not [line for line in text if "inherited from torch" in line or "inherited from pyro" in line]
 
 
 def test_help_is_short():
-    assert len(shown(zoo.GMM)) < 110
-    assert len(shown(zoo.Model)) < 110
-    for what, most in ((inference.EM, 400), (guides.MeanField, 400), (inference.Fit, 1100)):  # a third of it examples
+    assert len(shown(zoo.GMM)) < 150  # of which 40 are examples
+    assert len(shown(zoo.Model)) < 150
+    for what, most in ((inference.EM, 400), (guides.MeanField, 400), (inference.Fit, 1200)):  # two fifths are examples
         text = shown(what)
         assert is_card(text, what)
         assert len(text) < most

@@ -71,16 +71,15 @@ class Autoencoder(Model):
     likelihood, total_count = "gaussian", None
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that are all the same."""
+        # Refuse rows that are all the same
         check_pixels(self, x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the decoder for rows of this shape."""
+        # Make the decoder for rows of this shape
         self.pixels = Pixels(self, x)
         self.decoder = self.pixels.decoder(self.decoder, self.latent, self.hidden)
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
             out = self.pixels.laid_out(self.get_submodule("decoder")(z), z.ndim - 1)

@@ -80,7 +80,7 @@ class BayesianGMM(Model):
     df: PositiveFloat | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components, too few degrees of freedom, and constant columns of full covariances."""
+        # Refuse fewer rows than components, too few degrees of freedom, and constant columns of full covariances
         check_rows(x, self.components, self.coords["feature"])
         if self.covariance == "full":
             _, variance = column_moments(x, self.row_weights, self.missing.get("x"))
@@ -90,7 +90,7 @@ class BayesianGMM(Model):
             raise ModelError(f"BayesianGMM: df={self.df} must be above features - 1 = {x.shape[1] - 1}")
 
     def setup(self, x: Tensor) -> None:
-        """Scale the priors to the data."""
+        # Scale the priors to the data
         self.dims = {
             "weights": ("component",),
             "means": ("feature",),
@@ -104,7 +104,7 @@ class BayesianGMM(Model):
         self.shape = Buffer(0.5 * rows_of_prior(variance, 3.0 if self.df is None else self.df))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters."""
+        # Start from k-means++ clusters
         k, missing = self.components, self.missing.get("x")
         weights, means, covariances = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         if self.covariance == "full":
@@ -114,7 +114,6 @@ class BayesianGMM(Model):
         return {"weights": weights, "means": means, "precisions": precisions}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, d = self.components, x.shape[1]
         weights = self._weights()
         with pyro.plate("component", k):

@@ -91,7 +91,7 @@ class BayesianRegression(Regression):
     dims = {"coefficients": ("feature",)}
 
     def check(self, x: Tensor, y: Tensor) -> None:
-        """Refuse columns without effect, and a response without variation where noise has to be learned from it."""
+        # Refuse columns without effect, and a response without variation where noise has to be learned from it
         check_predictors(x, self.coords["feature"], intercept=self.intercept)
         check_range(y[:, None], pd.Index(["y"]))
         if self.scale is None and self.prior_scale is None and bool((y == (y[0] if self.intercept else 0.0)).all()):
@@ -101,7 +101,7 @@ class BayesianRegression(Regression):
             )
 
     def setup(self, x: Tensor, y: Tensor) -> None:
-        """Scale the priors to the data, unless they are given."""
+        # Scale the priors to the data, unless they are given
         center, variances = column_moments(x, self.row_weights)
         moments = column_moments(y[:, None], self.row_weights, self.missing.get("y"))
         level, spread = (moment[0] for moment in moments)
@@ -118,7 +118,7 @@ class BayesianRegression(Regression):
         self.spread = Buffer(spread)
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start at the mean of the coefficients given the precision, which does not depend on it."""
+        # Start at the mean of the coefficients given the precision, which does not depend on it
         coefficients, squares, rows = self._least_squares(x, y, None, self.shrinkage)
         start = {"coefficients": coefficients}
         if self.intercept:
@@ -141,7 +141,6 @@ class BayesianRegression(Regression):
         return solution / scale, weights @ (response - z @ solution).square(), float(weights.sum())
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         if self.scale is None:
             precision = pyro.sample("precision", dist.Gamma(0.5 * self.df, 0.5 * self.df * self.spread))
         else:

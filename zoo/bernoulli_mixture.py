@@ -67,15 +67,15 @@ class BernoulliMixture(Model):
     smoothing: NonNegativeFloat = 0.1
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer distinct rows than components."""
+        # Refuse fewer distinct rows than components
         check_components(x.flatten(1), self.components)
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of the pixels."""
+        # Name the dimensions of the pixels
         self.dims = {"weights": ("component",), "probs": ("component", *self.data_dims["x"][1:])}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters, each smoothed by one row of average pixels."""
+        # Start from k-means++ clusters, each smoothed by one row of average pixels
         flat = x.flatten(1)
         most = min(SEED_ROWS, max(self.components, START_CELLS // flat.shape[1]))
         sample = flat[torch.randperm(len(x), device=x.device)[:most]]
@@ -87,7 +87,6 @@ class BernoulliMixture(Model):
         return {"weights": (size + 1) / (size + 1).sum(), "probs": probs.reshape(-1, *x.shape[1:])}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, shape, prior = self.components, x.shape[1:], torch.tensor(1 + self.smoothing)
         weights = pyro.sample("weights", dist.Dirichlet(torch.ones(k)))
         probs = pyro.sample("probs", dist.Beta(prior, prior).expand((k, *shape)).to_event(1 + len(shape)))

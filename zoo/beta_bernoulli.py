@@ -50,7 +50,6 @@ class BetaBernoulli(Model):
     b: PositiveFloat = 1.0
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         p = pyro.sample("p", dist.Beta(self.a, self.b))
         with pyro.plate("row", len(x)):
             pyro.sample("x", dist.Bernoulli(p), obs=x)

@@ -61,7 +61,7 @@ class CausalTransformer(Model):
     layers: Depth = 2
 
     def check(self, x: Tensor) -> None:
-        """Refuse codes that can be no symbols, and a width that cannot be split."""
+        # Refuse codes that can be no symbols, and a width that cannot be split
         if self.width % self.heads or self.width % 2:
             raise ModelError(
                 f"CausalTransformer: width={self.width} must be even and a multiple of heads={self.heads}; "
@@ -70,12 +70,11 @@ class CausalTransformer(Model):
         check_symbols(x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the network for this many symbols."""
+        # Make the network for this many symbols
         self.symbols = max(2, int(x.max()) + 1)
         self.network = CausalAttention(self.symbols, self.symbols, self.width, self.heads, self.layers)
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             seen = torch.nn.functional.one_hot(x.flatten(1), self.symbols).to(torch.get_default_dtype())
             logits = self.network(seen).reshape(*x.shape, self.symbols)

@@ -78,7 +78,7 @@ class ChangePoint(Model):
     width: PositiveFloat = 10.0
 
     def check(self, x: Tensor, time: Tensor) -> None:
-        """Refuse fewer times than segments, places that are too many, and rows that are no counts."""
+        # Refuse fewer times than segments, places that are too many, and rows that are no counts
         places = len(time.unique())
         if places <= self.changes:
             raise DataError(f"changes={self.changes} make {self.changes + 1} segments, but there are {places} times")
@@ -95,12 +95,12 @@ class ChangePoint(Model):
             )
 
     def setup(self, x: Tensor, time: Tensor) -> None:
-        """Keep the times that occur; name the dimension of the levels."""
+        # Keep the times that occur; name the dimension of the levels
         self.times = torch.nn.Buffer(time.unique())
         self.dims = {"level": ("segment",)}
 
     def initial(self, x: Tensor, time: Tensor) -> dict[str, Tensor]:
-        """Start from segments of as many times each."""
+        # Start from segments of as many times each
         segment = torch.searchsorted(self.times, time) * (self.changes + 1) // len(self.times)
         means = torch.stack([x[segment == k].mean() for k in range(self.changes + 1)])
         if self.likelihood == "poisson":
@@ -108,7 +108,6 @@ class ChangePoint(Model):
         return {"level": means, "noise": (x - means[segment]).std(correction=0).clamp_min(1e-3 * self.width)}
 
     def forward(self, x: Tensor, time: Tensor) -> None:
-        """Tell the generative story."""
         n, k = len(self.times), self.changes
         place = torch.searchsorted(self.times, time.contiguous())
         segment = torch.zeros_like(place)

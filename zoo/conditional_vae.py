@@ -66,17 +66,16 @@ class ConditionalVAE(Model):
     noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor, label: Tensor) -> None:
-        """Refuse values outside the likelihood's support."""
+        # Refuse values outside the likelihood's support
         check_pixels(self, x)
 
     def setup(self, x: Tensor, label: Tensor) -> None:
-        """Make the decoder for rows of this shape, its bias at their mean."""
+        # Make the decoder for rows of this shape, its bias at their mean
         self.pixels, self.labels = Pixels(self, x), int(label.max()) + 1
         self.decoder = self.pixels.decoder(self.decoder, self.latent + self.labels, self.hidden)
         self.dims = {"z": ("latent",), "noise": self.data_dims["x"][1:] if self.noise == "pixel" else ()}
 
     def forward(self, x: Tensor, label: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
             told = torch.nn.functional.one_hot(label, self.labels).to(z)

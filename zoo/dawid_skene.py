@@ -77,7 +77,7 @@ class DawidSkene(Model):
     dims = {"weights": ("level",), "confusion": ("level", "annotator", "level_2")}
 
     def check(self, counts: Tensor) -> None:
-        """Refuse one kind of label, and items or annotators without any."""
+        # Refuse one kind of label, and items or annotators without any
         if counts.shape[2] < 2:
             raise DataError("field 'counts': expected at least 2 kinds of labels along 'level', found 1")
         for dim, given in (("item", counts.sum((1, 2))), ("annotator", counts.sum((0, 2)))):
@@ -86,7 +86,7 @@ class DawidSkene(Model):
                 raise DataError(f"field 'counts': {dim} {name!r} has no labels; leave it out")
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
-        """Start from the shares of each item's labels, as what it is (Dawid and Skene 1979, section 3)."""
+        # Start from the shares of each item's labels, as what it is (Dawid and Skene 1979, section 3)
         votes = counts.sum(1)
         member = votes / votes.sum(-1, keepdim=True)  # (item, level)
         confusion = torch.einsum("ik,ijl->kjl", member, counts) + SMOOTHING
@@ -94,7 +94,6 @@ class DawidSkene(Model):
         return {"weights": size / size.sum(), "confusion": confusion / confusion.sum(-1, keepdim=True)}
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         annotators, k = counts.shape[1:]
         shares, shape = torch.full((k,), 1 / k), torch.full((k, annotators, k), 1 / k)
         if self.concentration is None:

@@ -61,7 +61,7 @@ class DirichletMultinomial(Model):
     dims = {"probs": ("category",)}
 
     def check(self, counts: Tensor) -> None:
-        """Refuse a single category, whose share is 1."""
+        # Refuse a single category, whose share is 1
         if counts.shape[1] < 2:
             raise DataError(
                 "field 'counts': expected a column of counts for each of at least 2 categories, found 1 column, whose "
@@ -69,7 +69,6 @@ class DirichletMultinomial(Model):
             )
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         probs = pyro.sample("probs", dist.Dirichlet(torch.full((counts.shape[1],), self.concentration)))
         with pyro.plate("row", len(counts)):
             pyro.sample("counts", Multinomial(counts.sum(-1), probs), obs=counts)

@@ -83,7 +83,7 @@ class DirichletProcessMixture(BayesianGMM):
     kinds: PositiveInt = 4
 
     def check(self, x: Tensor) -> None:
-        """Refuse a truncation at one component, and data that a mixture cannot be fitted to."""
+        # Refuse a truncation at one component, and data that a mixture cannot be fitted to
         if self.components < 2:
             raise ModelError(
                 "DirichletProcessMixture: components=1 breaks no stick; ask for 2 or more, or use BayesianGMM"
@@ -91,12 +91,12 @@ class DirichletProcessMixture(BayesianGMM):
         super().check(x)
 
     def setup(self, x: Tensor) -> None:
-        """Scale the priors to the data."""
+        # Scale the priors to the data
         super().setup(x)
         self.dims = {**self.dims, "sticks": ("stick",)}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters, the largest first."""
+        # Start from k-means++ clusters, the largest first
         start = super().initial(x)
         order = start["weights"].argsort(descending=True)
         start = {name: value[order] for name, value in start.items()}

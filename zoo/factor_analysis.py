@@ -67,17 +67,17 @@ class FactorAnalysis(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that are all the same, and data in which so many factors leave no noise."""
+        # Refuse rows that are all the same, and data in which so many factors leave no noise
         check_varies(x, self.coords["feature"])
         check_factors(x, self.factors)
 
     def setup(self, x: Tensor) -> None:
-        """Note the columns that do not vary."""
+        # Note the columns that do not vary
         _, variance = column_moments(x, None, self.missing.get("x"))
         self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from the principal axes of the standardized columns."""
+        # Start from the principal axes of the standardized columns
         _, variance = column_moments(x, None, self.missing.get("x"))
         scale = units(variance).sqrt()
         means, loadings, variances = principal_axes(x / scale, self.factors)
@@ -87,7 +87,6 @@ class FactorAnalysis(Model):
         return {**start, "z": z}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         d, q = x.shape[1], self.factors
         means = pyro.param("means", torch.zeros(d))
         loadings = pyro.param("loadings", torch.eye(d, q))

@@ -58,14 +58,13 @@ class GammaPoisson(Model):
     b: PositiveFloat | None = None
 
     def setup(self, counts: Tensor) -> None:
-        """Scale the prior to the data, unless it is given."""
+        # Scale the prior to the data, unless it is given
         rows = len(counts) if self.row_weights is None else float(self.row_weights.sum())
         mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
         mean = mean[0].clamp_min(1 / rows)
         self.exposure = Buffer(self.a / mean if self.b is None else mean.new_tensor(self.b))
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         rate = pyro.sample("rate", dist.Gamma(self.a, self.exposure))
         with pyro.plate("row", len(counts)):
             pyro.sample("counts", dist.Poisson(rate), obs=counts)

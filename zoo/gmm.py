@@ -77,18 +77,18 @@ class GMM(Model):
     covariance: Literal["full", "diag", "tied", "spherical"] = "full"
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components, and rows that are all the same."""
+        # Refuse fewer rows than components, and rows that are all the same
         check_rows(x, self.components, self.coords["feature"])
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this kind of covariance; note the columns that do not vary."""
+        # Name the dimensions of this kind of covariance; note the columns that do not vary
         _, variance = column_moments(x, None, self.missing.get("x"))
         self.remarks = note(self, variance, shared=self.covariance == "spherical")
         self.floor = Buffer(0 * variance if self.covariance == "spherical" else floors(variance))
         self.dims = {"weights": ("component",), "means": ("component", "feature"), "covariances": DIMS[self.covariance]}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters."""
+        # Start from k-means++ clusters
         k, missing = self.components, self.missing.get("x")
         weights, means, full = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         variances = full.diagonal(dim1=-2, dim2=-1)
@@ -101,7 +101,6 @@ class GMM(Model):
         return {"weights": weights, "means": means, "covariances": covariances[self.covariance]}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, d, eye = self.components, x.shape[1], torch.eye(x.shape[1])
         matrix = self.covariance in ("full", "tied")
         start = {"full": eye.expand(k, d, d), "tied": eye, "diag": torch.ones(k, d), "spherical": torch.ones(k)}

@@ -105,7 +105,7 @@ class HiddenMarkov(Model):
     levels: PositiveInt | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that the emission cannot explain, lengths that do not add up, and settings that contradict."""
+        # Refuse rows that the emission cannot explain, lengths that do not add up, and settings that contradict
         if self.stationary and self.topology == "left-right":
             raise ModelError("topology='left-right' ends in its last state, and keeps no other; leave out stationary")
         if self.levels is not None and self.emission != "categorical":
@@ -139,7 +139,7 @@ class HiddenMarkov(Model):
         check_components(x, self.components)
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this emission; count the levels of categories, which later rows may not show."""
+        # Name the dimensions of this emission; count the levels of categories, which later rows may not show
         emissions: dict[str, dict[str, tuple[str, ...]]] = {
             "normal": {"means": ("state", "feature"), "covariances": COVARIANCES[self.covariance]},
             "poisson": {"rates": ("state", "feature")},
@@ -153,14 +153,21 @@ class HiddenMarkov(Model):
         self.categories = (self.levels or int(x.max()) + 1) if self.emission == "categorical" else 0
 
     def first(self, x: Tensor) -> Tensor:
-        """Which rows begin a sequence."""
+        """Which rows begin a sequence.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> model = zoo.HiddenMarkov(lengths=(2, 3))
+        >>> model.first(torch.zeros(5, 1))
+        tensor([ True, False,  True, False, False])
+        """
         return first_rows(self.lengths, x)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them.
-
-        What starts at 0 stays there: the transitions and openings that a left-right chain has not.
-        """
+        # Start from k-means++ clusters of the rows, counts by their roots and categories by what is around them. What
+        # starts at 0 stays there: the transitions and openings that a left-right chain has not.
         k, missing = self.components, self.missing.get("x")
         seen = observed(x, missing)
         if self.emission == "categorical":
@@ -212,7 +219,6 @@ class HiddenMarkov(Model):
         return order.argsort()[labels]
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k = self.components
         transition = pyro.param("transition", torch.full((k, k), 1 / k), constraint=constraints.simplex)
         if self.stationary:

@@ -89,7 +89,7 @@ class HierarchicalRegression(Regression):
     dims = {"coefficients": ("feature",), "slope_scales": ("feature",), "slopes": ("feature",)}
 
     def check(self, x: Tensor, group: Tensor, y: Tensor) -> None:
-        """Refuse columns without effect, a response that does not vary, and one group."""
+        # Refuse columns without effect, a response that does not vary, and one group
         check_predictors(x, self.coords["feature"], intercept=True)
         check_range(y[:, None], pd.Index(["y"]))
         if bool((y == y[0]).all()):
@@ -103,7 +103,7 @@ class HierarchicalRegression(Regression):
             )
 
     def setup(self, x: Tensor, group: Tensor, y: Tensor) -> None:
-        """Take the centres and units of the columns; count the groups, which later rows may not show."""
+        # Take the centres and units of the columns; count the groups, which later rows may not show
         center, unit = predictor_scales(x, self.row_weights)
         level, variance = column_moments(y[:, None], self.row_weights, self.missing.get("y"))
         self.center, self.unit = Buffer(center), Buffer(unit)
@@ -111,7 +111,7 @@ class HierarchicalRegression(Regression):
         self.groups = int(group.max()) + 1
 
     def initial(self, x: Tensor, group: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start from one line for all groups, and levels of groups between it and their own means."""
+        # Start from one line for all groups, and levels of groups between it and their own means
         seen = observed(y, self.missing.get("y"))
         z = torch.cat([(x - self.center) / self.unit, torch.ones_like(x[:, :1])], 1)
         line = ridge(z, y - self.level, seen, self.scale**-2)
@@ -133,7 +133,6 @@ class HierarchicalRegression(Regression):
         return start
 
     def forward(self, x: Tensor, group: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         s = self.spread
         intercept = pyro.sample("intercept", dist.Normal(self.level, self.scale * s))
         prior = dist.Normal(torch.zeros_like(self.unit), self.scale * s / self.unit)

@@ -70,13 +70,13 @@ class HierarchicalVAE(Model):
     noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor) -> None:
-        """Refuse a single layer, and values outside the likelihood's support."""
+        # Refuse a single layer, and values outside the likelihood's support
         if len(self.latents) < 2:
             raise ModelError(f"HierarchicalVAE: latents={self.latents} must be two layers or more; use VAE for one")
         check_pixels(self, x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the networks for rows of this shape, the decoder's bias at their mean."""
+        # Make the networks for rows of this shape, the decoder's bias at their mean
         self.pixels = Pixels(self, x)
         self.decoder = self.pixels.decoder(self.decoder, self.latents[0], self.hidden)
         pairs = zip(self.latents[1:], self.latents, strict=False)
@@ -85,7 +85,6 @@ class HierarchicalVAE(Model):
         self.dims |= {"noise": self.data_dims["x"][1:] if self.noise == "pixel" else ()}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         top = len(self.latents)
         with pyro.plate("row", len(x)):
             z = pyro.sample(f"z{top}", dist.Normal(torch.zeros(self.latents[-1]), 1.0).to_event(1))

@@ -55,11 +55,10 @@ class IndependentPixels(Model):
     smoothing: NonNegativeFloat = 0.01
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of the pixels."""
+        # Name the dimensions of the pixels
         self.dims = {"probs": self.data_dims["x"][1:]}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         shape, prior = x.shape[1:], torch.tensor(1 + self.smoothing)
         probs = pyro.sample("probs", dist.Beta(prior, prior).expand(shape).to_event(len(shape)))
         with pyro.plate("row", len(x)):

@@ -81,7 +81,7 @@ class ItemResponse(Model):
     spread: PositiveFloat | None = 1.0
 
     def check(self, x: Tensor) -> None:
-        """Refuse one item, and items that all answer alike where no prior holds their difficulty."""
+        # Refuse one item, and items that all answer alike where no prior holds their difficulty
         if x.shape[1] < 2:
             raise DataError("field 'x': expected at least 2 items, found 1, which does not tell persons from chance")
         seen = observed(x, self.missing.get("x"))
@@ -95,7 +95,7 @@ class ItemResponse(Model):
             )
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this kind of discrimination; make the points of quadrature."""
+        # Name the dimensions of this kind of discrimination; make the points of quadrature
         self.dims = {
             "difficulty": ("item",),
             **({"discrimination": ("item",)} if self.discrimination == "each" else {}),
@@ -106,7 +106,7 @@ class ItemResponse(Model):
             self.weights = Buffer(torch.from_numpy(weights / weights.sum()))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from the log odds of each item, and abilities from the log odds of each person's right answers."""
+        # Start from the log odds of each item, and abilities from the log odds of each person's right answers
         seen = observed(x, self.missing.get("x"))
         right = (seen * x).sum(0)
         odds = ((right + 0.5) / (seen.sum(0) - right + 0.5)).log()
@@ -120,7 +120,6 @@ class ItemResponse(Model):
         return start
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         items = x.shape[1]
         difficulty = (
             pyro.param("difficulty", torch.zeros(items))

@@ -63,25 +63,24 @@ class KMeans(Model):
     dims = {"centers": ("component", "feature")}
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer distinct rows than clusters, and rows that are all the same."""
+        # Refuse fewer distinct rows than clusters, and rows that are all the same
         if bool((x == x[0]).all()):
             raise DataError(f"all rows ({len(x)}) are the same; there is no distance between rows to cluster by")
         check_range(x, self.coords["feature"])
         check_components(x, self.clusters)
 
     def setup(self, x: Tensor) -> None:
-        """Note the columns that do not vary."""
+        # Note the columns that do not vary
         self.remarks = note(self, column_moments(x, None, self.missing.get("x"))[1], shared=True)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters of the standardized columns."""
+        # Start from k-means++ clusters of the standardized columns
         k, missing = self.clusters, self.missing.get("x")
         weights, centers, covariances = cluster_moments(x, kmeans(x, k, missing=missing), k, missing)
         variance = (weights[:, None] * covariances.diagonal(dim1=-2, dim2=-1)).sum(0).mean()
         return {"centers": centers, "variance": variance}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k = self.clusters
         centers = pyro.param("centers", torch.zeros(k, x.shape[1]))
         variance = pyro.param("variance", torch.tensor(1.0), constraint=constraints.positive)

@@ -70,7 +70,7 @@ class LatentClass(Model):
     dims = {"weights": ("component",), "probs": ("component", "item", "level")}
 
     def check(self, x: Tensor) -> None:
-        """Refuse codes with long gaps, and fewer distinct rows than classes."""
+        # Refuse codes with long gaps, and fewer distinct rows than classes
         if int(x.max()) >= MOST_LEVELS:
             item = self.coords["item"][int((x == x.max()).any(0).nonzero()[0])] if "item" in self.coords else "x"
             raise DataError(
@@ -80,11 +80,11 @@ class LatentClass(Model):
         check_components(x, self.components)
 
     def setup(self, x: Tensor) -> None:
-        """Count the levels, which later rows may not show."""
+        # Count the levels, which later rows may not show
         self.levels = int(x.max()) + 1
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters of the rows as indicators, each smoothed by one row of average answers."""
+        # Start from k-means++ clusters of the rows as indicators, each smoothed by one row of average answers
         most = min(SEED_ROWS, max(self.components, START_CELLS // (x.shape[1] * self.levels)))
         sample = x[torch.randperm(len(x), device=x.device)[:most]]
         answers = torch.nn.functional.one_hot(sample, self.levels).double()
@@ -96,7 +96,6 @@ class LatentClass(Model):
         return {"weights": (size + 1) / (size + 1).sum(), "probs": probs}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, shape = self.components, (self.components, x.shape[1], self.levels)
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
         probs = pyro.param("probs", torch.full(shape, 1 / self.levels), constraint=constraints.simplex)

@@ -77,7 +77,7 @@ class LDA(Model):
     dims = {"words": ("word",), "shares": ("topic",)}
 
     def check(self, counts: Tensor) -> None:
-        """Refuse documents without words, and words in no document."""
+        # Refuse documents without words, and words in no document
         for dim, total in (("document", counts.sum(1)), ("word", counts.sum(0))):
             if bool((total == 0).any()):
                 name = self.coords[dim][int((total == 0).nonzero()[0])]
@@ -87,7 +87,7 @@ class LDA(Model):
             raise DataError("field 'counts': expected at least 2 words, found 1")
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
-        """Start from clusters of documents by the roots of their shares of words, each mixed with all documents."""
+        # Start from clusters of documents by the roots of their shares of words, each mixed with all documents
         k = self.topics
         labels = kmeans((counts / counts.sum(1, keepdim=True)).sqrt(), k)
         member = one_hot(labels, k).to(counts)
@@ -97,7 +97,6 @@ class LDA(Model):
         return {"words": own + MIXED * (overall - own), "shares": member + MIXED * (1 / k - member)}
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         k = self.topics
         of_topics, of_words = (1 / k if c is None else c for c in (self.topic_concentration, self.word_concentration))
         with pyro.plate("topic", k):

@@ -84,22 +84,31 @@ class LinearDynamicalSystem(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse rows that are all the same, too many states, and lengths that do not add up."""
+        # Refuse rows that are all the same, too many states, and lengths that do not add up
         check_lengths(self.lengths, len(x))
         check_varies(x, self.coords["feature"])
         check_factors(x, self.states)
 
     def setup(self, x: Tensor) -> None:
-        """Note the columns that do not vary."""
+        # Note the columns that do not vary
         _, variance = column_moments(x, None, self.missing.get("x"))
         self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
 
     def first(self, x: Tensor) -> Tensor:
-        """Which rows begin a sequence."""
+        """Which rows begin a sequence.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> model = zoo.LinearDynamicalSystem(lengths=(2, 3))
+        >>> model.first(torch.zeros(5, 1))
+        tensor([ True, False,  True, False, False])
+        """
         return first_rows(self.lengths, x)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from the principal components of the standardized columns, and their regression on the row before."""
+        # Start from the principal components of the standardized columns, and their regression on the row before
         seen = observed(x, self.missing.get("x"))
         means, variance = column_moments(x, None, self.missing.get("x"))
         scale = units(variance).sqrt()
@@ -126,7 +135,6 @@ class LinearDynamicalSystem(Model):
         }
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         d, q = x.shape[1], self.states
         start = pyro.param("initial", torch.zeros(q))
         transition = pyro.param("transition", 0.5 * torch.eye(q))

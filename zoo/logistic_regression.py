@@ -79,23 +79,22 @@ class LogisticRegression(Regression):
     dims = {"coefficients": ("feature",)}
 
     def check(self, x: Tensor, y: Tensor) -> None:
-        """Refuse columns without effect."""
+        # Refuse columns without effect
         check_predictors(x, self.coords["feature"], intercept=True)
 
     def setup(self, x: Tensor, y: Tensor) -> None:
-        """Take the centres and units of the columns."""
+        # Take the centres and units of the columns
         center, unit = predictor_scales(x, self.row_weights)
         self.center, self.unit = Buffer(center), Buffer(unit)
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start from one step of Newton's method at even odds, with the ridge of the prior."""
+        # Start from one step of Newton's method at even odds, with the ridge of the prior
         z = torch.cat([(x - self.center) / self.unit, torch.ones_like(x[:, :1])], 1)
         seen = observed(y, self.missing.get("y"))
         found = ridge(z, 4 * (y - 0.5), 0.25 * seen, self.scale**-2)
         return {"coefficients": found[:-1] / self.unit, "intercept": found[-1]}
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         intercept = pyro.sample("intercept", self._prior(x.new_tensor(self.intercept_scale)))
         coefficients = pyro.sample("coefficients", self._prior(self.scale / self.unit).to_event(1))
         with pyro.plate("row", len(x)):

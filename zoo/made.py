@@ -53,12 +53,11 @@ class MADE(Model):
     hidden: tuple[PositiveInt, ...] = (500,)
 
     def setup(self, x: Tensor) -> None:
-        """Make the network for this many pixels, its bias at their means."""
+        # Make the network for this many pixels, its bias at their means
         self.network = MaskedMLP(x[0].numel(), self.hidden)
         self.network.start_at(smoothed_logits(x, self.row_weights))
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             logits = self.network(x.flatten(1)).reshape(x.shape)
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(x.ndim - 1), obs=x)

@@ -83,13 +83,13 @@ class MixtureOfExperts(MixtureOfRegressions):
     }
 
     def setup(self, x: Tensor, y: Tensor) -> None:
-        """Take the centres and units of the columns."""
+        # Take the centres and units of the columns
         super().setup(x, y)
         middle, unit = predictor_scales(x, self.row_weights)
         self.middle, self.unit = Buffer(middle), Buffer(unit)
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start from lines that rows are clustered by, and one step of Newton's method towards these clusters."""
+        # Start from lines that rows are clustered by, and one step of Newton's method towards these clusters
         start = super().initial(x, y)
         weights = start.pop("weights")
         loc = (x - self.center) @ start["coefficients"].mT + start.get("intercepts", 0.0)
@@ -100,7 +100,6 @@ class MixtureOfExperts(MixtureOfRegressions):
         return {**start, "gate": pull[:-1].mT, "levels": pull[-1]}
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         k, d = self.components, x.shape[1]
         gate = pyro.sample("gate", dist.Normal(torch.zeros(k, d), self.gate_scale).to_event(2))
         levels = pyro.sample("levels", dist.Normal(torch.zeros(k), self.gate_scale).to_event(1))

@@ -78,12 +78,12 @@ class MixtureOfFactorAnalyzers(Model):
     noise: Literal["shared", "own"] = "shared"
 
     def check(self, x: Tensor) -> None:
-        """Refuse fewer rows than components, rows that are all the same, and factors that leave no noise."""
+        # Refuse fewer rows than components, rows that are all the same, and factors that leave no noise
         check_rows(x, self.components, self.coords["feature"])
         check_factors(x, self.factors)
 
     def setup(self, x: Tensor) -> None:
-        """Name the dimensions of this kind of noise; note the columns that do not vary."""
+        # Name the dimensions of this kind of noise; note the columns that do not vary
         _, variance = column_moments(x, None, self.missing.get("x"))
         self.remarks, self.floor = note(self, variance), Buffer(floors(variance))
         self.dims = {
@@ -95,10 +95,8 @@ class MixtureOfFactorAnalyzers(Model):
         }
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters, and the principal axes of each in units of the columns' spread within them.
-
-        Each axis takes half of the variance along it, which leaves noise: a start on the way to the maximum.
-        """
+        # Start from k-means++ clusters, and the principal axes of each in units of the columns' spread within them.
+        # Each axis takes half of the variance along it, which leaves noise: a start on the way to the maximum.
         k, missing = self.components, self.missing.get("x")
         labels = kmeans(x, k, missing=missing)
         weights, means, full = cluster_moments(x, labels, k, missing)
@@ -114,7 +112,6 @@ class MixtureOfFactorAnalyzers(Model):
         return {"weights": weights, "means": means, "loadings": loadings, "variances": variances, "t": t}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, d, q = self.components, x.shape[1], self.factors
         own = self.noise == "own"
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)

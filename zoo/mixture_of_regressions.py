@@ -82,7 +82,7 @@ class MixtureOfRegressions(Regression):
     }
 
     def check(self, x: Tensor, y: Tensor) -> None:
-        """Refuse too few rows, columns that depend on each other, and a response that does not vary."""
+        # Refuse too few rows, columns that depend on each other, and a response that does not vary
         check_range(x, self.coords["feature"])
         check_range(y[:, None], pd.Index(["y"]))
         check_components(torch.cat([x, y[:, None]], 1), self.components)
@@ -105,12 +105,12 @@ class MixtureOfRegressions(Regression):
             )
 
     def setup(self, x: Tensor, y: Tensor) -> None:
-        """Take the means of the columns, so that intercepts and slopes are told apart however far these are from 0."""
+        # Take the means of the columns, so that intercepts and slopes are told apart however far these are from 0
         center = column_moments(x, self.row_weights)[0]
         self.center = Buffer(center if self.intercept else torch.zeros_like(center))
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start from the best of several clusterings by lines (Späth 1979), each from lines through a few rows."""
+        # Start from the best of several clusterings by lines (Späth 1979), each from lines through a few rows
         pick = torch.randperm(len(x), device=x.device)
         pick = pick[observed(y, self.missing.get("y"))[pick] > 0][:SEED_ROWS]
         design, center, scale = self._design(x[pick])
@@ -137,7 +137,6 @@ class MixtureOfRegressions(Regression):
         return torch.cat([(x - center) / scale, *ones], 1), center, scale
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         k = self.components
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
         coefficients = pyro.param("coefficients", torch.zeros(k, x.shape[1]))

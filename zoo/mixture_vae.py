@@ -75,11 +75,11 @@ class MixtureVAE(Model):
     noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor) -> None:
-        """Refuse values outside the likelihood's support."""
+        # Refuse values outside the likelihood's support
         check_pixels(self, x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the decoder for rows of this shape, its bias at their mean."""
+        # Make the decoder for rows of this shape, its bias at their mean
         self.pixels = Pixels(self, x)
         self.decoder = self.pixels.decoder(self.decoder, self.latent, self.hidden)
         each = ("component", "latent")
@@ -87,11 +87,10 @@ class MixtureVAE(Model):
         self.dims |= {"noise": self.data_dims["x"][1:] if self.noise == "pixel" else ()}
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from components at random places."""
+        # Start from components at random places
         return {"locs": SPREAD * torch.randn(self.components, self.latent)}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, shape = self.components, (self.components, self.latent)
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
         locs = pyro.param("locs", torch.zeros(shape))

@@ -93,7 +93,7 @@ class NaiveBayes(Model):
     smoothing: PositiveFloat | None = 1.0
 
     def check(self, x: Tensor, y: Tensor) -> None:
-        """Refuse one class, and columns that the features cannot explain."""
+        # Refuse one class, and columns that the features cannot explain
         if bool((y == y[0]).all()):
             raise DataError(f"field 'y': expected at least 2 classes, found 1 in {len(y)} rows")
         if self.features == "normal":
@@ -114,7 +114,7 @@ class NaiveBayes(Model):
             )
 
     def setup(self, x: Tensor, y: Tensor) -> None:
-        """Count classes and levels, which later rows may not show; take the moments of the columns."""
+        # Count classes and levels, which later rows may not show; take the moments of the columns
         self.classes, self.levels = int(y.max()) + 1, int(x.max()) + 1
         deep = ("level",) if self.features == "categories" else ()
         own = {"means": ("category", "feature"), "precisions": ("category", "feature")}
@@ -129,7 +129,7 @@ class NaiveBayes(Model):
         self.variance = Buffer(torch.where(variance > 0, variance, self.floor))
 
     def initial(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Start from the rows that have labels, one average row added to each class."""
+        # Start from the rows that have labels, one average row added to each class
         known, seen = observed(y.to(x), self.missing.get("y")), observed(x, self.missing.get("x"))
         member = one_hot(y, self.classes).to(x) * known[:, None]
         size = member.sum(0)
@@ -146,7 +146,6 @@ class NaiveBayes(Model):
         return {**start, "probs": totals / totals.sum(-1, keepdim=True)}
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        """Tell the generative story."""
         k, d = self.classes, x.shape[1]
         weights = self._shares("weights", torch.ones(k), event_dim=1)
         if self.features == "normal":

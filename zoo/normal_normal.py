@@ -74,7 +74,7 @@ class NormalNormal(Model):
     prior_scale: PositiveFloat | None = None
 
     def check(self, x: Tensor) -> None:
-        """Refuse values without variation where the noise has to be learned from them alone."""
+        # Refuse values without variation where the noise has to be learned from them alone
         check_range(x[:, None], pd.Index(["x"]))
         if self.scale is None and self.prior_scale is None and bool((x == x[0]).all()):
             raise DataError(
@@ -83,14 +83,14 @@ class NormalNormal(Model):
             )
 
     def setup(self, x: Tensor) -> None:
-        """Scale the prior to the data, unless it is given."""
+        # Scale the prior to the data, unless it is given
         moments = column_moments(x[:, None], self.row_weights, self.missing.get("x"))
         mean, variance = (moment[0] for moment in moments)
         self.location = Buffer(mean if self.center is None else mean.new_tensor(self.center))
         self.spread = Buffer(variance if self.prior_scale is None else mean.new_tensor(self.prior_scale**2))
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from the moments of the data, no more precise than the prior's guess allows."""
+        # Start from the moments of the data, no more precise than the prior's guess allows
         mean, variance = (moment[0] for moment in column_moments(x[:, None], None, self.missing.get("x")))
         if self.scale is not None:
             return {"mean": mean}
@@ -98,7 +98,6 @@ class NormalNormal(Model):
         return {"mean": mean, "precision": 1 / (weight * self.spread + (1 - weight) * variance)}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         if self.scale is None:
             precision = pyro.sample("precision", dist.Gamma(0.5 * self.df, 0.5 * self.df * self.spread))
         else:

@@ -59,7 +59,7 @@ class PixelCNN(Model):
     blocks: NonNegativeInt = 5
 
     def check(self, x: Tensor) -> None:
-        """Refuse what is no image of one channel, and values that are no level."""
+        # Refuse what is no image of one channel, and values that are no level
         if x.ndim == 2 or (x.ndim == 4 and x.shape[1] > 1):
             raise DataError(
                 f"field 'x': expected images of one channel, (rows, height, width), found shape {tuple(x.shape)}; give "
@@ -69,11 +69,10 @@ class PixelCNN(Model):
             raise DataError(f"field 'x': found {float(x.max()):g}, and levels={self.levels}; raise levels, or binarise")
 
     def setup(self, x: Tensor) -> None:
-        """Make the network."""
+        # Make the network
         self.network = MaskedConvolutions(1, self.levels if self.levels > 2 else 1, self.channels, self.blocks)
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             seen = x.reshape(len(x), 1, *x.shape[-2:]) / max(1, self.levels - 1)
             logits = self.network(seen).movedim(-3, -1).reshape(*x.shape, -1)  # (row, *image, levels)

@@ -71,7 +71,7 @@ class PoissonMixture(Model):
     dims = {"weights": ("component",), "rates": ("component",)}
 
     def check(self, counts: Tensor) -> None:
-        """Refuse fewer rows than components, and counts that are all zero."""
+        # Refuse fewer rows than components, and counts that are all zero
         check_components(counts[:, None], self.components)
         if not bool(counts.any()):
             raise DataError(
@@ -80,12 +80,12 @@ class PoissonMixture(Model):
             )
 
     def setup(self, counts: Tensor) -> None:
-        """Scale the prior on rates to the data."""
+        # Scale the prior on rates to the data
         mean, _ = column_moments(counts[:, None], self.row_weights, self.missing.get("counts"))
         self.mean = Buffer(mean[0])
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters of the square roots, which spread alike at any rate (Bartlett 1936)."""
+        # Start from k-means++ clusters of the square roots, which spread alike at any rate (Bartlett 1936)
         missing = self.missing.get("counts")
         seen = observed(counts, missing)
         labels = kmeans(counts.sqrt()[:, None], self.components, missing=missing)
@@ -95,7 +95,6 @@ class PoissonMixture(Model):
         return {"weights": (size + 1) / (size + 1).sum(), "rates": rates}
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         k = self.components
         if self.concentration is None:
             weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)

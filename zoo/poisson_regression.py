@@ -76,7 +76,7 @@ class PoissonRegression(Regression):
     dims = {"coefficients": ("feature",)}
 
     def check(self, x: Tensor, y: Tensor, exposure: Tensor) -> None:
-        """Refuse columns without effect, and exposures in units that no rate per unit can be written in."""
+        # Refuse columns without effect, and exposures in units that no rate per unit can be written in
         check_predictors(x, self.coords["feature"], intercept=True)
         if not 1e-100 < float(exposure.min()) <= float(exposure.max()) < 1e100:
             raise DataError(
@@ -85,7 +85,7 @@ class PoissonRegression(Regression):
             )
 
     def setup(self, x: Tensor, y: Tensor, exposure: Tensor) -> None:
-        """Take the centres and units of the columns, and the mean rate (of one event at least)."""
+        # Take the centres and units of the columns, and the mean rate (of one event at least)
         center, unit = predictor_scales(x, self.row_weights)
         seen = observed(y, self.missing.get("y"))
         weights = seen if self.row_weights is None else seen * self.row_weights
@@ -93,7 +93,7 @@ class PoissonRegression(Regression):
         self.center, self.unit, self.level = Buffer(center), Buffer(unit), Buffer(rate.log())
 
     def initial(self, x: Tensor, y: Tensor, exposure: Tensor) -> dict[str, Tensor]:
-        """Start from least squares of the log rates, half an event added to each row, with the ridge of the prior."""
+        # Start from least squares of the log rates, half an event added to each row, with the ridge of the prior
         z = torch.cat([(x - self.center) / self.unit, torch.ones_like(x[:, :1])], 1)
         more = y + 0.5 * observed(y, self.missing.get("y"))
         logs = (more.clamp_min(0.5) / exposure).log() - self.level
@@ -101,7 +101,6 @@ class PoissonRegression(Regression):
         return {"coefficients": found[:-1] / self.unit, "intercept": self.level + found[-1]}
 
     def forward(self, x: Tensor, y: Tensor, exposure: Tensor) -> None:
-        """Tell the generative story."""
         intercept = pyro.sample("intercept", dist.Normal(self.level, self.intercept_scale))
         coefficients = pyro.sample(
             "coefficients", dist.Normal(torch.zeros_like(self.unit), self.scale / self.unit).to_event(1)

@@ -64,23 +64,22 @@ class PPCA(Model):
     dims = {"means": ("feature",), "loadings": ("feature", "factor"), "z": ("factor",)}
 
     def check(self, x: Tensor) -> None:
-        """Refuse data in which so many factors leave no noise."""
+        # Refuse data in which so many factors leave no noise
         check_range(x, self.coords["feature"])
         check_factors(x, self.factors)
 
     def setup(self, x: Tensor) -> None:
-        """Note the columns that do not vary."""
+        # Note the columns that do not vary
         self.remarks = note(self, column_moments(x, None, self.missing.get("x"))[1], shared=True)
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start on the way to the principal axes."""
+        # Start on the way to the principal axes
         means, loadings, left = principal_axes(x, self.factors)
         variance = left.mean()
         z = expected_factors(x, means, loadings, variance.expand(len(means)))
         return {"means": means, "loadings": loadings, "variance": variance, "z": z}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         d, q = x.shape[1], self.factors
         means = pyro.param("means", torch.zeros(d))
         loadings = pyro.param("loadings", torch.eye(d, q))

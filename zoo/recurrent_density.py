@@ -64,16 +64,15 @@ class RecurrentDensity(Model):
     cell: Literal["gru", "lstm"] = "gru"
 
     def check(self, x: Tensor) -> None:
-        """Refuse codes that can be no symbols."""
+        # Refuse codes that can be no symbols
         check_symbols(x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the network for this many symbols."""
+        # Make the network for this many symbols
         self.symbols = max(2, int(x.max()) + 1)
         self.network = Recurrent(self.symbols, self.symbols, self.hidden, self.layers, self.cell)
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             seen = torch.nn.functional.one_hot(x.flatten(1), self.symbols).to(torch.get_default_dtype())
             logits = self.network(seen).reshape(*x.shape, self.symbols)

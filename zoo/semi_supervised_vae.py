@@ -77,13 +77,13 @@ class SemiSupervisedVAE(Model):
     noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor, label: Tensor) -> None:
-        """Refuse values outside the likelihood's support, and data without any label."""
+        # Refuse values outside the likelihood's support, and data without any label
         check_pixels(self, x)
         if "label" in self.missing and bool(self.missing["label"].all()):
             raise DataError("field 'label': no row has a label; give some, or use VAE, or MixtureVAE for groups")
 
     def setup(self, x: Tensor, label: Tensor) -> None:
-        """Make the decoder for rows of this shape, its bias at their mean."""
+        # Make the decoder for rows of this shape, its bias at their mean
         known = label if "label" not in self.missing else label[~self.missing["label"]]
         self.pixels, self.labels = Pixels(self, x), int(known.max()) + 1
         self.decoder = self.pixels.decoder(self.decoder, self.latent + self.labels, self.hidden)
@@ -94,7 +94,6 @@ class SemiSupervisedVAE(Model):
         }
 
     def forward(self, x: Tensor, label: Tensor) -> None:
-        """Tell the generative story."""
         even = torch.full((self.labels,), 1 / self.labels)
         shares = pyro.param("shares", even, constraint=constraints.simplex)
         with pyro.plate("row", len(x)):

@@ -88,7 +88,7 @@ class StudentTMixture(Model):
     }
 
     def check(self, x: Tensor) -> None:
-        """Refuse too few distinct rows, and columns that do not vary where they would tell of the tails of others."""
+        # Refuse too few distinct rows, and columns that do not vary where they would tell of the tails of others
         check_rows(x, self.components, self.coords["feature"])
         _, variance = column_moments(x, None, self.missing.get("x"))
         if self.covariance == "full":
@@ -99,7 +99,7 @@ class StudentTMixture(Model):
             refuse(self, variance, "degrees of freedom are those of all columns", "give df, or drop it")
 
     def setup(self, x: Tensor) -> None:
-        """Note the columns that do not vary."""
+        # Note the columns that do not vary
         _, variance = column_moments(x, None, self.missing.get("x"))
         df = self.df or START
         peak = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
@@ -107,7 +107,7 @@ class StudentTMixture(Model):
         self.floor = Buffer(floors(variance).sqrt())
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from k-means++ clusters; outliers make their spread too large, which EM mends."""
+        # Start from k-means++ clusters; outliers make their spread too large, which EM mends
         missing = self.missing.get("x")
         weights, means, covariances = cluster_moments(
             x, kmeans(x, self.components, missing=missing), self.components, missing
@@ -122,7 +122,6 @@ class StudentTMixture(Model):
         return start
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         k, d = self.components, x.shape[1]
         weights = pyro.param("weights", torch.full((k,), 1 / k), constraint=constraints.simplex)
         means = pyro.param("means", torch.zeros(k, d))

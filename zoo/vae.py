@@ -84,17 +84,16 @@ class VAE(Model):
     noise: Noise | PositiveFloat = "pixel"
 
     def check(self, x: Tensor) -> None:
-        """Refuse values outside the likelihood's support."""
+        # Refuse values outside the likelihood's support
         check_pixels(self, x)
 
     def setup(self, x: Tensor) -> None:
-        """Make the decoder for rows of this shape, its bias at their mean."""
+        # Make the decoder for rows of this shape, its bias at their mean
         self.pixels = Pixels(self, x)
         self.decoder = self.pixels.decoder(self.decoder, self.latent, self.hidden)
         self.dims = {"z": ("latent",), "noise": self.data_dims["x"][1:] if self.noise == "pixel" else ()}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
             out = self.pixels.laid_out(self.get_submodule("decoder")(z), z.ndim - 1)

@@ -66,14 +66,14 @@ class VampPriorVAE(MixtureVAE):
     """
 
     def setup(self, x: Tensor) -> None:
-        """Make the decoder, and the network of the prior."""
+        # Make the decoder, and the network of the prior
         super().setup(x)
         self.prior = MLP(self.pixels.center.numel(), self.hidden, 2 * self.latent)
         self.dims = {n: d for n, d in self.dims.items() if n in ("z", "noise")}
         self.dims["inputs"] = ("component", *self.data_dims["x"][1:])
 
     def initial(self, x: Tensor) -> dict[str, Tensor]:
-        """Start from rows of the data; the mean where cells are missing."""
+        # Start from rows of the data; the mean where cells are missing
         rows = torch.randint(len(x), (self.components,)) if self.components > len(x) else torch.randperm(len(x))
         rows = rows[: self.components].to(x.device)
         missing = self.missing.get("x")
@@ -83,7 +83,6 @@ class VampPriorVAE(MixtureVAE):
         return {"inputs": some.clamp(INSIDE * self.pixels.high, (1 - INSIDE) * self.pixels.high)}
 
     def forward(self, x: Tensor) -> None:
-        """Tell the generative story."""
         pixels, k = self.pixels, self.components
         among = constraints.real if self.likelihood == "gaussian" else constraints.interval(0.0, float(pixels.high))
         inputs = pyro.param("inputs", pixels.center.expand(k, *pixels.shape).clone(), constraint=among)

@@ -69,7 +69,7 @@ class ZeroInflatedPoisson(Model):
     shape: PositiveFloat | None = None
 
     def check(self, counts: Tensor) -> None:
-        """Refuse counts that are all zero, which gate and rate explain equally well."""
+        # Refuse counts that are all zero, which gate and rate explain equally well
         if not bool(counts.any()):
             raise DataError(
                 f"field 'counts': all {len(counts)} counts are 0, which a gate of 1 and a rate of 0 explain equally "
@@ -77,7 +77,7 @@ class ZeroInflatedPoisson(Model):
             )
 
     def setup(self, counts: Tensor) -> None:
-        """Scale the prior on the rate to the data."""
+        # Scale the prior on the rate to the data
         self.mean = Buffer(self._positive(counts, self.row_weights)[0])
 
     def _positive(self, counts: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class ZeroInflatedPoisson(Model):
         return (weights @ counts) / positive.sum().clamp_min(1e-12), positive.sum() / weights.sum()
 
     def initial(self, counts: Tensor) -> dict[str, Tensor]:
-        """Start where the mean and the share of the positive counts are right: rate = mean (1 - exp(-rate))."""
+        # Start where the mean and the share of the positive counts are right: rate = mean (1 - exp(-rate))
         mean, share = self._positive(counts, None)
         mean = mean.clamp_min(1.0 + 1e-3)  # where all positive counts are 1, the rate would be 0
         rate = mean
@@ -97,7 +97,6 @@ class ZeroInflatedPoisson(Model):
         return {"gate": (1 + share / torch.expm1(-rate)).clamp(0.01, 0.99), "rate": rate}
 
     def forward(self, counts: Tensor) -> None:
-        """Tell the generative story."""
         if self.concentration is None:
             gate = pyro.param("gate", torch.tensor(0.5), constraint=constraints.unit_interval)
         else:

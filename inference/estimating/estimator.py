@@ -51,6 +51,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     ----------
     fit_ : Fit
         The fit with all its questions: ``estimator.fit_.summary()``.
+
+    Examples
+    --------
+    >>> from inference.estimators import Density
+    >>> estimator = Density("GMM", random_state=0).fit([[0.0], [1.0], [5.0], [6.0]])
+    >>> estimator.fit_.objective.kind
+    'log_likelihood'
     """
 
     _model: ClassVar[str]  # what `model=None` stands for
@@ -70,7 +77,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.device = device
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters; with `deep` those of the model and of the method, too, as ``model__components``."""
+        """Return the parameters; with `deep` those of the model and of the method, too, as ``model__components``.
+
+        Examples
+        --------
+        >>> from inference.estimators import Density
+        >>> Density("PPCA").get_params()["model__factors"], sorted(Density("PPCA").get_params(deep=False))
+        (1, ['device', 'method', 'model', 'random_state'])
+        """
         params: dict[str, Any] = super().get_params(deep=False)
         if deep:
             with contextlib.suppress(ZooError):  # a model that is none is an error of `fit`, not of looking at it
@@ -81,7 +95,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of the model and of the method as ``model__components`` and ``method__steps``."""
+        """Set parameters, those of the model and of the method as ``model__components`` and ``method__steps``.
+
+        Examples
+        --------
+        >>> from inference.estimators import Density
+        >>> Density("GMM", "em").set_params(model__components=3, method__restarts=5).get_params()["method__restarts"]
+        5
+        """
         parts: dict[str, dict[str, Any]] = {"model": {}, "method": {}}
         for name in [n for n in params if n.split("__")[0] in parts and "__" in n]:
             part, _, setting = name.partition("__")

@@ -108,7 +108,7 @@ class CAVI(Method):
     of_starts: ClassVar[frozenset[str]] = CHECKPOINT
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models with no latent to have a posterior, or one without conjugate updates."""
+        # Refuse models with no latent to have a posterior, or one without conjugate updates
         if (reason := unsupported(program)) is not None:
             return reason
         if not program.latents:
@@ -128,19 +128,19 @@ class CAVI(Method):
         return (NaturalSteps if program.locals else RunningAverages).why_not(program)
 
     def how(self, program: Program) -> str:
-        """Say which latents share a block."""
+        # Say which latents share a block
         blocks = [block.unknowns for block in closed_form(program).blocks]
         return "blocks: " + "; ".join(", ".join(names) for names in blocks)
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb from each start; keep the best end. Draws of it are weighed against the posterior when asked for."""
+        # Climb from each start; keep the best end. Draws of it are weighed against the posterior when asked for.
         outcome = self._fit(program, progress=progress)
         if program.data.stream is not None or self.distributed:  # no process has all rows at hand
             return outcome
         return replace(outcome, judge=partial(_judged, program))
 
     def fit_unjudged(self, program: Program) -> Outcome:
-        """Climb from each start; keep the best end."""
+        # Climb from each start; keep the best end
         return self._fit(program)
 
     def _fit(self, program: Program, *, progress: Told | bool = False) -> Outcome:
@@ -172,7 +172,18 @@ class CAVI(Method):
         )
 
     def starts(self, program: Program) -> Restarts:
-        """Return where it starts, and how it climbs from there."""
+        """Return where it starts, and how it climbs from there.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import CAVI
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.BayesianGMM(components=2), "faithful")
+        >>> starts = CAVI(restarts=5).starts(program)
+        >>> starts.name, starts.count
+        ('cavi', 5)
+        """
         as_asked = self.start == "random" or self.batch_size is not None or self.distributed
         rule = self._rule(program)
         return Restarts(
@@ -222,10 +233,8 @@ class CAVI(Method):
         return RunningAverages(program, posteriors=True, forgetting=self.forgetting, delay=self.delay)
 
     def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
-        """Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013).
-
-        The objective bounds log p(new rows | earlier rows), as far as the earlier posterior is right.
-        """
+        # Condition on more rows: yesterday's posterior is today's prior (Broderick et al. 2013). The objective bounds
+        # log p(new rows | earlier rows), as far as the earlier posterior is right.
         conditioned = given_posteriors(program, fit, "CAVI")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)

@@ -120,16 +120,16 @@ class DADVI(Method):
             raise MethodError(f"dadvi: draws={self.draws} must be even and at least 4: draws come in pairs z and -z")
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
+        # Refuse what has no posterior density, and more coordinates than a covariance is kept for
         reason = unsupported(program) or no_density(program)
         return reason or FullRank().why_not(view_of(program, self.collapse))
 
     def how(self, program: Program) -> str:
-        """Say what is integrated out."""
+        # Say what is integrated out
         return integrated(program, self.collapse)
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb, respond and judge."""
+        # Climb, respond and judge
         program = view_of(program, self.collapse)
         with listening(), Monitor("dadvi", self.restarts, show=progress) as monitor:
             best, q, fixed, same = self._fitted(program, monitor)
@@ -158,7 +158,7 @@ class DADVI(Method):
         )
 
     def fit_unjudged(self, program: Program) -> Outcome:
-        """The draws that `run` hands out, without a verdict on them."""
+        # The draws that `run` hands out, without a verdict on them
         program = view_of(program, self.collapse)
         with Monitor("dadvi", self.restarts, show=False) as monitor:
             best, q, fixed, _ = self._fitted(program, monitor)

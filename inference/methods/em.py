@@ -138,7 +138,7 @@ class EM(Method):
             object.__setattr__(self, "start", plain)
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models with nothing to enumerate or with continuous local latents."""
+        # Refuse models with nothing to enumerate or with continuous local latents
         if (reason := unsupported(program)) is not None:
             return reason
         if self.distributed and (self.batch_size is not None or self.gradient):
@@ -200,7 +200,7 @@ class EM(Method):
         return None
 
     def how(self, program: Program) -> str:
-        """Say which unknowns have a closed-form M-step and which are climbed by gradient."""
+        # Say which unknowns have a closed-form M-step and which are climbed by gradient
         plan = closed_form(program)
         names = plan.names if self.gradient else plan.rest
         climbed = [f"{n} ({no_maximum(program, n)})" for n in GradientStep(program, names).names]
@@ -210,7 +210,7 @@ class EM(Method):
         )
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb from each start; keep the best end."""
+        # Climb from each start; keep the best end
         advice = "Try fewer components, a prior, or EM(restarts=10)"
         group = Processes.running() if self.distributed else ALONE
         file = checkpoint_of(self, program.model, program.data, group, apart=("max_steps",))
@@ -226,7 +226,18 @@ class EM(Method):
         return replace(outcome, judge=partial(_judged, program, values, heights, floored, thin))
 
     def starts(self, program: Program) -> Restarts:
-        """Return where it starts, and how it climbs from there."""
+        """Return where it starts, and how it climbs from there.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import EM
+        >>> from zoo.program.prepare import prepare
+        >>> program = prepare(zoo.GMM(components=2), "faithful")
+        >>> starts = EM(restarts=5).starts(program)
+        >>> starts.name, starts.count
+        ('em', 5)
+        """
         plan = closed_form(program)
         gradient = GradientStep(program, plan.names if self.gradient else plan.rest, self.matrices)
 
@@ -338,7 +349,7 @@ class EM(Method):
         return OneStart(ascent, state, maximize, gradient.obstacle, acceleration=self._accelerated(program))
 
     def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
-        """Go on with rows whose expected statistics are added to those of the rows so far."""
+        # Go on with rows whose expected statistics are added to those of the rows so far
         if not isinstance(fit.approximation, PointMass):
             raise MethodError(
                 f"EM().update continues a fit of EM(); this one was made by {type(fit.method).__name__}, or averages "

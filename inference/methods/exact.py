@@ -54,7 +54,7 @@ class Exact(Method):
     streams: ClassVar[bool] = True
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate."""
+        # Refuse models with parameters, enumerated sites, or a latent whose prior is not conjugate
         if (reason := unsupported(program)) is not None:
             return reason
         if not program.latents and not program.enumerated and program.integrated is None:
@@ -93,7 +93,7 @@ class Exact(Method):
         return next((why for block in plan.blocks if (why := block.why_not(program)) is not None), None)
 
     def how(self, program: Program) -> str:
-        """Say how large the factors become where discrete latents are eliminated."""
+        # Say how large the factors become where discrete latents are eliminated
         if program.enumerated and program.latents:
             of = " of each row" if _by_rows(program) else ""
             return f"a mixture of conjugate posteriors{of}, by {', '.join(s.name for s in program.enumerated)}"
@@ -102,7 +102,7 @@ class Exact(Method):
         return f"variable elimination, largest factor: {largest_factor(program, {}):,} cells"
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Update every latent once and evaluate the evidence; or eliminate the discrete ones, if these are all."""
+        # Update every latent once and evaluate the evidence; or eliminate the discrete ones, if these are all
         if _all_discrete(program):
             return _eliminated(program, progress=progress)
         if (given := _given_states(program)) is not None:
@@ -120,10 +120,8 @@ class Exact(Method):
         return _outcome(Conjugate(posteriors), evidence, monitor, "closed form")
 
     def continued(self, program: Program, fit: Fitted, *, progress: Told | bool = False) -> tuple[Program, Outcome]:
-        """Condition on more rows: yesterday's posterior is today's prior.
-
-        The objective is log p(new rows | earlier rows).
-        """
+        # Condition on more rows: yesterday's posterior is today's prior. The objective is log p(new rows | earlier
+        # rows).
         conditioned = given_posteriors(program, fit, "Exact")
         self.check(conditioned)
         return conditioned, self.run(conditioned, progress=progress)

@@ -98,16 +98,16 @@ class Laplace(Method):
     collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
+        # Refuse what has no posterior density, and more coordinates than a covariance is kept for
         reason = unsupported(program) or no_density(program)
         return reason or FullRank().why_not(view_of(program, self.collapse))
 
     def how(self, program: Program) -> str:
-        """Say what is integrated out."""
+        # Say what is integrated out
         return integrated(program, self.collapse)
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb to the mode and take the curvature there."""
+        # Climb to the mode and take the curvature there
         program = view_of(program, self.collapse)
         with listening(), Monitor("laplace", self.restarts, show=progress) as monitor:
             mode = self._mode(program, monitor)
@@ -132,7 +132,7 @@ class Laplace(Method):
         )
 
     def fit_unjudged(self, program: Program) -> Outcome:
-        """The draws that `run` hands out, without a verdict on them."""
+        # The draws that `run` hands out, without a verdict on them
         program = view_of(program, self.collapse)
         with Monitor("laplace", self.restarts, show=False) as monitor:
             mode = self._mode(program, monitor)

@@ -64,7 +64,7 @@ class MAP(SVI):
             raise MethodError(f"map needs a guide that is a point, not {self.guide!r}; use svi with that guide")
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb by Newton's method where that comes to a maximum, else as `SVI` does."""
+        # Climb by Newton's method where that comes to a maximum, else as `SVI` does
         if self._smooth(program):
             try:
                 return self._newton(program, progress=progress)

@@ -112,11 +112,11 @@ class NUTS(Method):
     checkpoint: str | None = None
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse what has no posterior density: infinitely many states, parameters or networks without a prior."""
+        # Refuse what has no posterior density: infinitely many states, parameters or networks without a prior
         return unsupported(program) or no_density(program)
 
     def how(self, program: Program) -> str:
-        """Say what is summed or integrated out, and what moves in other coordinates."""
+        # Say what is summed or integrated out, and what moves in other coordinates
         said, moved = with_exact_draws(program, self.collapse), []
         if self.centring == "learned" and view_of(program, self.collapse) is program:
             moved = [s.name for s in location_scale(program)]
@@ -126,7 +126,7 @@ class NUTS(Method):
         return f"{said}; {between}" if said else f"with {between}"
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Start chains apart from each other, run them, and check them."""
+        # Start chains apart from each other, run them, and check them
         file = checkpoint_of(self, program.model, program.data)
         view, learned = view_of(program, self.collapse), 0
         moved, values = view, starting_values(view)
@@ -172,7 +172,7 @@ class NUTS(Method):
         return self._judged(program, outcome, notes, Density(view, compiled=compiled))
 
     def relabelled(self, program: Program, before: Outcome, outcome: Outcome) -> Outcome:
-        """Judge the chains under their new labels."""
+        # Judge the chains under their new labels
         said = self._judged(program, before, []).warnings
         return self._judged(program, outcome, [w for w in before.warnings if w not in said])
 

@@ -80,7 +80,7 @@ class Pathfinder(Method):
     collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse what has no posterior density, and more coordinates than a covariance is kept for."""
+        # Refuse what has no posterior density, and more coordinates than a covariance is kept for
         if (reason := unsupported(program) or no_density(program)) is not None:
             return reason
         size = Density(view_of(program, self.collapse)).size
@@ -89,11 +89,11 @@ class Pathfinder(Method):
         return None
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        # Say what becomes of enumerated sites, and of those that are integrated out
         return with_exact_draws(program, self.collapse)
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb, weigh and resample."""
+        # Climb, weigh and resample
         view = view_of(program, self.collapse)
         density = Density(view)
         target = Target(lower_gradient(density, self.compile, 100 * self.paths), view)

@@ -89,7 +89,7 @@ class SMC(Method):
     collapse: Collapse = "auto"
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse what has no posterior density, what cannot be drawn from the prior, and very many coordinates."""
+        # Refuse what has no posterior density, what cannot be drawn from the prior, and very many coordinates
         if (reason := unsupported(program) or no_density(program) or no_prior_draws(program)) is not None:
             return reason
         size = Density(view_of(program, self.collapse)).size
@@ -98,11 +98,11 @@ class SMC(Method):
         return None
 
     def how(self, program: Program) -> str:
-        """Say what becomes of enumerated sites, and of those that are integrated out."""
+        # Say what becomes of enumerated sites, and of those that are integrated out
         return with_exact_draws(program, self.collapse)
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Carry the particles, and check that the populations agree."""
+        # Carry the particles, and check that the populations agree
         view = view_of(program, self.collapse)
         with listening(), Monitor("smc", 1, show=progress) as monitor:
             with torch.no_grad():

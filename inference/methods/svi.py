@@ -225,7 +225,7 @@ class SVI(Method):
             )
 
     def why_not(self, program: Program) -> str | None:
-        """Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses."""
+        # Refuse models with a latent that cannot be enumerated, with nothing to fit, or that the guide refuses
         if (reason := unsupported(program, counts=self.optimizer != MATCH)) is not None:
             return reason
         if self.optimizer == MATCH and (reason := no_density(program)) is not None:
@@ -288,22 +288,43 @@ class SVI(Method):
 
     @property
     def order(self) -> float:
-        """Order alpha of the bound."""
+        """Order alpha of the bound.
+
+        Examples
+        --------
+        >>> from inference import SVI
+        >>> SVI().order, SVI(objective="iwae").order, SVI(objective="renyi", alpha=-1.0).order
+        (1.0, 0.0, -1.0)
+        """
         alpha = 0.5 if self.alpha is None else self.alpha
         return {"iwae": 0.0, "inclusive": 0.0, "renyi": alpha}.get(self.objective, 1.0)
 
     @property
     def weighing(self) -> bool:
-        """Whether the draws of a step are weighed against each other."""
+        """Whether the draws of a step are weighed against each other.
+
+        Examples
+        --------
+        >>> from inference import SVI
+        >>> SVI().weighing, SVI(objective="iwae").weighing
+        (False, True)
+        """
         return self.objective in ("iwae", "renyi", "inclusive")
 
     @property
     def covering(self) -> bool:
-        """Whether q goes down a divergence from the posterior to q."""
+        """Whether q goes down a divergence from the posterior to q.
+
+        Examples
+        --------
+        >>> from inference import SVI
+        >>> SVI().covering, SVI(objective="inclusive").covering
+        (False, True)
+        """
         return self.objective == "inclusive" or self.order < 0
 
     def how(self, program: Program) -> str:
-        """Say what is integrated out."""
+        # Say what is integrated out
         if not (self._view(program).collapsed or program.integrated):
             return ""
         return integrated(program, "auto", self.guide.named(program))
@@ -318,7 +339,7 @@ class SVI(Method):
         return program if self.guide.why_not(view) is not None else view
 
     def run(self, program: Program, *, progress: Told | bool = False) -> Outcome:
-        """Climb until the schedule says stop."""
+        # Climb until the schedule says stop
         program = standing_for_all(self._view(program))
         if self.optimizer == MATCH:
             return self._matched(program, judged=True, progress=progress)
@@ -376,7 +397,7 @@ class SVI(Method):
         )
 
     def fit_unjudged(self, program: Program) -> Outcome:
-        """The draws that `run` hands out, without a verdict on them where that is cheaper."""
+        # The draws that `run` hands out, without a verdict on them where that is cheaper
         if self.optimizer == MATCH:
             return self._matched(self._view(program), judged=False)
         return self.run(program)
@@ -441,7 +462,7 @@ class SVI(Method):
     # -- many data sets ----------------------------------------------------------------------------------------
 
     def together(self, program: Program) -> int:
-        """As many as one step can hold, where data sets can be climbed for in one tensor program; else 1."""
+        # As many as one step can hold, where data sets can be climbed for in one tensor program; else 1
         unlike = program.networks or program.data.missing or program.chained or self.guide.point
         several = (
             self.restarts > 1
@@ -456,7 +477,7 @@ class SVI(Method):
         return together(program, self.particles or usual)
 
     def run_each(self, programs: Sequence[Program]) -> list[Outcome | ZooError]:
-        """Climb for all data sets in one tensor program, each by a schedule of its own."""
+        # Climb for all data sets in one tensor program, each by a schedule of its own
         if len(programs) == 1 or self.together(programs[0]) == 1:
             return super().run_each(programs)
         programs = [self._view(program) for program in programs]

@@ -88,12 +88,30 @@ class Answer:
 
     @property
     def has_draws(self) -> bool:
-        """Whether global latents have posterior draws, so that predictions average over them."""
+        """Whether global latents have posterior draws, so that predictions average over them.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.has_draws
+        True
+        """
         return not self.is_point and bool(self.program.globals)
 
     @cached_property
     def fixed(self) -> Values | None:
-        """Values of the global latents where q has all of them at a point and locals spread, else None."""
+        """Values of the global latents where q has all of them at a point and locals spread, else None.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.fixed is None  # its only latent has draws
+        True
+        """
         if self.is_point:
             return None
         with self.running(Stream.KEPT_DRAWS):
@@ -101,14 +119,37 @@ class Answer:
 
     @contextmanager
     def running(self, stream: Stream, seed: int | None = None) -> Iterator[None]:
-        """Draw from a question's stream of random numbers, unless another seed is given; without gradients."""
+        """Draw from a question's stream of random numbers, unless another seed is given; without gradients.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> import torch
+        >>> from inference.posterior.streams import Stream
+        >>> with result.running(Stream.SAMPLE):
+        ...     first = torch.rand(1)
+        >>> with result.running(Stream.SAMPLE):
+        ...     print(bool(torch.rand(1) == first))
+        True
+        """
         chosen = self.seed + stream if seed is None else as_seed(seed)
         with seeded(chosen, self.program.device), threads_for(self.program), torch.no_grad():
             yield
 
     @property
     def draw_count(self) -> int:
-        """How many posterior draws are kept: all of Markov chains; else 1000, fewer for many latents or rows."""
+        """How many posterior draws are kept: all of Markov chains; else 1000, fewer for many latents or rows.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.draw_count
+        1000
+        """
         if self.approximation.kept is not None:
             return self.approximation.kept
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.latents)
@@ -116,13 +157,31 @@ class Answer:
         return max(FEWEST_DRAWS, min(DRAWS, LARGEST // max(1, size), LARGEST // len(self.program.data)))
 
     def quick_count(self, program: Program) -> int:
-        """The same, but fewer where networks would take long for as many of each row of a program."""
+        """The same, but fewer where networks would take long for as many of each row of a program.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.quick_count(result.program)
+        1000
+        """
         quick = int(QUICK // max(1, program.structure.products * len(program.data)))
         return min(self.draw_count, max(FEWEST_DRAWS, quick))
 
     @cached_property
     def many_locals(self) -> bool:
-        """Whether draws of all locals would be too many numbers to keep or too long to weigh, and can be made again."""
+        """Whether draws of all locals would be too many numbers to keep or too long to weigh, and can be made again.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.many_locals
+        False
+        """
         if self.is_point or self.approximation.kept is not None:
             return False
         size = sum(int(np.prod(self.program.site_shape(s))) for s in self.program.locals)
@@ -131,11 +190,29 @@ class Answer:
 
     @property
     def apart(self) -> bool:
-        """Whether locals are all that has draws, so that those of some rows need none of the others."""
+        """Whether locals are all that has draws, so that those of some rows need none of the others.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.FactorAnalysis(factors=1), "faithful", method="em", seed=0)
+        >>> result.apart
+        True
+        """
         return not self.is_point and (not self.program.globals or self.fixed is not None)
 
     def one(self) -> Values:
-        """Return values of all latents, parameters and weights: the point, or a draw."""
+        """Return values of all latents, parameters and weights: the point, or a draw.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> sorted(result.one())
+        ['covariances', 'means', 'weights']
+        """
         if self.is_point:
             return {**self.points, **{n: v[0] for n, v in self.approximation.draw(self.program, 1)[0].items()}}
         if self.many_locals and self.apart:
@@ -146,7 +223,17 @@ class Answer:
         return {**self.points, **{n: v[0] for n, v in self.draws.values.items()}}
 
     def some(self) -> tuple[Program, Values]:
-        """Return a program to look at and values of everything in it: of a few rows, where all go through networks."""
+        """Return a program to look at and values of everything in it: of a few rows, where all go through networks.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.GMM(components=2), "faithful", method="em", seed=0)
+        >>> program, values = result.some()
+        >>> len(program.data), sorted(values)  # all rows: none goes through a network
+        (272, ['covariances', 'means', 'weights'])
+        """
         program = self.program
         if not (program.networks and program.row) or program.tied or len(program.data) <= SOME:
             return program, self.one()
@@ -160,7 +247,16 @@ class Answer:
         return program.some(rows.to(program.device), self.one())
 
     def by_chain(self, draws: np.ndarray) -> np.ndarray:
-        """Lay out draws (draws, ...) as (chains, draws, ...)."""
+        """Lay out draws (draws, ...) as (chains, draws, ...).
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.by_chain(result.draws.values["p"].numpy()).shape
+        (1, 1000)
+        """
         return draws.reshape(self.approximation.chains, -1, *draws.shape[1:])
 
     @cached_property
@@ -218,7 +314,16 @@ class Answer:
         return {n for n, size in program.sizes.items() if size != self.program.sizes.get(n)}
 
     def has_new_groups(self, program: Program) -> bool:
-        """Whether rows have groups that the fitted rows have not, so that something has to be drawn for these."""
+        """Whether rows have groups that the fitted rows have not, so that something has to be drawn for these.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.has_new_groups(result.on([1, 0]))
+        False
+        """
         return bool(self._grown(program))
 
     def _globals(self, count: int) -> Values:

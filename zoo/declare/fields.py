@@ -78,7 +78,18 @@ class Field:
             raise ModelError(f"{kind}(default={default!r}): expected {self.describes}")
 
     def shaped(self, dimensions: int) -> Self:
-        """Return the field of data with so many dimensions, where it leaves that open; else the field itself."""
+        """Return the field of data with so many dimensions, where it leaves that open; else the field itself.
+
+        Examples
+        --------
+        >>> import zoo
+        >>> zoo.VAE.fields["x"]  # rows of numbers, or images
+        Real('row', 'feature', ...)
+        >>> zoo.VAE.fields["x"].shaped(4)
+        Real('row', 'channel', 'height', 'width', ...)
+        >>> zoo.Real("row").shaped(4)
+        Real('row')
+        """
         if not self.open or dimensions not in IMAGES:
             return self
         shaped = copy.copy(self)

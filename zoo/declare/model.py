@@ -236,14 +236,44 @@ class Model(PyroModule, metaclass=_ModelType):
         return sorted({*object.__dir__(self), *self._parameters, *self._buffers, *self._modules})
 
     def forward(self, *args: Any, **data: Any) -> Any:
-        """Tell the generative story; every subclass has its own."""
+        """Tell the generative story; every subclass has its own.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> from pyro.poutine import trace
+        >>> told = trace(zoo.BetaBernoulli().forward).get_trace(torch.tensor([1.0, 0.0]))
+        >>> [name for name in told.nodes if not name.startswith("_")]
+        ['p', 'row', 'x']
+        """
         raise ModelError(f"{type(self).__name__} declares no forward(...) method, which tells its generative story")
 
     def check(self, *args: Any, **data: Any) -> None:
-        """Raise `DataError` if the data cannot be fitted; accepts everything unless a model says otherwise."""
+        """Raise `DataError` if the data cannot be fitted; accepts everything unless a model says otherwise.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> zoo.PoissonMixture(components=3).check(torch.tensor([[1.0], [2.0]]))
+        Traceback (most recent call last):
+            ...
+        zoo.errors.DataError: more components (3) than distinct rows (2 among 2); ...
+        """
 
     def setup(self, *args: Any, **data: Any) -> None:
-        """Make what depends on the data; called once per fit, on the fit's own copy of the model."""
+        """Make what depends on the data; called once per fit, on the fit's own copy of the model.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> model = zoo.GammaPoisson()
+        >>> model.setup(torch.tensor([3.0, 5.0]))
+        >>> model.exposure  # one over the mean of the data
+        tensor(0.2500)
+        """
 
     def initial(self, *args: Any, **data: Any) -> dict[str, Tensor]:
         """Propose starting values for some or all sites and parameters; none unless a model says otherwise.

@@ -43,7 +43,15 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.get_parameter("layers.5.bias"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, channels, height, width) to the same shape."""
+        """Map (rows, channels, height, width) to the same shape.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import ResidualBlock
+        >>> ResidualBlock(4)(torch.zeros(2, 4, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+        """
         out: Tensor = x + self.layers(x)
         return out
 
@@ -83,7 +91,15 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * height * width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., channels, height, width) to (..., outputs)."""
+        """Map (..., channels, height, width) to (..., outputs).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import ConvEncoder
+        >>> ConvEncoder((1, 8, 8), 3)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
+        """
         out: Tensor = self.layers(x.reshape(-1, *self.shape))
         return out.reshape(*x.shape[:-3], -1)
 
@@ -126,11 +142,29 @@ class ConvDecoder(nn.Module):
 
     @torch.no_grad()
     def start_at(self, bias: Tensor) -> None:
-        """Set each pixel's bias, so that training starts from the mean image."""
+        """Set each pixel's bias, so that training starts from the mean image.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import ConvDecoder
+        >>> net = ConvDecoder(3, (1, 8, 8))
+        >>> net.start_at(torch.full((1, 8, 8), -2.0))  # log odds of a dark image
+        >>> bool(net(torch.zeros(2, 3)).mean() < -1)
+        True
+        """
         self.bias.copy_(bias.reshape(self.shape))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., channels, height, width)."""
+        """Map (..., inputs) to (..., channels, height, width).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import ConvDecoder
+        >>> ConvDecoder(3, (1, 8, 8))(torch.zeros(2, 3)).shape
+        torch.Size([2, 1, 8, 8])
+        """
         _, height, width = self.shape
         out: Tensor = self.layers(z.reshape(-1, z.shape[-1]))[..., :height, :width] + self.bias
         return out.reshape(*z.shape[:-1], *self.shape)
@@ -167,7 +201,15 @@ class MaskedConv2d(nn.Conv2d):
         self.register_buffer("mask", mask.reshape(size, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, inputs, height, width) to (rows, outputs, height, width)."""
+        """Map (rows, inputs, height, width) to (rows, outputs, height, width).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MaskedConv2d
+        >>> MaskedConv2d(1, 4, 3, centre=False)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+        """
         return F.conv2d(x, self.mask * self.weight, self.bias, padding=self.padding)
 
 
@@ -215,7 +257,15 @@ class MaskedConvolutions(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs, height, width) to (..., outputs, height, width)."""
+        """Map (..., inputs, height, width) to (..., outputs, height, width).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MaskedConvolutions
+        >>> MaskedConvolutions(1, 2, channels=8, blocks=1)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 2, 8, 8])
+        """
         h = self.first(x.reshape(-1, *x.shape[-3:]))
         for block in self.blocks:
             h = h + block(h)

@@ -41,11 +41,29 @@ class MLP(nn.Module):
 
     @torch.no_grad()
     def start_at(self, bias: Tensor) -> None:
-        """Set the output's bias, so that training starts from a sensible constant."""
+        """Set the output's bias, so that training starts from a sensible constant.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MLP
+        >>> net = MLP(2, [], 1)
+        >>> net.start_at(torch.tensor([0.5]))
+        >>> net(torch.zeros(1, 2)).item()
+        0.5
+        """
         self.get_parameter(f"layers.{len(self.layers) - 1}.bias").copy_(bias.reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MLP
+        >>> MLP(2, [8], 3)(torch.zeros(5, 4, 2)).shape
+        torch.Size([5, 4, 3])
+        """
         out: Tensor = self.layers(x)
         return out
 
@@ -75,7 +93,16 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask.to(self.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MaskedLinear
+        >>> mask = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # from input to output
+        >>> MaskedLinear(mask)(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+        """
         return F.linear(x, self.mask * self.weight, self.bias)
 
 
@@ -117,10 +144,30 @@ class MaskedMLP(nn.Module):
 
     @torch.no_grad()
     def start_at(self, bias: Tensor) -> None:
-        """Set the outputs' bias, (inputs, each), so that training starts from a sensible constant."""
+        """Set the outputs' bias, (inputs, each), so that training starts from a sensible constant.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MaskedMLP
+        >>> net = MaskedMLP(2, [8])
+        >>> net.start_at(torch.tensor([[0.5], [-0.5]]))
+        >>> net(torch.zeros(1, 2))[0, 0].item()  # of the first, which sees nothing, it is all there is
+        0.5
+        """
         self.get_parameter(f"layers.{len(self.layers) - 1}.bias").copy_(bias.reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., inputs, each)."""
+        """Map (..., inputs) to (..., inputs, each).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import MaskedMLP
+        >>> net = MaskedMLP(3, [8])
+        >>> changed = torch.tensor([[0.0, 0.0, 1.0]])
+        >>> net(changed).shape, torch.equal(net(changed), net(torch.zeros(1, 3)))  # nothing sees the last input
+        (torch.Size([1, 3, 1]), True)
+        """
         out: Tensor = self.layers(x)
         return out.reshape(*x.shape, self.each)

@@ -49,7 +49,15 @@ class Recurrent(nn.Module):
         self.last = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., time, inputs) to (..., time, outputs)."""
+        """Map (..., time, inputs) to (..., time, outputs).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import Recurrent
+        >>> Recurrent(3, 2, hidden=8)(torch.zeros(5, 7, 3)).shape
+        torch.Size([5, 7, 2])
+        """
         # cuDNN has no gradient in evaluation mode, and warns of weights that are not laid out side by side.
         with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
             state, _ = self.cell(delayed(x).reshape(-1, *x.shape[-2:]))
@@ -87,7 +95,15 @@ class CausalAttention(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., time, inputs) to (..., time, outputs)."""
+        """Map (..., time, inputs) to (..., time, outputs).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import CausalAttention
+        >>> CausalAttention(3, 2, width=8, heads=2, layers=1)(torch.zeros(5, 7, 3)).shape
+        torch.Size([5, 7, 2])
+        """
         h = self.first(delayed(x))
         h = h + positions(x.shape[-2], h.shape[-1]).to(h)
         for layer in self.layers:
@@ -122,7 +138,15 @@ class AttentionBlock(nn.Module):
         self.mlp = MLP(width, (4 * width,), width, nn.GELU)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., time, width) to the same shape."""
+        """Map (..., time, width) to the same shape.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zoo.networks import AttentionBlock
+        >>> AttentionBlock(8, heads=2)(torch.zeros(5, 7, 8)).shape
+        torch.Size([5, 7, 8])
+        """
         split = self.inward(self.norms[0](x)).unflatten(-1, (3, self.heads, -1))  # (..., time, 3, heads, width / heads)
         query, key, value = (part.transpose(-2, -3) for part in split.unbind(-3))
         seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)

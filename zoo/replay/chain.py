@@ -95,22 +95,62 @@ class MarkovChain(TorchDistribution):
 
     @property
     def support(self) -> Any:
-        """0, 1, ..., states - 1."""
+        """0, 1, ..., states - 1.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> chain = zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+        >>> chain.support.lower_bound, chain.support.upper_bound
+        (0, 1)
+        """
         return constraints.integer_interval(0, len(self.initial) - 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> MarkovChain:
-        """Return the chain over this many rows."""
+        """Return the chain over this many rows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> chain = zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+        >>> len(chain), len(chain.expand([4]))
+        (1, 4)
+        """
         return type(self)(self.initial, self.transition, self.start, batch_shape=batch_shape, validate_args=False)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Return the states along a new dimension on the left."""
+        """Return the states along a new dimension on the left.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> chain = zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])).expand([4])
+        >>> chain.enumerate_support().shape
+        torch.Size([2, 4])
+        >>> chain.enumerate_support(expand=False).flatten()
+        tensor([0, 1])
+        """
         states = torch.arange(len(self.initial), device=self.initial.device)
         states = states.reshape(-1, *[1] * len(self.batch_shape))
         return states.expand(-1, *self.batch_shape) if expand else states
 
     @property
     def table(self) -> Tensor:
-        """log initial, then log transition probabilities: the log factor of the chain, shape (states + 1, states)."""
+        """log initial, then log transition probabilities: the log factor of the chain, shape (states + 1, states).
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> chain = zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+        >>> chain.table.exp()
+        tensor([[0.5000, 0.5000],
+                [0.9000, 0.1000],
+                [0.2000, 0.8000]])
+        """
         table = torch.cat([self.initial[None], self.transition])
         return torch.where(table > 0, table, 1.0).log().masked_fill(table == 0, -math.inf)
 
@@ -120,13 +160,30 @@ class MarkovChain(TorchDistribution):
 
     @property
     def first(self) -> Tensor:
-        """Which rows begin a sequence, shape (rows,)."""
+        """Which rows begin a sequence, shape (rows,).
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> starts = torch.tensor([1, 0, 1, 0])  # two sequences of two rows
+        >>> zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.eye(2), starts).expand([4]).first
+        tensor([ True, False,  True, False])
+        """
         return firsts(self.start, len(self), self.initial.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(z_t | z_{t-1}) of each row of a path; of the states as they are enumerated, the `table`.
 
         The table stands where the states do: its rows along their dimension, its columns along that of the plate.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> chain = zoo.MarkovChain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])).expand([4])
+        >>> chain.log_prob(torch.tensor([0, 0, 1, 1])).exp()  # 0.5, then what stays and what moves
+        tensor([0.5000, 0.9000, 0.1000, 0.8000])
         """
         states = self.enumerate_support(expand=False).flatten()
         dims = value.ndim - 1
@@ -139,7 +196,16 @@ class MarkovChain(TorchDistribution):
         return self.table[before, path].reshape(value.shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw paths: each row maps every state to a next one, and the maps are composed."""
+        """Draw paths: each row maps every state to a next one, and the maps are composed.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> turns = zoo.MarkovChain(torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])).expand([5])
+        >>> turns.sample()
+        tensor([0, 1, 0, 1, 0])
+        """
         shape = torch.Size(sample_shape) + self.batch_shape
         u = torch.rand(shape.numel() // len(self), len(self), dtype=self.initial.dtype, device=self.initial.device)
         total = torch.cat([self.initial[None], self.transition]).detach().cumsum(-1)

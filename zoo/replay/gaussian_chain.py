@@ -130,7 +130,17 @@ class LinearGaussianChain(TorchDistribution):
         )
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> LinearGaussianChain:
-        """Return the chain over this many rows."""
+        """Return the chain over this many rows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> one = torch.eye(1)
+        >>> walk = zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.25 * one)
+        >>> len(walk), len(walk.expand([3]))
+        (1, 3)
+        """
         given = self.initial_loc, self.initial_cov, self.transition, self.noise_cov, self.offset, self.start
         return type(self)(*given, batch_shape=batch_shape, validate_args=False)
 
@@ -140,12 +150,33 @@ class LinearGaussianChain(TorchDistribution):
 
     @property
     def first(self) -> Tensor:
-        """Which rows begin a sequence, shape (rows,)."""
+        """Which rows begin a sequence, shape (rows,).
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> one = torch.eye(1)
+        >>> walk = zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.25 * one).expand([3])
+        >>> walk.first
+        tensor([ True, False, False])
+        """
         return firsts(self.start, len(self), self.initial_loc.device)
 
     @property
     def steps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """F, u and Q of each row, (rows, d, d), (rows, d) and (rows, d, d): of a first row 0, m and P."""
+        """F, u and Q of each row, (rows, d, d), (rows, d) and (rows, d, d): of a first row 0, m and P.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> one = torch.eye(1)
+        >>> walk = zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.25 * one).expand([3])
+        >>> transition, offset, noise = walk.steps
+        >>> transition.flatten(), noise.flatten()
+        (tensor([0., 1., 1.]), tensor([100.0000,   0.2500,   0.2500]))
+        """
         rows, d = len(self), self.event_shape[0]
         first = self.first[:, None]
         return (
@@ -155,7 +186,20 @@ class LinearGaussianChain(TorchDistribution):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(h_t | h_{t-1}) of each row; minus infinity off what the row before says in directions without noise."""
+        """log p(h_t | h_{t-1}) of each row; minus infinity off what the row before says in directions without noise.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> one = torch.eye(1)
+        >>> walk = zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.25 * one).expand([3])
+        >>> path = torch.tensor([[0.0], [1.0], [1.0]])
+        >>> walk.log_prob(path)
+        tensor([-3.2215, -2.2258, -0.2258])
+        >>> torch.distributions.Normal(path[:-1, 0], 0.5).log_prob(path[1:, 0])  # of all rows but the first
+        tensor([-2.2258, -0.2258])
+        """
         transition, offset, noise = self.steps
         before = value.roll(1, -2)
         gap = value - (transition @ before[..., None])[..., 0] - offset
@@ -168,7 +212,17 @@ class LinearGaussianChain(TorchDistribution):
         return torch.where(free, density, torch.where(along.abs() <= size, 0.0, -math.inf)).sum(-1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw paths."""
+        """Draw paths.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import zoo
+        >>> one = torch.eye(1)
+        >>> walk = zoo.LinearGaussianChain(torch.zeros(1), 100 * one, one, 0.25 * one).expand([3])
+        >>> walk.sample([10]).shape
+        torch.Size([10, 3, 1])
+        """
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
         transition, offset, noise = (t.detach().double() for t in self.steps)
         lead = offset.expand(shape if self.batch_shape else (*shape[:-1], 1, shape[-1]))
