@@ -6,12 +6,14 @@ compilation of a small density.
 
 from __future__ import annotations
 
+import linecache
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx import graph_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -57,6 +59,17 @@ def recorded(
     with recorder, _Unchecked(), while_recording():
         outputs = function(*inputs)
     return recorder.finished(outputs)
+
+
+class _Graph(fx.GraphModule):
+    """A graph whose generated source goes with it: torch keeps every source of a process, for tracebacks."""
+
+    def recompile(self) -> Any:
+        made = super().recompile()
+        name = cast(Any, type(self).forward).__code__.co_filename
+        linecache.cache.pop(name, None)
+        cast(Any, graph_module)._loader.eval_cache.pop(name, None)
+        return made
 
 
 class _Unchecked(TorchFunctionMode):
@@ -144,4 +157,4 @@ class _Recorder(TorchDispatchMode):
         """Return all that the outputs need."""
         self.graph.output([self._node(x) for x in outputs])
         self.graph.eliminate_dead_code()
-        return fx.GraphModule(self.constants, self.graph)
+        return _Graph(self.constants, self.graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def collapsed(site: Site, weight: Tensor, parts: tuple[Tensor, ...], dims: tuple
     return count, tuple(sums)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
     """Shape that shapes which fit are broadcast to; `torch.broadcast_shapes` takes ten times as long."""
     ndim = max(len(s) for s in shapes)

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from inference.conjugate.verify import on_all_rows
+from zoo.data.data import Data
+from zoo.declare.model import Model
 from zoo.errors import ModelError
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values
+from zoo.structure.shapes import other_shape
 
 ROWS = 64  # that are looked at
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}  # of a sum of log densities: processors round differently
+OTHER = "the model is not the one that the fit was saved with"
+REMEDY = "load it with the code that it was saved with, or fit again (its draws are in posterior.nc)"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class Fingerprint:
             replay = sample.replay({**{n: v.to(program.device) for n, v in values.items()}, **weights})
         return cls(_sites(program), {n: _sum(v) for n, v in replay.log_probs.items()}, values)
 
+    def check_shapes(self, model: Model, data: Data) -> None:
+        """Raise if an unknown has another shape, before runs that take as long and as much memory as it is large.
+
+        Raises
+        ------
+        ModelError
+            Naming the first of them.
+        """
+        whole = [n for n, (role, *_) in self.sites.items() if role in ("parameter", "global") and n in self.values]
+        then = {n: tuple(self.values[n].shape) for n in whole}
+        if other := other_shape(model, data, then):
+            name, shape = other
+            raise ModelError(f"{OTHER}: {name!r} was of shape {then[name]}, and is of shape {shape}; {REMEDY}")
+
     def check(self, program: Program, points: Values) -> None:
         """Raise if a program is not the one that this was taken of.
 
@@ -58,8 +77,6 @@ class Fingerprint:
         ModelError
             Naming the sites that have changed.
         """
-        remedy = "load it with the code that it was saved with, or fit again (its draws are in posterior.nc)"
-        said = "the model is not the one that the fit was saved with: "
         now = _sites(program)
         if now != self.sites:
             parts = {
@@ -68,13 +85,13 @@ class Fingerprint:
                 "has with another role, family or shape": [n for n in now if now[n] != self.sites.get(n, now[n])],
             }
             changes = "; ".join(f"it {what} {', '.join(map(repr, names))}" for what, names in parts.items() if names)
-            raise ModelError(f"{said}{changes}; {remedy}")
+            raise ModelError(f"{OTHER}: {changes}; {REMEDY}")
         found = Fingerprint.of(program, points, self.values).densities
         for name, then in self.densities.items():
             if not abs(found[name] - then) <= CLOSE[program.dtype] * (1 + abs(then)):
                 raise ModelError(
-                    f"{said}at the same values site {name!r} had the log density {then:.6g} and has {found[name]:.6g}; "
-                    f"{remedy}"
+                    f"{OTHER}: at the same values site {name!r} had the log density {then:.6g} and has "
+                    f"{found[name]:.6g}; {REMEDY}"
                 )
 
 

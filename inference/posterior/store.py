@@ -240,14 +240,16 @@ def _rebuild(
         buffers = dict(instance.named_buffers())
         for name, value in tensors.folder("buffer").items():
             buffers[name].copy_(value)
+        written = None
+        if "sites" in described["model"]:  # which version 0.1.0 did not write
+            looked = {n: described["model"][n] for n in ("sites", "densities")}
+            written = Fingerprint(**looked, values=tensors.folder("fingerprint"))
+            written.check_shapes(instance, data)
         priors = read_posteriors(described["priors"], tensors.folder("prior"))
         program = Program(instance.eval(), data, {n: q for q in priors for n in q.names})
         # Planned on the rows it was fitted to, whatever rows are asked about later; statistics are about the first.
         closed_form(program).set_frame(Frame.read(tensors.folder("frame")))
-        if "sites" in described["model"]:  # which version 0.1.0 did not write
-            written = Fingerprint(
-                **{n: described["model"][n] for n in ("sites", "densities")}, values=tensors.folder("fingerprint")
-            )
+        if written is not None:
             written.check(program, tensors.folder("point"))
         q = approximation.read(described["approximation"], tensors.folder("q"), program)
         q = q.at(tensors.folder("point"))

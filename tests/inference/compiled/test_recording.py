@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import random
 
 import numpy as np
@@ -10,10 +11,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.fx import graph_module
 
 import zoo
 from guides import Encoder, MeanField
 from inference.compiled import recording
+from inference.compiled.record import recorded
 from inference.compiled.recording import FEWEST, played_back
 from inference.starts.natural import several_starts
 from inference.variational import optimize
@@ -93,3 +96,11 @@ def test_what_would_take_much_memory_is_not_recorded(monkeypatch):
     monkeypatch.setattr(recording, "MOST", 10_000)
     assert played_back(lambda x: (x.exp().log(),), (x,), (x,), program) is not None
     assert played_back(lambda x: (x.exp().log().exp(),), (x,), (x,), program) is None
+
+
+def test_sources_of_graphs_are_not_kept():
+    before = len(linecache.cache), len(graph_module._loader.eval_cache)
+    graph = recorded(lambda x: (x + 1,), [torch.zeros(2)], {})
+    graph.recompile()
+    assert torch.equal(graph(torch.ones(2))[0], torch.full((2,), 2.0))
+    assert (len(linecache.cache), len(graph_module._loader.eval_cache)) == before

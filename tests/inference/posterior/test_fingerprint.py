@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -11,6 +13,8 @@ from torch import nn
 
 import zoo
 from inference import SVI, Fit, fit
+from inference.posterior import store
+from inference.runtime.sums import seal
 from zoo.errors import ModelError
 
 ROWS = np.random.default_rng(0).normal(2.0, 1.0, 100)
@@ -65,6 +69,18 @@ def test_other_words_for_the_same_are_the_same(tmp_path):
     found = saved(noisy(), tmp_path / "fit")
     loaded = Fit.load(tmp_path / "fit", model=Again)
     np.testing.assert_allclose(loaded.log_prob([1.0, 3.0]), found.log_prob([1.0, 3.0]), rtol=1e-12)
+
+
+def test_a_claim_of_many_components_is_refused_at_once(tmp_path, monkeypatch):
+    """Settings and sums are easily written: nothing that grows with them is made before shapes are compared."""
+    found = fit(zoo.GMM(components=2), ROWS[:, None], method="em", seed=0).save(tmp_path / "fit")
+    described = json.loads((found / "fit.json").read_text())
+    described["model"]["settings"]["components"] = 10**6
+    (found / "fit.json").write_text(json.dumps(described))
+    seal(found)
+    monkeypatch.setattr(store, "Program", None)
+    with pytest.raises(ModelError, match=r"'weights' was of shape \(2,\), and is of shape \(1000000,\)"):
+        Fit.load(found)
 
 
 def decoder(width=4, slope=nn.Tanh):
