@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.ticker import MaxNLocator
 
 from inference import Fit
 from zoo.replay.sites import Site, primary
@@ -146,18 +147,33 @@ def beside(axes: Axes, fit: Fit) -> None:
         images(axes, data.reshape(-1, side, side), made.reshape(-1, side, side))
     elif covariate is not None and data.ndim == 1 and covariate.is_floating_point():
         points(axes, covariate.reshape(len(data), -1)[:, 0].cpu().numpy(), data, made)
+        axes.set(
+            xlabel=labels(fit, next(n for n, v in fit.program.data.values.items() if v is covariate))[0], ylabel=name
+        )
     elif data.ndim > 1 and (data.dtype.kind not in "f" or len(np.unique(data)) <= LEVELS):
         shares(axes, data.reshape(len(data), -1), made.reshape(len(made), -1))
     elif data.ndim > 1:
         for rows, colour, label in ((data, DATA, "data"), (made, MADE, "made")):
             axes.scatter(rows[:, 0], rows[:, 1], s=10, color=colour, alpha=0.6, lw=0, label=label)
+        axes.set(**dict(zip(("xlabel", "ylabel"), labels(fit, name), strict=False)))
         axes.legend(fontsize=8)
     else:
         bins = np.histogram_bin_edges(np.concatenate([data, made]), bins=15)
         if (data == data.round()).all() and bins[-1] - bins[0] < 40:
             bins = np.arange(min(data.min(), made.min()) - 0.5, max(data.max(), made.max()) + 1)
         axes.hist([data, made], bins=bins, color=[DATA, MADE], label=["data", "made"])
+        axes.set(xlabel=name, ylabel="rows")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=bool((data == data.round()).all())))
         axes.legend(fontsize=8)
+
+
+def labels(fit: Fit, name: str) -> list[str]:
+    """What the columns of a field are called; the field itself if it is one column."""
+    data = fit.program.data
+    columns = data.coords.get(data.dims[name][1]) if len(data.dims[name]) > 1 else None
+    if columns is None:
+        return [name]
+    return [str(label) if isinstance(label, str) else f"{name}[{label}]" for label in columns]
 
 
 def replicate(fit: Fit, name: str) -> np.ndarray:
@@ -192,4 +208,5 @@ def shares(axes: Axes, data: np.ndarray, made: np.ndarray) -> None:
     for shift, (mean, colour, label) in enumerate(zip(means, (DATA, MADE), ("data", "made"), strict=True)):
         axes.bar(where + 0.4 * shift - 0.2, mean, 0.38, color=colour, label=label)
     axes.set(xlabel="column", ylabel="mean")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
