@@ -26,6 +26,7 @@ from inference.options import (
     SEPARATOR,
     SET,
     WEIGHTS,
+    in_options,
     say,
     subject,
     subjects,
@@ -336,7 +337,7 @@ def main() -> None:
         text = usage() if usage else str(error)
         if text.startswith("No such option"):
             text += "; names that begin with - go after --, or begin with ./"
-        say("error: " + " ".join(text.split()), err=True)
+        say("error: " + in_options(" ".join(text.split())), err=True)
         sys.exit(2)
 
 

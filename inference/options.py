@@ -94,6 +94,13 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def in_options(text: str) -> str:
+    """Write an error's remedy as it is said here: ``--columns y=...`` for ``columns={'y': ...}``."""
+    return re.sub(
+        r"\bcolumns=(?:\{'(\w+)': [^}]*\}|\.\.\.)", lambda found: f"--columns {found[1] or 'FIELD'}=...", text
+    )
+
+
 def text_of(table: Any) -> str:
     """Lay out a whole table."""
     import pandas as pd

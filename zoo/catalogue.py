@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, unknown
@@ -37,12 +39,21 @@ class Entry:
 
     def load(self) -> type[Any]:
         """Import the module and return the class; annotate what takes it: ``method: type[Method] = entry.load()``."""
-        cls: type[Any] = getattr(importlib.import_module(self.module), self.name)
+        cls: type[Any] = getattr(_imported(self.module), self.name)
         return cls
 
     def guarded(self) -> AbstractContextManager[None]:
         """Do nothing: what fails in the library is an error, and in a `Plugin` a warning."""
         return nullcontext()
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module; tqdm, which Pyro imports, need not ask for widgets in notebooks that no bar of ours has."""
+    if "tqdm.auto" in sys.modules:
+        return importlib.import_module(module)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        return importlib.import_module(module)
 
 
 def _names(node: ast.expr) -> str:
@@ -161,7 +172,7 @@ def exports(package: str, kind: str, named: Mapping[str, str]) -> tuple[Callable
         if name == "__all__":
             return sorted({*named, *shipped(kind)})
         if name in named:
-            module = importlib.import_module(named[name])
+            module = _imported(named[name])
             return getattr(module, name, module)
         for known in () if name.startswith("_") else (shipped, entries):
             if name in known(kind):

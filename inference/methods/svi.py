@@ -440,7 +440,7 @@ class SVI(Method):
         with torch.random.fork_rng(devices=[]):
             step = self._lowered(program, climb, draws, batches)
         with listening():
-            with Monitor("svi", steps, show=progress) as shown:
+            with Monitor(type(self).__name__.lower(), steps, show=progress) as shown:
                 climb.run(step, batches, draws, shown, beta=self.beta, warm_up=self.warm_up, file=file)
             program.model.eval()
             particles = draws if self.objective == "iwae" or self.covering else 1

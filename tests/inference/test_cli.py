@@ -244,6 +244,11 @@ def test_fit_takes_columns_by_name(run):
     assert f"log_evidence {direct.objective.value:.4f}" in ran.out
 
 
+def test_the_remedy_for_a_missing_column_is_an_option(run):
+    asked = run("fit", "BayesianRegression", "faithful", "-m", "exact")
+    assert asked.err.rstrip().endswith("or say which it is: --columns y=...")
+
+
 def test_a_model_may_be_text(run, files):
     (files / "coin.toml").write_text('fields.x = "Binary(row)"\nsites.p = "Beta(1, 1)"\nsites.row.x = "Bernoulli(p)"\n')
     ran = run("fit", "coin.toml", "flips.csv", "-m", "exact", "--seed", 0)

@@ -1,6 +1,7 @@
 """Progress: a function of the user's, lines where there is no terminal, and nothing where none is asked for."""
 
 import re
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -80,3 +81,20 @@ def test_every_method_tells_the_function_of_the_call(faithful, method):
     fit(zoo.BayesianGMM(components=2), faithful, method=method, seed=0, progress=lambda *args: told.append(args))
     assert told
     assert all(step <= metrics["total"] for step, _, metrics in told)
+
+
+@pytest.mark.slow
+def test_nothing_asks_for_widgets_in_a_notebook():
+    """As tqdm does, which Pyro imports, where ipywidgets is not installed."""
+    kernel = "import sys, types\nclass Shell: config = {'IPKernelApp': {}}\n"
+    kernel += "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=Shell, version_info=(9,))\n"
+    kernel += "sys.modules['ipykernel.zmqshell'], sys.modules['ipywidgets'] = types.ModuleType('zmqshell'), None\n"
+    for first in ("import zoo; zoo.GMM", "from inference import fit"):
+        ran = subprocess.run(
+            [sys.executable, "-c", kernel + first + "\nassert 'tqdm.autonotebook' in sys.modules"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "IProgress" not in ran.stderr
