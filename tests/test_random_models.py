@@ -101,7 +101,12 @@ def test_closed_forms_of_random_conjugate_models(story):
     for method in (EM(max_steps=6), CAVI(max_steps=20), Exact()):
         name = type(method).__name__.lower()
         if name in legal:
-            found = fit(story.model(), story.data, method=method, weights=story.weights, seed=0, progress=False)
+            try:
+                found = fit(story.model(), story.data, method=method, weights=story.weights, seed=0, progress=False)
+            except zoo.FitError as error:  # the mode of a Dirichlet of which nothing is seen, at a corner
+                if "has a pole at its edge" not in str(error):
+                    raise
+                continue
             values = found.trace["value"].to_numpy()
             assert (np.diff(values) >= -1e-7 * (1 + np.abs(values[1:]))).all(), (name, values)
             ends[name] = found.objective.value

@@ -17,6 +17,8 @@ from inference.runtime.interruption import asked_of_any, listening
 from inference.runtime.monitor import Monitor
 from inference.runtime.processes import ALONE
 
+UNBOUNDED = "infinite (a prior with a concentration or shape below 1 has a pole at its edge: average over it instead)"
+
 
 class Way(ABC):
     """A way up from one start, or from several in one tensor program: an objective, and a step that raises it.
@@ -173,8 +175,9 @@ def ascend(
             stop = asked_of_any(way.processes, way.device)
             going = []
             for row, (ascent, value) in enumerate(zip(climbing, values, strict=True)):
-                if math.isnan(value):
-                    ascent.failure = f"the objective is not a number after {step} {rule.unit}"
+                if math.isnan(value) or value == math.inf:
+                    what = "not a number" if math.isnan(value) else UNBOUNDED
+                    ascent.failure = f"the objective is {what} after {step} {rule.unit}"
                     continue
                 ascent.history.append(value)
                 ascent.monitor.record(step, way.shown(row, value))

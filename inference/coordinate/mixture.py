@@ -144,8 +144,12 @@ class Mixture:
         sample = program.rebind(program.data.take(some))
         if any(cls._differs(plan, sample, s, values) for s in inside if s.role == "observed"):
             return None
+        with torch.no_grad():
+            log_probs = [v for n, v in sample.log_probs(values).items() if sample.sites[n].role == "observed"]
+        if all(v.ndim < -z.enum_dim or bool((v == v.narrow(z.enum_dim, 0, 1)).all()) for v in log_probs):
+            return None  # the components are all alike
         trial = cls(plan, RowSource(sample), values)
-        if not trial.width or not z.cardinality > 1:
+        if not trial.width:
             return None
         with torch.no_grad():
             terms = sample.log_joint(values)

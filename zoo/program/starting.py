@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -203,7 +204,9 @@ def check_densities(replay: Replay, sites: Mapping[str, Site], eliminate: Callab
     total = eliminate(replay.log_probs).total()
     if not bool(total.isfinite()):
         bad = [n for n, v in replay.log_probs.items() if not bool(v.isfinite().all())]
-        where = f"site {bad[0]!r}, whose value is impossible under its distribution there" if bad else "no single site"
+        pole = bool(bad) and bool((replay.log_probs[bad[0]] == math.inf).any())
+        what = "at a pole of its density" if pole else "impossible under its distribution"
+        where = f"site {bad[0]!r}, whose value is {what} there" if bad else "no single site"
         raise ModelError(
             f"the log density is {float(total)} at the starting values, because of {where}. Give better starting "
             "values with an `initial` method, or correct the model or the data"

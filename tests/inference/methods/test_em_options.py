@@ -657,3 +657,33 @@ def test_single_precision_far_from_zero(covariance, method):
     expected = 1e6 + 1e3 * double.points["means"].numpy()[others] * rows.std()
     # Rounding of the objective, 1e-7 of 16,000 nats, hides shifts of a mean by 6 % of its standard error of 50.
     np.testing.assert_allclose(single.points["means"].numpy()[by], expected, atol=3.0)
+
+
+@zoo.model(x=Real("row"))
+def all_alike(x):
+    """Components that differ in nothing that is observed."""
+    with pyro.plate("row", len(x)):
+        pyro.sample("z", dist.Categorical(torch.tensor([0.1, 0.4, 0.5])))
+        pyro.sample("x", dist.Normal(0.0, 0.5), obs=x)
+
+
+def test_components_that_are_all_alike():
+    x = np.array([0.25, np.nan, 0.3])
+    found = fit(all_alike(), x, method="em", seed=0)
+    assert found.objective.value == pytest.approx(stats.norm(0, 0.5).logpdf(x[[0, 2]]).sum())
+    np.testing.assert_allclose(found.assign().to_numpy(), [[0.1, 0.4, 0.5]] * 3, rtol=1e-6)
+
+
+@zoo.model(x=Real("row"))
+def at_a_corner(x):
+    """A prior of which nothing is seen, and whose density has its maximum, infinity, at a corner."""
+    pyro.sample("side", dist.Bernoulli(0.1))
+    pyro.sample("shares", dist.Dirichlet(torch.tensor([0.5, 0.25, 0.25])))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(0.0, 0.5), obs=x)
+
+
+@pytest.mark.parametrize(("restarts", "why"), [(1, "has a pole at its edge"), (2, "'shares', .* at a pole")])
+def test_a_prior_without_a_mode_is_refused(restarts, why):
+    with pytest.raises(zoo.FitError, match=why):
+        fit(at_a_corner(), np.array([0.1, 0.2]), method=EM(restarts=restarts), seed=0)

@@ -15,7 +15,6 @@ from inference.runtime.checkpoint import Checkpoint
 from tests.attack.subjects import methods_of, subjects
 from zoo import FitError
 
-MODELS = [n for n in subjects() if {"em", "cavi"} & set(methods_of(n))]
 ROWS = np.random.default_rng(0).normal(size=(300, 2)) + 2.0 * np.random.default_rng(1).integers(0, 3, (300, 1))
 
 
@@ -79,12 +78,14 @@ def test_the_same_bytes(monkeypatch, tmp_path, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", subjects())
 def test_the_same_bytes_of_every_model(monkeypatch, tmp_path, name):
     cls, settings, data = subjects()[name]
-    for method in (EM(max_steps=60), CAVI(max_steps=60)):
-        if type(method).__name__.lower() in methods_of(name):
-            goes_on(monkeypatch, cls(**settings), data, method, tmp_path / type(method).__name__, 2, 7)
+    legal = [m for m in (EM(max_steps=60), CAVI(max_steps=60)) if type(m).__name__.lower() in methods_of(name)]
+    if not legal:
+        pytest.skip("neither method is legal")
+    for method in legal:
+        goes_on(monkeypatch, cls(**settings), data, method, tmp_path / type(method).__name__, 2, 7)
 
 
 @pytest.mark.slow
