@@ -964,8 +964,7 @@ NANS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("wrong", NANS)
+@spread(("wrong", "method"), list(itertools.product(NANS, METHODS)), part=0, of=2)
 def test_densities_that_are_no_numbers(wrong, method):
     """The site is named; a method that is not legal may say that instead."""
     text = refused(lambda: fit(declared(NANS[wrong]), X, method=METHODS[method], seed=0))

@@ -67,7 +67,7 @@ def test_every_registered_model_has_small_data():
     assert not missing, f"add a few rows of data for {sorted(missing)} to ZOO_CASES in tests/cases/models.py"
 
 
-@spread("case", [CASE_NUMBERS[i] for i in sorted(FIRST.values())], part=0, of=2)
+@spread("case", [CASE_NUMBERS[i] for i in sorted(FIRST.values())], part=0, of=4)
 def test_every_model_keeps_its_promises_with_closed_forms(case):
     """One shape of each model by the quick methods; other shapes and methods are among the slow tests."""
     quick = [QUICK[name] for name in CLOSED_FORMS]
@@ -83,7 +83,7 @@ def test_every_model_keeps_its_promises_with_every_method(case):
     assert all(len(what) > 4 for what in said.values())
 
 
-@everywhere
+@spread("case", CASE_NUMBERS, part=0, of=2)
 def test_legal_methods_follow_from_the_latents(case):
     program = prepare(*CASES[case], device="cpu")
     said = {name.lower(): why for name, why in legality(program).items()}
@@ -126,7 +126,7 @@ GUIDE_CASES = {  # beside the suite's own: latents of a group of rows, and one l
 }
 
 
-LONG = ("Conjugate", "Encoder", "Flow", "FullRank", "Laplace", "LowRank", "MeanField")
+LONG = ("ClassifyingEncoder", "Conjugate", "Encoder", "Flow", "FullRank", "Guides", "Laplace", "LowRank", "MeanField")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in GUIDES])

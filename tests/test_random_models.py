@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from scipy.integrate import simpson
+from torch.distributions import constraints
 
 import zoo
 from inference import CAVI, EM, Exact, fit
@@ -53,7 +54,7 @@ def _held(story: Story) -> None:
             np.testing.assert_allclose(shares.numpy(), probabilities[name], atol=1e-9, err_msg=name)
 
 
-@settings(max_examples=12, **QUICK)
+@settings(max_examples=6, **QUICK)
 @given(stories())
 def test_a_few_random_models(story):
     _held(story)
@@ -103,8 +104,8 @@ def test_closed_forms_of_random_conjugate_models(story):
         if name in legal:
             try:
                 found = fit(story.model(), story.data, method=method, weights=story.weights, seed=0, progress=False)
-            except zoo.FitError as error:  # the mode of a Dirichlet of which nothing is seen, at a corner
-                if "has a pole at its edge" not in str(error):
+            except zoo.ZooError as error:  # the mode of a Dirichlet of which nothing is seen, at a corner
+                if "pole" not in str(error):
                     raise
                 continue
             values = found.trace["value"].to_numpy()
@@ -124,7 +125,8 @@ def _integral(story: Story, site) -> float:
     def heights(grid):
         at = to(grid)
         steps = to.log_abs_det_jacobian(grid, at)
-        inside = site.support.check(at) & (at != 0) & (at != 1)
+        inside = site.support.check(at) & steps.isfinite()
+        inside &= (at > 0) & (at != 1) if site.support is not constraints.real else inside  # which rounding reaches
         each = zip(at, steps, inside, strict=True)
         return np.array([story.log_joint({site.name: v})[0] + float(j) if ok else -np.inf for v, j, ok in each])
 

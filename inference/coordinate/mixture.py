@@ -146,8 +146,8 @@ class Mixture:
             return None
         with torch.no_grad():
             log_probs = [v for n, v in sample.log_probs(values).items() if sample.sites[n].role == "observed"]
-        if all(v.ndim < -z.enum_dim or bool((v == v.narrow(z.enum_dim, 0, 1)).all()) for v in log_probs):
-            return None  # the components are all alike
+        if all(v.ndim < -z.enum_dim or v.shape[z.enum_dim] == 1 for v in log_probs):  # components are all alike
+            return None
         trial = cls(plan, RowSource(sample), values)
         if not trial.width:
             return None

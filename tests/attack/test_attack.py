@@ -6,7 +6,7 @@ import pytest
 
 from tests.attack import campaign, judge
 
-QUICK, SLOW, SLICES = 24, 324, 12
+QUICK, SLOW, SLICES = 12, 312, 12
 
 
 def answered(attempts):

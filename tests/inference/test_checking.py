@@ -16,6 +16,7 @@ from inference import Laplace, check, fit
 from inference.cli import app
 from inference.diagnostics.quantities import distribution_distances, quantities
 from tests.cases.columns import normal
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, Real
 from zoo.errors import FitError
 
@@ -80,7 +81,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@spread("name", PLANTED, part=0, of=2)
 def test_what_is_planted_is_named(name):
     model, data, method, site, quantity = PLANTED[name]
     found = checked(model, data, method)

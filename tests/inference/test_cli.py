@@ -19,6 +19,7 @@ import pytest
 import zoo
 from inference import MAP, Fit, cli, compare, fit
 from inference.runtime.written import model_of, models_of
+from tests.cases.spread import spread
 from zoo import catalogue, datasets
 
 ROOT = Path(__file__).parents[2]
@@ -451,7 +452,7 @@ def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["fit", "--help"], ["compare", "-h"], ["nonsense"]])
+@spread("command", [["fit", "--help"], ["--help"], ["list"], ["compare", "-h"], ["nonsense"]], part=0, of=4)
 def test_what_needs_no_torch_does_not_wait_for_it(command, tmp_path):
     """With -X importtime, Python names every module it imports on standard error."""
     done = python("-X", "importtime", "-m", "inference.cli", *command, cwd=tmp_path)

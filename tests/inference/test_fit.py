@@ -33,7 +33,7 @@ from tests.cases.models import (
 from tests.cases.spread import spread
 
 RNG = np.random.default_rng(11)
-GEYSER = zoo.datasets.load("faithful").iloc[:120]
+GEYSER = zoo.datasets.load("faithful").iloc[:60]
 SCHOOL_TABLE = pd.DataFrame(SCHOOLS, index=pd.Index(list("ABCDEFGH"), name="who"))
 COUNTS = pd.DataFrame({"count": np.r_[RNG.poisson(3, 40), RNG.poisson(15, 40)]}, index=pd.RangeIndex(1900, 1980))
 LINES = pd.DataFrame({"x": np.linspace(-3, 3, 60)})
@@ -41,7 +41,7 @@ LINES["y"] = np.where(np.arange(60) % 2, 5 + 2 * LINES["x"], -5 - LINES["x"]) + 
 PROFILES = pd.DataFrame(RNG.random((60, 4)) < np.where(np.arange(60) % 2, 0.9, 0.2)[:, None], columns=list("pqrs"))
 PIXELS = (RNG.random((40, 5)) < 0.4).astype(float)
 LABELS = pd.DataFrame({"colour": list("rgbrrgrrbr")})
-BRIEF = SVI(steps=150)
+BRIEF = SVI(steps=50)
 
 CASES = {
     "coin-exact": (coin(a=2.0), FLIPS, "exact"),
@@ -60,11 +60,11 @@ CASES = {
     "bayesian-svi": (zoo.BayesianGMM(components=2), GEYSER, BRIEF),
     "gmm-svi": (zoo.GMM(components=2), GEYSER, BRIEF),
     "profiles-svi": (BernoulliMixture, PROFILES, BRIEF),
-    "vae-svi": (zoo.VAE(latent=2, hidden=(4,)), PIXELS, SVI(guide=Encoder(hidden=(8,)), steps=300)),
+    "vae-svi": (zoo.VAE(latent=2, hidden=(4,)), PIXELS, SVI(guide=Encoder(hidden=(8,)), steps=100)),
     "coin-map": (coin, FLIPS, "map"),
-    "noncentred-map": (NonCentred, SCHOOL_TABLE, MAP(steps=300)),
-    "bayesian-map": (zoo.BayesianGMM(components=2), GEYSER, MAP(steps=300)),
-    "gmm-map": (zoo.GMM(components=2), GEYSER, MAP(steps=300)),
+    "noncentred-map": (NonCentred, SCHOOL_TABLE, MAP(steps=100)),
+    "bayesian-map": (zoo.BayesianGMM(components=2), GEYSER, MAP(steps=100)),
+    "gmm-map": (zoo.GMM(components=2), GEYSER, MAP(steps=100)),
 }
 KINDS = {"exact": "log_evidence", "em": "log_likelihood", "svi": "elbo", "map": "log_posterior"}
 KIND = {name: KINDS[name.rpartition("-")[2]] for name in CASES}

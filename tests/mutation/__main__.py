@@ -27,10 +27,10 @@ from tests.mutation.swapped import functions_of, put
 ROOT = Path(__file__).parents[2]
 ROOMS = ["inference/conjugate", "inference/coordinate", "zoo/program"]
 SLOW = ["tests/inference/conjugate", "tests/inference/coordinate", "tests/zoo/program", "tests/test_random_models.py"]
-QUIET = ["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist"]
+QUIET = ["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
 SECONDS = 20.0  # of tests that are run for a change, as they took when they were noted
 LONGEST = 240  # seconds of the processor until a change is said to hang, which is noticed; a clock would tell of others
-FIRST = ("zoo", "guides", "inference", "scipy.stats", "arviz_base", "sklearn.mixture", "hmmlearn.hmm")
+FIRST = ("zoo", "guides", "inference", "tests.conftest")
 
 
 def noted(file: Path) -> tuple[dict[str, list[str]], dict[str, float]]:
@@ -98,10 +98,9 @@ def main() -> None:
     os.chdir(ROOT)
     os.nice(10)
     tests, seconds = noted(given.lines)
-    for name in FIRST:  # once, before forking
-        importlib.import_module(name)
-    for path in sources(ROOMS, Path()):
-        importlib.import_module(".".join(path.with_suffix("").parts))
+    files = {Path(test.partition("::")[0]) for test in seconds}
+    for name in (*FIRST, *(".".join(path.with_suffix("").parts) for path in (*sources(ROOMS, Path()), *files))):
+        importlib.import_module(name)  # once, before forking
     functions_of(ROOT)
     every = [m for path in sources(ROOMS, Path()) for m in mutants(path)]
     some = (

@@ -13,6 +13,7 @@ SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mul
 SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 FUNCTIONS = {"exp", "log", "sqrt", "square", "rsqrt", "lgamma", "digamma", "log1p", "expm1", "mvlgamma"}
 LIMITS = {"max", "min", "clamp", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "maximum", "minimum"}
+BLANKS = {"ones", "zeros", "ones_like", "zeros_like", "new_ones", "new_zeros"}
 CONTAINERS = (ast.List, ast.Tuple, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.JoinedStr)
 
 
@@ -110,7 +111,8 @@ def _tolerance(node: ast.AST) -> bool:
 def _new(node: ast.expr) -> Iterator[ast.expr]:
     match node:
         case ast.BinOp(op=op, left=left, right=right) if type(op) in SWAPS and not any(map(_other, (left, right))):
-            yield _with(node, op=SWAPS[type(op)]())
+            if not _neutral(right):
+                yield _with(node, op=SWAPS[type(op)]())
             for side in ("left", "right"):
                 match getattr(node, side):
                     case ast.Constant(value=bool()):
@@ -132,6 +134,11 @@ def _with(node: ast.expr, **changes: ast.AST) -> ast.expr:
     for name, value in changes.items():
         setattr(new, name, ast.copy_location(value, node) if isinstance(value, ast.expr) else value)
     return new
+
+
+def _neutral(node: ast.expr) -> bool:
+    """Whether it is all ones, or all zeros: that gives a shape, whether they are multiplied or divided by."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in BLANKS
 
 
 def _other(node: ast.expr) -> bool:

@@ -17,6 +17,7 @@ from inference import EM, MAP, SVI, Exact, Fit, fit
 from inference.diagnostics.coordinates import event_names
 from tests.cases.densities import LATER_DENSITIES, over_assignments
 from tests.cases.models import LATER, LINES, SIZES, ZOO_CASES
+from tests.cases.spread import spread
 from zoo import catalogue
 from zoo.program.prepare import prepare
 from zoo.replay.evaluate import model_context
@@ -159,7 +160,7 @@ def random_values(program, seed):
 
 
 @every_case
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_the_log_joint_is_that_of_the_story(name, model, data, seed):
     program = prepare(model, data)
     values = random_values(program, seed)
@@ -225,7 +226,7 @@ def test_names_are_found_however_they_are_written(given, name):
     assert catalogue.find("model", given) is getattr(zoo, name)
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e6, 1e9), (1e-6, -3.0)])
+@spread(("scale", "shift"), [(1.0, 0.0), (1e6, 1e9), (1e-6, -3.0)], part=1, of=3)
 @every_model
 def test_every_start_is_inside_the_supports(name, scale, shift):
     """`Program.initial` refuses proposals outside supports and starts with a density that is not a number."""

@@ -14,10 +14,11 @@ import xarray as xr
 from scipy import stats
 
 import zoo
-from inference import NUTS, SVI, Fit, Laplace, az, fit
+from inference import MAP, NUTS, SVI, Fit, Laplace, az, fit
 from inference.approximations.pareto import khat
 from tests.cases.columns import CASES, normal
 from tests.cases.models import FLIPS, SCHOOLS, BernoulliMixture, EightSchools, NonCentred, PoissonMixture, coin
+from tests.cases.spread import spread
 
 mpl.use("Agg")
 
@@ -25,7 +26,7 @@ NAMES = ["A", "B", "C", "D", "E", "F", "G", "H"]
 SCHOOL_TABLE = pd.DataFrame(SCHOOLS, index=pd.Index(NAMES, name="who"))
 GEYSER = zoo.datasets.load("faithful").iloc[:120]
 PROFILES = np.random.default_rng(3).integers(0, 2, (40, 3))
-BRIEF = SVI(steps=100)
+BRIEF = SVI(steps=30)
 
 SAMPLED = {
     "coin-exact": (coin, FLIPS, "exact"),
@@ -40,9 +41,9 @@ POINTS = {
     "mixture-with-priors-em": (zoo.BayesianGMM(components=2), GEYSER, "em"),
     "counts-em": (PoissonMixture, np.random.default_rng(0).poisson(4, 50), "em"),
     "profiles-em": (BernoulliMixture, PROFILES, "em"),
-    "coin-map": (coin, FLIPS, "map"),
-    "schools-map": (NonCentred, SCHOOL_TABLE, "map"),
-    "mixture-map": (zoo.BayesianGMM(components=2), GEYSER, "map"),
+    "coin-map": (coin, FLIPS, MAP(steps=60)),
+    "schools-map": (NonCentred, SCHOOL_TABLE, MAP(steps=60)),
+    "mixture-map": (zoo.BayesianGMM(components=2), GEYSER, MAP(steps=60)),
 }
 
 
@@ -173,6 +174,7 @@ def test_loo_pit_of_a_right_model_is_uniform():
     assert stats.kstest(ranks, "uniform").pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_compare_takes_several():
     names = ["schools-svi", "schools-deterministic-svi"]
     with warnings.catch_warnings():
@@ -182,6 +184,7 @@ def test_compare_takes_several():
     assert table["weight"].sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_forest_takes_several(tmp_path):
     trees = {n: fitted(n).posterior for n in ("coin-exact", "coin-svi")}
     assert drawn_something(az.plot_forest(trees, backend="matplotlib"), tmp_path / "forest.png")
@@ -432,7 +435,7 @@ def test_deterministic_sites_follow_the_draws():
 # -- files -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SAMPLED, *POINTS])
+@spread("name", [*SAMPLED, *POINTS], part=1, of=3)
 def test_netcdf_round_trip(name, tmp_path):
     tree, path = fitted(name).posterior, tmp_path / "fit.nc"
     tree.to_netcdf(path, engine="h5netcdf")

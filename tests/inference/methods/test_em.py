@@ -347,7 +347,7 @@ STEPPED = {
 }
 
 
-@pytest.mark.parametrize("name", STEPPED)
+@spread("name", STEPPED, part=0, of=2)
 def test_one_step_at_a_time_never_falls_and_is_the_trace(name):
     model, data = STEPPED[name]
     whole = fit(model, data, method=EM(max_steps=6), seed=1)
@@ -358,7 +358,7 @@ def test_one_step_at_a_time_never_falls_and_is_the_trace(name):
     assert whole.trace["step"].tolist() == list(range(whole.steps + 1))
 
 
-@pytest.mark.parametrize("name", STEPPED)
+@spread("name", STEPPED, part=1, of=2)
 def test_no_step_falls_until_the_end(name):
     model, data = STEPPED[name]
     found = fit(model, data, method=EM(max_steps=60), seed=2)

@@ -316,7 +316,7 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("hard", [False, pytest.param(True, marks=pytest.mark.slow)])
-@spread("name", TOGETHER, part=0, of=2)
+@spread("name", TOGETHER, part=0, of=4)
 def test_starts_together_are_starts_one_by_one(name, hard):
     model, data = TOGETHER[name]
     data = zoo.datasets.load(data) if isinstance(data, str) else data

@@ -45,14 +45,14 @@ LABELS = pd.DataFrame({"colour": list("rgbrrgrrbr")})
 LINES = pd.DataFrame(
     {"x": np.linspace(-1, 1, 30), "y": RNG.normal(size=30)}, index=pd.date_range("2021-03-01", periods=30)
 )
-SHORT = SVI(steps=60)
+SHORT = SVI(steps=25)
 
 CASES = {
     "point": (zoo.GMM(components=2), GEYSER, "em", {}),
     "point of parameters, by gradient": (zoo.GMM(components=2, covariance="diag"), GEYSER, SHORT, {}),
     "point with priors": (zoo.BayesianGMM(components=2), GEYSER, EM(restarts=2), {}),
-    "point, by gradient": (zoo.BayesianGMM(components=2), GEYSER, MAP(steps=60), {}),
-    "point with locals": (NonCentred, SCHOOL_TABLE, MAP(steps=60), {}),
+    "point, by gradient": (zoo.BayesianGMM(components=2), GEYSER, MAP(steps=25), {}),
+    "point with locals": (NonCentred, SCHOOL_TABLE, MAP(steps=25), {}),
     "counts": (PoissonMixture(components=3), [1, 2, 3, 10, 12, 14, 30, 31], "em", {}),
     "profiles": (BernoulliMixture, PROFILES, "em", {}),
     "covariates and dates": (RegressionMixture, LINES, "em", {}),
@@ -61,12 +61,12 @@ CASES = {
     "Dirichlet and labels": (Colours, LABELS, "exact", {}),
     "mean-field": (zoo.BayesianGMM(components=2, covariance="diag"), GEYSER, SHORT, {}),
     "mean-field with locals": (NonCentred(scale=7.0), SCHOOL_TABLE, SHORT, {}),
-    "full rank": (zoo.BayesianGMM(components=2), GEYSER, SVI(guide="full_rank", steps=60), {}),
-    "encoder": (zoo.VAE(latent=2, hidden=(5,)), PIXELS, SVI(guide=Encoder(hidden=(6,)), steps=60), {}),
+    "full rank": (zoo.BayesianGMM(components=2), GEYSER, SVI(guide="full_rank", steps=25), {}),
+    "encoder": (zoo.VAE(latent=2, hidden=(5,)), PIXELS, SVI(guide=Encoder(hidden=(6,)), steps=25), {}),
     "gaussian encoder": (
         zoo.VAE(latent=1, hidden=(5,), likelihood="gaussian"),
         GEYSER,
-        SVI(guide="encoder", steps=60),
+        SVI(guide="encoder", steps=25),
         {},
     ),
     "weights": (zoo.GMM(components=2), GEYSER, "em", {"weights": np.arange(60) % 3}),

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 import zoo
 from inference import EM, SVI, fit
 from tests.cases.models import FLIPS, ROWS, SCHOOLS, EightSchools, PoissonMixture, RegressionMixture, coin
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, DataError, Positive, Real, UnitInterval, UnknownNameError
 from zoo.data.bind import bind
 from zoo.data.precision import check_precision
@@ -158,7 +159,10 @@ TAKEN = "the first column has no name: taken as the labels of the rows"
 LEFT_OUT = "left out the column 'Unnamed: 0': it holds the numbers of the rows"
 
 
-@pytest.mark.parametrize("index", [None, [f"day {i}" for i in range(30)], [7] * 30], ids=["numbers", "words", "same"])
+LABELS = {"numbers": None, "words": [f"day {i}" for i in range(30)], "same": [7] * 30}
+
+
+@spread("index", [pytest.param(labels, id=name) for name, labels in LABELS.items()], part=2, of=3)
 def test_a_column_without_a_name_holds_the_labels_of_the_rows(index, tmp_path):
     """As `DataFrame.to_csv` writes them; rows in memory, in a file and in chunks of it give the same fit."""
     frame = FAITHFUL.head(30) if index is None else FAITHFUL.head(30).set_axis(index)

@@ -411,7 +411,7 @@ CLIMBS = {"em": EM(max_steps=25), "hard": EM(max_steps=25, hard=True), "cavi": C
         for case, climb in itertools.product(STEPS, CLIMBS)
     ],
     part=0,
-    of=2,
+    of=4,
 )
 def test_no_step_lowers_the_objective(case, climb):
     (model, data), method = STEPS[case], CLIMBS[climb]
