@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,15 +15,13 @@ from torch import Tensor
 from inference.approximations.approximation import Approximation
 from inference.approximations.rows import chunk_for
 from inference.approximations.simulations import simulations
+from inference.posterior.new_rows import rebound
 from inference.posterior.streams import Stream
-from inference.posterior.unlabelled import without
 from inference.runtime.random import as_seed, seeded
 from inference.runtime.threads import threads_for
-from zoo.data.bind import Source, bind
+from zoo.data.bind import Source
 from zoo.data.data import Data
-from zoo.errors import DataError, FitError, UnseenLevelError
-from zoo.program.groups import open_plates, with_new_groups
-from zoo.program.new_rows import check_new_rows
+from zoo.program.groups import with_new_groups
 from zoo.program.program import Program
 from zoo.replay.evaluate import Values, many
 
@@ -127,7 +125,8 @@ class Answer:
         >>> from inference import fit
         >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
         >>> import torch
-        >>> from inference.posterior.streams import Stream
+        >>> from inference.posterior.new_rows import rebound
+        from inference.posterior.streams import Stream
         >>> with result.running(Stream.SAMPLE):
         ...     first = torch.rand(1)
         >>> with result.running(Stream.SAMPLE):
@@ -354,51 +353,4 @@ class Answer:
         >>> len(result.on([1, 0]).data)
         2
         """
-        if new is None:
-            return self.program
-        fitted = self.program.data
-        bound, plates = self._bound(new)
-        data = bound.to(self.program.dtype, self.program.device)
-        same = data.missing.keys() == fitted.missing.keys() and all(
-            torch.equal(v, fitted.values[n]) for n, v in data.values.items() if v.shape == fitted.values[n].shape
-        )
-        same = same and all(torch.equal(gone, fitted.missing[n]) for n, gone in data.missing.items())
-        if same and len(data) == len(fitted):
-            return self.program
-        check_new_rows(self.program, data)
-        gone = self.program.integrated.names if self.program.integrated else ()  # whose rows are one sequence anyway
-        ties = (t for t in self.program.structure.ties if t.kind == "data" or (t.kind == "local" and not block))
-        ties = (t for t in ties if t.kind != "data" or t.site not in gone)
-        tie = next(ties, None)
-        if tie is not None:
-            raise FitError(
-                f"new rows cannot be looked at by themselves: {tie}. Fit all rows together; what the model makes of "
-                "several rows (a mean, a lagged value) can be given as a field or worked out in `setup`"
-            )
-        event = next((s for s in self.program.observed if s.field in data.row_fields and not s.plates), None)
-        if event is not None:
-            raise FitError(
-                f"new rows cannot be looked at by themselves: site {event.name!r} is one event of all rows, and new "
-                f"ones depend on those fitted. Fit all rows together, with {event.field!r} missing (NaN) in the new "
-                "ones; or declare what rows have in common as a latent"
-            )
-        sizes = {plate: len(data.levels[field]) for field, found in plates.items() for plate in found}
-        return self.program.rebind(data, {**self.program.sizes, **sizes})
-
-    def _bound(self, new: Source | Data) -> tuple[Data, dict[str, tuple[str, ...]]]:
-        """Bind new rows; return them, and the plates of fields that have labels which no fitted row has."""
-        like, plates = self.program.data, dict[str, tuple[str, ...]]()
-        new = without(new, self.program.structure.completed.values(), like)
-        while True:
-            try:
-                return bind(self.program.model, new, like=like), plates
-            except UnseenLevelError as error:
-                found = open_plates(self.program, self.points, error.field)
-                if not found or error.field in plates:
-                    raise DataError(
-                        f"{error}. A new one could be predicted if the model had a prior for it: latents in a plate "
-                        f"with an entry for each category of {error.field!r}, which nothing else is made of"
-                    ) from error
-                plates[error.field] = found
-                labels = (*like.levels[error.field], *error.labels)
-                like = replace(like, levels={**like.levels, error.field: labels})
+        return self.program if new is None else rebound(self.program, self.points, new, block=block)

@@ -12,10 +12,10 @@ from inference.approximations.adapted import proposals
 from inference.approximations.rows import chunk_for
 from inference.posterior.answer import Answer
 from inference.posterior.local_moments import local_moments
+from inference.posterior.new_rows import without
 from inference.posterior.rows import row_chunks
 from inference.posterior.smoothed import smoothed
 from inference.posterior.streams import Stream
-from inference.posterior.unlabelled import without
 from zoo.data.bind import Source
 from zoo.errors import DataError, FitError, short, unknown
 from zoo.program.configurations import state_chunks, state_posteriors, state_table
