@@ -261,7 +261,7 @@ NOT_DATA = {
 }
 
 
-@pytest.mark.parametrize("what", NOT_DATA)
+@spread("what", NOT_DATA, part=0, of=2)
 @few
 def test_what_is_no_data(name, what):
     model, good, method = CASES[name]
@@ -399,7 +399,7 @@ def test_values_whose_squares_are_no_numbers(name, scale):
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
-@pytest.mark.parametrize("name", MIXTURES)
+@spread("name", MIXTURES, part=0, of=2)
 def test_values_in_any_reasonable_unit(name, scale):
     found = fits(name, GEYSER.assign(waiting=GEYSER["waiting"] * scale))
     assert math.isfinite(found.objective.value)
@@ -443,7 +443,7 @@ def test_one_row_is_enough_where_nothing_needs_two(name):
     assert np.isfinite(found.log_prob()).all()
 
 
-@pytest.mark.parametrize("name", ["coin-exact", "counts-em", "profiles-em", "lines-em", "schools-svi", "vae-svi"])
+@spread("name", ["coin-exact", "counts-em", "profiles-em", "lines-em", "schools-svi", "vae-svi"], part=1, of=2)
 def test_equal_rows_are_fitted_or_refused(name):
     same = CASES[name][1].iloc[[0] * 8].reset_index(drop=True)
     try:
@@ -758,7 +758,7 @@ def test_the_scale_of_eight_schools_has_no_closed_form():
     refused(lambda: fit(EightSchools, SCHOOLS, method="em", seed=0), "'tau' has no closed-form update", "svi")
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith(("schools", "vae"))])
+@spread("name", [n for n in CASES if not n.startswith(("schools", "vae"))], part=0, of=2)
 def test_an_encoder_needs_local_latents(name):
     model, data, _ = CASES[name]
     program = prepared(name)
@@ -971,7 +971,7 @@ def test_densities_that_are_no_numbers(wrong, method):
     assert "not legal" in text or re.search("site '(x|mu|top|penalty|z)'|^Wrong failed", text)
 
 
-@pytest.mark.parametrize("wrong", NANS)
+@spread("wrong", NANS, part=0, of=2)
 def test_explaining_densities_that_are_no_numbers(wrong):
     """Sites can be shown whatever their density, or the error names one."""
     try:
@@ -981,7 +981,7 @@ def test_explaining_densities_that_are_no_numbers(wrong):
 
 
 @pytest.mark.parametrize("guide", [MeanField(), FullRank(), Point()], ids=repr)
-@pytest.mark.parametrize("steps", [3, 60, pytest.param(400, marks=pytest.mark.slow)])
+@spread("steps", [3, 60, pytest.param(400, marks=pytest.mark.slow)], part=0, of=2)
 def test_a_density_that_becomes_nan_on_the_way(guide, steps):
     """Fine at the start, no number a few steps uphill: an error, or the last good place with a warning; never NaN."""
 

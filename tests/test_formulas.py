@@ -13,15 +13,18 @@ from torch.distributions import kl_divergence
 
 import zoo
 from inference import CAVI, fit
+from inference.conjugate import closed_form
 from inference.conjugate.exponential_family import Entries
 from inference.conjugate.factor_posteriors import PatternNormal
 from inference.conjugate.given_states import FAMILIES
 from inference.conjugate.incomplete import completed, log_marginal
+from inference.conjugate.local_spread import tight_axes
 from inference.conjugate.state_coefficients import StateCoefficients
 from inference.conjugate.student import MultivariateStudent
 from inference.coordinate.acceleration import LONGEST_WAIT, REACH, USELESS, Course
 from inference.coordinate.stepwise import blend
 from inference.coordinate.swept_path import SweptPath
+from zoo.constant_columns import FLOOR
 from zoo.data.patterns import MissingCells
 from zoo.program.marginals import averaged_terms
 from zoo.program.prepare import prepare
@@ -201,6 +204,22 @@ def test_rows_with_missing_entries_are_completed():
     _close(log_marginal(x, loc, precision, cov, cells).flatten(), log_p)
     _close(log_marginal(x, {**loc, "cov": spread}, precision, cov, cells).flatten(), log_p - less)
     _close(log_marginal(x, {**loc, "quad": torch.tensor(0.6, **DOUBLE)}, precision, cov, cells).flatten(), log_p - 0.3)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_data_are_centred_and_scaled_by_their_own_moments(holes):
+    """Those of the cells that are there, far from zero; axes along which rows are tight are those of scaled columns."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(40, 3)) * [1.0, 5.0, 0.2]
+    x[:, 2] = 0.3 * x[:, 0] - 0.1 * x[:, 1] + 1e-4 * x[:, 2]
+    x += 1e3
+    x[rng.random(x.shape) < (0.2 if holes else 0.0)] = np.nan
+    plan = closed_form(prepare(zoo.GMM(components=2, covariance="diag" if holes else "full"), x, dtype=torch.float64))
+    np.testing.assert_allclose(plan.centers["x"].numpy(), np.nanmean(x, 0), rtol=1e-12)
+    np.testing.assert_allclose(plan.spreads["x"].numpy(), np.nanvar(x, 0), rtol=1e-9)
+    if not holes:
+        scaled = torch.tensor((x - x.mean(0)) / x.std(0))
+        torch.testing.assert_close(plan.axes["x"], tight_axes(scaled, FLOOR), rtol=1e-6, atol=1e-9)
 
 
 def test_divergence_of_normals_of_patterns():

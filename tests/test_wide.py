@@ -10,13 +10,14 @@ import torch
 
 import zoo
 from inference import SVI, compare, fit
+from tests.cases.spread import spread
 from zoo import Count
 from zoo.program.prepare import prepare
 
 
 @pytest.mark.parametrize("columns", [3, 8, 16, 64])
 @pytest.mark.parametrize("model", [zoo.GMM, zoo.BayesianGMM])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@spread("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))], part=1, of=2)
 def test_mixtures_of_many_columns_have_their_closed_form(model, columns, seed) -> None:
     x = np.random.default_rng(seed).normal(size=(300, columns))
     x[:150] += 3

@@ -11,6 +11,7 @@ import pytest
 
 import zoo
 from inference import Fit, fit
+from tests.cases.spread import spread
 from tests.inference.test_cli import run as run  # a fixture
 
 FILES = {
@@ -127,7 +128,7 @@ def keys_of(run, monkeypatch, command, folders):
     return {k: " ".join(v[0]) if isinstance(v, list) and v and isinstance(v[0], dict) else "" for k, v in said.items()}
 
 
-@pytest.mark.parametrize("command", SCHEMA, ids=lambda c: " ".join(map(str, c)))
+@spread("command", SCHEMA, part=0, of=2, ids=lambda c: " ".join(map(str, c)))
 def test_every_command_answers_as_json(run, monkeypatch, command, folder):
     found = keys_of(run, monkeypatch, command, {"FIT": folder})
     assert list(found) == list(SCHEMA[command])

@@ -617,7 +617,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@spread("mistake", MISTAKES, part=0, of=2)
 def test_a_mistake_is_one_line_and_code_2(mistake, run, damaged):
     ran = run(*MISTAKES[mistake])
     assert ran.code == 2

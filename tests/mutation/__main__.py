@@ -16,6 +16,8 @@ import random
 import resource
 import signal
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,20 +50,24 @@ def noted(file: Path) -> tuple[dict[str, list[str]], dict[str, float]]:
 
 
 def chosen(mutant: Mutant, tests: dict[str, list[str]], seconds: dict[str, float]) -> list[str]:
-    """Tests that run a function: those of its room first, then by time, one of each file in turn."""
+    """Tests that run a function: those of its room first, the quickest of each file in turn, for so many seconds."""
     room = f"tests/{mutant.path.parent}/"
-    by_file: dict[str, list[str]] = {}
-    run = tests.get(f"{mutant.path}:{mutant.function}", [])
-    for test in sorted(run, key=lambda t: (not t.startswith(room), seconds[t])):
-        by_file.setdefault(test.partition("::")[0], []).append(test)
-    turns = [test for turn in range(max(map(len, by_file.values()), default=0)) for test in
-             (of[turn] for of in by_file.values() if turn < len(of))]  # fmt: skip
+    run = sorted(tests.get(f"{mutant.path}:{mutant.function}", []), key=seconds.__getitem__)
+    place = dict(zip(run, _counts(test.partition("::")[0] for test in run), strict=True))
     found, left = [], SECONDS
-    for test in turns:
+    for test in sorted(run, key=lambda t: (not t.startswith(room), place[t])):
         if seconds[test] <= left or not found:
             found.append(test)
             left -= seconds[test]
     return found
+
+
+def _counts(files: Iterable[str]) -> Iterator[int]:
+    """How often each has come before."""
+    before: Counter[str] = Counter()
+    for file in files:
+        yield before[file]
+        before[file] += 1
 
 
 def tried(mutant: Mutant | None, tests: list[str]) -> str:

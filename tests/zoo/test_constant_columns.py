@@ -10,6 +10,7 @@ import torch
 
 import zoo
 from inference import EM, fit
+from tests.cases.spread import spread
 from zoo import catalogue
 from zoo.declare.fields import Real
 from zoo.replay.above import Above
@@ -70,7 +71,7 @@ def test_every_model_of_real_columns_is_here():
     assert real - pixels == {*KEPT, *SHARED, *PREDICTORS.split()}
 
 
-@pytest.mark.parametrize("model", cases(KEPT))
+@spread("model", cases(KEPT), part=0, of=2)
 def test_constant_columns_move_nothing_else(model):
     without = fit(model, data_of(model, ROWS), method=EASY, seed=0)
     found = fit(model, data_of(model, WIDE), method=EASY, seed=0)

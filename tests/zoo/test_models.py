@@ -203,7 +203,7 @@ def test_sites_have_the_shapes_the_card_tells(name, model, data):
         assert len(dims) == len(site.shape), site.name
 
 
-@every_case
+@spread(("name", "model", "data"), CASES, part=0, of=2, ids=lambda v: v if isinstance(v, str) else "")
 def test_explain_says_what_can_be_done(name, model, data):
     text = zoo.explain(model, data)
     assert repr(model) in text
@@ -245,7 +245,7 @@ def test_every_start_is_inside_the_supports(name, scale, shift):
             assert all(bool(v.isfinite().all()) for v in program.initial().values())
 
 
-@every_model
+@spread("name", EVERY_MODEL, part=0, of=2)
 def test_a_fit_survives_being_saved(name, tmp_path):
     model, data = ZOO_CASES[name][0]
     program = prepare(model, data)
@@ -413,7 +413,7 @@ def test_the_evidence_is_the_marginal_density(name, model, data):
 
 
 @pytest.mark.parametrize(("given", "shift"), [(2.0**-20, 0.0), (2.0**10, 1e9)], ids=["small", "far"])
-@pytest.mark.parametrize("method", ["em", "exact"])
+@spread("method", ["em", "exact"], part=0, of=2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -15,6 +15,7 @@ import zoo
 from guides import Encoder
 from guides.amortized import FAMILIES
 from inference import SVI, Fit, fit
+from tests.cases.spread import spread
 from zoo.pixels import Pixels
 from zoo.program.prepare import prepare
 from zoo.replay.discretized import DiscretizedLogistic
@@ -113,7 +114,7 @@ def test_images_are_rows_with_names_for_their_pixels():
 
 
 @pytest.mark.parametrize("kind", ["conv", "resnet"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "binomial", "categorical", "logistic"])
+@spread("likelihood", ["bernoulli", "gaussian", "binomial", "categorical", "logistic"], part=0, of=2)
 def test_decoders_of_images_start_at_the_mean_image(kind, likelihood):
     x = BITS if likelihood == "bernoulli" else GREY.astype(float)
     program = prepare(zoo.VAE(latent=2, decoder=kind, likelihood=likelihood), x, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -250,6 +251,9 @@ def test_what_is_left_counts_the_slowest_mode():
         gap = rates * gap
     told, true = left[-1]
     assert 0.3 * true < told < 5 * true
+    acceleration.anderson = SimpleNamespace(rates=lambda: [0.9])
+    acceleration._judge()
+    assert acceleration.courses[0].rates[-1] == pytest.approx(0.81)  # of gains: the square of that of steps
 
 
 class Loadings(zoo.Model):

@@ -229,7 +229,7 @@ def test_a_point_is_no_posterior(name):
     assert math.isnan(fitted(name).khat)
 
 
-@pytest.mark.parametrize("name", [*SAMPLED, *POINTS])
+@spread("name", [*SAMPLED, *POINTS], part=0, of=2)
 def test_the_tree_says_where_it_comes_from(name):
     found, attrs = fitted(name), fitted(name).posterior.attrs
     assert attrs["seed"] == 0

@@ -107,7 +107,7 @@ def test_old_faithful_has_the_known_maximum_from_every_start(seed, faithful):
 
 
 @pytest.mark.parametrize("components", [1, 2, 3])
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@spread("covariance", COVARIANCES, part=0, of=2)
 def test_published_maxima_are_reached_or_bettered(covariance, components, faithful, reference):
     known = reference("mixture_fits.json")[f"gmm_faithful_{covariance}_{components}"]
     model = zoo.GMM(components=components, covariance=covariance)
@@ -537,7 +537,7 @@ DUPLICATES = np.r_[np.random.default_rng(0).normal(size=(20, 2)), np.repeat([[0.
 
 
 @pytest.mark.parametrize("components", [3, 6, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@spread("covariance", COVARIANCES, part=1, of=2)
 def test_components_that_close_in_on_a_point_stay_finite(covariance, components):
     found = fit(zoo.GMM(components=components, covariance=covariance), DUPLICATES, method=EM(restarts=6), seed=0)
     assert np.isfinite(found.objective.value)
@@ -550,7 +550,7 @@ def test_components_that_close_in_on_a_point_stay_finite(covariance, components)
 
 
 @pytest.mark.parametrize("components", [3, 6, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@spread("covariance", COVARIANCES, part=0, of=2)
 def test_a_component_on_one_point_is_warned_about(covariance, components):
     found = fit(zoo.GMM(components=components, covariance=covariance), DUPLICATES, method=EM(restarts=6), seed=0)
     smallest = np.linalg.eigvalsh(covariance_matrices(found)).min()

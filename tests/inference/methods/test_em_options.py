@@ -53,7 +53,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("clusters", [2, 3, 8])
-@pytest.mark.parametrize("name", SETS)
+@spread("name", SETS, part=0, of=2)
 def test_k_means_is_that_of_scikit_learn(name, clusters):
     x = SETS[name]()
     centers = np.unique(x, axis=0)[np.random.default_rng(clusters).permutation(len(np.unique(x, axis=0)))[:clusters]]
@@ -642,7 +642,7 @@ def test_constant_columns_are_kept(method):
     [EM(), EM(restarts=3), EM(hard=True), pytest.param(EM(batch_size=100), marks=pytest.mark.slow)],
     ids=["plain", "restarts", "hard", "batches"],
 )
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@spread("covariance", COVARIANCES, part=0, of=2)
 def test_single_precision_far_from_zero(covariance, method):
     rng = np.random.default_rng(1)
     rows = np.r_[rng.normal([0, 0], [1, 0.5], (600, 2)), rng.normal([3, 2], [0.7, 1], (400, 2))]

@@ -22,6 +22,7 @@ import zoo
 from inference import EM, MAP, SVI, Exact, Fit, fit
 from inference.conjugate import closed_form
 from tests.cases.models import FLIPS, ROWS, SCHOOLS, EightSchools, NonCentred, PoissonMixture, coin
+from tests.cases.spread import spread
 from zoo import Binary, Category, Count, DataError, FitError, MethodError, Positive, Real
 from zoo.program.prepare import prepare
 from zoo.replay.random import reseed
@@ -406,7 +407,7 @@ def test_the_evidence_is_the_closed_form(model, data, expected):
     assert not result.is_point
 
 
-@pytest.mark.parametrize(("model", "data", "expected"), CASES)
+@spread(("model", "data", "expected"), CASES, part=1, of=2)
 def test_the_joint_over_the_posterior_is_the_evidence_everywhere(model, data, expected):
     result = exact(model, data)
     ratio = log_ratio(result)
@@ -601,7 +602,7 @@ def test_weights_of_rows_with_latents_of_their_own():
     ],
     ids=lambda v: repr(v) if isinstance(v, zoo.Model) else "",
 )
-@pytest.mark.parametrize("cuts", [pytest.param([1], marks=pytest.mark.slow), [1, 2, 3]], ids=str)
+@spread("cuts", [pytest.param([1], marks=pytest.mark.slow), [1, 2, 3]], part=0, of=2, ids=str)
 def test_batches_one_after_the_other_are_one_batch(model, data, cuts):
     check_batches(model, data, cuts)
 

@@ -22,6 +22,7 @@ from inference import Fit, fit
 from inference.posterior import store
 from inference.runtime import whole
 from inference.runtime.sums import SUMS
+from tests.cases.spread import spread
 
 ROOT = Path(__file__).parents[3]
 
@@ -111,7 +112,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert repr(Fit.load(tmp_path / "fit")) == repr(flips())
 
 
-@pytest.mark.parametrize("place", ["{here}/file/fit", "/proc/fit", "{here}/" + "x" * 300, "", "a\0b", 5, None, b"fit"])
+@spread("place", ["{here}/file/fit", "/proc/fit", "{here}/" + "x" * 300, "", "a\0b", 5, None, b"fit"], part=0, of=2)
 def test_places_that_cannot_be_written_to_are_named(place, tmp_path):
     (tmp_path / "file").write_text("mine")
     place = place.format(here=tmp_path) if isinstance(place, str) else place

@@ -364,7 +364,7 @@ def test_a_missing_file_is_named(folder, file):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.98], ids=["empty", "begun", "all but the end"])
-@pytest.mark.parametrize("file", FILES)
+@spread("file", FILES, part=0, of=2)
 def test_a_truncated_file_is_named(folder, file, kept):
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: int(kept * len(content))])

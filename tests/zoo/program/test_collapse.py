@@ -14,6 +14,7 @@ from statsmodels.regression.mixed_linear_model import MixedLMParams
 
 import zoo
 from tests.cases.models import SCHOOLS, EightSchools, NonCentred
+from tests.cases.spread import spread
 from zoo import Category, Count, Positive, Real
 from zoo.program.collapse import plan
 from zoo.program.collapsed import collapsed
@@ -86,6 +87,7 @@ def test_random_intercepts_are_lme4s_marginal_likelihood(ratio, offset):
     """log m(mu, beta, tau, sigma) is MixedLM's log likelihood plus the priors, far from zero, too."""
     view = collapsed(prepare(intercepts(centre=offset), data(offset)), ["mu", "beta"])
     assert view.found.names == ("a",)
+    assert offset or view._sufficient is not None  # sums, used where they say what the general way says
     sigma, oracle = profiled(np.array([[ratio]]))
     tau = sigma * math.sqrt(ratio)
     prior = st.norm.logpdf([2.1, 0.4], 0, 10).sum() + st.halfnorm.logpdf([tau, sigma], scale=2).sum()
@@ -98,6 +100,7 @@ def test_random_slopes_are_lme4s_marginal_likelihood():
     view = collapsed(prepare(slopes(), data()), ["fixed"])
     assert view.found.names == ("b",)
     assert view.layout.groups.shape == (7, 2)
+    assert view._sufficient is not None
     root, scale = np.array([[1.0, 0.0], [-0.6, 0.8]]), np.array([1.1, 0.6])
     sigma, oracle = profiled(np.diag(scale) @ root @ root.T @ np.diag(scale), "~x")
     prior = st.norm.logpdf([2.1, 0.4], 0, 10).sum() + st.halfnorm.logpdf([*scale * sigma, sigma], scale=2).sum()
@@ -350,6 +353,34 @@ def test_weights_repeat_rows_of_what_groups_share_and_keep_locals():
     assert rows.stays["rate"] == "rows have weights, each of which would repeat it"
 
 
+@zoo.model(y=Real("case", "test"), group=Category("case"))
+def several(y, group):
+    """Random intercepts of several columns, one cell of which is weighed by its row and may be missing."""
+    tau = pyro.sample("tau", dist.HalfNormal(2.0))
+    sigma = pyro.sample("sigma", dist.HalfNormal(2.0).expand([3]).to_event(1))
+    with pyro.plate("groups", 7):
+        a = pyro.sample("a", dist.Normal(0.0, tau))
+    with pyro.plate("case", len(y)):
+        pyro.sample("y", dist.Normal(a[group.long()][:, None], sigma).to_event(1), obs=y)
+
+
+def test_cells_of_several_columns_weights_and_gaps_are_summed():
+    """Against one dense Normal of the cells that are there, a row of weight 2 twice."""
+    rng = np.random.default_rng(3)
+    y, weights = rng.normal(size=(len(Y), 3)), np.where(np.arange(len(Y)) % 4, 1.0, 2.0)
+    y[rng.random(y.shape) < 0.2] = np.nan
+    view = collapsed(prepare(several(), {"y": y, "group": GROUP}, weights=weights))
+    assert view._sufficient is not None
+    tau, sigma = 0.8, np.array([0.5, 1.1, 2.0])
+    rows = np.repeat(np.arange(len(Y)), weights.astype(int))
+    at, column = np.nonzero(~np.isnan(y[rows]))
+    groups = np.asarray(GROUP)[rows][at]
+    covariance = tau**2 * (groups[:, None] == groups) + np.diag(sigma[column] ** 2)
+    expected = st.multivariate_normal.logpdf(y[rows][at, column], np.zeros(len(at)), covariance)
+    expected += st.halfnorm.logpdf([tau, *sigma], scale=2).sum()
+    assert marginal(view, tau=tau, sigma=sigma) == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.slow
 def test_missing_cells_are_left_out():
     """A missing answer says nothing, collapsed or not."""
@@ -381,7 +412,7 @@ def test_scaled_priors_are_what_they_are():
 
 
 @pytest.mark.parametrize("model", [EightSchools(), NonCentred()], ids=lambda m: type(m).__name__)
-@pytest.mark.parametrize("tau", [1e-9, 1.0, 1e6, 1e12, 1e20])
+@spread("tau", [1e-9, 1.0, 1e6, 1e12, 1e20], part=0, of=2)
 def test_what_a_latent_that_stays_scales_is_exact_far_out(model, tau):
     """m(tau) is one Normal with variances e_j^2 + tau^2 and covariances 25, however the effects are written."""
     view = collapsed(prepare(model, SCHOOLS))

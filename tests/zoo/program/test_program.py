@@ -24,6 +24,7 @@ from torch.distributions import constraints, transform_to
 import zoo
 from inference import EM, fit
 from tests.cases.models import BITS, LATER, OWN_CASES, ROWS, SCHOOLS, ZOO_CASES, EightSchools, PoissonMixture
+from tests.cases.spread import spread
 from zoo import Binary, Count, ModelError, Real
 from zoo.data.bind import bind
 from zoo.program.prepare import prepare
@@ -592,14 +593,14 @@ LAYOUTS = {
 
 
 @two_places
-@pytest.mark.parametrize("case", LAYOUTS)
+@spread("case", LAYOUTS, part=0, of=2)
 def test_layouts_sum_over_every_assignment(case, seed):
     program = program_of(case)
     assert program.enumerated
     close(program.log_joint(anywhere(program, seed)).total(), total(assigned(case, seed)))
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@spread("case", LAYOUTS, part=1, of=2)
 def test_the_best_assignment_is_the_highest_of_all(case):
     program = program_of(case)
     values = anywhere(program)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.cases.spread import spread
 from zoo.replay.draws import vectorized_draw
 
 FAMILIES = {
@@ -26,7 +27,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@spread("family", FAMILIES, part=0, of=2)
 def test_draws_have_their_distribution(family):
     torch.manual_seed(0)
     count, at = 500, torch.tensor([-0.5, 1.0])

@@ -907,7 +907,7 @@ PIECES = {
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("link", PIECES)
+@spread("link", PIECES, part=0, of=2)
 def test_what_is_linear_in_pieces_is_not_taken_for_linear(link, seed):
     """Whatever values are made up: near zero and on one side of it all of these are lines."""
 

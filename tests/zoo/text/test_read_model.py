@@ -12,6 +12,7 @@ import yaml
 import zoo
 from inference import Fit, fit
 from tests.cases.models import SCHOOLS, EightSchools
+from tests.cases.spread import spread
 from zoo.program.prepare import prepare
 
 RNG = np.random.default_rng(0)
@@ -123,7 +124,7 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", TWINS)
+@spread("name", TWINS, part=0, of=2)
 def test_a_text_is_the_same_program_as_its_twin(name, written):
     text, twin, data = TWINS[name]
     model = zoo.read_model(written(text))()
