@@ -17,12 +17,16 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import zoo
+from guides import Guide
+from inference import Method
 from zoo import catalogue
 
 DOCS = Path(__file__).parent.parent
 ROOT = DOCS.parent
 OUT = DOCS / "generated"
 
+BASES = (Guide, Method, zoo.Model, zoo.Regression)  # whose members stand on their own pages only
+HOOKS = {name for base in BASES for name in vars(base)}
 Group = tuple[str, Callable[[Any], bool]]
 
 GROUPS: dict[str, tuple[Group, ...]] = {
@@ -104,15 +108,23 @@ def write(app: Sphinx, config: Any) -> None:
     notebooks()
 
 
-def inherited(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what classes inherit from other libraries; None leaves it to Sphinx."""
-    module = getattr(inspect.unwrap(obj) if callable(obj) else obj, "__module__", None) or ""
-    return None if module.partition(".")[0] in ("", "zoo", "guides", "inference") else True
+def elsewhere(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what classes inherit from other libraries, and hooks of a base class, which its own page has.
+
+    None leaves it to Sphinx.
+    """
+    member = getattr(obj, "fget", None) or getattr(obj, "func", None) or (inspect.unwrap(obj) if callable(obj) else obj)
+    if (getattr(member, "__module__", None) or "").partition(".")[0] not in ("", "zoo", "guides", "inference"):
+        return True
+    owner = getattr(member, "__qualname__", "").partition(".")[0]
+    hook = owner in {base.__name__ for base in BASES} and not app.env.docname.endswith(f".{owner}")
+    override = name.rpartition(".")[2] in HOOKS and inspect.isfunction(member) and not member.__doc__
+    return True if hook or override else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write before Sphinx looks for pages."""
     app.setup_extension("sphinx.ext.autodoc")  # which has the second event
     app.connect("config-inited", write)
-    app.connect("autodoc-skip-member", inherited)
+    app.connect("autodoc-skip-member", elsewhere)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
