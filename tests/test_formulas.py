@@ -14,13 +14,14 @@ from torch.distributions import kl_divergence
 import zoo
 from inference import CAVI, fit
 from inference.conjugate import closed_form
+from inference.conjugate.coefficients import Coefficients
 from inference.conjugate.exponential_family import Entries
 from inference.conjugate.factor_posteriors import PatternNormal
 from inference.conjugate.given_states import FAMILIES
 from inference.conjugate.incomplete import completed, log_marginal
 from inference.conjugate.local_spread import tight_axes
 from inference.conjugate.state_coefficients import StateCoefficients
-from inference.conjugate.student import MultivariateStudent
+from inference.conjugate.student import MultivariateStudent, Student
 from inference.coordinate.acceleration import LONGEST_WAIT, REACH, USELESS, Course
 from inference.coordinate.stepwise import blend
 from inference.coordinate.swept_path import SweptPath
@@ -120,6 +121,34 @@ def test_messages_of_a_multivariate_t_are_slopes_of_its_log_density(groups):
     half, scatter = MultivariateStudent().message("precision_matrix", entries)
     half = half.sum(0, keepdim=True) if groups == 1 else half
     _close(half[:, None, None] * torch.linalg.inv(precision) + scatter, to_precision)
+
+
+def test_the_bound_of_a_t_touches_it():
+    """Slopes of the log density by the value, and by the location, of which the value has one of its own."""
+    df, loc, precision = torch.tensor(3.0, **DOUBLE), torch.randn(5, **DOUBLE), torch.rand(5, **DOUBLE) + 0.5
+    value, at, count = torch.randn(5, **DOUBLE).requires_grad_(), loc.clone().requires_grad_(), torch.rand(5, **DOUBLE)
+    law = dist.StudentT(df, at, precision.rsqrt())
+    by_value, by_loc = torch.autograd.grad((count * law.log_prob(value)).sum(), [value, at])
+    moments = {"loc": {"mean": loc}, "df": {"mean": df}, "precision": {"mean": precision, "log": precision.log()}}
+    x = value.detach()
+    first, second = Student().as_prior(law, moments.__getitem__, {"mean": x}, None)
+    _close(count * (first + 2 * second * x), by_value)
+    moved, same = Student().as_prior(law, moments.__getitem__, {"mean": x}, torch.tensor(0.5, **DOUBLE))
+    _close(first - moved, -2 * second * 0.5)
+    _close(same, second)
+    entries = _known(moments, count, (count * x, torch.zeros(5, **DOUBLE)))
+    first, second = Student().message("loc", entries)
+    _close(first + 2 * second * loc, by_loc)
+    _close(Student().log_density(law, moments.__getitem__, {"mean": x}), law.log_prob(x).detach())
+
+
+def test_places_without_a_coefficient_have_no_covariance():
+    tril = torch.linalg.cholesky(_positive(3, 2))
+    tril[1, 2], tril[1, 2, 2] = 0.0, 1.0  # where none stands, in the second of two groups
+    found = Coefficients(("a",), ((5,),), (0,), torch.arange(5), torch.zeros(2, 3, **DOUBLE), tril)
+    expected = tril @ tril.mT
+    expected[1, 2, 2] = 0.0
+    _close(found.cov, expected)
 
 
 @pytest.mark.parametrize(("support", "at"), [(s, i) for s, of in FAMILIES.items() for i in range(len(of))])

@@ -168,7 +168,6 @@ def conjugate(x):
         pyro.sample("x", dist.Normal(h[..., 0] + h[..., 1], (2 * noise) ** -0.5), obs=x)
 
 
-@pytest.mark.slow
 def test_cavi_is_at_the_fixed_point_and_its_bound_is_the_definition():
     """E log p(x, h, level, noise) - E log q, from the moments of a dense Normal over all states."""
     rows = 8

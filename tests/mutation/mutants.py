@@ -103,7 +103,7 @@ def _tolerance(node: ast.AST) -> bool:
             return True
         case ast.BinOp(op=ast.Mult(), left=left, right=right):
             return _tolerance(left) or _tolerance(right)
-        case ast.BinOp(op=ast.Div(), left=left):
+        case ast.BinOp(op=ast.Div() | ast.FloorDiv(), left=left):
             return _tolerance(left)
     return False
 
