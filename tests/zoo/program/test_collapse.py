@@ -355,7 +355,7 @@ def test_weights_repeat_rows_of_what_groups_share_and_keep_locals():
 
 @zoo.model(y=Real("case", "test"), group=Category("case"))
 def several(y, group):
-    """Random intercepts of known spread of several columns, a cell of which is weighed by its row and may be missing."""
+    """Random intercepts of known spread; a cell of several columns is weighed by its row, and may be missing."""
     sigma = pyro.sample("sigma", dist.HalfNormal(2.0).expand([3]).to_event(1))
     with pyro.plate("groups", 7):
         a = pyro.sample("a", dist.Normal(1.0, 0.8))
