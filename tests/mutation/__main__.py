@@ -1,9 +1,9 @@
 """Change formulas one by one, and say which changes no test notices: `python -m tests.mutation --sample 60 --seed 0`.
 
-First the quick tests, and the slow ones of the folders named below, are run once to see which functions each runs (kept
-in a file, `--lines`, to which new tests are added: delete it when code has moved). Then each change is made in a forked
-process, which runs tests that run its function until one fails. `--control` runs the same tests with nothing changed: a
-test that fails there has noticed nothing.
+First the quick tests are run once to see which functions each runs (kept in a file, `--lines`, to which new tests are
+added: delete it when code has moved). Then each change is made in a forked process, which runs tests that run its
+function until one fails. `--control` runs the same tests with nothing changed: a test that fails there has noticed
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tests.mutation.swapped import functions_of, put
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ["inference/conjugate", "inference/coordinate", "zoo/program"]
-SLOW = ["tests/inference/conjugate", "tests/inference/coordinate", "tests/zoo/program", "tests/test_random_models.py"]
 QUIET = ["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
 SECONDS = 20.0  # of tests that are run for a change, as they took when they were noted
 LONGEST = 240  # seconds of the processor until a change is said to hang, which is noticed; a clock would tell of others
@@ -39,9 +38,9 @@ def noted(file: Path) -> tuple[dict[str, list[str]], dict[str, float]]:
     """Which tests run which function and what each took, from the file; tests that are new are run."""
     child = os.fork()  # which imports what is marked
     if child == 0:
-        lines = Lines(*(json.loads(file.read_text()) if file.exists() else ({}, {})), slow=SLOW)
+        lines = Lines(*(json.loads(file.read_text()) if file.exists() else ({}, {})))
         import_marked(sources(ROOMS, ROOT), ROOT)
-        pytest.main(["tests", *QUIET[2:], "-q", "-m", "not compiled"], plugins=[lines])
+        pytest.main(["tests", *QUIET[2:], "-q", "-m", "not slow and not compiled"], plugins=[lines])
         file.write_text(json.dumps([{at: sorted(t) for at, t in lines.tests.items()}, lines.seconds]))
         os._exit(0)
     os.waitpid(child, 0)

@@ -50,22 +50,18 @@ class Lines:
         Test -> how long it kept processors busy, with the processes that it started.
     """
 
-    def __init__(self, tests: dict[str, list[str]], seconds: dict[str, float], slow: list[str]) -> None:
+    def __init__(self, tests: dict[str, list[str]], seconds: dict[str, float]) -> None:
         self.tests: dict[str, set[str]] = defaultdict(set, {at: set(names) for at, names in tests.items()})
         self.seconds = dict(seconds)
-        self._slow = tuple(slow)
         self._start = 0.0
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Forget tests that are gone, and leave those to run that are new and quick, or in a folder of slow ones."""
+        """Forget tests that are gone, and leave those to run that are new."""
         there = {item.nodeid for item in items}
         self.seconds = {test: took for test, took in self.seconds.items() if test in there}
         for names in self.tests.values():
             names &= there
-        items[:] = [
-            item for item in items if item.nodeid not in self.seconds
-            and (item.get_closest_marker("slow") is None or item.nodeid.startswith(self._slow))
-        ]  # fmt: skip
+        items[:] = [item for item in items if item.nodeid not in self.seconds]
 
     def pytest_runtest_setup(self, item: Any) -> None:
         HITS.clear()
