@@ -20,7 +20,8 @@ class MADE(Model):
 
         x_ij | x_i1, ..., x_i,j-1     ~ Bernoulli(logits = f_j(x_i1, ..., x_i,j-1))     i = 1 .. n, j = 1 .. pixels
 
-    where f is a perceptron with ReLU units whose weights are masked, so that output j sees inputs before j only.
+    where f is a perceptron with ReLU units, and weights from inputs to outputs directly, all of them masked so that
+    output j sees inputs before j only.
 
     ===========  ===========  =======================================
     symbol       site         shape

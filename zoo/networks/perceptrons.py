@@ -75,6 +75,8 @@ class MaskedLinear(nn.Linear):
     ----------
     mask
         M, shape (outputs, inputs).
+    bias
+        Whether there is a b.
 
     Examples
     --------
@@ -88,8 +90,8 @@ class MaskedLinear(nn.Linear):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
+    def __init__(self, mask: Tensor, bias: bool = True) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], bias)
         self.register_buffer("mask", mask.to(self.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,10 +109,11 @@ class MaskedLinear(nn.Linear):
 
 
 class MaskedMLP(nn.Module):
-    """A perceptron of which output j depends on inputs before j only: MADE (Germain et al. 2015, equations 8 and 9).
+    """A perceptron of which output j depends on inputs before j only: MADE (Germain et al. 2015, equations 8 to 10).
 
     The degrees of a layer's hidden units are spread evenly over 1 .. inputs - 1, however few or many there are; a unit
-    sees those of its degree or below.
+    sees those of its degree or below. Inputs are connected to outputs directly, too, by weights that start at 0: few
+    hidden units then suffice, for what a logistic regression on the inputs before does not tell.
 
     Parameters
     ----------
@@ -141,6 +144,9 @@ class MaskedMLP(nn.Module):
             degrees = following
         last = torch.arange(inputs).repeat_interleave(each)
         self.layers = nn.Sequential(*layers, MaskedLinear(last[:, None] > degrees))
+        self.direct = MaskedLinear(last[:, None] > torch.arange(inputs), bias=False) if hidden else None
+        if self.direct is not None:
+            nn.init.zeros_(self.direct.weight)
 
     @torch.no_grad()
     def start_at(self, bias: Tensor) -> None:
@@ -169,5 +175,5 @@ class MaskedMLP(nn.Module):
         >>> net(changed).shape, torch.equal(net(changed), net(torch.zeros(1, 3)))  # nothing sees the last input
         (torch.Size([1, 3, 1]), True)
         """
-        out: Tensor = self.layers(x)
+        out: Tensor = self.layers(x) if self.direct is None else self.layers(x) + self.direct(x)
         return out.reshape(*x.shape, self.each)
