@@ -49,7 +49,7 @@ def jobs(rows):
     def sequences(count, length, seed=0):
         rng = np.random.default_rng(seed)
         z = (rng.random((count, length)) < 0.1).cumsum(1) % 2
-        return (3.0 * z + rng.normal(size=z.shape))[..., None]
+        return (3.0 * z + rng.normal(size=z.shape)).reshape(-1, 1)  # one below the other
 
     n = rows
     return {
@@ -57,7 +57,7 @@ def jobs(rows):
         "GMM, SVI": (f"{n:,} x 10, K=3", lambda: (zoo.GMM(components=3), clusters(n, 10, 3), SVI(steps=1000))),
         "GMM, MAP": (f"{n:,} x 10, K=3", lambda: (zoo.GMM(components=3), clusters(n, 10, 3), MAP())),
         "BayesianGMM, CAVI": (f"{n:,} x 10, K=3", lambda: (zoo.BayesianGMM(components=3), clusters(n, 10, 3), CAVI())),
-        "KMeans, EM": (f"{n:,} x 10, K=10", lambda: (zoo.KMeans(components=10), clusters(n, 10, 10), EM())),
+        "KMeans, EM": (f"{n:,} x 10, K=10", lambda: (zoo.KMeans(clusters=10), clusters(n, 10, 10), EM())),
         "LatentClass, EM": (f"{n:,} x 10, K=3", lambda: (zoo.LatentClass(components=3), levels(n, 10), EM())),
         "BetaBernoulli, exact": (f"{n:,}", lambda: (zoo.BetaBernoulli(), flips(n), Exact())),
         "BayesianRegression, exact": (f"{n:,} x 10", lambda: (zoo.BayesianRegression(), lines(n, 10), Exact())),
@@ -85,11 +85,11 @@ def jobs(rows):
         ),
         "KMeans, many components": (
             "100,000 x 10, K=500",
-            lambda: (zoo.KMeans(components=500), clusters(100_000, 10, 500), EM()),
+            lambda: (zoo.KMeans(clusters=500), clusters(100_000, 10, 500), EM()),
         ),
         "HiddenMarkov, EM": (
             "10,000 sequences x 100",
-            lambda: (zoo.HiddenMarkov(states=2), sequences(10_000, 100), EM()),
+            lambda: (zoo.HiddenMarkov(components=2, lengths=(100,) * 10_000), sequences(10_000, 100), EM()),
         ),
     }
 

@@ -19,9 +19,9 @@ from zoo.data.bind import Source
 from zoo.data.data import Data
 from zoo.data.match import Columns
 from zoo.declare.function import ModelLike
-from zoo.program.memory import within_memory
 from zoo.program.prepare import as_model, prepare
 from zoo.structure.failures import naming_lines
+from zoo.structure.memory import within_memory
 
 
 @interruptible()

@@ -18,9 +18,9 @@ from zoo.data.stream import Stream
 from zoo.declare.function import ModelLike
 from zoo.declare.model import Model, has_networks
 from zoo.errors import DataError, UnknownNameError, short
-from zoo.program.memory import within_memory
 from zoo.program.program import Program
 from zoo.program.shared_labels import with_shared_labels
+from zoo.structure.memory import within_memory
 from zoo.structure.observed import blank_rows, flat_priors
 from zoo.text import SUFFIXES
 from zoo.text.read_model import read_model

@@ -23,6 +23,7 @@ from zoo.replay.masked import partner, picked, stand_in, unmask
 from zoo.replay.parting import rewritten
 from zoo.replay.sites import support_of
 from zoo.structure.failures import failure
+from zoo.structure.memory import check_size
 
 FARTHEST = 40.0  # unconstrained coordinates of made-up values
 LARGEST_COUNT = 10_000  # among made-up values
@@ -84,6 +85,7 @@ class Discover(Messenger):
 
     def _value(self, name: str, support: Any, shape: tuple[int, ...]) -> Tensor:
         self.supports[name] = support
+        check_size(name, shape)
         self.values[name] = self.given[name] if name in self.given else made_up(support, shape, name, self.spread)
         self.written[name] = self.values[name]._version
         return self.values[name]

@@ -17,6 +17,7 @@ from typing import Any
 from zoo.data.data import Data
 from zoo.declare.model import Model
 from zoo.errors import ModelError, ZooError
+from zoo.structure.memory import REMEDY, too_much
 
 OUT_OF_BOUNDS = re.compile(r"index \d+ is out of bounds for dimension \d+ with size (\d+)|index out of range in self")
 CHECK = "Check that every data plate has the length of its data and that sites inside it have that shape"
@@ -72,6 +73,8 @@ def failure(
     cause = error.__cause__ or error
     name, first = type(model).__name__, str(cause).strip().partition("\n")[0]
     line = line_of(model, error)
+    if (much := too_much(cause)) is not None:
+        return ModelError(f"{name} needs more memory than there is on these data{much}, {place}{line}; {REMEDY}")
     if through_numpy(error):
         return ModelError(
             f"{name} hands a latent or parameter to NumPy {place}{line}, where gradients do not pass; use torch's "
