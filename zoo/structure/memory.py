@@ -23,8 +23,8 @@ REFUSED = re.compile(
 )
 BYTES = re.compile(r"tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \w+)")
 
-
 HELD = 3  # times that a fit holds an unknown at least: its value, and what moves it
+SMALL = 2**24  # bytes, for which the system is not asked
 GROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take, on Linux
 REMEDY = (
     "take smaller settings (fewer components or factors, covariance='diag' where there is that), fewer columns, "
@@ -50,7 +50,7 @@ def check_size(name: str, shape: tuple[int, ...]) -> None:
         If not, with what it takes.
     """
     needed = math.prod(shape) * torch.get_default_dtype().itemsize
-    if HELD * needed > (there := there_is()):
+    if needed > SMALL and HELD * needed > (there := there_is()):
         raise ModelError(
             f"{name!r} of shape {shape} takes {needed / 2**30:.1f} GiB, of which a fit holds at least {HELD} copies, "
             f"and this machine has {there / 2**30:.1f} GiB; {REMEDY}"
