@@ -73,7 +73,7 @@ def failure(
     cause = error.__cause__ or error
     name, first = type(model).__name__, str(cause).strip().partition("\n")[0]
     line = line_of(model, error)
-    if (much := too_much(cause)) is not None:
+    if not isinstance(cause, ArithmeticError) and (much := too_much(cause)) is not None:  # 9.0**999 needs no memory
         return ModelError(f"{name} needs more memory than there is on these data{much}, {place}{line}; {REMEDY}")
     if through_numpy(error):
         return ModelError(
