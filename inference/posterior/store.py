@@ -236,7 +236,7 @@ def _rebuild(
         instance = _model(folder, described["model"], model)
         tell(instance, data)
         instance.setup(**data.to(torch.float64, torch.device("cpu")).values)
-        instance = instance.to(data.dtype)
+        instance = instance.to(data.dtype).eval()  # a run of it moves nothing, such as what batch norm notes
         buffers = dict(instance.named_buffers())
         for name, value in tensors.folder("buffer").items():
             buffers[name].copy_(value)
@@ -246,7 +246,7 @@ def _rebuild(
             written = Fingerprint(**looked, values=tensors.folder("fingerprint"))
             written.check_shapes(instance, data)
         priors = read_posteriors(described["priors"], tensors.folder("prior"))
-        program = Program(instance.eval(), data, {n: q for q in priors for n in q.names})
+        program = Program(instance, data, {n: q for q in priors for n in q.names})
         # Planned on the rows it was fitted to, whatever rows are asked about later; statistics are about the first.
         closed_form(program).set_frame(Frame.read(tensors.folder("frame")))
         if written is not None:
