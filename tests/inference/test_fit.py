@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -729,7 +730,7 @@ def test_a_seed_is_drawn_and_recorded(method):
 @spread("name", CASES, part=0, of=3)
 def test_global_state_is_left_as_it_was(name):
     model, data, method = CASES[name]
-    method = SVI(guide=method.guide, steps=20) if isinstance(method, SVI) else method
+    method = replace(method, steps=20) if isinstance(method, SVI) else method
     pyro.get_param_store().clear()
     pyro.param("mine", torch.ones(2))
     torch.manual_seed(5)
