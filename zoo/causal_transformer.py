@@ -35,7 +35,8 @@ class CausalTransformer(Model):
     Methods: ``svi`` and ``map``, which are the same here: gradient ascent of the likelihood. `log_prob` is exact;
     `generate` draws symbol after symbol.
 
-    Limits: rows of one length; time and memory grow with its square; no latents, so nothing to encode.
+    Limits: rows of one length, so fill the shorter ones up with one further symbol, which the density then knows to be
+    followed by itself only; time and memory grow with the square of the length; no latents, so nothing to encode.
 
     Parameters
     ----------

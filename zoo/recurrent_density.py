@@ -35,8 +35,9 @@ class RecurrentDensity(Model):
     Methods: ``svi`` and ``map``, which are the same here: gradient ascent of the likelihood. `log_prob` is exact;
     `generate` draws symbol after symbol.
 
-    Limits: rows of one length; steps are taken one after the other, which is slow for long rows; no latents, so nothing
-    to encode.
+    Limits: rows of one length, so fill the shorter ones up with one further symbol, which the density then knows to be
+    followed by itself only; steps are taken one after the other, which is slow for long rows; no latents, so nothing to
+    encode.
 
     Parameters
     ----------

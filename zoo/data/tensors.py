@@ -103,8 +103,13 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
         return labels
     try:
         made: np.ndarray = array if masked else np.asarray(array)
+        if made.dtype == object and any(isinstance(v, list | tuple | np.ndarray | Tensor) for v in made.flat):
+            made = np.stack([np.asarray(v) for v in made.flat]).reshape(*made.shape, *np.shape(made.flat[0]))
     except ValueError:
-        raise DataError(f"field {name!r}: its entries are of unequal lengths; give an array or a plain list") from None
+        raise DataError(
+            f"field {name!r}: its entries are of unequal lengths; make them equally long"
+            + (", the shorter ones by a further symbol that says where they end" if kind.integer else "")
+        ) from None
     if kind.integer and made.dtype.kind == "M":
         return as_words(pd.Series(made.ravel())).to_numpy().reshape(made.shape)
     if made.dtype.kind in "cmMV" or (made.dtype.kind == "O" and any(isinstance(v, complex) for v in made.flat)):

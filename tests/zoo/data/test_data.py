@@ -104,6 +104,8 @@ def test_a_vector_comes_in_many_forms(source):
         pd.DataFrame(ROWS, columns=["a", "b"]),
         {"x": ROWS},
         {"x": pd.DataFrame(ROWS, columns=["a", "b"])},
+        {"x": pd.Series(ROWS)},
+        {"x": pd.Series([np.array(row) for row in ROWS])},
     ],
     ids=lambda s: type(s).__name__,
 )
@@ -354,6 +356,8 @@ def test_fields_must_agree_on_a_dimension():
         (coin(), [[1], [0, 1]], "field 'flips'"),
         (coin(), {1: [0, 1]}, "missing: flips"),
         (zoo.GMM(), {"x": ROWS, 3: 1}, "not a field: 3"),
+        (zoo.GMM(), {"x": pd.Series([[1.0], [1.0, 2.0]])}, "field 'x': its entries are of unequal lengths"),
+        (zoo.RecurrentDensity(), [[0, 1], [0, 1, 1]], "unequal lengths; .* a further symbol that says where they end"),
     ],
     ids=str,
 )
