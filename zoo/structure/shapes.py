@@ -15,6 +15,7 @@ from zoo.errors import ModelError
 from zoo.replay.evaluate import model_context
 from zoo.structure.discover import Discover, run
 from zoo.structure.few_rows import networks_on_few
+from zoo.structure.stand_in import standing_for_all
 
 Shape = tuple[int, ...]
 
@@ -39,6 +40,13 @@ def other_shape(model: Model, data: Data, expected: Mapping[str, Shape]) -> tupl
 
     None, too, where the run fails: learning the structure says why it does.
     """
+    rows = standing_for_all(data)
+    if rows is not None and _other_shape(model, data.take(rows), expected) is None:
+        return None
+    return _other_shape(model, data, expected)
+
+
+def _other_shape(model: Model, data: Data, expected: Mapping[str, Shape]) -> tuple[str, Shape] | None:
     networks = {n: p.detach() for n, p in model.named_parameters() if not n.endswith("_unconstrained")}
     found = _Compare(expected)
     with (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.data.data import Data
 from zoo.data.slices import Slice
 from zoo.declare.model import Model
-from zoo.errors import ModelError
+from zoo.errors import ModelError, ZooError
 from zoo.replay.evaluate import Values, is_deterministic
 from zoo.replay.gaussian_chain import LinearGaussianChain
 from zoo.replay.sites import Parent, Role, Site, Structure, Tie, base_distribution, support_of
@@ -38,22 +38,54 @@ from zoo.structure.probes import Probes, probe
 from zoo.structure.repeatable import check_names, check_repeatable
 from zoo.structure.runner import Runner
 from zoo.structure.side_by_side import check_states
+from zoo.structure.stand_in import check_same, sample_rows, standing_for_all, with_all_rows
 from zoo.structure.ties import find_ties, not_drawn
 
 PERTURBATION = 0.1  # of network weights, standard deviation
 MOST_DIMENSIONS = 63  # for plates and states: tensors have 64, and draws take one
-SAMPLE_ROWS = 64  # rows that the comparing runs see: enough to tell values apart, whatever the size of the data
+CHAINS = ("MarkovChain", "LinearGaussianChain")
 NETWORK_ROWS = 1000  # rows that stand for all where each goes through networks, as often as it is looked at
 
 
 def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> Structure:
     """Learn the structure of `model` on `data`; runs without Pyro's validation, whose checks are made here.
 
+    Of large data some rows stand for all, unless the model cannot do with these or says other things of more.
+
     Raises
     ------
     ModelError
         If the model fails, or its plates do not fit its data.
     """
+    rows = standing_for_all(data)
+    if rows is not None:
+        with suppress(ZooError), _own_randomness(data):
+            return _of_some(model, data, rows, networks, priors)
+    return _of_all(model, data, networks, priors)
+
+
+def _of_some(model: Model, data: Data, rows: Tensor, networks: Values, priors: dict[str, Any]) -> Structure:
+    """Learn the structure on some rows, which is that on all.
+
+    Raises
+    ------
+    ModelError
+        If it differs from that on other rows, or if it would have to be seen on all.
+    """
+    some = data.take(rows)
+    found = _of_all(model, some, networks, priors)
+    if data.weights is not None and any(s.family in CHAINS for s in found.sites.values()):
+        raise ModelError("weights of a chain's rows have to be looked at in all of them")
+    first = Discover(priors, completed=found.completed)
+    again = data.take(torch.cat([rows, rows[: len(rows) // 2]]))  # what they show is the same, and their number another
+    plain = run(model, replace(again, parted=found.parted), networks, first, None)
+    check_same(found.sites, plain, first, data.row)
+    at = rows if found.example_rows is None else rows[found.example_rows]
+    return replace(found, sites=with_all_rows(found.sites, data, len(rows)), example_rows=at)
+
+
+def _of_all(model: Model, data: Data, networks: Values, priors: dict[str, Any]) -> Structure:
+    """Learn the structure of a model from runs on all rows, and on a part."""
     spread = spread_rows(data, networks)
     with nullcontext() if spread is None else networks_on_few(model, len(data)):
         with _own_randomness(data):
@@ -69,10 +101,8 @@ def trace(model: Model, data: Data, networks: Values, priors: dict[str, Any]) ->
         depth = max([depth, *(-f.dim for f in frames_of(node))])
         check_plates(model, data, name, node)
         check_chain(data, name, node, masked=name in first.masks)
-    part, rows = data, None
-    if data.row and len(data) > SAMPLE_ROWS:
-        rows = torch.linspace(0, len(data) - 1, SAMPLE_ROWS).long()
-        part = data.take(rows)
+    rows = sample_rows(data)
+    part = data if rows is None else data.take(rows)
     with _own_randomness(data):
         check_torch(model, part, networks, priors)
     # A network that starts at zero shows nothing of what feeds it.
