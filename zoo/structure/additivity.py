@@ -30,7 +30,7 @@ class AdditivityRuns:
     runs
         With all of them at 0, at a, at b and at a + b; for several b: near, far out, and far out on the other side.
     first_entry
-        Site -> a run in which only its first entry is changed.
+        Site -> a run in which only its first entry is changed, where there are states that may pick entries.
     local
         Local latents of the model. Where some are among `moved`, `apart` has such runs with the local ones moved alone,
         the others staying at a, and with the others moved alone.
@@ -80,7 +80,7 @@ def additivity_runs(
                 with suppress(ModelError):
                     quadruples.append((*ends, at(group, b), at(group, {n: a[n] + b[n] for n in moved})))
         for name in moved:
-            if values[name].ndim:
+            if values[name].ndim and messenger.enumerated:
                 other = values[name].clone()
                 other[0] = near[name][0]
                 first_entry[name] = runner(part, {**values, name: other})[0]

@@ -8,7 +8,7 @@ the first run finds has to hold there too. A function that is linear in pieces (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +30,7 @@ from zoo.structure.discover import Discover, is_enumerated, made_up, moved_to, s
 from zoo.structure.failures import STATES
 from zoo.structure.plates import fields_of, frames_of
 from zoo.structure.runner import FAR, Check, Runner, Source
+from zoo.structure.together import FEW, moved_by_each
 
 SIGNS = 2  # ways of turning the signs of network weights: a unit that is off in one is likely on in another
 SPREADS = (0.2, 3.0, 10.0)  # of made-up values in the runs that check what was seen: near zero and far out
@@ -198,7 +199,14 @@ def _sources(
     first = {name: arguments(node) for name, node in sample_sites(base)}
     sources: dict[tuple[str, str], set[Source]] = {(n, key): set() for n, args in first.items() for key in args}
     silent = _unread(runner, part, messenger.values, first)
-    for source, data, changed in _one_at_a_time(runner, part, messenger, silent):
+    together = _together(runner, part, messenger, first, observed)
+    for name, keys in (together or {}).items():
+        for key in keys:
+            if key[1] is None:
+                made_from[key[0]].add(Source("site", name))
+            else:
+                sources.setdefault((key[0], key[1]), set()).add(Source("site", name))
+    for source, data, changed in _one_at_a_time(runner, part, messenger, silent, sites=together is None):
         for name, node in sample_sites(changed):
             if name in observed:
                 value = torch.as_tensor(node["value"])
@@ -217,6 +225,30 @@ def _sources(
                 for argument in _moved(before, changed):
                     sources.setdefault(argument, set()).add(source)
     return sources, made_from, {name: found[0] for name, found in fields.items() if found}
+
+
+def _together(
+    runner: Runner, part: Data, messenger: Discover, first: dict[str, dict[str, Tensor]], observed: Values
+) -> dict[str, set[tuple[str, str | None]]] | None:
+    """What each of many sites moves, (site, argument) or (site, None) for an observed value; None to see singly."""
+    values, supports = messenger.values, messenger.supports
+    if len(values) < FEW:
+        return None
+
+    def moves(names: Sequence[str]) -> set[tuple[str, str | None]]:
+        found: set[tuple[str, str | None]] = set()
+        for spread in (1.0, 4.0, 4.0):  # what goes by thresholds is missed no more often than one at a time, by two
+            others = {n: made_up(supports[n], tuple(values[n].shape), n, spread) for n in names}
+            changed = runner(part, {**values, **others})[0]
+            found.update(_moved(first, changed))
+            for name, was in observed.items():
+                if name in changed.nodes and not torch.equal(torch.as_tensor(changed.nodes[name]["value"]), was):
+                    found.add((name, None))
+        return found
+
+    with suppress(ModelError):  # so many far-out values at once may break a factorization
+        return moved_by_each(list(values), moves)
+    return None
 
 
 def _moved(before: dict[str, dict[str, Tensor]], changed: Any) -> Iterator[tuple[str, str]]:
@@ -244,11 +276,11 @@ def _unread(runner: Runner, part: Data, values: Values, first: dict[str, dict[st
 
 
 def _one_at_a_time(
-    runner: Runner, part: Data, messenger: Discover, silent: set[str]
+    runner: Runner, part: Data, messenger: Discover, silent: set[str], *, sites: bool = True
 ) -> Iterator[tuple[Source, Data, Any]]:
-    """Yield each source but silent fields, and the data of and a run in which nothing but it has changed."""
+    """Yield each source but silent fields, and sites if told, and the data of and a run in which it alone changed."""
     values, networks = messenger.values, runner.networks
-    for name, value in values.items():
+    for name, value in values.items() if sites else ():
         for spread in (1.0, 4.0):
             other = made_up(messenger.supports[name], tuple(value.shape), name, spread)
             try:
@@ -277,7 +309,8 @@ def other_data_of(model: Model, data: Data, name: str) -> Iterator[Data]:
     elif kind.support is constraints.unit_interval:
         other = torch.rand_like(value)
     elif kind.support is constraints.nonnegative_integer:
-        other = value + torch.randint_like(value, 3)
+        more = torch.randint_like(value, 3)
+        other = value + (more if bool(more.any()) else 1.0)  # all of a few may be 0
     elif kind.support is constraints.positive:
         other = value * torch.randn_like(value).exp()
     else:

@@ -22,6 +22,7 @@ from zoo.structure.discover import is_enumerated, made_up, sample_sites
 from zoo.structure.plates import frames_of
 from zoo.structure.probes import Probes, arguments, log_prob_of, other_data_of
 from zoo.structure.runner import Runner, Source
+from zoo.structure.together import FEW, apart
 
 RAW = (
     "the distribution of site {!r} reads field {!r}, which the model itself explains (a lagged value, for example), so "
@@ -45,15 +46,18 @@ def find_ties(runner: Runner, probes: Probes) -> tuple[Tie, ...]:
     locals_ = [n for n in probes.values if _row_dim(base.nodes.get(n), data.row) is not None]
     found: dict[tuple[str, str], Tie] = {}
     before = {n: log_prob_of(n, node) for n, node in _weighed(base)}
+    touched = _touched(probes, locals_)
+    groups = apart(touched) if len(locals_) >= FEW else [[n] for n in locals_]
     for some in _halves(len(data)):
-        changes = _changes(runner, probes, locals_, some) if locals_ else []
-        for kind, source, run in (*changes, *_data_changes(runner, probes, some)):
+        changes = _changes(runner, probes, groups, some) if locals_ else []
+        for kind, sources, run in (*changes, *_data_changes(runner, probes, some)):
             for name, node in _weighed(run):
-                if name not in before or (kind, name) in found or (kind, name) == ("local", source):
+                if name not in before or (kind, name) in found or (kind == "local" and name in sources):
                     continue
                 where = _row_dim(node, data.row)
                 if _moves(before[name], log_prob_of(name, node), where, some):
                     outside = where is None and kind == "data"
+                    source = next((s for s in sources if name in touched.get(s, ())), sources[0])
                     found.setdefault((kind, name), Tie("whole" if outside else kind, name, source))
     counting = [Tie("count", n, data.row) for n in _counting(runner, probes) if ("whole", n) not in found]
     return (*found.values(), *counting)
@@ -162,22 +166,37 @@ def _halves(rows: int) -> Iterator[Tensor]:
             yield ~some
 
 
-def _changes(runner: Runner, probes: Probes, locals_: list[str], some: Tensor) -> Iterator[tuple[Any, str, Any]]:
-    """Yield runs in which one local latent has other values in some rows."""
-    for name in locals_:
-        node, value = probes.base.nodes[name], probes.values[name]
-        axis = value.ndim - node["fn"].event_dim + (_row_dim(node, probes.data.row) or 0)
-        other = made_up(probes.messenger.supports[name], tuple(value.shape), name)
-        if axis < 0 or value.shape[axis] != len(some):
-            continue
-        changed = _mixed(value, other, some, axis)
+def _touched(probes: Probes, locals_: list[str]) -> dict[str, set[str]]:
+    """Sites whose log density each local latent has a part in: itself, and those that depend on it."""
+    found = {n: {n} for n in locals_}
+    of_sites = [(name, on) for (name, _), on in probes.sources.items()]
+    for name, on in (*of_sites, *probes.made_from.items()):
+        for source in on:
+            if source.kind == "site" and source.name in found:
+                found[source.name].add(name)
+    return found
+
+
+def _changes(
+    runner: Runner, probes: Probes, groups: list[list[str]], some: Tensor
+) -> Iterator[tuple[Any, list[str], Any]]:
+    """Yield runs in which local latents of a group, no two of which feed the same, have other values in some rows."""
+    for group in groups:
+        changed = {}
+        for name in group:
+            node, value = probes.base.nodes[name], probes.values[name]
+            axis = value.ndim - node["fn"].event_dim + (_row_dim(node, probes.data.row) or 0)
+            other = made_up(probes.messenger.supports[name], tuple(value.shape), name)
+            if axis >= 0 and value.shape[axis] == len(some):
+                changed[name] = _mixed(value, other, some, axis)
         try:
-            yield "local", name, runner(probes.data, {**probes.values, name: changed})[0]
+            if changed:
+                yield "local", list(changed), runner(probes.data, {**probes.values, **changed})[0]
         except ZooError:
             continue
 
 
-def _data_changes(runner: Runner, probes: Probes, some: Tensor) -> Iterator[tuple[Any, str, Any]]:
+def _data_changes(runner: Runner, probes: Probes, some: Tensor) -> Iterator[tuple[Any, list[str], Any]]:
     """Yield runs in which one data field has other values in some rows."""
     data = probes.data
     read = {s.name for on in (*probes.sources.values(), *probes.made_from.values()) for s in on if s.kind == "data"}
@@ -197,7 +216,7 @@ def _data_changes(runner: Runner, probes: Probes, some: Tensor) -> Iterator[tupl
             run = runner(replace(data, values=values), probes.values)[0]
             for site, node in _weighed(run):
                 log_prob_of(site, node)
-            yield "data", name, run
+            yield "data", [name], run
         except ZooError:  # these made-up data do not fit the model
             continue
 
