@@ -100,3 +100,20 @@ def test_a_masked_convolution_is_one_with_zeros_in_its_kernel():
     kernel[:, :, 2, 3:] = 0
     kernel[:, :, 3:] = 0
     torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, kernel, layer.bias, padding=2))
+
+
+def test_masked_convolutions_keep_the_channels_of_a_pixel_side_by_side_and_give_the_same(monkeypatch):
+    torch.manual_seed(0)
+    network, x = MaskedConvolutions(1, 2, 8, 2), torch.randn(3, 1, 6, 5)
+    laid_out: list[bool] = []
+    for part in network.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(lambda _, given, out: laid_out.append(out.stride(1) == 1))
+    found = [network(x), *torch.autograd.grad(network(x).square().sum(), [*network.parameters()])]
+    assert laid_out
+    assert all(laid_out)
+    monkeypatch.setattr("zoo.networks.convolutions.channels_last", lambda images: images)
+    plain = [network(x), *torch.autograd.grad(network(x).square().sum(), [*network.parameters()])]
+    assert not laid_out[-1]
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b)

@@ -12,6 +12,17 @@ from torch.nn import functional as F
 GROUPS = 8  # channels that are normalized together, at least
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Lay images (rows, channels, height, width) out in memory with the channels of a pixel side by side.
+
+    Convolutions take and keep this layout, with whatever layout of weights. On processors a step of `MaskedConvolutions`
+    takes some 0.7 of the time in it, in bfloat16 half of it; on GPUs tensor cores want it. `Tensor.contiguous` with
+    `torch.channels_last` leaves images of a single channel as they are, and so all convolutions after them; nor can
+    `torch.vmap` take it.
+    """
+    return images.movedim(-3, -1).clone(memory_format=torch.contiguous_format).movedim(-1, -3)
+
+
 class ResidualBlock(nn.Module):
     """x + f(x), f two convolutions of 3 x 3, each after a group norm and a SiLU.
 
@@ -266,7 +277,7 @@ class MaskedConvolutions(nn.Module):
         >>> MaskedConvolutions(1, 2, channels=8, blocks=1)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 2, 8, 8])
         """
-        h = self.first(x.reshape(-1, *x.shape[-3:]))
+        h = self.first(channels_last(x.reshape(-1, *x.shape[-3:])))
         for block in self.blocks:
             h = h + block(h)
         out: Tensor = self.last(h)
