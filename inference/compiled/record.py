@@ -68,7 +68,9 @@ class _Graph(fx.GraphModule):
         made = super().recompile()
         name = cast(Any, type(self).forward).__code__.co_filename
         linecache.cache.pop(name, None)
-        cast(Any, graph_module)._loader.eval_cache.pop(name, None)
+        # Torch's own list of sources is private to it: where it is no longer there, nothing is to be taken out.
+        kept = getattr(getattr(graph_module, "_loader", None), "eval_cache", {})
+        kept.pop(name, None)
         return made
 
 
