@@ -40,13 +40,15 @@ class Draws(NamedTuple):
     ----------
     values
         Site -> draws, shape (draws, ...).
-    log_p, log_q
-        log p(x, z) and log q(z) of each, shape (draws,).
+    log_q
+        log q(z) of each, shape (draws,).
+    log_p
+        log p(x, z) of each, shape (draws,), where q knows it; `Answer.log_p` works it out where not.
     """
 
     values: Values
-    log_p: np.ndarray
     log_q: np.ndarray
+    log_p: np.ndarray | None
 
 
 @dataclass(eq=False)
@@ -274,16 +276,33 @@ class Answer:
         with self.running(Stream.KEPT_DRAWS):
             known = self.approximation.weighed(program, count)
             if known is not None:
-                return Draws(known[0], known[1].cpu().numpy(), known[2].cpu().numpy())
+                return Draws(known[0], known[2].cpu().numpy(), known[1].cpu().numpy())
             values, log_q = self.approximation.draw(program, count)
-            if self.approximation.exact:
-                return Draws(values, log_q.cpu().numpy(), log_q.cpu().numpy())
+        known_q = log_q.cpu().numpy()
+        return Draws(values, known_q, known_q if self.approximation.exact else None)
 
-            def joint(v: Values) -> Tensor:
-                return program.log_joint({**self.points, **v}).total(program.data.weights)
+    @cached_property
+    def log_p(self) -> np.ndarray:
+        """log p(x, z) of each kept draw, shape (draws,): a pass over all rows for each, so only made if asked for.
 
-            log_p = many(joint, values, count, chunk_for(program))
-        return Draws(values, log_p.cpu().numpy(), log_q.cpu().numpy())
+        Examples
+        --------
+        >>> import zoo
+        >>> from inference import fit
+        >>> result = fit(zoo.BetaBernoulli(), [1, 0, 1, 1, 0, 1], method="exact", seed=0)
+        >>> result.log_p.shape
+        (1000,)
+        """
+        draws, program = self.draws, self.program
+        if draws.log_p is not None:
+            return draws.log_p
+
+        def joint(v: Values) -> Tensor:
+            return program.log_joint({**self.points, **v}).total(program.data.weights)
+
+        with self.running(Stream.KEPT_DRAWS):
+            found: np.ndarray = many(joint, draws.values, len(draws.log_q), chunk_for(program)).cpu().numpy()
+        return found
 
     def globals(self, count: int, program: Program | None = None) -> Values:
         """Return `count` draws of the global latents: the kept ones if they suffice, or the point repeated.

@@ -13,6 +13,7 @@ from torch import Tensor
 from inference.approximations.rows import chunk_for
 from inference.diagnostics.arviz import Group, listed, tree
 from inference.diagnostics.coordinates import all_dims, decoded, group_labels, labels_of
+from inference.diagnostics.deferred import Deferred
 from inference.posterior.answer import LARGEST as LARGEST_LOCALS
 from inference.posterior.answer import Answer
 from inference.posterior.densities import density_groups
@@ -97,13 +98,13 @@ def shift_table(answer: Answer, shifts: Mapping[str, Values]) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=[n for n in SHIFTS if n in columns])
 
 
-def _ordered(program: Program, variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _ordered(program: Program, variables: Mapping[str, np.ndarray | Deferred]) -> dict[str, np.ndarray | Deferred]:
     """Variables in the order of the story, whatever they came from."""
     order = {n: i for i, n in enumerate(program.sites)}
     return dict(sorted(variables.items(), key=lambda item: order.get(item[0], -1)))
 
 
-def _latents(answer: Answer, *, without: bool) -> dict[str, dict[str, np.ndarray]]:
+def _latents(answer: Answer, *, without: bool) -> Mapping[str, Mapping[str, np.ndarray | Deferred]]:
     """Groups of latents and parameters: a point, or draws with their densities and what is derived from them.
 
     `without` locals, and what is derived from them.
@@ -124,20 +125,19 @@ def _latents(answer: Answer, *, without: bool) -> dict[str, dict[str, np.ndarray
     def deterministic(v: Values) -> Values:
         return program.deterministic({**points, **v})
 
-    values, log_p, log_q = answer.draws
+    values, log_q, _ = answer.draws
     if without:
         values = {s.name: values[s.name] for s in program.globals}
     elif any(s.role == "deterministic" for s in program.sites.values()):
-        values = {**values, **many(deterministic, values, len(log_p), chunk_for(program))}
+        values = {**values, **many(deterministic, values, len(log_q), chunk_for(program))}
     arrays = {**_numpy({**values, **answer.approximation.states}), **_states(answer, answer.draws.values, points)}
-    densities = {"log_p": answer.by_chain(log_p), "log_q": answer.by_chain(log_q)}
-    groups = {
+    of_q = answer.by_chain(log_q)
+    log_p = Deferred(of_q.shape, of_q.dtype, lambda: answer.by_chain(answer.log_p))
+    drawn: dict[str, Mapping[str, np.ndarray | Deferred]] = {
         "posterior": {n: answer.by_chain(v) for n, v in arrays.items()},
-        "sample_stats": {**densities, **answer.approximation.stats},
+        "sample_stats": {"log_p": log_p, "log_q": of_q, **answer.approximation.stats},
     }
-    if parameters:
-        groups["point_estimate"] = parameters
-    return groups
+    return {**drawn, "point_estimate": parameters} if parameters else drawn
 
 
 def _states(answer: Answer, values: Values, shared: Values) -> dict[str, np.ndarray]:

@@ -116,7 +116,7 @@ def _labels(answer: Answer, rows: Tensor | None) -> list[Relabelling]:
     if answer.is_point:
         return relabel(program, {**answer.points, **_point(answer)}, {}, rows=rows)
     draws = answer.draws
-    pivot = torch.from_numpy(draws.log_p)
+    pivot = torch.from_numpy(answer.log_p)
     return relabel(program, answer.points, draws.values, rows=rows, pivot=pivot, together=not _one_by_one(answer))
 
 

@@ -168,7 +168,7 @@ class Result(Answer):
             return float("nan")
         if "khat" in self.diagnostics or self.approximation.exact:
             return self.diagnostics.get("khat", float("nan"))
-        return khat(self.draws.log_p - self.draws.log_q)
+        return khat(self.log_p - self.draws.log_q)
 
     @cached_property
     def posterior(self) -> xr.DataTree:

@@ -80,7 +80,7 @@ class Truths:
 
     def _from_posterior(self, posterior: Answer) -> Truth:
         program, draws = self.program, posterior.draws.values
-        which = int(torch.randint(len(posterior.draws.log_p), ()))
+        which = int(torch.randint(len(posterior.draws.log_q), ()))
         known = {s.name: draws[s.name][which] for s in program.globals}
         seen = program.simulate(known)
         joined = _joined(program.data, _with_observed(program, seen))

@@ -200,8 +200,8 @@ def short() -> Fit:
 
 def test_densities_of_the_draws_are_those_of_the_program(short):
     expected = [float(short.program.log_joint({"z": z, **short.points}).total()) for z in short.draws.values["z"][:5]]
-    np.testing.assert_allclose(short.draws.log_p[:5], expected, rtol=1e-9)
-    assert not np.allclose(short.draws.log_p, short.draws.log_q)
+    np.testing.assert_allclose(short.log_p[:5], expected, rtol=1e-9)
+    assert not np.allclose(short.log_p, short.draws.log_q)
     assert short.shifts.index[:2].tolist() == ["z[0, 0]", "z[0, 1]"]
 
 
@@ -275,7 +275,7 @@ def test_latents_that_rows_share_may_be_at_a_point(weights):
     assert "mu at a point without spread, and given that k-hat" in found.verdict
     one = {n: v[0] for n, v in found.draws.values.items()}
     total = float(found.program.log_joint(one).total(found.program.data.weights))
-    assert found.draws.log_p[0] == pytest.approx(total, rel=1e-12)
+    assert found.log_p[0] == pytest.approx(total, rel=1e-12)
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def test_chains_agree_when_relabelled(name):
     assert float(table["r_hat"].max()) < 1.01
     weights = table.loc[[f"weights[{k}]" for k in range(components)], "mean"].to_numpy()
     assert (np.diff(weights) < 0).all()
-    np.testing.assert_array_equal(again.draws.log_p, made.draws.log_p)
+    np.testing.assert_array_equal(again.log_p, made.log_p)
     likelihood = again.posterior["log_likelihood"]["x"].to_numpy()
     np.testing.assert_allclose(likelihood, made.posterior["log_likelihood"]["x"].to_numpy(), rtol=1e-9)
 

@@ -61,7 +61,7 @@ def test_everything_is_as_before_under_other_labels(fits, name, tmp_path):
         np.testing.assert_array_equal(theirs, np.flip(ours, axis))
     if not made.is_point:
         assert np.array_equal(made.draws.log_q, other.draws.log_q)
-        np.testing.assert_allclose(made.draws.log_p, other.draws.log_p, rtol=1e-12)
+        np.testing.assert_allclose(made.log_p, other.log_p, rtol=1e-12)
         ours, theirs = (f.sample(5, seed=1)["means"].to_numpy() for f in (made, other))
         np.testing.assert_array_equal(theirs, ours[..., ::-1, :])
     np.testing.assert_allclose(made.log_prob(GEYSER[:9]), other.log_prob(GEYSER[:9]), rtol=1e-9)
