@@ -96,8 +96,8 @@ class FitChecks:
     @cached_property
     def draws(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Values of draws, with log p(x, z) and log q(z) of each."""
-        values, log_p, log_q = self.fitted.draws
-        return values, torch.as_tensor(log_p), torch.as_tensor(log_q)
+        drawn = self.fitted.draws
+        return drawn.values, torch.as_tensor(self.fitted.log_p), torch.as_tensor(drawn.log_q)
 
     # -- checks ------------------------------------------------------------------------------------------------
 
