@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 
+from zoo.replay.autocast import autocast_of_layers
+
 _CPU = torch.device("cpu")
 ONE_AT_A_TIME = threading.RLock()  # whoever runs a model: Pyro's handlers and parameters belong to the process
 
@@ -20,8 +22,8 @@ def undisturbed() -> Iterator[None]:
     """Run as in a fresh process, whatever was switched on around it, and put that back.
 
     Pyro's handlers (a `poutine.mask` would take rows out of every density, a `pyro.plate` add a dimension), torch's
-    default precision and device, its inference mode, and how NumPy tells of underflow. All of that belongs to the
-    process, so threads take turns.
+    default precision and device, its inference mode, its autocast but for layers of networks, and how NumPy tells of
+    underflow. All of that belongs to the process, so threads take turns.
     """
     with ONE_AT_A_TIME:
         stacks: tuple[list[Any], ...] = (_PYRO_STACK, _DIM_ALLOCATOR._stack)  # who handles a site; dimensions of plates
@@ -36,6 +38,7 @@ def undisturbed() -> Iterator[None]:
                 np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
                 torch.inference_mode(mode=False),  # of which tensors that are kept would take no gradient later
                 _CPU if elsewhere else nullcontext(),
+                autocast_of_layers(),
             ):
                 yield
         finally:
