@@ -9,7 +9,7 @@ import torch
 from torch.distributions import constraints
 
 import zoo
-from inference.coordinate.gradient_step import FLOOR, GradientStep
+from inference.coordinate.gradient_step import FLOOR, RIDGE, GradientStep, _above
 from inference.coordinate.matrices import POSITIVE_DEFINITE
 from zoo import Real
 from zoo.program.prepare import prepare
@@ -36,6 +36,15 @@ def test_a_covariance_without_a_maximum_stops_at_its_floor(matrices):
     floor = 4.0 * FLOOR
     assert float(found.min()) >= floor * (1 - 1e-6)
     assert float(found.max()) <= 10 * floor  # it came all the way
+
+
+def test_what_is_at_its_floor_is_a_ridge_above_it():
+    """Of each column's own size, so that a Cholesky factor is there; what is above its floor is the difference."""
+    floor = torch.diag(torch.tensor([0.01, 400.0], dtype=AT))
+    value = torch.stack([floor, floor + torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=AT)])
+    found = _above(value, floor.expand(2, 2, 2))
+    torch.testing.assert_close(found[0], RIDGE * floor, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(found[1], value[1] - floor)
 
 
 @zoo.model(x=Real("row"))

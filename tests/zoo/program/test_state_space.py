@@ -14,6 +14,7 @@ from tests.cases.state_space import NILE, autoregression, local_level, seasonal,
 from zoo.elimination.kalman import LinearGaussian, filter_rows
 from zoo.elimination.kalman_gradient import log_evidence
 from zoo.errors import ModelError
+from zoo.program.integrated import _blocks
 from zoo.program.prepare import prepare
 from zoo.program.smoothing import chain_moments, draw_chains
 from zoo.replay.random import reseed
@@ -119,6 +120,13 @@ def test_irregular_times_and_missing_cells_against_one_dense_normal():
     np.testing.assert_allclose(found["h"], smoothed, atol=1e-9)
     left = (cov - gain @ design @ cov).reshape(rows, 4, rows, 4)
     np.testing.assert_allclose(spread["h"], left[np.arange(rows), :, np.arange(rows)], atol=1e-9)
+
+
+def test_blocks_stand_along_the_diagonal():
+    parts = [torch.rand(3, rows, columns) for rows, columns in ((1, 2), (2, 1), (2, 3))]
+    found = _blocks(parts)
+    for k in range(3):
+        assert torch.equal(found[k], torch.block_diag(*(p[k] for p in parts)))
 
 
 def test_sequences_below_each_other_are_apart():
