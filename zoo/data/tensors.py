@@ -104,7 +104,8 @@ def _as_array(name: str, array: Any, kind: Field) -> np.ndarray:
     try:
         made: np.ndarray = array if masked else np.asarray(array)
         if made.dtype == object and any(isinstance(v, list | tuple | np.ndarray | Tensor) for v in made.flat):
-            made = np.stack([np.asarray(v) for v in made.flat]).reshape(*made.shape, *np.shape(made.flat[0]))
+            parts = [as_numpy(v) if isinstance(v, Tensor) else np.asarray(v) for v in made.flat]
+            made = np.stack(parts).reshape(*made.shape, *parts[0].shape)
     except ValueError:
         raise DataError(
             f"field {name!r}: its entries are of unequal lengths; make them equally long"

@@ -20,7 +20,7 @@ def autocast_of_layers() -> Iterator[None]:
 
     `with torch.autocast("cuda", dtype=torch.bfloat16): fit(...)` means the networks. Matrix products of a covariance or
     of a regression with three digits are wrong answers, and so are sums over rows, so all but the layers runs as
-    without; what these return comes back in the precision of what went in. Numbers in float64 are not cast at all.
+    without; what these return comes back in the precision of their weights. Numbers in float64 are not cast at all.
     """
     wanted = {kind: torch.get_autocast_dtype(kind) for kind in KINDS if torch.is_autocast_enabled(kind)}
     if not wanted:
@@ -35,11 +35,11 @@ def autocast_of_layers() -> Iterator[None]:
                 # Weights are cast anew each time: of those that are kept, transforms of functions know nothing.
                 entered[-1].enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
 
-    def leave(module: nn.Module, given: Any, out: Any) -> Any:
+    def leave(module: nn.Module, _: Any, out: Any) -> Any:
         if not isinstance(module, LAYERS):
             return None
         entered.pop().close()
-        return _as(given[0].dtype, out) if given else None
+        return _as(next(module.parameters()).dtype, out)
 
     with ExitStack() as stack:
         for kind in wanted:
@@ -52,5 +52,6 @@ def autocast_of_layers() -> Iterator[None]:
 def _as(dtype: torch.dtype, out: Any) -> Any:
     """Give what a layer returns a precision: a tensor, or tuples of tensors as recurrent cells have them."""
     if isinstance(out, tuple):
-        return tuple(_as(dtype, each) for each in out)
+        parts = [_as(dtype, each) for each in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else tuple(parts)  # sequences of several lengths have names
     return out.to(dtype) if isinstance(out, Tensor) and out.is_floating_point() else out

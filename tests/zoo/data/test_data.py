@@ -106,6 +106,7 @@ def test_a_vector_comes_in_many_forms(source):
         {"x": pd.DataFrame(ROWS, columns=["a", "b"])},
         {"x": pd.Series(ROWS)},
         {"x": pd.Series([np.array(row) for row in ROWS])},
+        {"x": pd.Series([torch.tensor(row, dtype=torch.float64, requires_grad=True) for row in ROWS])},
     ],
     ids=lambda s: type(s).__name__,
 )

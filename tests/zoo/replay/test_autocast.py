@@ -21,6 +21,7 @@ def test_layers_are_cast_and_what_stands_around_them_is_not():
         cast = layer(x)
         with undisturbed():
             found, product, (out, (h, c)) = layer(x), x[:, 0] @ x[:, 0].T, cell(x)
+            by_name, (packed, _) = layer(input=x), cell(nn.utils.rnn.pack_sequence([x[0], x[1]]))
             with pytest.raises(RuntimeError, match="shapes"):
                 layer(x[..., :2])
             assert not torch.is_autocast_enabled("cpu")
@@ -28,7 +29,7 @@ def test_layers_are_cast_and_what_stands_around_them_is_not():
     assert cast.dtype == torch.bfloat16
     torch.testing.assert_close(found, cast.float(), rtol=0, atol=0)
     torch.testing.assert_close(product, x[:, 0] @ x[:, 0].T, rtol=0, atol=0)
-    assert {v.dtype for v in (out, h, c)} == {torch.float32}
+    assert {v.dtype for v in (out, h, c, by_name, packed.data)} == {torch.float32}
     torch.testing.assert_close(layer(x), found, rtol=0.02, atol=0.02)
     assert not torch.equal(layer(x), found)
 
